@@ -1,0 +1,70 @@
+# What can be done here: `make help`. Each recipe is a plain command; README.md has the same for machines without make.
+
+# Any Python from 3.11 to 3.13; name another with `make lab PYTHON=/path/to/python`.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
+
+BIN := .venv/bin
+READY := .venv/.installed
+
+# PyTorch's own index of CPU wheels keeps gigabytes of CUDA libraries away from a Linux machine without an NVIDIA GPU:
+# pip prefers its "2.13.0+cpu" to the "2.13.0" of PyPI. Asked for within 5 seconds, since pip would wait for minutes;
+# where it cannot be reached, pip takes the wheel that it finds elsewhere.
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+torch_index = $$(test "$$(uname)" = Linux && ! command -v nvidia-smi >/dev/null \
+	&& timeout 5 $(1) -c "import urllib.request; urllib.request.urlopen('$(TORCH_INDEX)/torch/', timeout=4)" 2>/dev/null \
+	&& echo "--extra-index-url $(TORCH_INDEX)")
+
+# $(call install,PYTHON OF THE ENVIRONMENT,CONSTRAINTS): torch first and alone, so that only torch may come from that index
+define install
+	$(1) -m pip install $(2) --no-deps $(call torch_index,$(1)) torch
+	$(1) -m pip install $(2) -e '.[test]'
+endef
+
+# As root (in a container) Jupyter wants to be told; without a screen it prints the address instead of opening a browser.
+LAB_FLAGS = $(if $(filter 0,$(shell id -u)),--allow-root) \
+	$(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname)),,--no-browser)
+
+.PHONY: help lab notebooks course test assets constraints clean
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
+
+lab: $(READY) ## set up what is missing, then open JupyterLab at notebook 00
+	$(BIN)/jupyter lab $(LAB_FLAGS) $(wildcard notebooks/00_*.ipynb)
+
+notebooks: $(READY) ## execute every notebook in place, top to bottom, and store its outputs
+	$(BIN)/python tests/tools/execute_notebooks.py
+
+course: $(READY) ## execute every notebook without a screen and make build/site from them (plain HTML pages)
+	$(BIN)/python tests/tools/build_site.py build/site
+
+test: $(READY) ## everything: style, unit tests, and every notebook against its stored outputs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks
+
+assets: $(READY) ## make the embedded data, tokenizer and teachers again (hours on a CPU, minutes on a GPU)
+	$(BIN)/python -m kdtutor.assets.build all
+	$(BIN)/kdtutor pretrain kdtutor/assets/recipes/bert-glosses.yaml
+	$(BIN)/kdtutor finetune kdtutor/assets/recipes/bert-supersense.yaml
+	$(BIN)/kdtutor finetune kdtutor/assets/recipes/bert-sentiment.yaml
+	$(BIN)/python -m kdtutor.assets.build manifest
+
+constraints: ## take the newest versions of everything into constraints.txt; then `make test`
+	rm -rf build/newest
+	$(PYTHON) -m venv build/newest
+	$(call install,build/newest/bin/python)
+	{ sed -n '/^#/p' constraints.txt; build/newest/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > build/newest.txt
+	mv build/newest.txt constraints.txt
+
+clean: ## remove what was built and the tools' caches; .venv stays
+	rm -rf build .hypothesis .pytest_cache .ruff_cache *.egg-info
+
+# One environment for everything, made again when the versions change.
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python from 3.11 to 3.13 found; name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
+	$(call install,$(BIN)/python,-c constraints.txt)
+	@touch $@
