@@ -1,0 +1,61 @@
+"""What this machine has: bf16 units, processors and memory that a process may really use (containers limit both)."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")  # where Linux mounts the limits of the container that this process is in
+
+
+def has_bf16(device) -> bool:
+    """Whether the hardware multiplies bf16 faster than float32: CUDA from Ampere on; x86 with AMX or AVX512-BF16.
+
+    `device` is a torch.device. Emulated bf16 does not count: it is slower than float32.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        # Private, but the only test there is; a torch without them is taken to have no such units.
+        tests = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        return any(getattr(torch.cpu, test, lambda: False)() for test in tests)
+    return False
+
+
+def processors(cgroup: Path = CGROUP) -> float:
+    """Processors this process may use: those it may be scheduled on, or its container's share if that is less."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _read(cgroup / "cpu.max").partition(" ")  # cgroup v2: "200000 100000" or "max 100000"
+    if not quota:  # v1
+        quota, period = _read(cgroup / "cpu/cpu.cfs_quota_us"), _read(cgroup / "cpu/cpu.cfs_period_us")
+    share = int(quota) / int(period) if quota.isdigit() and period.isdigit() else math.inf
+    return min(allowed, share)
+
+
+def memory(cgroup: Path = CGROUP) -> tuple[int, int]:
+    """(total, free) memory in bytes that this process may use: the machine's, or its container's if that is less."""
+    import psutil  # comes with accelerate
+
+    machine = psutil.virtual_memory()
+    total, free = machine.total, machine.available
+    for limit, usage, folder in (
+        ("memory.max", "memory.current", cgroup),  # cgroup v2
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", cgroup / "memory"),  # v1
+    ):
+        allowed = _read(folder / limit)
+        if allowed.isdigit() and int(allowed) < machine.total:
+            statistics = dict(line.split() for line in _read(folder / "memory.stat").splitlines())
+            cache = int(statistics.get("inactive_file", 0))  # counted as used, but given back on demand
+            total = int(allowed)
+            free = min(free, total - int(_read(folder / usage) or 0) + cache)
+    return total, free
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
