@@ -1,0 +1,78 @@
+"""The batches of a training run: seed and step alone decide examples and masks, however a batch is cut up."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kdtutor.data import IGNORED, Encoded, Task, length_bucketed_batches, mask_tokens
+
+
+@dataclass
+class Batches:
+    """`batches[step]` is this process's part of the batch of an optimiser step (0 for the first), in micro-batches.
+
+    batch_size: examples a step, over all processes. accumulate: how many micro-batches at most. rank, world: which
+    process this is, of how many. masking: for masked LMs, the fraction of tokens to predict; rows: the tokens whose
+    logits count, "masked" or "valid".
+    """
+
+    task: Task
+    data: Encoded
+    batch_size: int
+    seed: int = 0
+    masking: float = 0.15
+    rows: str = "valid"
+    accumulate: int = 1
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self):
+        self.per_epoch = math.ceil(len(self.data) / self.batch_size)
+        self._order: tuple[int, list[Tensor]] = (-1, [])  # an epoch, and its batches
+
+    def index(self, step: int) -> Tensor:
+        """The examples of a step, over all processes. Every epoch has each example once, in an order of its own."""
+        epoch, position = divmod(step, self.per_epoch)
+        if self._order[0] != epoch:
+            order = _generator(self.seed, "order", epoch)
+            self._order = epoch, length_bucketed_batches(self.data.lengths, self.batch_size, order)
+        return self._order[1][position]
+
+    def tokens(self, step: int) -> int:
+        """Tokens of a step, over all processes, padding left out."""
+        return int(self.data.lengths[self.index(step)].sum())
+
+    def __getitem__(self, step: int) -> list[dict[str, Tensor]]:
+        batch = self.data.batch(self.index(step))
+        if self.task.kind == "masked-lm":  # all of it at once, so that masks don't depend on how it is cut
+            masks = _generator(self.seed, "masks", step)
+            batch = mask_tokens(batch, self.task.tokenizer, self.masking, masks)
+        # Every world-th example: texts of similar length lie side by side, so no process has the long ones.
+        mine = torch.arange(len(batch["index"]))[self.rank :: self.world]
+        return [self._cut(batch, part) for part in mine.tensor_split(self.accumulate) if len(part)]
+
+    def _cut(self, batch: dict[str, Tensor], part: Tensor) -> dict[str, Tensor]:
+        """Some examples of a batch, padded to the longest of them."""
+        length = int(batch["attention_mask"][part].sum(1).max())
+        cut = {
+            name: value[part, :length] if value.dim() == 2 else value[part] for name, value in batch.items()
+        }
+        if self.task.kind == "masked-lm":  # found here, on the host, where no device has to be waited for
+            wanted = cut["labels"] != IGNORED if self.rows == "masked" else cut["attention_mask"].bool()
+            cut["rows"] = wanted.flatten().nonzero()[:, 0]  # (n,) positions in the flattened (B·L)
+            cut["labels"] = cut["labels"][wanted]  # (n,)
+        return cut
+
+
+def seed_from(*parts: object) -> int:
+    """A seed that depends on all parts, alike on every machine."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
+
+
+def _generator(*parts: object) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_from(*parts))

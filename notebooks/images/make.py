@@ -1,0 +1,37 @@
+"""Take the README's pictures, and their alt texts, from the stored outputs of notebook 00.
+
+    python notebooks/images/make.py
+
+So they show what the notebook showed, and nothing has to be trained. After `make notebooks`, run it again.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+
+HERE = Path(__file__).parent
+README = HERE.parents[1] / "README.md"
+CELLS = {"measure": "comparison.png", "probe": "distributions.png"}  # id of the cell → file
+
+
+def main() -> None:
+    notebook = json.loads((HERE.parent / "00_start_here.ipynb").read_text(encoding="utf-8"))
+    outputs = {cell["id"]: cell.get("outputs", []) for cell in notebook["cells"]}
+    readme = README.read_text(encoding="utf-8")
+    for cell, name in CELLS.items():
+        output = next(output for output in outputs[cell] if "image/png" in output.get("data", {}))
+        (HERE / name).write_bytes(base64.b64decode(output["data"]["image/png"]))
+        alt = output["metadata"]["image/png"]["alt"].replace("[", "(").replace("]", ")")
+        address = f"notebooks/images/{name}"
+        pattern = rf"!\[[^\]]*\]\({re.escape(address)}\)"
+        readme, found = re.subn(pattern, lambda _, new=f"![{alt}]({address})": new, readme)
+        assert found, f"README.md has no picture {address}"
+        print(f"{address}: {alt}")
+    README.write_text(readme, encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main()
