@@ -48,9 +48,10 @@ test: $(READY) ## everything: style, unit tests, and every notebook against its 
 assets: $(READY) ## make the embedded data, tokenizer and teachers again (hours on a CPU, minutes on a GPU)
 	$(BIN)/python -m kdtutor.assets.build all
 	$(BIN)/kdtutor pretrain kdtutor/assets/recipes/bert-glosses.yaml
+	$(BIN)/python -m kdtutor.assets.build install runs/bert-glosses
 	$(BIN)/kdtutor finetune kdtutor/assets/recipes/bert-supersense.yaml
 	$(BIN)/kdtutor finetune kdtutor/assets/recipes/bert-sentiment.yaml
-	$(BIN)/python -m kdtutor.assets.build manifest
+	$(BIN)/python -m kdtutor.assets.build install runs/bert-supersense runs/bert-sentiment
 
 constraints: ## take the newest versions of everything into constraints.txt; then `make test`
 	rm -rf build/newest

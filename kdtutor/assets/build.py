@@ -2,9 +2,10 @@
 
     python -m kdtutor.assets.build data        Parquet files, task.json and licence texts from the two sources
     python -m kdtutor.assets.build tokenizer   WordPiece vocabulary from glosses/train.parquet
+    python -m kdtutor.assets.build install RUN …   the model and card of finished runs into models/
     python -m kdtutor.assets.build manifest    SHA-256 of everything below data/, tokenizer/ and models/
     python -m kdtutor.assets.build verify      compares the files with the manifest, changes nothing
-    python -m kdtutor.assets.build all         the first three in order, then verify
+    python -m kdtutor.assets.build all         data, tokenizer and manifest in order, then verify
 
 The sources are two public tarballs, pinned by SHA-256. They are looked for in `--sources FOLDER` (or in
 $KDTUTOR_SOURCES), and fetched into it with npm and pip when they are not there. `--out FOLDER` writes
@@ -21,6 +22,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -103,7 +105,8 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("command", choices=("data", "tokenizer", "manifest", "verify", "all"))
+    parser.add_argument("command", choices=("data", "tokenizer", "install", "manifest", "verify", "all"))
+    parser.add_argument("runs", nargs="*", type=Path, help="install: output folders of finished kdtutor runs")
     parser.add_argument(
         "--sources", type=Path, default=default_sources(), help="folder of the two source tarballs"
     )
@@ -116,7 +119,9 @@ def main(arguments: list[str] | None = None) -> int:
             build_data(options.sources, options.out)
         if options.command in ("tokenizer", "all"):
             build_tokenizer(options.out)
-        if options.command in ("manifest", "all"):
+        for run in options.runs:
+            install(run, options.out)
+        if options.command in ("install", "manifest", "all"):
             build_manifest(options.out)
         if options.command == "verify" or (options.command == "all" and options.out == ROOT):
             manifest.cache_clear()
@@ -127,6 +132,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def install(run: Path, out: Path) -> None:
+    """Take a finished run's model and card among the checkpoints that ship, under the folder's name."""
+    target = out / "models" / run.name
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "model.safetensors", "card.json"):
+        if not (run / name).is_file():
+            raise KDTutorError(f"{run} holds no {name}: is it the output folder of a finished run?")
+        shutil.copyfile(run / name, target / name)  # without the mode: safetensors' is the owner's alone
 
 
 def default_sources() -> Path:

@@ -63,7 +63,7 @@ def page(notebook: nbformat.NotebookNode, name: str) -> str:
         for output in cell.get("outputs", ()):
             if "image/png" in output.get("data", ()):
                 output.data["text/html"] = image(output)
-    exporter = HTMLExporter(embed_images=True)
+    exporter = HTMLExporter()  # its embed_images would close every <details> at once
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name, "path": str(NOTEBOOKS)}})
     return body
 
