@@ -346,7 +346,7 @@ def _train(a: TrainArguments, command: str, model, teacher, task, objective, **m
     """Train, save, measure the saved model, and write its card."""
     from transformers.utils import logging
 
-    from kdtutor import evaluation, models  # evaluation is for later: what it may lack is noticed now
+    from kdtutor import checkpoints, evaluation, models  # evaluation is for later: what it lacks is noticed now
     from kdtutor.distillation import Distillation
 
     if a.save_dtype not in ("float32", "float16"):
@@ -355,11 +355,14 @@ def _train(a: TrainArguments, command: str, model, teacher, task, objective, **m
               "seed", "precision", "compile", "save_every")  # fmt: skip
     settings = {name: getattr(a, name) for name in passed} | more
     run = Distillation(model, teacher, task, objective, folder=Path(a.output, "checkpoints"), **settings)
-    if a.resume:
+    begun = checkpoints.found(run.folder)
+    if a.resume and begun:
         run.resume()
     logging.disable_progress_bar()  # transformers' own, one for each small file it writes
     main_process = run.accelerator.is_main_process
     if main_process:
+        if a.resume:
+            print(f"going on after step {run.done}" if begun else "no checkpoint yet: beginning with the first step")
         print(models.sizes(model))
         print(f"{len(task.split('train')):,} examples, {run.total_steps:,} steps on {run.device}", end="; ")
         print(f"objective {objective}; teacher {run.teacher_mode}", flush=True)

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -34,9 +34,10 @@ from kdtutor.batches import Batches, seed_from
 from kdtutor.checks import check_run, number
 from kdtutor.data import Task
 from kdtutor.errors import KDTutorError
+from kdtutor.hardware import peak_memory
 from kdtutor.models import Outputs, forward, freeze
 from kdtutor.objectives import Objective, ObjectiveError, Term
-from kdtutor.processes import start_alike, sum_gradients, sum_values, wants_bf16
+from kdtutor.processes import bar, finish_first, on_main, start_alike, sum_gradients, sum_values, wants_bf16
 
 CHECK_EVERY = 10  # steps between two looks at the NaN flag, each of which makes the host wait for the device
 
@@ -162,7 +163,8 @@ class Distillation:
         self._began_with = {"objective": repr(self.objective), "learning_rate": self.learning_rate}
         needs = (term.needs for term in self.objective.terms if term.needs_teacher)
         self._teacher_needs = frozenset().union(*needs)  # "logits", "hidden_states", …
-        answers = ask_once(teacher, task, split, self._teacher_needs, cache, self.bf16)
+        asked = (teacher, task, split, self._teacher_needs, cache, self.bf16, self.accelerator, progress)
+        answers = ask_once(*asked)
         self.teacher_logits, self.teacher_mode = answers
 
     # ------------------------------------------------------------------------------------------ the step
@@ -247,18 +249,18 @@ class Distillation:
         return self.total_steps
 
     def __iter__(self) -> Iterator[Step]:
-        if self.folder:
-            checkpoints.refuse_later(self.folder, self.done)
-        with self._bar() as bar:
+        with self._own_folder(), self._bar() as bar:
             while self.done < self.total_steps:
-                started = time.perf_counter()
-                row = self._train_step()
-                self.done += 1
+                with finish_first():  # whoever interrupts finds a whole step
+                    started = time.perf_counter()
+                    row = self._train_step()
+                    self.done += 1
+                    if self.done % CHECK_EVERY == 0 or self.done == self.total_steps:
+                        self._look_for_nan()
+                        bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+                    row["seconds"] = time.perf_counter() - started
+                    row["peak_memory"] = peak_memory(self.device)
                 bar.update()
-                if self.done % CHECK_EVERY == 0 or self.done == self.total_steps:
-                    self._look_for_nan()
-                    bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-                row["seconds"] = time.perf_counter() - started
                 if self.folder and (self.done % self.save_every == 0 or self.done == self.total_steps):
                     self.save()
                 yield Step(self.done, row["epoch"], self.total_steps, self)
@@ -272,8 +274,9 @@ class Distillation:
     @property
     def history(self) -> list[dict]:
         """One dict a step: step, epoch, tokens, learning_rate, settings (each term's weight and temperature), seconds,
-        loss, grad_norm (before clipping), and every term's own loss by name."""
-        self._fetch()
+        peak_memory (bytes, of the process so far), loss, grad_norm (before clipping), and every term's own loss."""
+        with finish_first():
+            self._fetch()
         return self._rows
 
     def _record(self, rate: float, values: Tensor) -> dict:
@@ -285,6 +288,7 @@ class Distillation:
             "learning_rate": rate,
             "settings": self.objective.settings(),
             "seconds": 0.0,
+            "peak_memory": 0,
         }
         self._pending.append((row, values))
         return row
@@ -314,15 +318,17 @@ class Distillation:
                     f"student has the weights from before that step{f'; {saved[-1]} is whole' if saved else ''}"
                 )
 
+    @contextmanager
+    def _own_folder(self) -> Iterator[None]:
+        """Nobody else writes to the run's folder while it runs."""
+        with ExitStack() as held:
+            if self.folder:
+                checkpoints.refuse_later(self.folder, self.done)
+                on_main(self.accelerator, lambda: held.enter_context(checkpoints.held(self.folder)))
+            yield
+
     def _bar(self) -> tqdm:
-        shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-        in_notebook = hasattr(shell, "kernel")  # it would keep what is written to stderr
-        file = sys.stdout if in_notebook else sys.stderr
-        wanted = (in_notebook or file.isatty()) if self.progress is None else self.progress
-        off = not (wanted and self.accelerator.is_main_process)
-        return tqdm(
-            total=self.total_steps, initial=self.done, unit="step", file=file, leave=False, disable=off
-        )
+        return bar(self.accelerator, self.progress, total=self.total_steps, initial=self.done, unit="step")
 
     # ------------------------------------------------------------------------------------------ saving and resuming
 
@@ -331,42 +337,46 @@ class Distillation:
         folder = self.folder if folder is None else checkpoints.writable(folder)
         if folder is None:
             raise KDTutorError("no folder to save to: save(folder) or Distillation(…, folder=…)")
-        self._look_for_nan()
+        with finish_first():
+            self._look_for_nan()
         checkpoints.refuse_later(folder, self.done)
-        if self.accelerator.is_main_process:
-            tensors = {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
-            for i, parameter in enumerate(self.parameters):
-                moments = self.optimizer.state.get(parameter, {})
-                tensors |= {f"{name}.{i}": value for name, value in moments.items()}
-            state = {
-                "done": self.done,
-                "belongs_to": self._belongs_to,
-                "formula": repr(self.objective),
-                "objective": self.objective.settings(),
-                "learning_rate": self.learning_rate,
-                "history": self.history,
-            }
-            checkpoints.write(folder, self.done, self.student, tensors, state)
-        self.accelerator.wait_for_everyone()
+        tensors = {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
+        for i, parameter in enumerate(self.parameters):
+            moments = self.optimizer.state.get(parameter, {})
+            tensors |= {f"{name}.{i}": value for name, value in moments.items()}
+        state = {
+            "done": self.done,
+            "belongs_to": self._belongs_to,
+            "formula": repr(self.objective),
+            "objective": self.objective.settings(),
+            "learning_rate": self.learning_rate,
+            "history": self.history,
+        }
+        write = partial(checkpoints.write, folder, self.done, self.student, tensors, state)
+        on_main(self.accelerator, write)
         return checkpoints.found(folder)[-1]
 
     def resume(self, folder: str | os.PathLike | None = None) -> Distillation:
         """Go on from the newest checkpoint in `folder` (default: the run's own). Returns the run itself.
 
-        What was changed during the run, such as a temperature or the learning rate, comes back as well. Raises
-        KDTutorError if the checkpoint is damaged, or was made with another task, teacher, objective or setting.
+        What was changed during the run, such as a temperature or the learning rate, comes back as well. A damaged
+        checkpoint is named in a warning and set aside, and the one before it is used. Raises KDTutorError if none is
+        whole, or if it was made with another task, teacher, objective or setting.
         """
         folder = self.folder if folder is None else Path(folder)
-        if folder is None or not (found := checkpoints.found(folder)):
-            raise KDTutorError(f"no checkpoint in {folder}")
-        state, tensors = checkpoints.read(found[-1], str(self.device))
+        if folder is None:
+            raise KDTutorError("no checkpoint in None: resume(folder) or Distillation(…, folder=…)")
+        newest, state, tensors, damaged = checkpoints.newest_whole(folder, str(self.device))
         for what, mine in self._belongs_to.items():
             theirs = state["belongs_to"].get(what)
             steered = what == "objective" and mine == state["formula"]  # the very object, changed since
             if mine != theirs and not steered:
-                raise KDTutorError(f"{found[-1].name} was made with another {what}: {theirs}, now {mine}")
+                raise KDTutorError(f"{newest.name} was made with another {what}: {theirs}, now {mine}")
+        if damaged:
+            warnings.warn(f"{'; '.join(map(str, damaged))}: going on from {newest.name}", stacklevel=2)
+            on_main(self.accelerator, partial(checkpoints.set_aside, folder, newest))
 
-        load_model(self.student, found[-1] / "model.safetensors", device=str(self.device))
+        load_model(self.student, newest / "model.safetensors", device=str(self.device))
         projections = {name: tensors[f"objective.{name}"] for name in self.objective.state_dict()}
         self.objective.load_state_dict(projections)
         self.optimizer.state.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")  # where Linux mounts the limits of the container that this process is in
@@ -52,6 +53,22 @@ def memory(cgroup: Path = CGROUP) -> tuple[int, int]:
             total = int(allowed)
             free = min(free, total - int(_read(folder / usage) or 0) + cache)
     return total, free
+
+
+def peak_memory(device) -> int:
+    """The most bytes this process has held so far: on a CUDA `device` torch's own, else resident in main memory."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _read(path: Path) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -359,7 +359,6 @@ def forward(
     return Outputs(_vocabulary_logits(model, hidden), out.hidden_states, out.attentions)
 
 
-@torch.no_grad()
 def logits_of(model: nn.Module, encoded: Encoded, batch_size: int = 256, autocast=None) -> Tensor:
     """The model's logits for encoded texts, in order: float32 (N, C) on the host. Eval mode; the mode is restored.
 
@@ -367,8 +366,19 @@ def logits_of(model: nn.Module, encoded: Encoded, batch_size: int = 256, autocas
     """
     if not len(encoded):
         raise KDTutorError("there are no texts to compute logits for: the split is empty")
+    order = length_bucketed_batches(encoded.lengths, batch_size)
+    gathered = torch.cat([*logits_by_batch(model, encoded, order, autocast)]).cpu()
+    logits = torch.empty_like(gathered)
+    logits[torch.cat(order)] = gathered
+    return refuse_non_finite(logits, torch.arange(len(logits)))
+
+
+@torch.no_grad()
+def logits_by_batch(
+    model: nn.Module, encoded: Encoded, order: Iterable[Tensor], autocast=None
+) -> Iterator[Tensor]:
+    """For each batch of indices its logits: float32 (n, C) on the model's device. Eval mode; the mode is restored."""
     device, was_training = next(model.parameters()).device, model.training
-    order, parts = length_bucketed_batches(encoded.lengths, batch_size), []
     model.eval()
     try:
         for index in order:
@@ -376,14 +386,15 @@ def logits_of(model: nn.Module, encoded: Encoded, batch_size: int = 256, autocas
                 name: value.to(device, non_blocking=True) for name, value in encoded.batch(index).items()
             }
             with autocast or nullcontext():
-                parts.append(forward(model, batch).logits.float())
+                yield forward(model, batch).logits.float()
     finally:
         model.train(was_training)
-    gathered = torch.cat(parts).cpu()
-    logits = torch.empty_like(gathered)
-    logits[torch.cat(order)] = gathered
+
+
+def refuse_non_finite(logits: Tensor, index: Tensor) -> Tensor:
+    """`logits` (n, C) as they are. KDTutorError, naming the example by its `index` (n,), if one is NaN or infinite."""
     if not (finite := logits.isfinite().all(-1)).all():
-        raise KDTutorError(f"the model's logits for example {int((~finite).nonzero()[0, 0])} are not finite")
+        raise KDTutorError(f"the model's logits for example {int(index[~finite].min())} are not finite")
     return logits
 
 

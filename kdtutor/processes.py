@@ -1,12 +1,17 @@
-"""What several processes, started by `accelerate launch`, have to do together; a single one does nothing here."""
+"""What several processes, started by `accelerate launch`, have to do together; and what one may not be torn from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from kdtutor.errors import KDTutorError, nearest
 from kdtutor.hardware import has_bf16
@@ -33,8 +38,36 @@ def start_alike(accelerator: Accelerator, modules: Iterable[nn.Module]) -> None:
 
 
 def sum_values(accelerator: Accelerator, values: Tensor) -> Tensor:
-    """The sum of every process's `values`."""
-    return accelerator.reduce(values, "sum") if accelerator.num_processes > 1 else values
+    """The sum of every process's `values`. Raises LostProcess if one of them is gone."""
+    if accelerator.num_processes == 1:
+        return values
+    try:
+        return accelerator.reduce(values, "sum")
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[0]
+        raise LostProcess(
+            f"process {accelerator.process_index} waited for the others, and one is gone ({first}). Its own message, "
+            "if it had time for one, stands above; start all again with --resume (or resume())"
+        ) from error
+
+
+class LostProcess(KDTutorError):
+    """Another process of this run has ended, so this one can't go on."""
+
+
+def on_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
+    """Run `action` on the main process while the others wait. Where it raises, all of them raise: nobody waits on."""
+    problem: Exception | None = None
+    if accelerator.is_main_process:
+        try:
+            action()
+        except Exception as error:
+            problem = error
+    failed = torch.tensor(float(problem is not None), device=accelerator.device)
+    if sum_values(accelerator, failed) and problem is None:
+        problem = LostProcess("the main process could not go on; its message says why")
+    if problem is not None:
+        raise problem
 
 
 def sum_gradients(accelerator: Accelerator, parameters: Sequence[nn.Parameter]) -> None:
@@ -44,3 +77,36 @@ def sum_gradients(accelerator: Accelerator, parameters: Sequence[nn.Parameter]) 
         summed = sum_values(accelerator, torch.cat([gradient.flatten() for gradient in gradients]))
         for parameter, part in zip(parameters, summed.split([g.numel() for g in gradients]), strict=True):
             parameter.grad = part.view_as(parameter)
+
+
+def bar(accelerator: Accelerator, wanted: bool | None, iterable: Iterable | None = None, **options) -> tqdm:
+    """A progress bar with the time left, on the main process; `wanted` None: in notebooks and terminals."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    in_notebook = hasattr(shell, "kernel")  # it would keep what is written to stderr
+    file = sys.stdout if in_notebook else sys.stderr
+    shown = (in_notebook or file.isatty()) if wanted is None else wanted
+    disable = not (shown and accelerator.is_main_process)
+    return tqdm(iterable, file=file, leave=False, disable=disable, **options)
+
+
+@contextmanager
+def finish_first() -> Iterator[None]:
+    """Let Ctrl-C, or a notebook's stop button, wait until this block is done; pressed again, it gets through."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield  # signals come to the main thread alone
+        return
+    pressed = []
+
+    def wait(*signal_and_frame) -> None:
+        pressed.append(signal_and_frame)
+        if len(pressed) == 2:
+            handler(*signal_and_frame)
+
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if len(pressed) == 1:
+            handler(*pressed[0])
