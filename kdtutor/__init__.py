@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "errors": "KDTutorError",
     "data": "load_task load_tokenizer Task",
+    "transformer": "",
     "models": "load_teacher load_model half_depth small_bert layer_choice sizes freeze",
     "objectives": (
         "HardLabels SoftTargets SoftCrossEntropy LogitsMSE CosineHidden HiddenStates MaskedLM blend Term Objective"
@@ -29,6 +30,7 @@ _EXPORTS = {
     "distillation": "Distillation",
     "evaluation": "evaluate predict mean_and_interval paired_test",
     "plots": "",
+    "exercises": "",
     "study": "",
     "doctor": "",
 }

@@ -12,6 +12,7 @@ to 1.
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from functools import wraps
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from kdtutor.errors import KDTutorError
@@ -126,9 +128,7 @@ def temperature_curves(
     """How softmax(logits / T) of the `top` classes, and its entropy, change with T: logits (C,)."""
     z = _vector(logits)
     t = np.geomspace(0.25, 20, 80) if temperatures is None else np.asarray(temperatures, float)
-    scaled = z / t[:, None]
-    p = np.exp(scaled - scaled.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)  # (len(t), C)
+    p = _softmax(z / t[:, None])  # (len(t), C)
     entropy = -(p * np.log(np.maximum(p, 1e-300))).sum(1)
     picture, (left, right) = _canvas(8.4, 3.8, columns=2)
     for i, c in enumerate(np.argsort(-z, kind="stable")[:top]):
@@ -310,6 +310,394 @@ def size_accuracy(evaluations: Mapping[str, object]) -> Picture:
     return _say(picture, f"Parameters and score of {len(said)} models: {'; '.join(said)}.")
 
 
+# ---------------------------------------------------------------------------------------------- errors by class
+
+
+@_styled
+def class_scores(predicted: Sequence[int], labels: Sequence[int], class_names: Sequence[str]) -> Picture:
+    """Each class's F1 = 2·TP / (2·TP + FP + FN), the largest class first, and what its texts are mistaken for.
+
+    predicted, labels: class indices (N,). Beside a bar: F1, and how many of the class's texts got the commonest wrong
+    answer. Classes that are neither predicted nor true are left out; the line is the mean over the others, macro-F1.
+    """
+    counts = np.zeros((len(class_names),) * 2, int)  # true class × predicted class
+    np.add.at(counts, (_vector(labels).astype(int), _vector(predicted).astype(int)), 1)
+    right, texts = counts.diagonal(), counts.sum(1)
+    occurrences = texts + counts.sum(0)  # 2·TP + FP + FN
+    shown = [i for i in np.argsort(-texts, kind="stable") if occurrences[i]]
+    f1 = 2 * right / np.maximum(occurrences, 1)
+    wrong = counts - np.diag(right)
+    picture, axes = _canvas(8.4, 1.1 + 0.27 * len(shown))
+    axes.barh(range(len(shown)), f1[shown], 0.72, color=TEACHER.colour, edgecolor=INK, linewidth=0.8)
+    mean = f1[shown].mean()
+    axes.axvline(mean, color=INK, linestyle=":", zorder=0)
+    for row, i in enumerate(shown):
+        axes.annotate(
+            _percent(f1[i]), (f1[i], row), (4, 0), textcoords="offset points", va="center", fontsize=10,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )  # fmt: skip
+        if wrong[i].any():
+            other = wrong[i].argmax()
+            share = _percent(wrong[i, other] / texts[i])
+            axes.annotate(f"{class_names[other]} {share}", (1.12, row), va="center", fontsize=10)
+    heads = {mean: (f"macro-F1 {_percent(mean)}", "center"), 1.12: ("taken for", "left")}
+    for x, (text, side) in heads.items():
+        axes.annotate(text, (x, -1.1), ha=side, va="center", annotation_clip=False)
+    axes.set(
+        yticks=range(len(shown)), yticklabels=[f"{class_names[i]} ({texts[i]:,})" for i in shown],
+        ylim=(len(shown) - 0.4, -0.7), xlim=(0, 1.5), xlabel="F1", xticks=np.linspace(0, 1, 6),
+    )  # fmt: skip
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    axes.tick_params(axis="y", length=0)
+    best, worst = shown[int(f1[shown].argmax())], shown[int(f1[shown].argmin())]
+    i, j = np.unravel_index(wrong.argmax(), wrong.shape)
+    said = f"; most often, {class_names[i]} is taken for {class_names[j]} ({wrong[i, j]} of {texts[i]})"
+    return _say(
+        picture,
+        f"F1 of {len(shown)} classes, from {class_names[best]} {_percent(f1[best])} to {class_names[worst]} "
+        f"{_percent(f1[worst])}, mean {_percent(mean)}{said if wrong.any() else ''}.",
+    )
+
+
+# ---------------------------------------------------------------------------------------------- dark knowledge
+
+
+@_styled
+def gradient_sizes(
+    student_logits, teacher_logits, labels, temperatures: Sequence[float] | None = None
+) -> Picture:
+    """How hard each loss pulls at the student's logits as T changes: mean length of a text's gradient (C,).
+
+    Both logits: (N, C), labels: (N,). Soft targets with T² have the gradient T (p_S − p_T), KL alone has
+    (p_S − p_T) / T, hard labels have p_S − onehot, in which there is no T.
+    """
+    z_s, z_t, y = _array(student_logits), _array(teacher_logits), _array(labels).astype(int)
+    t = np.geomspace(1, 100, 60) if temperatures is None else np.asarray(temperatures, float)
+    gap = np.array([np.linalg.norm(_softmax(z_s / T) - _softmax(z_t / T), axis=1).mean() for T in t])
+    hard = np.linalg.norm(_softmax(z_s) - np.eye(z_s.shape[1])[y], axis=1).mean()
+    curves = {
+        "soft targets, with T²": (t * gap, OTHERS[0]),
+        "without T²": (gap / t, OTHERS[2]),
+        "hard labels": (np.full_like(t, hard), OTHERS[1]),
+    }
+    picture, axes = _canvas(7.2, 4.2)
+    for name, (values, look) in curves.items():
+        _curve(axes, t, values, look, name)
+    axes.set(xscale="log", yscale="log", xlabel="temperature T", ylabel="mean length of the gradient")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axes.grid()
+    axes.legend()
+    said = [f"{name} from {v[0]:.2g} to {v[-1]:.2g}" for name, (v, _) in list(curves.items())[:2]]
+    return _say(
+        picture,
+        f"Mean length of the gradient as T rises from {t[0]:g} to {t[-1]:g}: {'; '.join(said)}; "
+        f"hard labels {hard:.2g} at any T.",
+    )
+
+
+@_styled
+def second_guesses(shares, class_names: Sequence[str]) -> Picture:
+    """Where a model's probability goes beside its first guess: shares (C, C), a row for each class.
+
+    shares[i, j] is the part that class j gets of what texts of class i leave for the other classes: rows sum
+    to 1, the diagonal is 0. Classes are reordered so that those which share much stand together.
+    """
+    shares = _array(shares)
+    order = _seriation(shares)
+    names = [class_names[i] for i in order]
+    shown = shares[np.ix_(order, order)]
+    picture, axes = _canvas(9.6, 8.2)
+    hidden = np.ma.masked_where(np.eye(len(shown), dtype=bool), shown)
+    image = axes.imshow(hidden, cmap="Blues", vmin=0)
+    axes.set_facecolor("#e8e8e8")  # the diagonal
+    for (row, column), share in np.ndenumerate(shown):
+        if share >= 0.1:
+            colour = "white" if share > 0.6 * np.nanmax(shown) else INK
+            axes.annotate(
+                f"{100 * share:.0f}", (column, row), ha="center", va="center", color=colour, fontsize=9
+            )
+    axes.set(xlabel="gets this part of the rest", ylabel="definitions of this class, classified right")
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    percent = PercentFormatter(1, decimals=0, symbol=" %")
+    picture.colorbar(image, ax=axes, shrink=0.6, format=percent, label="share of the rest")
+    largest = np.argsort(-np.nan_to_num(shares), axis=None, kind="stable")[:4]
+    said = [
+        f"from {class_names[i]} to {class_names[j]} {_percent(shares[i, j])}"
+        for i, j in zip(*np.unravel_index(largest, shares.shape), strict=True)
+    ]
+    return _say(
+        picture,
+        "Which other classes get what the first guess leaves over; the largest shares are "
+        + "; ".join(said)
+        + ".",
+    )
+
+
+def _seriation(shares: np.ndarray) -> np.ndarray:
+    """An order of the classes in which neighbours share much: along the Fiedler vector of the graph of shares."""
+    weights = np.nan_to_num(shares)
+    weights = weights + weights.T
+    np.fill_diagonal(weights, 0)
+    scale = 1 / np.sqrt(np.maximum(weights.sum(1), 1e-12))
+    _, vectors = np.linalg.eigh(np.eye(len(weights)) - scale[:, None] * weights * scale)
+    place = vectors[:, 1] * scale
+    return np.argsort(place * (1 if place[0] <= 0 else -1), kind="stable")  # an eigenvector has no sign
+
+
+# ---------------------------------------------------------------------------------------------- attention
+
+
+@_styled
+def attention_maps(
+    weights: Mapping[str, object], queries: Sequence[str], keys: Sequence[str] | None = None, title: str = ""
+) -> Picture:
+    """Who looks where: for each name a map (Lq, Lk), a row for each query and a column for each key.
+
+    keys: by default the queries themselves. Small maps show their weights in per cent. Raises KDTutorError if a map's
+    shape is not that of the tokens.
+    """
+    keys = queries if keys is None else keys
+    maps = {name: _grid(w, len(queries), len(keys), name) for name, w in weights.items()}
+    highest = max(w.max() for w in maps.values())
+    size = len(maps) * (1.3 + 0.34 * len(keys)) + 0.9, 1.6 + 0.34 * len(queries)
+    picture, all_axes = _canvas(*size, columns=len(maps), squeeze=False, sharey=True)
+    for axes, (name, w) in zip(all_axes[0], maps.items(), strict=True):
+        drawn = _heatmap(axes, w, highest, queries, keys, numbers=w.size <= 50)
+        axes.set(xlabel="is looked at (key)")
+        _title(axes, name)
+    all_axes[0, 0].set_ylabel("looks (query)")
+    scale = picture.colorbar(drawn, ax=all_axes, shrink=0.8, format=PercentFormatter(1, 0, " %"))
+    scale.set_label("weight")
+    if title:
+        picture.suptitle(textwrap.shorten(title, 90, placeholder=" …"))
+    said = [
+        f"{name}: {_habit(w, keys)}, and the largest single weight is {_percent(w.max())}, from "
+        f"{queries[w.argmax() // len(keys)]} to {keys[w.argmax() % len(keys)]}"
+        for name, w in maps.items()
+    ]
+    return _say(
+        picture, f"Attention weights of {len(queries)} queries over {len(keys)} keys. {'; '.join(said)}."
+    )
+
+
+def _habit(w: np.ndarray, keys: Sequence[str]) -> str:
+    """Where most of the attention (Lq, Lk) goes: one step back or forward, or else to which key."""
+    steps = {"the token before": -1, "itself": 0, "the token after": 1}
+    shares = {name: np.trace(w, step) / len(w) for name, step in steps.items()}
+    favourite = max(shares, key=shares.get)
+    if shares[favourite] > 0.5:
+        return f"from each token, {_percent(shares[favourite])} of it goes to {favourite}"
+    return f"most of it goes to {keys[w.mean(0).argmax()]} ({_percent(w.mean(0).max())} on average)"
+
+
+@_styled
+def masks(
+    allowed: Mapping[str, object], queries: Sequence[str], keys: Sequence[str] | None = None
+) -> Picture:
+    """For each name a boolean mask (Lq, Lk): which query may look at which key."""
+    keys = queries if keys is None else keys
+    grids = {name: _grid(m, len(queries), len(keys), name) for name, m in allowed.items()}
+    size = len(grids) * (0.9 + 0.36 * len(keys)) + 0.6, 1.7 + 0.36 * len(queries)
+    picture, all_axes = _canvas(*size, columns=len(grids), squeeze=False, sharey=True)
+    for axes, (name, grid) in zip(all_axes[0], grids.items(), strict=True):
+        _heatmap(axes, 0.5 * grid, 1, queries, keys)
+        for row, column in np.argwhere(grid):
+            axes.annotate("✓", (column, row), ha="center", va="center")
+        axes.set(xlabel="key")
+        _title(axes, name)
+    all_axes[0, 0].set_ylabel("query")
+    said = [f"{name} {int(grid.sum())}" for name, grid in grids.items()]
+    return _say(
+        picture,
+        f"Masks; ✓ where a query (row) may look at a key (column). Of {len(queries) * len(keys)} pairs are allowed: "
+        f"{', '.join(said)}.",
+    )
+
+
+@_styled
+def attention_overview(attentions: Sequence[object], tokens: Sequence[str]) -> Picture:
+    """Every head of a model as a small map: a row for each layer, whose weights are (H, L, L) or (1, H, L, L)."""
+    layers = [_array(a).reshape(-1, len(tokens), len(tokens)) for a in attentions]
+    heads = len(layers[0])
+    picture = Picture(figsize=(1.05 * heads + 0.7, 1.05 * len(layers) + 0.6), layout="constrained")
+    favourites = {}
+    for row, (layer, line) in enumerate(
+        zip(layers, picture.subplots(len(layers), heads, squeeze=False), strict=True)
+    ):
+        for column, (w, axes) in enumerate(zip(layer, line, strict=True)):
+            _heatmap(axes, w, 1, (), ())
+            axes.set_title(f"head {column}" if row == 0 else "", fontsize=11)
+            axes.set_ylabel(f"layer {row}" if column == 0 else "", fontsize=11)
+            favourite = tokens[w.mean(0).argmax()]
+            favourites[favourite] = favourites.get(favourite, 0) + 1
+    said = [f"{name} in {count}" for name, count in sorted(favourites.items(), key=lambda item: -item[1])]
+    return _say(
+        picture,
+        f"Attention maps of {len(layers)} layers × {heads} heads over {len(tokens)} tokens. The token that is looked "
+        f"at most is {', '.join(said[:3])} of the {len(layers) * heads} maps.",
+    )
+
+
+@_styled
+def head_shares(shares: Mapping[str, object]) -> Picture:
+    """What each head does, as numbers: for each name a share (layers, heads), from 0 to 1."""
+    grids = {name: _array(share) for name, share in shares.items()}
+    layers, heads = next(iter(grids.values())).shape
+    rows = -(-len(grids) // 2)
+    size = 1.1 + 2 * (0.2 + 0.42 * heads), rows * (0.8 + 0.36 * layers) + 0.3
+    picture = Picture(figsize=size, layout="constrained")
+    all_axes = picture.subplots(rows, 2, squeeze=False, sharex=True, sharey=True)
+    for axes, name in itertools.zip_longest(all_axes.flat, grids):
+        if name is None:
+            axes.set_visible(False)
+            continue
+        _heatmap(axes, grids[name], 1, range(layers), range(heads), numbers=True)
+        axes.tick_params(axis="x", rotation=0)
+        _title(axes, name)
+    for axes in all_axes[-1]:
+        axes.set_xlabel("head")
+    for axes in all_axes[:, 0]:
+        axes.set_ylabel("layer")
+    said = [
+        f"{name}: {_percent(grid.mean())} over all heads, most in layer {grid.argmax() // heads}, head "
+        f"{grid.argmax() % heads} ({_percent(grid.max())})"
+        for name, grid in grids.items()
+    ]
+    return _say(picture, f"Share of the attention, by layer and head. {'; '.join(said)}.")
+
+
+@_styled
+def saturation(
+    widths: Sequence[int], largest: Mapping[str, Sequence[float]], gradient: Mapping[str, Sequence[float]]
+) -> Picture:
+    """How a softmax over dot products fares as the width grows: its largest weight, and the size of its gradient."""
+    picture, (left, right) = _canvas(8.8, 3.8, columns=2)
+    for i, name in enumerate(largest):
+        _curve(left, widths, largest[name], OTHERS[i], name)
+        _curve(right, widths, gradient[name], OTHERS[i], name)
+    left.set(ylabel="largest weight", ylim=(0, 1.02))
+    left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    right.set(ylabel="gradient of a weight", yscale="log")
+    right.set_yticks(ticks := [0.1, 0.03, 0.01, 0.003], [f"{tick:g}" for tick in ticks])
+    for axes in (left, right):
+        axes.set(xscale="log", xlabel="width d of query and key")
+        axes.set_xticks(widths, [f"{width:g}" for width in widths])
+        axes.minorticks_off()
+        axes.grid()
+    left.legend()
+    said = [
+        f"{name}, the largest weight goes from {_percent(largest[name][0])} to {_percent(largest[name][-1])} and the "
+        f"gradient from {gradient[name][0]:.1g} to {gradient[name][-1]:.1g}"
+        for name in largest
+    ]
+    return _say(picture, f"As the width grows from {widths[0]:g} to {widths[-1]:g}: {'; '.join(said)}.")
+
+
+# ---------------------------------------------------------------------------------------------- the Transformer
+
+
+@_styled
+def encoder_decoder(
+    source: str = "source", target: str = "target so far", answer: str = "next token"
+) -> Picture:
+    """The Transformer of Vaswani et al. 2017 as boxes, to be read from the bottom up; with an example's texts."""
+    picture, axes = _canvas(8.4, 8.0)
+    attention, other = TEACHER.colour + "33", OTHERS[3].colour + "33"  # pale
+    look, cross, think = (
+        ("self-attention", attention),
+        ("cross-attention", attention),
+        ("feed-forward", other),
+    )
+    masked = ("masked self-attention", attention)
+    stacks = {"encoder": (2.2, (look, think)), "decoder": (6.4, (masked, cross, think))}
+
+    def box(x: float, y: float, text: str, colour: str = "white", height: float = 0.5) -> None:
+        axes.add_patch(Rectangle((x - 1.25, y), 2.5, height, facecolor=colour, edgecolor=INK))
+        axes.annotate(text, (x, y + height / 2), ha="center", va="center")
+
+    def arrow(*points: tuple[float, float]) -> None:
+        if len(points) > 2:
+            axes.plot(*zip(*points[:-1], strict=True), color=INK, linewidth=1.2)
+        head = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", points[-1], points[-2], arrowprops=head)
+
+    for (name, (x, sublayers)), text in zip(stacks.items(), (source, target), strict=True):
+        axes.annotate(text, (x, -0.1), ha="center", va="top")
+        arrow((x, 0), (x, 0.4))
+        box(x, 0.4, "embeddings + positions")
+        bottom = y = 1.4
+        arrow((x, 0.9), (x, y + 0.35))
+        for sublayer, colour in sublayers:
+            box(x, y + 0.35, sublayer, colour)
+            arrow((x, y + 0.85), (x, y + 1.1))
+            box(x, y + 1.1, "add & norm", height=0.36)
+            side = x - 1.45  # the residual connection: past the sublayer, into the sum
+            arrow((x, y + 0.15), (side, y + 0.15), (side, y + 1.28), (x - 1.25, y + 1.28))
+            if sublayer == "cross-attention":
+                join = y + 0.6
+            y += 1.46
+            arrow((x, y), (x, y + 0.35))
+        frame = Rectangle(
+            (x - 1.65, bottom), 3.1, y + 0.18 - bottom, facecolor="none", edgecolor=INK, linestyle=":"
+        )
+        axes.add_patch(frame)
+        middle = (bottom + y + 0.18) / 2
+        axes.annotate(f"{name} layer, N times", (x + 1.53, middle), rotation=90, va="center", fontsize=11)
+        if name == "encoder":
+            top = y + 0.55
+            axes.annotate("memory", (x, top), (-6, 4), textcoords="offset points", ha="right")
+        else:
+            box(x, y + 0.35, "output layer, softmax")
+            arrow((x, y + 0.85), (x, y + 1.2))
+            axes.annotate(answer, (x, y + 1.28), ha="center", va="bottom")
+    between = 4.35  # where the encoder's output goes over to the decoder, into every cross-attention
+    arrow((2.2, top - 0.2), (2.2, top), (between, top), (between, join), (6.4 - 1.25, join))
+    axes.set(xlim=(0.4, 8.3), ylim=(-0.7, y + 1.8))
+    axes.axis("off")
+    return _say(
+        picture,
+        f"The Transformer. The encoder reads “{source}”: embeddings with positions, then N layers of "
+        f"self-attention and feed-forward. The decoder reads “{target}” in the same way, but masked, and with a "
+        f"cross-attention to the memory, which is the encoder's output, before each feed-forward. Past each sublayer "
+        f"runs a residual connection, and the sum is normalised. The output layer foretells “{answer}”.",
+    )
+
+
+@_styled
+def positions(encoding, reach: int = 30) -> Picture:
+    """A position encoding (L, D): its numbers, and the dot products of every two of its rows by their distance.
+
+    reach: the largest distance drawn. The thin band holds the dot products of all pairs at a distance.
+    """
+    table = _array(encoding)
+    products = table @ table.T
+    reach = min(reach, len(table) - 1)
+    by_distance = [np.diagonal(products, offset) for offset in range(reach + 1)]
+    mean = np.array([values.mean() for values in by_distance])
+    picture, (left, right) = _canvas(10.0, 4.2, columns=2)
+    image = left.imshow(table, cmap="cividis", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
+    left.set(xlabel="column", ylabel="position")
+    picture.colorbar(image, ax=left, label="value")
+    lowest, highest = ([f(values) for values in by_distance] for f in (np.min, np.max))
+    right.fill_between(range(reach + 1), lowest, highest, color=OTHERS[4].colour, alpha=0.4)
+    _curve(right, np.arange(reach + 1), mean, TEACHER, None)
+    right.set(
+        xlabel="distance of two positions", ylabel="dot product", ylim=(min(0, 1.1 * min(lowest)), None)
+    )
+    right.grid()
+    spread = max(high - low for low, high in zip(lowest, highest, strict=True))
+    depends = "the distance alone" if spread < 1e-3 * mean[0] else "more than the distance"
+    return _say(
+        picture,
+        f"Encoding of {len(table)} positions in {table.shape[1]} columns. The dot product of two positions depends on "
+        f"{depends}: {mean[0]:.1f} at distance 0, {mean[1]:.1f} at 1, {mean[reach]:.1f} at {reach}.",
+    )
+
+
 # ---------------------------------------------------------------------------------------------- small helpers
 
 NBSP = "\u00a0"  # keeps a number and its unit on one line
@@ -332,8 +720,40 @@ def _look(name: str, position: int) -> Look:
 
 
 def _vector(values) -> np.ndarray:
-    """A tensor (on any device, with or without a gradient), array or list, as float64 (C,)."""
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, float).reshape(-1)
+    """A tensor, array or list as float64 (C,)."""
+    return _array(values).reshape(-1)
+
+
+def _array(values) -> np.ndarray:
+    """A tensor (on any device, with or without a gradient), array or list, as float64."""
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, float)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def _grid(values, rows: int, columns: int, name: str) -> np.ndarray:
+    grid = _array(values)
+    if grid.shape != (rows, columns):
+        raise KDTutorError(
+            f"{name} has the shape {grid.shape}, but there are {rows} queries and {columns} keys"
+        )
+    return grid
+
+
+def _heatmap(axes, grid: np.ndarray, highest: float, rows, columns, numbers: bool = False):
+    """White is 0 and dark blue `highest`; numbers: each cell's per cent as well."""
+    drawn = axes.imshow(grid, cmap="Blues", vmin=0, vmax=highest or 1, aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, rotation=90)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for (row, column), value in np.ndenumerate(grid) if numbers else ():
+        ink = "white" if value > 0.6 * highest else INK
+        axes.annotate(f"{100 * value:.0f}", (column, row), ha="center", va="center", fontsize=10, color=ink)
+    return drawn
 
 
 def _percent(fraction: float, digits: int = 0) -> str:

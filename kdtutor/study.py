@@ -261,13 +261,26 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="kdtutor study", description=__doc__.splitlines()[0])
     parser.add_argument("name", help=f"one of: {', '.join(STUDIES)}")
     parser.add_argument("--output", type=Path, help="results file (default: the one that notebooks show)")
+    parser.add_argument(
+        "--teacher", help="another teacher: a folder, say; needs --output (default: the embedded one)"
+    )
     parser.add_argument("--restart", action="store_true", help="forget the stored runs")
     arguments = parser.parse_args(argv)
     if arguments.name not in STUDIES:
         raise KDTutorError(nearest("study", arguments.name, STUDIES))
+    if arguments.teacher and not arguments.output:
+        raise KDTutorError(
+            "--teacher needs --output: the file that notebooks show belongs to the embedded teacher"
+        )
     study = STUDIES[arguments.name]()
     file, say = arguments.output or results_file(study.name), partial(print, flush=True)
-    stored = run(study, file, restart=arguments.restart, report=say)
+    task = teacher = None
+    if arguments.teacher:
+        from kdtutor import data, models
+
+        task = data.load_task(study.task)
+        teacher = models.load_teacher(task, arguments.teacher)
+    stored = run(study, file, task, teacher, restart=arguments.restart, report=say)
     for name in stored.configurations:
         print(f"{name:<28}" + "".join(f"  {split} {stored.mean(name, split=split)}" for split in SPLITS))
     return 0

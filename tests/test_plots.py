@@ -73,6 +73,24 @@ def test_gradients_say_what_each_objective_raises_and_lowers():
     assert "MSE raises food most (−0.20)" in said(picture)
 
 
+def test_gradient_sizes_follow_the_closed_forms():
+    z_s, z_t = np.zeros((2, 4)), np.stack([LOGITS, -LOGITS])
+    picture = plots.gradient_sizes(z_s, z_t, [0, 3], temperatures=[1, 10])
+    gaps = [np.mean([np.linalg.norm(softmax(row / T) - 0.25) for row in z_t]) for T in (1, 10)]
+    assert f"with T² from {gaps[0]:.2g} to {10 * gaps[1]:.2g}" in said(picture)
+    assert f"without T² from {gaps[0]:.2g} to {gaps[1] / 10:.2g}" in said(picture)
+    assert f"hard labels {np.sqrt(0.75):.2g} at any T" in said(picture)
+
+
+def test_second_guesses_name_the_largest_shares_and_put_classes_that_share_together():
+    shares = np.array([[0, 0.1, 0.9, 0], [0.2, 0, 0, 0.8], [0.95, 0.05, 0, 0], [np.nan] * 4])
+    picture = plots.second_guesses(shares, NAMES)
+    assert "plant to animal 95 %; from animal to plant 90 %; from food to time 80 %" in said(picture)
+    drawn = [text.get_text() for text in picture.axes[0].get_yticklabels()]
+    assert abs(drawn.index("animal") - drawn.index("plant")) == 1
+    assert abs(drawn.index("food") - drawn.index("time")) == 1
+
+
 def test_learning_curves_take_histories_and_pairs_and_smooth_only_the_long_ones():
     history = [{"step": i + 1, "loss": 2.0 if i < 50 else 1.0} for i in range(100)]
     picture = plots.learning_curves({"student": history, "control": [(1, 3.0), (100, 2.5)]})
@@ -106,6 +124,53 @@ def test_the_comparison_says_what_the_student_saves_and_costs():
 
 def test_size_and_accuracy_are_said_for_every_model():
     assert "teacher 8.0 M, 86.0 %; student 2.0 M, 77.4 %" in said(plots.size_accuracy(EVALUATIONS))
+
+
+def test_class_scores_are_the_f1_of_each_class_the_largest_first_with_its_commonest_mistake():
+    labels = [0] * 5 + [1] * 3 + [2] * 2  # nothing is a time, and nothing is taken for one
+    predicted = [0, 0, 0, 1, 2, 1, 0, 0, 2, 2]
+    picture = plots.class_scores(predicted, labels, NAMES)
+    axes = picture.axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["animal (5)", "food (3)", "plant (2)"]
+    # animal: TP 3, FP 2, FN 2; food: TP 1, FP 1, FN 2; plant: TP 2, FP 1, FN 0
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.6, 0.4, 0.8])
+    beside = [text.get_text().replace("\u00a0", " ") for text in axes.texts]
+    assert beside[:5] == ["60 %", "food 20 %", "40 %", "animal 67 %", "80 %"]
+    assert "from plant 80 % to food 40 %, mean 60 %; most often, food is taken for animal (2 of 3)" in said(
+        picture
+    )
+
+
+def test_class_scores_without_a_mistake_name_none():
+    assert said(plots.class_scores([0, 1], [0, 1], NAMES)).endswith("mean 100 %.")
+
+
+def test_class_scores_name_no_mistake_of_a_class_that_has_no_text():
+    picture = plots.class_scores([1, 1], [0, 1], NAMES)
+    assert said(picture).endswith("most often, animal is taken for food (1 of 1).")
+    picture.savefig(BytesIO())
+
+
+def test_the_transformer_s_diagram_holds_the_example_and_says_what_reads_what():
+    picture = plots.encoder_decoder("three hundred", "<s> 3", "0")
+    drawn = [text.get_text() for text in picture.axes[0].texts]
+    assert {"three hundred", "<s> 3", "0", "encoder layer, N times", "decoder layer, N times"} < set(drawn)
+    assert drawn.count("add & norm") == 5  # two sublayers in an encoder layer, three in a decoder layer
+    assert "The encoder reads “three hundred”" in said(picture)
+    assert "cross-attention to the memory" in said(picture)
+
+
+def test_positions_say_whether_dot_products_depend_on_the_distance_alone():
+    angles = np.arange(10)[:, None] / np.array([1.0, 5.0])
+    sinusoids = np.stack([np.sin(angles), np.cos(angles)], -1).reshape(10, 4)
+    expected = [np.cos(distance * np.array([1, 0.2])).sum() for distance in (0, 1, 6)]
+    text = said(plots.positions(sinusoids, reach=6))
+    assert (
+        "depends on the distance alone: 2.0 at distance 0, {1:.1f} at 1, {2:.1f} at 6".format(*expected)
+        in text
+    )
+    assert "Encoding of 10 positions in 4 columns" in text
+    assert "depends on more than the distance" in said(plots.positions(np.eye(5)[:, [0, 1, 1]]))
 
 
 def test_teacher_and_student_look_the_same_in_every_place_and_nobody_else_looks_like_them():
@@ -145,3 +210,57 @@ def test_the_same_figure_is_the_same_bytes():
     for file in files:
         plots.size_accuracy(EVALUATIONS).savefig(file, format="png", metadata={"Software": None})
     assert files[0].getvalue() == files[1].getvalue()
+
+
+TOKENS = ("[CLS]", "a", "bird", "[SEP]")
+
+
+def test_attention_maps_say_where_most_of_it_goes_and_name_the_largest_weight():
+    towards_bird = np.full((4, 4), 0.1) + 0.6 * (np.arange(4) == 2)
+    towards_bird[1] = [0, 0, 0.05, 0.95]
+    picture = plots.attention_maps({"head 3": towards_bird, "head 4": np.eye(4, k=-1)}, TOKENS)
+    assert "head 3: most of it goes to bird (54 % on average)" in said(picture)
+    assert "the largest single weight is 95 %, from a to [SEP]" in said(picture)
+    assert "head 4: from each token, 75 % of it goes to the token before" in said(picture)
+    assert [text.get_text() for text in picture.axes[0].get_yticklabels()] == list(TOKENS)
+    assert "10" in [text.get_text() for text in picture.axes[0].texts]
+
+
+def test_attention_maps_may_have_other_keys_than_queries_and_refuse_another_shape():
+    picture = plots.attention_maps({"cross": np.full((4, 2), 0.5)}, TOKENS, ["ein", "Vogel"])
+    assert "4 queries over 2 keys" in said(picture)
+    with pytest.raises(
+        KDTutorError, match=r"cross has the shape \(4, 2\), but there are 4 queries and 4 keys"
+    ):
+        plots.attention_maps({"cross": np.full((4, 2), 0.5)}, TOKENS)
+
+
+def test_masks_count_and_tick_what_they_allow():
+    picture = plots.masks({"causal": np.tri(4, dtype=bool), "all": np.ones((4, 4), bool)}, TOKENS)
+    assert "Of 16 pairs are allowed: causal 10, all 16" in said(picture)
+    assert [len(axes.texts) for axes in picture.axes] == [10, 16]
+
+
+def test_the_overview_has_a_map_for_every_head_and_counts_the_favourites():
+    torch = pytest.importorskip("torch")
+    layer = torch.zeros(1, 3, 4, 4)  # three heads: two look at the bird only, one at [SEP]
+    layer[:, :2, :, 2] = layer[:, 2, :, 3] = 1
+    picture = plots.attention_overview([layer, layer], TOKENS)
+    assert len(picture.axes) == 6
+    assert "looked at most is bird in 4, [SEP] in 2 of the 6 maps" in said(picture)
+
+
+def test_head_shares_say_the_mean_and_the_extreme_head_and_print_every_number():
+    shares = np.array([[0.1, 0.2, 0.9], [0.1, 0.2, 0.3]])
+    picture = plots.head_shares({"back": shares, "on": shares / 2, "self": shares / 3})
+    assert "back: 30 % over all heads, most in layer 0, head 2 (90 %)" in said(picture)
+    assert [text.get_text() for text in picture.axes[0].texts] == ["10", "20", "90", "10", "20", "30"]
+    assert [axes.get_visible() for axes in picture.axes] == [True, True, True, False]
+
+
+def test_saturation_says_how_the_largest_weight_and_its_gradient_end():
+    largest, gradient = {"q·k": [0.2, 0.96]}, {"q·k": [0.05, 0.004]}
+    assert (
+        "from 1 to 1024: q·k, the largest weight goes from 20 % to 96 % and the gradient from 0.05 to 0.004"
+        in (said(plots.saturation([1, 1024], largest, gradient)))
+    )

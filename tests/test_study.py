@@ -179,6 +179,22 @@ def test_the_command_names_the_studies(capsys):
     assert 'unknown study "logit"; there are: logits' in capsys.readouterr().err
 
 
+def test_another_teacher_needs_a_file_of_its_own(capsys, tmp_path):
+    assert main(["study", "logits", "--teacher", str(tmp_path)]) == 1
+    assert "--teacher needs --output" in capsys.readouterr().err
+    assert main(["study", "logits", "--teacher", str(tmp_path), "--output", str(tmp_path / "x.json")]) == 1
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_the_study_with_a_teacher_of_three_passes_differs_only_where_there_is_a_teacher():
+    five, three = study.load("logits"), study.load("logits-three-passes")
+    assert five.record["teacher"] != three.record["teacher"]
+    assert five.record["configurations"] == three.record["configurations"]
+    for name, what in five.record["configurations"].items():
+        alone = "Soft" not in what["objective"] and "MSE" not in what["objective"]
+        assert (five.scores(name) == three.scores(name)) == alone
+
+
 def test_every_study_has_one_name_a_configuration_and_readable_objectives():
     from kdtutor.cli import parse_objective
 

@@ -1,0 +1,242 @@
+"""How long distillation takes: kdtutor's loop beside `transformers.Trainer` with an online teacher, plain and tuned.
+
+    python benchmarks/training.py                       the table of benchmarks/README.md
+    python benchmarks/training.py --texts 1000 --rounds 1 --students small   a quick look
+
+All arms train the same student from the same weights on the same texts, with equal steps, schedule, dropout and loss.
+Each arm is a process of its own; the arms take turns, so that a machine that slows down slows all of them. A figure is
+the median over the rounds, a ratio is made of arms of the same round. Our loop's time includes asking the teacher once.
+
+    ours            kdtutor.Distillation
+    ours, online    the same, but the teacher is asked at every step: what the cache alone is worth
+    plain           Trainer with a compute_loss that asks the teacher; padding to the longest text of a batch
+    tuned           the same with texts grouped by length, fused AdamW, and bf16 where the hardware has it
+    compiled        tuned, with torch.compile
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+STUDENTS = {
+    "half depth": "3 layers × 256, copied from the teacher",
+    "small": "2 layers × 128, from random weights",
+}
+ARMS = ("ours", "ours, online", "plain", "tuned", "compiled")
+ALPHA, TEMPERATURE, BATCH, RATE, WARMUP, DECAY = 0.1, 2.0, 32, 5e-4, 0.05, 0.01
+TESTED = 2000  # texts of the test split
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--texts", type=int, default=4000)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--students", nargs="+", choices=STUDENTS, default=[*STUDENTS])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
+    parser.add_argument("--output", type=Path, help="write all measurements to this JSON file")
+    parser.add_argument("--one", nargs=2, metavar=("ARM", "STUDENT"), help=argparse.SUPPRESS)
+    a = parser.parse_args()
+    if a.one:
+        print(json.dumps(measure(*a.one, a.texts, a.epochs)))
+        return
+    machine = {"machine": describe(), "texts": a.texts, "epochs": a.epochs}
+    print("\n".join(f"{name}: {value}" for name, value in machine.items()))
+    results = []
+    for student in a.students:
+        for number in range(a.rounds):
+            for arm in a.arms:
+                if arm == "compiled" and number:
+                    continue  # once is enough to see whether it helps
+                command = [sys.executable, __file__, "--one", arm, student]
+                command += ["--texts", str(a.texts), "--epochs", str(a.epochs)]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    print(f"{arm} failed:\n{done.stderr[-2000:]}")
+                    continue
+                results.append({"round": number} | json.loads(done.stdout.splitlines()[-1]))
+                print(f"{student}, {arm}, round {number}: {results[-1]['seconds']:.1f} s", flush=True)
+        print(table(results, student), flush=True)
+    if a.output:
+        a.output.write_text(json.dumps(machine | {"results": results}, indent=1) + "\n", encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------ one arm
+
+
+def measure(arm: str, name: str, texts: int, epochs: int) -> dict:
+    """Train once; everything that is measured."""
+    import torch
+
+    import kdtutor as kd
+    from kdtutor.hardware import peak_memory
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    task = kd.load_task("supersense").subset(texts)
+    teacher = kd.load_teacher(task).to(device)
+    if name == "half depth":
+        student = kd.half_depth(teacher.cpu(), seed=0).to(device)
+    else:
+        student = kd.small_bert(task, layers=2, width=128, seed=0).to(device)
+    teacher.to(device)
+    encoded = task.encode("train")  # tokenized before the clock starts, for all arms
+    rate = matmul_rate(device)
+    train = ours if arm.startswith("ours") else trainer
+    started = time.perf_counter()
+    steps = train(arm, student, teacher, task, epochs)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
+
+    logits = kd.predict(student.to(device), task, "test")[:TESTED]
+    tokens = int(encoded.lengths.sum()) * epochs
+    length = round(float(encoded.lengths.float().mean()))
+    work = 6 * kd.sizes(student.cpu(), length).multiply_adds / length * tokens  # forward 2, backward 4
+    if arm == "ours":
+        work += 2 * kd.sizes(teacher.cpu(), length).multiply_adds / length * tokens / epochs
+    elif not arm.startswith("ours") or arm == "ours, online":
+        work += 2 * kd.sizes(teacher.cpu(), length).multiply_adds / length * tokens
+    return {
+        "student": name,
+        "arm": arm,
+        "seconds": seconds,
+        "steps": steps,
+        "tokens_per_second": tokens / seconds,
+        "accuracy": kd.evaluation.accuracy(logits, task.targets("test")[:TESTED]),
+        "share_of_matmul_rate": work / seconds / rate,
+        "matmul_rate": rate,
+        "peak_memory": peak_memory(device),
+    }
+
+
+def ours(arm: str, student, teacher, task, epochs: int) -> int:
+    import kdtutor as kd
+
+    goal = kd.blend(alpha=ALPHA, temperature=TEMPERATURE)
+    settings = {"batch_size": BATCH, "learning_rate": RATE, "warmup": WARMUP, "weight_decay": DECAY}
+    run = kd.Distillation(
+        student, teacher, task, goal, epochs=epochs, cache=arm == "ours", progress=False, **settings
+    )
+    run.run()
+    return run.total_steps
+
+
+def trainer(arm: str, student, teacher, task, epochs: int) -> int:
+    """The ecosystem's idiom: a Trainer whose compute_loss asks the teacher at every step."""
+    import tempfile
+
+    import torch
+    import torch.nn.functional as F
+    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
+    from kdtutor.hardware import has_bf16
+
+    class DistillationTrainer(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            labels = inputs.pop("labels")
+            outputs = model(**inputs)
+            with torch.no_grad():
+                teacher_logits = teacher(**inputs).logits
+            soft = F.kl_div(
+                F.log_softmax(outputs.logits / TEMPERATURE, -1),
+                F.softmax(teacher_logits / TEMPERATURE, -1),
+                reduction="batchmean",
+            )
+            loss = ALPHA * F.cross_entropy(outputs.logits, labels) + (1 - ALPHA) * TEMPERATURE**2 * soft
+            return (loss, outputs) if return_outputs else loss
+
+    encoded = task.encode("train")
+    rows = []
+    for i in range(len(encoded)):
+        one = encoded.batch(torch.tensor([i]))
+        rows.append({"input_ids": one["input_ids"][0].tolist(), "labels": int(one["labels"][0])})
+    tuned = arm != "plain"
+    settings = {}
+    if tuned:
+        settings = {
+            "train_sampling_strategy": "group_by_length",
+            "optim": "adamw_torch_fused",
+            "bf16": has_bf16(next(student.parameters()).device),
+            "torch_compile": arm == "compiled",
+        }
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder, num_train_epochs=epochs, per_device_train_batch_size=BATCH, learning_rate=RATE,
+            weight_decay=DECAY, warmup_steps=WARMUP, lr_scheduler_type="linear", max_grad_norm=1.0, seed=0,
+            save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(), use_cpu=not torch.cuda.is_available(), **settings,
+        )  # fmt: skip
+        collator = DataCollatorWithPadding(task.tokenizer)
+        done = DistillationTrainer(student, arguments, train_dataset=rows, data_collator=collator).train()
+    return done.global_step
+
+
+# ------------------------------------------------------------------------------------------------ the machine
+
+
+def matmul_rate(device, size: int = 1024, seconds: float = 1.0) -> float:
+    """Floating-point operations a second of a large matrix product, in the precision that training uses."""
+    import torch
+
+    from kdtutor.hardware import has_bf16
+
+    size = size * 8 if device.type == "cuda" else size
+    kind = torch.bfloat16 if has_bf16(device) else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+    best, until = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        started = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 2 * size**3 / (time.perf_counter() - started))
+    return best
+
+
+def describe() -> str:
+    import torch
+    import transformers
+
+    what = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        what = torch.cuda.get_device_name()
+    return f"{what}; torch {torch.__version__}, transformers {transformers.__version__}"
+
+
+def table(results: list[dict], student: str) -> str:
+    """A Markdown table of one student's arms."""
+    mine = [row for row in results if row["student"] == student]
+    ours = {row["round"]: row["seconds"] for row in mine if row["arm"] == "ours"}
+    lines = [
+        f"\n**{student}** ({STUDENTS[student]})\n",
+        "| arm | seconds | ours is faster by | tokens a second | of the matmul rate | accuracy | peak memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for arm in ARMS:
+        rows = [row for row in mine if row["arm"] == arm]
+        if not rows:
+            continue
+
+        def middle(key: str, rows=rows) -> float:
+            return statistics.median(row[key] for row in rows)
+
+        ratios = sorted(row["seconds"] / ours[row["round"]] for row in rows if row["round"] in ours)
+        faster = f"{statistics.median(ratios):.2f}× ({ratios[0]:.2f} to {ratios[-1]:.2f})" if ratios else "?"
+        lines.append(
+            f"| {arm} | {middle('seconds'):.1f} | {faster} | {middle('tokens_per_second'):,.0f} | "
+            f"{middle('share_of_matmul_rate'):.0%} | {middle('accuracy'):.1%} | {middle('peak_memory') / 1e6:,.0f} MB |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

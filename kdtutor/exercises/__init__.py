@@ -1,0 +1,100 @@
+"""Exercises that say which mistake you made.
+
+    from kdtutor.exercises import check
+
+    check.soft_targets(my_function)             # feedback: right, or which mistake it is
+    check.progress()                            # what is solved, notebook by notebook
+    check.progress("ada.json", name="Ada")      # the same as a file that an instructor can collect
+
+An exercise is asked for by its name; `dir(check)` lists them. They stand in one file a notebook, which is imported
+when it is needed. What you write runs nowhere but in your own kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from kdtutor.errors import nearest
+from kdtutor.exercises.progress import Progress, ProgressError
+
+if TYPE_CHECKING:
+    from kdtutor.exercises.checker import Exercise, Verdict
+
+#: the files of exercises, in the order of the notebooks
+FILES = ("start", "attention", "transformer", "bert", "temperature", "logits")
+
+
+def load_exercises() -> dict[str, Exercise]:
+    """All exercises of the course by name, in the order of the notebooks."""
+    names = [f"{__name__}.{file}" for file in FILES]
+    files = [import_module(name) for name in names if find_spec(name)]
+    return {exercise.name: exercise for file in files for exercise in file.EXERCISES}
+
+
+class Check:
+    """`check.<exercise>(your_function)` gives feedback as text; it never raises, whatever the function does."""
+
+    def __init__(self) -> None:
+        self._progress = Progress()
+        self._one_at_a_time = threading.Lock()
+
+    def progress(self, path: str | os.PathLike | None = None, name: str | None = None) -> Text:
+        """What is solved, as a table; with a path, also written to that file, merged with what is in it."""
+        table = self._progress.table(load_exercises().values())
+        if path is None:
+            return Text(table)
+        try:
+            return Text(f"{table}\n{self._progress.write(path, name)}")
+        except ProgressError as error:
+            return Text(f"{table}\nNot written: {error}.")
+
+    def __getattr__(self, name: str) -> ExerciseCheck:
+        if name.startswith("_"):  # such as _repr_html_, which Jupyter asks every object for
+            raise AttributeError(name)
+        exercises = load_exercises()
+        if name not in exercises:
+            raise AttributeError(nearest("exercise", name, exercises))
+        return ExerciseCheck(self, exercises[name])
+
+    def __dir__(self) -> list[str]:
+        return [*load_exercises(), "progress"]
+
+    def __repr__(self) -> str:
+        return "check.<exercise>(your_function) gives feedback, check.progress() says what is solved"
+
+
+class ExerciseCheck:
+    """One exercise's check, as in `check.soft_targets`."""
+
+    def __init__(self, check: Check, exercise: Exercise) -> None:
+        self._check, self._exercise = check, exercise
+
+    def __call__(self, *answer: Any, **named: Any) -> Verdict:
+        from kdtutor.exercises import checker, sandbox
+
+        if threading.current_thread().name == sandbox.THREAD_NAME:
+            return checker.not_a_function("check is called inside of the function that it checks.")
+        if len(answer) != 1 or named:
+            return checker.not_a_function(f"check.{self._exercise.name} takes one thing: your function.")
+        with self._check._one_at_a_time:  # it catches what is printed, which all threads share
+            verdict = checker.judge(self._exercise, answer[0])
+        self._check._progress.note(self._exercise, verdict)
+        return verdict
+
+    def __repr__(self) -> str:
+        exercise = self._exercise
+        return f"Exercise {exercise.number} · {exercise.title}: check.{exercise.name}(your_function)"
+
+
+class Text(str):
+    """Text that shows itself without quotes, so that it needs no print at the end of a cell."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+check = Check()

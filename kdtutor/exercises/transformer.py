@@ -1,0 +1,436 @@
+"""The exercises of notebook 02: LayerNorm, positions, an encoder layer, counting parameters, teacher forcing.
+
+Each reference takes `wrong`, a set of names of mistakes, and each name changes one line of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdtutor.exercises.checker import Exercise, Mistake
+
+PAD, START = 0, 1  # the ids that notebook 02 uses for padding and for the beginning of an answer
+
+
+# ------------------------------------------------------------------------------------------------- 2.1 LayerNorm
+
+
+def layer_norm(
+    x: Tensor, gain: Tensor, bias: Tensor, eps: float, wrong: frozenset[str] = frozenset()
+) -> Tensor:
+    """(B, L, D) → the same shape: each token's numbers get mean 0 and variance 1, then `gain` and `bias` (D,)."""
+    axes = {"over the tokens": (-2,), "over the whole sentence": (-2, -1)}
+    dims = next((axes[name] for name in axes if name in wrong), (-1,))
+    centred = x if "mean left in" in wrong else x - x.mean(dims, keepdim=True)
+    variance = x.var(dims, correction=1 if "divided by n − 1" in wrong else 0, keepdim=True)
+    if "the variance where its root is due" in wrong:
+        normed = centred / (variance + eps)
+    elif "eps outside the root" in wrong:
+        normed = centred / (variance.sqrt() + eps)
+    else:
+        normed = centred / (variance + eps).sqrt()
+    if "bias before gain" in wrong:
+        return gain * (normed + bias)
+    return normed if "no gain and bias" in wrong else gain * normed + bias
+
+
+def _layer_norm_probes(generator: torch.Generator) -> list[tuple]:
+    # A large eps makes its place visible; a mean and a scale of their own do that for all else.
+    return [
+        _normed_input(generator, *shape, eps)
+        for *shape, eps in ((2, 3, 4, 0.3), (1, 5, 8, 0.1), (3, 2, 6, 1e-5))
+    ]
+
+
+def _normed_input(
+    generator: torch.Generator, batch: int, length: int, width: int, eps: float, mean: float = 2.0
+):
+    x = mean + 0.8 * torch.randn(batch, length, width, generator=generator)
+    gain, bias = 1 + 0.5 * torch.randn(2, width, generator=generator)
+    return x, gain, bias, eps
+
+
+# ------------------------------------------------------------------------------------------------- 2.2 positions
+
+
+def sinusoidal_positions(length: int, width: int, wrong: frozenset[str] = frozenset()) -> Tensor:
+    """(length, width): row t has sin(t ω_i) in column 2i and cos(t ω_i) in column 2i + 1, ω_i = 10000^(−2i / width)."""
+    t = torch.arange(length, dtype=torch.float32)[:, None]
+    if "counted from 1" in wrong:
+        t = t + 1
+    i = torch.arange(width // 2, dtype=torch.float32)
+    exponent = i / width if "half the exponent" in wrong else 2 * i / width
+    base = 1000.0 if "another base" in wrong else 10000.0
+    angles = (
+        t * base**exponent if "multiplied instead of divided" in wrong else t / base**exponent
+    )  # (length, width / 2)
+    sines, cosines = angles.sin(), angles.cos()
+    if "a frequency for each column" in wrong:  # the cosine of column 2i + 1 has that column's own exponent
+        cosines = (t / base ** ((2 * i + 1) / width)).cos()
+    if "sine and cosine swapped" in wrong:
+        sines, cosines = cosines, sines
+    if "side by side" in wrong:
+        return torch.cat([sines, cosines], -1)
+    return torch.stack([sines, cosines], -1).flatten(-2)
+
+
+# --------------------------------------------------------------------------------------------- 2.3 encoder layer
+
+
+def encoder_layer(
+    x: Tensor, attention: Callable, feed_forward: Callable, norm1: Callable, norm2: Callable,
+    wrong: frozenset[str] = frozenset(),
+) -> Tensor:  # fmt: skip
+    """(B, L, D) → the same: two sublayers, and around each a residual connection and then a LayerNorm (post-norm)."""
+    if "one norm for both" in wrong:
+        norm2 = norm1
+    first, second = (feed_forward, attention) if "feed-forward first" in wrong else (attention, feed_forward)
+
+    def around(x: Tensor, sublayer: Callable, norm: Callable, residual: Tensor) -> Tensor:
+        if "norm before the sublayer" in wrong:
+            return residual + sublayer(norm(x))
+        if "no residual" in wrong:
+            return norm(sublayer(x))
+        if "residual around the norm" in wrong:
+            return residual + norm(sublayer(x))
+        return norm(residual + sublayer(x))
+
+    h = around(x, first, norm1, x)
+    return around(h, second, norm2, x if "the residual of the input" in wrong else h)
+
+
+def _observe_encoder_layer(function: Callable, x: Tensor, seed: int) -> dict[str, Tensor]:
+    """Run it on parts that are made from the seed: attention that mixes tokens, a feed-forward net, two norms."""
+    generator, width = torch.Generator().manual_seed(seed), x.shape[-1]
+    w = torch.randn(6, width, width, generator=generator) / math.sqrt(width)
+    gains = 1 + 0.5 * torch.randn(2, width, generator=generator)
+
+    def attention(x: Tensor) -> Tensor:
+        q, k, v = x @ w[0], x @ w[1], x @ w[2]
+        return (q @ k.mT / math.sqrt(width)).softmax(-1) @ v @ w[3]
+
+    def feed_forward(x: Tensor) -> Tensor:
+        return (x @ w[4]).relu() @ w[5]
+
+    norms = [lambda x, gain=gain: gain * F.layer_norm(x, (width,)) for gain in gains]
+    x = x.clone().requires_grad_()
+    result = function(x, attention, feed_forward, *norms)
+    if not (isinstance(result, Tensor) and result.requires_grad and result.shape == x.shape):
+        return {"the result": result}
+    (gradient,) = torch.autograd.grad(result.square().sum() + result.sum(), x)
+    return {"the result": result, "its gradient with respect to x": gradient}
+
+
+# -------------------------------------------------------------------------------------- 2.4 counting parameters
+
+
+def transformer_parameters(
+    vocabulary: int, width: int, heads: int, hidden: int, layers: int, wrong: frozenset[str] = frozenset()
+) -> int:
+    """An encoder–decoder with `layers` each, one table for both embeddings and the output layer, no output bias."""
+    bias = "biases forgotten" not in wrong
+    matrices = 3 if "no output projection" in wrong else 4
+    attention = matrices * (width * width + bias * width)
+    if "times the heads" in wrong:
+        attention *= heads
+    feed_forward = 2 * width * hidden + bias * (hidden + width)
+    norm = 0 if "norms forgotten" in wrong else 2 * width
+    encoder = attention + feed_forward + 2 * norm
+    decoder = encoder if "no cross-attention" in wrong else 2 * attention + feed_forward + 3 * norm
+    tables = 3 if "the table three times" in wrong else 1
+    return layers * (encoder + decoder) + tables * vocabulary * width
+
+
+def _sizes(generator: torch.Generator) -> list[tuple]:
+    def one(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=generator))
+
+    return [(one(1000, 9000), 8 * one(8, 64), (2, 4, 8)[k], one(300, 2000), one(2, 9)) for k in range(3)]
+
+
+# --------------------------------------------------------------------------------------------- 2.5 teacher forcing
+
+
+def training_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, source: Tensor, target: Tensor,
+    wrong: frozenset[str] = frozenset(),
+) -> Tensor:  # fmt: skip
+    """One step with teacher forcing; returns its loss, a scalar without a graph.
+
+    target (B, L): START, the answer, its end, then PAD (0). model(source, what the decoder reads) → logits.
+    """
+    if "not shifted" in wrong:
+        reads, answers = target, target
+    elif "shifted the wrong way" in wrong:
+        reads, answers = target[:, 1:], target[:, :-1]
+    else:
+        reads, answers = target[:, :-1], target[:, 1:]
+    logits = model(source, reads)  # (B, L − 1, vocabulary)
+    losses = F.cross_entropy(logits.flatten(0, 1), answers.flatten(), reduction="none").view(answers.shape)
+    valid = torch.ones_like(losses) if "padding counted" in wrong else (answers != PAD).float()
+    if "a mean of means" in wrong:
+        loss = ((losses * valid).sum(1) / valid.sum(1)).mean()
+    elif "divided by the padding too" in wrong:
+        loss = (losses * valid).mean()
+    else:
+        loss = (losses * valid).sum() / valid.sum()
+    if "gradients kept" not in wrong:
+        optimizer.zero_grad()
+    loss.backward()
+    if "no step" not in wrong:
+        optimizer.step()
+    return loss.detach()
+
+
+class _Toy(nn.Module):
+    """An "encoder–decoder" for the checker: causal like a real one, but its only mixing of tokens is a mean."""
+
+    def __init__(self, vocabulary: int, width: int, generator: torch.Generator):
+        super().__init__()
+        self.source, self.target, self.out = (
+            nn.Parameter(0.7 * torch.randn(vocabulary, width, generator=generator)) for _ in range(3)
+        )
+        self.read: list[Tensor] = []
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        self.read.append(target.detach().clone())
+        before = self.target[target].cumsum(1) / torch.arange(1, target.shape[1] + 1)[:, None]
+        return (self.source[source].mean(1, keepdim=True) + before + self.target[target]).tanh() @ self.out.T
+
+
+def _observe_training_step(function: Callable, source: Tensor, target: Tensor, seed: int) -> dict:
+    """Two steps on a toy model: what is read, what is returned, and where the weights are afterwards."""
+    model = _Toy(9, 6, torch.Generator().manual_seed(seed))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    losses = [function(model, optimizer, source, target) for _ in range(2)]
+    return {
+        "what the decoder reads": model.read[0] if model.read else "nothing",
+        "the loss of the first step": losses[0],
+        "the loss of the second step": losses[1],
+        "the model's weights after two steps": nn.utils.parameters_to_vector(model.parameters()).detach(),
+    }
+
+
+def _batches(generator: torch.Generator) -> list[tuple]:
+    """Answers of different lengths, so that there is padding: START, 3 to 8 …, an end (2), PAD."""
+    probes = []
+    for lengths in ((1, 4, 2), (5, 1), (3, 2, 1, 6)):
+        source = torch.randint(3, 9, (len(lengths), 4), generator=generator)
+        target = torch.full((len(lengths), max(lengths) + 2), PAD)
+        for row, n in zip(target, lengths, strict=True):
+            row[0], row[n + 1] = START, 2
+            row[1 : n + 1] = torch.randint(3, 9, (n,), generator=generator)
+        probes.append((source, target, int(torch.randint(1000, (), generator=generator))))
+    return probes
+
+
+EXERCISES = [
+    Exercise(
+        name="layer_norm",
+        number="2.1",
+        title="LayerNorm by hand",
+        reference=layer_norm,
+        mistakes=(
+            Mistake(
+                "over the tokens",
+                "Your statistics are taken over the tokens of a sentence, so a token's result changes when its "
+                "neighbours do. Which axis holds the numbers of *one* token?",
+            ),
+            Mistake(
+                "over the whole sentence",
+                "There is one mean and one variance for a whole sentence. LayerNorm gives every token its own.",
+            ),
+            Mistake(
+                "divided by n − 1",
+                "Your variance is divided by D − 1, as statisticians do for a sample (and `torch.var` by default). "
+                "LayerNorm divides by D: it rescales these numbers and estimates nothing.",
+            ),
+            Mistake(
+                "eps outside the root",
+                "ε is added after the square root. In the formula it is added to the variance, under the root, "
+                "where it also keeps the gradient of the root finite.",
+            ),
+            Mistake(
+                "the variance where its root is due",
+                "The numbers are divided by their variance, so their spread is 1/σ rather than 1. What has the same "
+                "unit as the numbers themselves?",
+            ),
+            Mistake(
+                "mean left in",
+                "The mean has not been taken off: that is close to RMSNorm, a younger relative, but not LayerNorm.",
+            ),
+            Mistake(
+                "no gain and bias",
+                "This is the normalised token, mean 0 and variance 1. Two learned vectors have still to act on it.",
+            ),
+            Mistake(
+                "bias before gain",
+                "The bias is multiplied by the gain: it was added one operation too early.",
+            ),
+        ),
+        probes=_layer_norm_probes,
+        gradients=(0, 1, 2),
+        # E[x²] − E[x]² cancels where the mean is far larger than the spread.
+        stress=lambda generator: [_normed_input(generator, 2, 3, 32, 1e-5, mean=1000.0)],
+        growth=lambda n: _normed_input(torch.Generator().manual_seed(0), n, 4, 8, 1e-5),
+    ),
+    Exercise(
+        name="sinusoidal_positions",
+        number="2.2",
+        title="Sinusoidal positions",
+        reference=sinusoidal_positions,
+        mistakes=(
+            Mistake(
+                "sine and cosine swapped",
+                "Sine and cosine have changed places. Position 0 tells: its first number should be sin 0 = 0.",
+            ),
+            Mistake(
+                "side by side",
+                "All sines stand left and all cosines right. That is a sound encoding too, and some libraries use "
+                "it, but in this formula they alternate: column 2i and column 2i + 1 are a pair.",
+            ),
+            Mistake(
+                "half the exponent",
+                "From pair to pair your waves get longer, but too little. The exponent is 2i / D with i "
+                "counting *pairs*, so it runs from 0 to almost 1.",
+            ),
+            Mistake(
+                "a frequency for each column",
+                "Each column has a frequency of its own. A sine and its cosine must share one: only then is a shift "
+                "of the position a rotation of the pair.",
+            ),
+            Mistake(
+                "counted from 1",
+                "Your first row is that of position 1. Positions are counted from 0.",
+            ),
+            Mistake(
+                "multiplied instead of divided",
+                "The position is multiplied by 10000^(2i/D), so that the waves get shorter from pair to pair. They "
+                "should get longer.",
+            ),
+            Mistake(
+                "another base", "Your longest wavelength is too short: look at the base of the power again."
+            ),
+        ),
+        probes=lambda generator: [(5, 8), (12, 6), (30, 16), (3, 2)],
+        growth=lambda n: (n, 8),
+    ),
+    Exercise(
+        name="encoder_layer",
+        number="2.3",
+        title="An encoder layer from its parts",
+        reference=encoder_layer,
+        mistakes=(
+            Mistake(
+                "no residual",
+                "What comes out is only what the sublayers made: the token itself has been lost on the way.",
+            ),
+            Mistake(
+                "norm before the sublayer",
+                "Your norms stand *before* the sublayers. That is pre-norm, which most models since GPT-2 use; the "
+                "paper and BERT normalise the sum, after the sublayer.",
+            ),
+            Mistake(
+                "residual around the norm",
+                "The sublayer's output is normalised first and x added afterwards. Is the sum normalised?",
+            ),
+            Mistake(
+                "the residual of the input",
+                "Your second residual connection brings back the layer's input. It should bring back what the "
+                "second sublayer got.",
+            ),
+            Mistake(
+                "one norm for both",
+                "`norm1` is used twice. Each sublayer has a norm with its own gain and bias.",
+            ),
+            Mistake(
+                "feed-forward first",
+                "The sublayers have changed places: tokens first look at each other, then think.",
+            ),
+        ),
+        probes=lambda generator: [
+            (torch.randn(2, 4, 6, generator=generator), int(torch.randint(1000, (), generator=generator)))
+            for _ in range(3)
+        ],
+        observe=_observe_encoder_layer,
+    ),
+    Exercise(
+        name="transformer_parameters",
+        number="2.4",
+        title="Count them before you build it",
+        reference=transformer_parameters,
+        mistakes=(
+            Mistake(
+                "times the heads",
+                "Attention is counted once for each head. The heads share the width: h heads of D / h numbers cost "
+                "what one of D does.",
+            ),
+            Mistake(
+                "biases forgotten",
+                "You are short by exactly the biases: each linear layer has one number for each output.",
+            ),
+            Mistake(
+                "norms forgotten",
+                "You are short by the LayerNorms: a gain and a bias each, two an encoder layer.",
+            ),
+            Mistake(
+                "no cross-attention",
+                "Your decoder layers are as large as your encoder layers. What do they have that an encoder lacks?",
+            ),
+            Mistake(
+                "no output projection",
+                "Three matrices an attention are one too few: after queries, keys and values, the heads' results "
+                "are joined and projected once more.",
+            ),
+            Mistake(
+                "the table three times",
+                "The vocabulary table is counted for source, target and output. Here the three are one tensor.",
+            ),
+        ),
+        probes=_sizes,
+    ),
+    Exercise(
+        name="training_step",
+        number="2.5",
+        title="A training step with teacher forcing",
+        reference=training_step,
+        mistakes=(
+            Mistake(
+                "not shifted",
+                "The decoder reads the very token that it is asked for, so it learns to copy, and at inference there "
+                "is nothing to copy. At each place, what may it have seen?",
+            ),
+            Mistake(
+                "shifted the wrong way",
+                "The decoder is asked for the token *before* the one it reads. It should foretell the next.",
+            ),
+            Mistake(
+                "padding counted",
+                "The loss counts the padding behind short answers, and a model that has learned to write PAD looks "
+                "better than it is.",
+            ),
+            Mistake(
+                "divided by the padding too",
+                "Padding adds nothing to your sum, but your divisor counts it: the more padding in a batch, the "
+                "smaller the loss.",
+            ),
+            Mistake(
+                "a mean of means",
+                "Your loss is a mean over the answers of their means, so a token in a short answer weighs more than "
+                "one in a long answer. Sum over all real tokens, then divide once.",
+            ),
+            Mistake(
+                "gradients kept",
+                "The second step still holds the gradient of the first: nobody has cleared it.",
+            ),
+            Mistake("no step", "The loss is right, but the weights have not moved."),
+        ),
+        probes=_batches,
+        observe=_observe_training_step,
+    ),
+]
