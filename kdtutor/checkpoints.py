@@ -125,7 +125,9 @@ def newest_whole(folder: Path, device: str) -> tuple[Path, dict, dict[str, Tenso
         except DamagedCheckpoint as error:
             damaged.append(error)
     if damaged:
-        raise KDTutorError(f"{'; '.join(map(str, damaged))}; delete it to begin anew: none before it is whole")
+        raise KDTutorError(
+            f"{'; '.join(map(str, damaged))}; delete it to begin anew: none before it is whole"
+        )
     raise KDTutorError(f"no checkpoint in {folder}")
 
 

@@ -346,7 +346,8 @@ def _train(a: TrainArguments, command: str, model, teacher, task, objective, **m
     """Train, save, measure the saved model, and write its card."""
     from transformers.utils import logging
 
-    from kdtutor import checkpoints, evaluation, models  # evaluation is for later: what it lacks is noticed now
+    # evaluation is for later: what it lacks is noticed now
+    from kdtutor import checkpoints, evaluation, models
     from kdtutor.distillation import Distillation
 
     if a.save_dtype not in ("float32", "float16"):
@@ -362,7 +363,11 @@ def _train(a: TrainArguments, command: str, model, teacher, task, objective, **m
     main_process = run.accelerator.is_main_process
     if main_process:
         if a.resume:
-            print(f"going on after step {run.done}" if begun else "no checkpoint yet: beginning with the first step")
+            print(
+                f"going on after step {run.done}"
+                if begun
+                else "no checkpoint yet: beginning with the first step"
+            )
         print(models.sizes(model))
         print(f"{len(task.split('train')):,} examples, {run.total_steps:,} steps on {run.device}", end="; ")
         print(f"objective {objective}; teacher {run.teacher_mode}", flush=True)
