@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import queue
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
@@ -72,6 +73,7 @@ def run(path: Path) -> nbformat.NotebookNode:
     start = time.perf_counter()
     with client.setup_kernel():
         client.reset_execution_trackers()
+        client.kc.shell_channel.get_msg = looking_every_second(client.kc.shell_channel.get_msg)
         for number, cell in enumerate(notebook.cells):
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
@@ -89,6 +91,25 @@ def run(path: Path) -> nbformat.NotebookNode:
     over = " OVER BUDGET" if seconds > SECONDS or (megabytes or 0) > MEGABYTES else ""
     print(f"{seconds:.0f} s, {megabytes or '?'} MB at most{over}")
     return clean(notebook)
+
+
+def looking_every_second(get_msg: Callable) -> Callable:
+    """A channel's get_msg that does not sleep through a reply until its time is over.
+
+    While nbclient waits for a cell's reply it also answers the cell's Output widgets on the same socket, and ZeroMQ
+    tells only one of the two that something has arrived.
+    """
+
+    async def get(timeout: float | None = None) -> dict:
+        until = float("inf") if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                return await get_msg(timeout=max(0, min(1, until - time.monotonic())))
+            except queue.Empty:
+                if time.monotonic() >= until:
+                    raise
+
+    return get
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
