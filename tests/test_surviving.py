@@ -43,13 +43,17 @@ def task():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread_and_a_path_for_the_forks():
+def _one_thread_here_and_in_the_forks_and_a_path_for_them():
+    """The last digits depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     before, path = os.environ.get("OMP_NUM_THREADS"), os.environ.get("PYTHONPATH")
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), path]))
     yield
     for name, value in {"OMP_NUM_THREADS": before, "PYTHONPATH": path}.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
+    torch.set_num_threads(threads)
 
 
 # ------------------------------------------------------------------------------------------------ SIGKILL
@@ -69,11 +73,14 @@ def steered_run(folder, **changes) -> Distillation:
 
 
 def steps_of(run: Distillation) -> None:
-    """All steps, with the temperature raised at the tenth and the learning rate halved at the twentieth."""
+    """All steps, with the temperature raised after the 9th and the learning rate halved after the 19th.
+
+    After odd ones: the checkpoint of the next step has the change, and from the one before it the change is made again.
+    """
     for step in run:
-        if step.number == 10:
+        if step.number == 9:
             run.objective.temperature = 4
-        if step.number == 20:
+        if step.number == 19:
             run.learning_rate /= 2
 
 
