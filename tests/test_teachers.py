@@ -1,0 +1,44 @@
+"""The shipped checkpoints are what their cards say, and the course's teacher clears its bar."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from kdtutor import data, evaluation, models
+from kdtutor.assets import asset_path
+
+TEACHERS = {"supersense": "bert-supersense", "sentiment": "bert-sentiment"}
+
+
+def card(name: str) -> dict:
+    return json.loads(asset_path(f"models/{name}/card.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("task", TEACHERS)
+def test_a_teacher_scores_on_the_whole_test_split_what_its_card_says(task):
+    loaded, told = data.load_task(task), card(TEACHERS[task])
+    teacher = models.load_teacher(loaded)
+    logits = evaluation.predict(teacher, loaded, "test", batch_size=64)
+    accuracy = evaluation.accuracy(logits, loaded.targets("test"))
+    assert told["data"]["fingerprint"] == loaded.fingerprint
+    assert told["scores"]["test"]["examples"] == len(logits)
+    assert accuracy == pytest.approx(
+        told["scores"]["test"]["accuracy"], abs=0.001
+    )  # other processors round otherwise
+    assert all(p.dtype == torch.float32 and not p.requires_grad for p in teacher.parameters())
+
+
+def test_the_supersense_teacher_beats_counting_words_by_one_and_a_half_points():
+    baselines = json.loads(asset_path("results/tfidf-baseline.json").read_text(encoding="utf-8"))["tasks"]
+    bar = baselines["supersense"]["test"]["accuracy"]
+    assert card("bert-supersense")["scores"]["test"]["accuracy"] - bar >= 0.015
+
+
+@pytest.mark.parametrize("name", ["bert-glosses", *TEACHERS.values()])
+def test_a_card_tells_how_its_checkpoint_is_made_again(name):
+    told = card(name)
+    assert told["command"].startswith(("kdtutor pretrain", "kdtutor finetune"))
+    assert {"settings", "seed", "data", "scores", "steps", "seconds", "hardware", "versions"} <= told.keys()
