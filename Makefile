@@ -31,7 +31,7 @@ help: ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
 
 lab: $(READY) ## set up what is missing, then open JupyterLab at notebook 00
-	$(BIN)/jupyter lab $(LAB_FLAGS) $(wildcard notebooks/00_*.ipynb)
+	$(BIN)/jupyter lab $(LAB_FLAGS) --LabApp.default_url=/lab/tree/$(wildcard notebooks/00_*.ipynb)
 
 notebooks: $(READY) ## execute every notebook in place, top to bottom, and store its outputs
 	$(BIN)/python tests/tools/execute_notebooks.py
