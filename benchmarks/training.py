@@ -82,12 +82,12 @@ def measure(arm: str, name: str, texts: int, epochs: int) -> dict:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task = kd.load_task("supersense").subset(texts)
-    teacher = kd.load_teacher(task).to(device)
+    teacher = kd.load_teacher(task)
     if name == "half depth":
-        student = kd.half_depth(teacher.cpu(), seed=0).to(device)
+        student = kd.half_depth(teacher, seed=0)
     else:
-        student = kd.small_bert(task, layers=2, width=128, seed=0).to(device)
-    teacher.to(device)
+        student = kd.small_bert(task, layers=2, width=128, seed=0)
+    student.to(device), teacher.to(device)
     encoded = task.encode("train")  # tokenized before the clock starts, for all arms
     rate = matmul_rate(device)
     train = ours if arm.startswith("ours") else trainer
@@ -101,10 +101,8 @@ def measure(arm: str, name: str, texts: int, epochs: int) -> dict:
     tokens = int(encoded.lengths.sum()) * epochs
     length = round(float(encoded.lengths.float().mean()))
     work = 6 * kd.sizes(student.cpu(), length).multiply_adds / length * tokens  # forward 2, backward 4
-    if arm == "ours":
-        work += 2 * kd.sizes(teacher.cpu(), length).multiply_adds / length * tokens / epochs
-    elif not arm.startswith("ours") or arm == "ours, online":
-        work += 2 * kd.sizes(teacher.cpu(), length).multiply_adds / length * tokens
+    asked = tokens / epochs if arm == "ours" else tokens  # once, or at every step
+    work += 2 * kd.sizes(teacher.cpu(), length).multiply_adds / length * asked
     return {
         "student": name,
         "arm": arm,

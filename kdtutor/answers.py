@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Set
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -75,13 +75,10 @@ class _Asking:
 
     def __init__(self, teacher, task: Task, split: str, bf16: bool, accelerator: Accelerator, progress):
         self.teacher, self.bf16, self.accelerator, self.progress = teacher, bf16, accelerator, progress
-        self.name, self.data = f"{split} split of {task.name}", task.encode(split)
+        self.task, self.split, self.data = task, split, task.encode(split)
         self.shape = len(self.data), teacher.config.num_labels
         self.bytes = 4 * self.shape[0] * self.shape[1]  # float32
         self.order = length_bucketed_batches(self.data.lengths, ASKED_AT_ONCE * accelerator.num_processes)
-        self.file = (
-            f"teacher-{fingerprint(teacher)}-{task.fingerprint}-{split}-{'bf16' if bf16 else 'fp32'}.npy"
-        )
 
     def in_memory(self) -> Tensor:
         free = memory()[1]
@@ -97,8 +94,10 @@ class _Asking:
 
     def on_disk(self, folder: Path) -> Tensor:
         """A file belongs to one teacher, task, split and precision. Two runs that need it: the second waits for it."""
-        file, main = folder / self.file, self.accelerator.is_main_process
-        with FileLock(folder / f".{self.file}.lock") if main else nullcontext():
+        precision = "bf16" if self.bf16 else "fp32"
+        key = f"{fingerprint(self.teacher)}-{self.task.fingerprint}-{self.split}-{precision}"
+        file, main = folder / f"teacher-{key}.npy", self.accelerator.is_main_process
+        with FileLock(folder / f".{file.name}.lock") if main else nullcontext():
             missing = torch.tensor(float(main and not file.is_file()), device=self.accelerator.device)
             if sum_values(self.accelerator, missing):
                 self._build(file)
@@ -120,18 +119,20 @@ class _Asking:
 
         def prepare() -> None:
             nonlocal rows, first
-            if partial.is_file() and progress.is_file():
+            with suppress(
+                OSError, ValueError, KeyError, TypeError
+            ):  # nothing begun, or not readably: begin anew
                 stored = json.loads(progress.read_text(encoding="utf-8"))
-                first = stored["done"] if stored == plan | {"done": stored["done"]} else 0
+                first = stored.pop("done") if partial.is_file() else 0
+                first = first if stored == plan else 0
             free = shutil.disk_usage(file.parent).free
             if not first and self.bytes > free:
                 room = f"{_size(self.bytes)} in {file.parent}, and {_size(free)} are free"
                 raise KDTutorError(f"the teacher's answers take {room}")
             how = {"mode": "r+"} if first else {"mode": "w+", "dtype": np.float32, "shape": self.shape}
             rows = np.lib.format.open_memmap(partial, **how)
-            if hasattr(
-                os, "posix_fallocate"
-            ):  # take the room now: a mapped file that finds none kills the process
+            # Take the room now: a mapped file that finds none later kills the process.
+            if hasattr(os, "posix_fallocate"):
                 with open(partial, "r+b") as opened:
                     os.posix_fallocate(opened.fileno(), 0, partial.stat().st_size)
 
@@ -172,7 +173,8 @@ class _Asking:
             try:
                 yield index, refuse_non_finite(answers, index)
             except KDTutorError as error:
-                raise KDTutorError(f"{self.name}, asked of the teacher: {error}") from error
+                who = f"{self.split} split of {self.task.name}, asked of the teacher"
+                raise KDTutorError(f"{who}: {error}") from error
 
 
 def fingerprint(model: PreTrainedModel) -> str:
@@ -189,5 +191,5 @@ def fingerprint(model: PreTrainedModel) -> str:
 
 def _size(count: int) -> str:
     """12,345,678 → "12.3 MB"."""
-    unit = 10 ** (3 * min(3, max(1, (len(str(count)) - 1) // 3)))
-    return f"{count / unit:,.1f} {dict(zip((10**3, 10**6, 10**9), ('kB', 'MB', 'GB'), strict=True))[unit]}"
+    unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if count >= u or u == 1e3)
+    return f"{count / unit:,.1f} {name}"

@@ -163,9 +163,9 @@ class Distillation:
         self._began_with = {"objective": repr(self.objective), "learning_rate": self.learning_rate}
         needs = (term.needs for term in self.objective.terms if term.needs_teacher)
         self._teacher_needs = frozenset().union(*needs)  # "logits", "hidden_states", …
-        asked = (teacher, task, split, self._teacher_needs, cache, self.bf16, self.accelerator, progress)
-        answers = ask_once(*asked)
-        self.teacher_logits, self.teacher_mode = answers
+        self.teacher_logits, self.teacher_mode = ask_once(
+            teacher, task, split, self._teacher_needs, cache, self.bf16, self.accelerator, progress
+        )
 
     # ------------------------------------------------------------------------------------------ the step
 

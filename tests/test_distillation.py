@@ -36,6 +36,7 @@ from kdtutor.objectives import (
     blend,
 )
 
+PATIENCE = 300  # seconds until a test that waits for another process gives up
 SENTENCE = "a small furry animal that lives near water and eats fish or the sweet red fruit of tree"
 WORDS = SENTENCE.split(" ")
 ROWS = 44  # with a batch of 8: five full batches an epoch, and one of 4
@@ -957,11 +958,11 @@ def two_process_run(folder=None) -> Distillation:
     )
 
 
-def test_two_processes_give_what_one_gives(tmp_path):
+def two_processes(code: str) -> list[subprocess.CompletedProcess]:
+    """Run a script as two processes that know of each other, and wait until both have ended."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    script = SCRIPT.format(tests=os.path.dirname(__file__), folder=str(tmp_path))
     shared = {
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
@@ -970,16 +971,28 @@ def test_two_processes_give_what_one_gives(tmp_path):
     }
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", script],
+            [sys.executable, "-c", code],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for rank in range(2)
     ]
     try:
-        assert [process.wait(timeout=600) for process in started] == [0, 0]
+        said = [process.communicate(timeout=PATIENCE) for process in started]
     finally:
         for process in started:
             process.kill()
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *texts)
+        for process, texts in zip(started, said, strict=True)
+    ]
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    results = two_processes(SCRIPT.format(tests=os.path.dirname(__file__), folder=str(tmp_path)))
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr + results[1].stderr
     alone = two_process_run()
     alone.run()
     newest = checkpoints.found(tmp_path)[-1]

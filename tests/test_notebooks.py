@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import copy
+import json
+import queue
 import re
 import statistics
 import subprocess
@@ -14,7 +18,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "tools"))
 from build_site import page
-from execute_notebooks import NOTEBOOKS, NotebookError, clean, run, write
+from execute_notebooks import NOTEBOOKS, NotebookError, clean, looking_every_second, run, write
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 CLAIM = "nbval-check-output"
@@ -132,6 +136,21 @@ def test_pictures_in_the_prose_have_an_alt_text(notebook):
         assert re.search(r"\balt=\"[^\"]+\"", tag), tag
 
 
+def test_the_readmes_pictures_are_those_of_notebook_00_as_it_is_stored():
+    stored = json.loads((NOTEBOOKS / "00_start_here.ipynb").read_text(encoding="utf-8"))
+    pictures = {
+        base64.b64decode(output["data"]["image/png"]): output["metadata"]["image/png"]["alt"]
+        for cell in stored["cells"]
+        for output in cell.get("outputs", ())
+        if "image/png" in output.get("data", {})
+    }
+    readme = (NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"!\[([^\]]*)\]\((notebooks/images/[^)]+)\)", readme)
+    assert len(shown) == 2
+    for alt, address in shown:
+        assert pictures.get((NOTEBOOKS.parent / address).read_bytes()) == alt, "run: notebooks/images/make.py"
+
+
 def test_links_to_other_notebooks_lead_somewhere(notebook):
     for target in re.findall(r"\]\(([\w./-]+\.ipynb)", prose(notebook)):
         assert (notebook.path.parent / target).is_file(), target
@@ -239,6 +258,22 @@ def test_the_tool_runs_interact_and_stores_no_view_of_it(tmp_path):
     stored = run(path)
     assert stored.cells[0].outputs
     assert not re.search("widget-(view|state)", nbformat.writes(stored))
+
+
+def test_the_tool_looks_for_a_reply_every_second_until_its_time_is_over():
+    asked = []
+
+    async def get_msg(timeout: float) -> dict:
+        asked.append(timeout)
+        if len(asked) == 3:
+            return {"content": "a reply that nobody was told of"}
+        raise queue.Empty
+
+    look = looking_every_second(get_msg)
+    assert asyncio.run(look(timeout=None))["content"]
+    assert len(asked) == 3 and max(asked) <= 1
+    with pytest.raises(queue.Empty):
+        asyncio.run(look(timeout=0))
 
 
 def test_executing_again_changes_no_byte(small):

@@ -9,10 +9,7 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -22,7 +19,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_distillation import make_run, make_task, model, same, take, weights, without_time
+from test_distillation import (
+    PATIENCE,
+    make_run,
+    make_task,
+    model,
+    same,
+    take,
+    two_processes,
+    weights,
+    without_time,
+)
 
 from kdtutor import answers, checkpoints
 from kdtutor.distillation import Distillation
@@ -32,7 +39,7 @@ from kdtutor.objectives import HardLabels, blend
 from kdtutor.processes import finish_first
 
 TESTS = Path(__file__).parent
-PATIENCE = 300  # seconds until a test that waits for another process gives up
+resource = pytest.importorskip("resource", reason="Windows has neither the limits nor the signals")
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["test_surviving"])
 
@@ -180,6 +187,16 @@ def test_a_killed_build_of_the_teachers_answers_goes_on_where_it_was(task, tmp_p
     run = make_run(task, cache=tmp_path)
     assert sum(map(len, asked[:5])) + sum(map(len, second)) == count, "the first five were not asked again"
     assert torch.equal(run.teacher_logits, make_run(task).teacher_logits)
+
+
+def test_a_killed_build_whose_mark_cannot_be_read_begins_anew(task, tmp_path):
+    whole = make_run(task, cache=tmp_path)
+    [file] = tmp_path.glob("teacher-*.npy")
+    file.rename(file.with_suffix(".partial"))
+    for mark in ("", "[]", '{"done": 1, "shape": [3, 3], "batches": 9}'):
+        file.with_suffix(".partial.json").write_text(mark)
+        assert torch.equal(make_run(task, cache=tmp_path).teacher_logits, whole.teacher_logits)
+        file.rename(file.with_suffix(".partial"))
 
 
 # ------------------------------------------------------------------------------------------------ Ctrl-C
@@ -421,48 +438,15 @@ torch.save(run.teacher_logits.clone(), {folder!r} + "/seen-" + os.environ["RANK"
 """
 
 
-def two_processes(script: str, folder: Path) -> list[subprocess.CompletedProcess]:
-    """Run a script as two processes that know of each other, and wait until both have ended."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    code = script.format(tests=str(TESTS), folder=str(folder))
-    shared = {
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "ACCELERATE_USE_CPU": "true",
-    }
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=PATIENCE) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [
-        subprocess.CompletedProcess(process.args, process.returncode, *texts)
-        for process, texts in zip(started, said, strict=True)
-    ]
-
-
 def test_a_process_that_dies_takes_the_run_down_with_a_clear_message_instead_of_a_hang(tmp_path):
-    first, second = two_processes(LOSES_A_PROCESS, tmp_path)
+    first, second = two_processes(LOSES_A_PROCESS.format(tests=str(TESTS), folder=str(tmp_path)))
     assert second.returncode == -signal.SIGKILL
     assert first.returncode == 1
     assert "process 0 waited for the others, and one is gone" in first.stderr
 
 
 def test_a_main_process_that_cannot_save_takes_the_others_with_it(tmp_path):
-    first, second = two_processes(MAIN_FAILS, tmp_path)
+    first, second = two_processes(MAIN_FAILS.format(tests=str(TESTS), folder=str(tmp_path)))
     assert first.returncode == second.returncode == 1
     assert "checkpoint-0000002 could not be written" in first.stderr
     assert "No space left on device" in first.stderr
@@ -471,7 +455,7 @@ def test_a_main_process_that_cannot_save_takes_the_others_with_it(tmp_path):
 
 def test_two_processes_ask_the_teacher_once_each_its_share_and_one_writes(tmp_path):
     (tmp_path / "answers").mkdir()
-    results = two_processes(SHARED_ANSWERS, tmp_path)
+    results = two_processes(SHARED_ANSWERS.format(tests=str(TESTS), folder=str(tmp_path)))
     assert [result.returncode for result in results] == [0, 0], results[0].stderr + results[1].stderr
     alone = make_run(make_task(), blend(alpha=0.3, temperature=2)).teacher_logits
     for rank in range(2):

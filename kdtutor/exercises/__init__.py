@@ -6,8 +6,8 @@
     check.progress()                            # what is solved, notebook by notebook
     check.progress("ada.json", name="Ada")      # the same as a file that an instructor can collect
 
-An exercise is asked for by its name; `dir(check)` lists them. They stand in one file a notebook, which is imported
-when it is needed. What you write runs nowhere but in your own kernel.
+An exercise is asked for by its name; `dir(check)` lists them. They stand in one file a notebook; the files, and torch
+with them, are imported when the first one is asked for. What you write runs nowhere but in your own kernel.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import threading
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from kdtutor.errors import nearest
@@ -30,8 +29,7 @@ FILES = ("start", "attention", "transformer", "bert", "temperature", "logits")
 
 def load_exercises() -> dict[str, Exercise]:
     """All exercises of the course by name, in the order of the notebooks."""
-    names = [f"{__name__}.{file}" for file in FILES]
-    files = [import_module(name) for name in names if find_spec(name)]
+    files = [import_module(f"{__name__}.{file}") for file in FILES]
     return {exercise.name: exercise for file in files for exercise in file.EXERCISES}
 
 

@@ -69,9 +69,7 @@ def run(action: Callable[[], Any], limit: float | None = None) -> Outcome:
     def work() -> None:
         try:
             outcome.value = action()
-        except (
-            BaseException
-        ) as error:  # SystemExit and KeyboardInterrupt are answers too, if a learner raises them
+        except BaseException as error:  # a learner may raise SystemExit or KeyboardInterrupt too
             outcome.error = error
         finally:
             done.set()
