@@ -99,10 +99,9 @@ def measure(arm: str, name: str, texts: int, epochs: int) -> dict:
 
     logits = kd.predict(student.to(device), task, "test")[:TESTED]
     tokens = int(encoded.lengths.sum()) * epochs
-    length = round(float(encoded.lengths.float().mean()))
-    work = 6 * kd.sizes(student.cpu(), length).multiply_adds / length * tokens  # forward 2, backward 4
     asked = tokens / epochs if arm == "ours" else tokens  # once, or at every step
-    work += 2 * kd.sizes(teacher.cpu(), length).multiply_adds / length * asked
+    work = operations(arm, student, task, learning=True) * tokens
+    work += operations(arm, teacher, task, learning=False) * asked
     return {
         "student": name,
         "arm": arm,
@@ -114,6 +113,30 @@ def measure(arm: str, name: str, texts: int, epochs: int) -> dict:
         "matmul_rate": rate,
         "peak_memory": peak_memory(device),
     }
+
+
+def operations(arm: str, model, task, learning: bool) -> float:
+    """Floating-point operations for a token in matrix products, as torch counts them while they run: what is done."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from kdtutor.models import forward
+
+    batch = task.encode("train").batch(torch.arange(BATCH))
+    batch = {name: value.to(model.device) for name, value in batch.items()}
+    with (
+        FlopCounterMode(display=False) as counter,
+        sdpa_kernel(SDPBackend.MATH),
+        torch.set_grad_enabled(learning),
+    ):
+        if arm.startswith("ours"):
+            logits = forward(model, batch).logits
+        else:
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        if learning:
+            logits.sum().backward()
+    return counter.get_total_flops() / batch["input_ids"].numel()  # padding included, as in the products
 
 
 def ours(arm: str, student, teacher, task, epochs: int) -> int:

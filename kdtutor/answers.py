@@ -26,11 +26,10 @@ from kdtutor.checkpoints import writable
 from kdtutor.data import Task, length_bucketed_batches
 from kdtutor.errors import KDTutorError
 from kdtutor.hardware import memory
-from kdtutor.models import logits_by_batch, refuse_non_finite
+from kdtutor.models import logits_by_batch, refuse_non_finite, texts_at_once
 from kdtutor.processes import bar, on_main, sum_values
 
 Cache = bool | str | os.PathLike
-ASKED_AT_ONCE = 256  # texts a process
 FLUSH_EVERY = 30  # seconds that a killed build may lose
 
 
@@ -78,7 +77,8 @@ class _Asking:
         self.task, self.split, self.data = task, split, task.encode(split)
         self.shape = len(self.data), teacher.config.num_labels
         self.bytes = 4 * self.shape[0] * self.shape[1]  # float32
-        self.order = length_bucketed_batches(self.data.lengths, ASKED_AT_ONCE * accelerator.num_processes)
+        at_once = texts_at_once(accelerator.device) * accelerator.num_processes
+        self.order = length_bucketed_batches(self.data.lengths, at_once)
 
     def in_memory(self) -> Tensor:
         free = memory()[1]

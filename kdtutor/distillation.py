@@ -173,7 +173,8 @@ class Distillation:
         """Forward, loss, backward, update: with one mean over all micro-batches and all processes."""
         if not any(term.weight for term in self.objective.terms):
             raise ObjectiveError(f"every weight of {self.objective} is 0: there is nothing to learn")
-        self.student.train()
+        if not self.student.training:
+            self.student.train()
         micro_batches = self.batches[self.done]
         weights = torch.tensor([term.weight for term in self.objective.terms], device=self.device)
         counts = self._counts(micro_batches)
@@ -407,7 +408,10 @@ class Distillation:
     def _own_randomness(self, *what: object) -> Iterator[None]:
         """A block whose randomness depends on seed and `what` alone, and leaves the caller's random state alone."""
         with torch.random.fork_rng(devices=[self.device.index or 0] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed_from(self.seed, *what))
+            # Not torch.manual_seed: it looks for every kind of GPU, and a small student's step is soon done.
+            torch.default_generator.manual_seed(seed_from(self.seed, *what))
+            if self.device.type == "cuda":
+                torch.cuda.manual_seed(seed_from(self.seed, *what))
             yield
 
 

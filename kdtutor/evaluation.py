@@ -74,7 +74,7 @@ def evaluate(
     *,
     teacher: PreTrainedModel | None = None,
     latency: bool = True,
-    batch_size: int = 256,
+    batch_size: int | None = None,
 ) -> Evaluation:
     """Measure `model` on a whole split, in eval mode; its mode is restored afterwards.
 
@@ -107,7 +107,7 @@ def evaluate(
     return replace(result, retention=result.score / reference if reference else None)
 
 
-def predict(model: PreTrainedModel, task: Task, split: str = "test", batch_size: int = 256) -> Tensor:
+def predict(model: PreTrainedModel, task: Task, split: str = "test", batch_size: int | None = None) -> Tensor:
     """The model's logits for every example of the split, in order: float32 (N, C) on the host."""
     return logits_of(model, task.encode(split), batch_size)
 

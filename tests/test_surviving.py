@@ -102,7 +102,7 @@ def slowly(seconds: float, function):
 def victim(folder: str, moment: str, tell) -> None:
     """Start or go on, dawdling at the moment at which it is to be killed."""
     torch.set_num_threads(1)
-    answers.ASKED_AT_ONCE = 4  # eleven batches; their shapes decide the last digits
+    answers.texts_at_once = lambda device: 4  # eleven batches; their shapes decide the last digits
     if moment == "asking the teacher":
         answers.FLUSH_EVERY = 0
         answers.refuse_non_finite = slowly(0.02, answers.refuse_non_finite)
@@ -144,7 +144,7 @@ def kill(folder: Path, moment: str, after: float) -> str | int:
 
 @pytest.mark.parametrize("moment", ["training", "saving", "asking the teacher"])
 def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path, monkeypatch, moment):
-    monkeypatch.setattr(answers, "ASKED_AT_ONCE", 4)  # as in the forks
+    monkeypatch.setattr(answers, "texts_at_once", lambda device: 4)  # as in the forks
     straight = steered_run(tmp_path / "straight")
     steps_of(straight)
     chance, folder, kills = random.Random(0), tmp_path / "killed", 0
@@ -166,7 +166,7 @@ def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path, monkeypatch, 
 
 
 def test_a_killed_build_of_the_teachers_answers_goes_on_where_it_was(task, tmp_path, monkeypatch):
-    monkeypatch.setattr(answers, "ASKED_AT_ONCE", 4)
+    monkeypatch.setattr(answers, "texts_at_once", lambda device: 4)
     monkeypatch.setattr(answers, "FLUSH_EVERY", 0)
     asked = []
 
@@ -432,7 +432,7 @@ import os, sys
 sys.path.insert(0, {tests!r})
 from test_surviving import *
 torch.set_num_threads(1)
-answers.ASKED_AT_ONCE = 3
+answers.texts_at_once = lambda device: 3
 run = steered_run({folder!r})
 torch.save(run.teacher_logits.clone(), {folder!r} + "/seen-" + os.environ["RANK"])
 """
