@@ -30,6 +30,7 @@ _EXPORTS = {
     "distillation": "Distillation",
     "evaluation": "evaluate predict mean_and_interval paired_test",
     "plots": "",
+    "widgets": "",
     "exercises": "",
     "study": "",
     "doctor": "",

@@ -156,6 +156,40 @@ def temperature_curves(
 
 
 @_styled
+def temperature_and_alpha(
+    probabilities: Mapping[str, Sequence[float]], pulls: Mapping[str, Sequence[float]], class_names: Sequence[str],
+    shown: Sequence[int], title: str = "", setting: str = "", label: int | None = None,
+) -> Picture:  # fmt: skip
+    """The temperature explorer at one setting: distributions and, beside them, what each term of the loss pulls with.
+
+    probabilities: "teacher" and "student", (C,) each. pulls: gradients of the weighted terms "hard" and "soft" with
+    respect to the student's logits, (C,) each. shown: the classes to draw, in order; the others are added up. label: a
+    class, or None. The caller says in `alt` what is seen.
+    """
+    looks = {"teacher": TEACHER, "student": STUDENT, "hard": OTHERS[1], "soft": OTHERS[0]}
+    names = [f"★ {class_names[c]}" if c == label else class_names[c] for c in shown]
+    others = sorted(set(range(len(class_names))) - set(shown))
+    names += [f"{len(others)} others"] if others else []
+    picture, (left, right) = _canvas(11.6, 1.6 + 0.46 * len(names), columns=2, sharey=True)
+    for axes, rows, text in ((left, probabilities, lambda v: _percent(v, 1)), (right, pulls, _signed)):
+        values = {name: _vector(v) for name, v in rows.items()}
+        drawn = {n: np.append(v[shown], [v[others].sum()] if others else []) for n, v in values.items()}
+        _grouped_bars(axes, {n: (v, looks[n]) for n, v in drawn.items()}, names, text)
+        axes.margins(x=0.16)
+    left.invert_yaxis()  # shared, so both calls have turned it: once is enough
+    left.set(xlabel="probability", xlim=(0, None))
+    left.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    right.axvline(0, color=INK, linewidth=1)
+    right.set_xlabel(
+        "gradient with respect to the student's logit\n← the step raises it      the step lowers it →"
+    )
+    right.tick_params(labelleft=False)
+    _title(left, title)
+    right.set_title(setting, loc="left")
+    return picture
+
+
+@_styled
 def gradients(
     vectors: Mapping[str, Sequence[float]], class_names: Sequence[str], top: int = 6, title: str = ""
 ) -> Picture:

@@ -1,0 +1,43 @@
+"""The live instruments: Jupyter widgets that are computed and drawn in the browser.
+
+    kd.widgets.TemperatureExplorer(teacher, student, task)   # what T and α do to one text
+    kd.widgets.LiveDistillation(distillation)                # a training to steer while it runs
+    kd.widgets.BeTheTeacher(task, teacher)                   # soft targets by hand
+    kd.widgets.AttentionViewer(teacher, student, task=task)  # who looks where
+
+Each is a traitlets model like any ipywidget, so `explorer.temperature = 4` moves the picture and `explorer.observe`
+works. Importing this package imports none of them; each comes when it is first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_HOME = {
+    "TemperatureExplorer": "explorer",
+    "LiveDistillation": "live",
+    "BeTheTeacher": "be_the_teacher",
+    "AttentionViewer": "attention",
+    "Instrument": "base",
+}
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        from kdtutor.errors import nearest
+
+        raise AttributeError(nearest("name in kdtutor.widgets", name, _HOME), name=name)
+    try:
+        value = getattr(import_module(f"kdtutor.widgets.{_HOME[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("anywidget", "ipywidgets", "traitlets"):
+            raise
+        from kdtutor.errors import KDTutorError
+
+        raise KDTutorError(f"widgets need the package {error.name}: pip install kdtutor[lab]") from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOME)

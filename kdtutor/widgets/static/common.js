@@ -1,0 +1,661 @@
+// What all instruments share: elements, controls, numbers, charts. Plain functions without exports: Python puts this file
+// before the instrument's own one (kdtutor/widgets/base.py). What a person typed is data: it only ever becomes a text
+// node or an attribute. Each part that listens to the page has dispose(), for the cleanup function of render.
+
+// ------------------------------------------------------------------------------------------------ elements
+
+const SVG_NAMESPACE = "http://www.w3.org/2000/svg";
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name === "style" && typeof value === "object") {
+      for (const [property, text] of Object.entries(value)) node.style.setProperty(property, text);
+    } else node.setAttribute(name, value === true ? "" : String(value));
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+/** An HTML element. attributes: strings, numbers, true/false; on… are listeners; style may be an object. */
+function el(tag, attributes, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+/** The same in SVG. */
+function svg(tag, attributes, ...children) {
+  return fill(document.createElementNS(SVG_NAMESPACE, tag), attributes, children);
+}
+
+let lastId = 0;
+const module_ = Math.random().toString(36).slice(2, 8); // two instruments on a page must not share ids
+const newId = (name) => `kd-${name}-${module_}-${++lastId}`;
+
+/** Writing to the page costs layout even where nothing changes: these write only what is new. */
+function setText(node, text) {
+  if (node.kdText !== text) node.textContent = node.kdText = text;
+}
+function setAttribute(node, name, value) {
+  const cache = (node.kdAttributes ??= {});
+  if (cache[name] !== value) node.setAttribute(name, (cache[name] = value));
+}
+
+/** Follow a model: fn() after each change of these traits (names in one string); returns what ends it. */
+function follow(model, names, fn) {
+  const events = names.split(" ").map((name) => `change:${name}`);
+  for (const event of events) model.on(event, fn);
+  return () => events.forEach((event) => model.off(event, fn));
+}
+
+/** Save a model at most every `wait` ms, the last state surely: a drag must not flood a busy kernel. */
+function saver(model, wait = 100) {
+  let timer = null, again = false;
+  const save = () => {
+    if (timer !== null) { again = true; return; }
+    model.save_changes();
+    timer = setTimeout(() => { timer = null; if (again) { again = false; save(); } }, wait);
+  };
+  save.dispose = () => { clearTimeout(timer); if (again) model.save_changes(); timer = null; again = false; };
+  return save;
+}
+
+/** fn, run at most once in an animation frame, with the latest arguments. `.cancel()` forgets a pending run. */
+function onFrame(fn) {
+  let pending = 0, latest;
+  const later = (...values) => {
+    latest = values;
+    if (!pending) pending = requestAnimationFrame(() => { pending = 0; fn(...latest); });
+  };
+  later.cancel = () => { cancelAnimationFrame(pending); pending = 0; };
+  return later;
+}
+
+const prefersReducedMotion = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+// ------------------------------------------------------------------------------------------------ light or dark
+
+function luminance(colour) {
+  const channels = colour.match(/[\d.]+/g)?.map(Number);
+  if (!channels || channels.length < 3 || (channels.length > 3 && channels[3] < 0.5)) return null; // transparent
+  const scale = colour.startsWith("color(") ? 1 : 255;
+  const [r, g, b] = channels.map((c) => c / scale).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+}
+
+/** Is the page around `root` dark? What it says of itself counts first, then what it looks like. */
+function isDark(root) {
+  const { documentElement: html, body } = document;
+  const jupyter = body?.getAttribute("data-jp-theme-light");
+  if (jupyter) return jupyter === "false";
+  const code = body?.getAttribute("data-vscode-theme-kind") ?? "";
+  if (code || body?.matches(".vscode-dark, .vscode-light, .vscode-high-contrast")) {
+    return /dark|high-contrast$/.test(code) || body.matches(".vscode-dark, .vscode-high-contrast:not(.vscode-high-contrast-light)");
+  }
+  for (const place of [body, html]) {
+    const said = place?.getAttribute("data-theme") ?? place?.getAttribute("theme") ?? "";
+    if (/^(dark|light)$/.test(said)) return said === "dark";
+  }
+  for (let node = root.parentElement; node; node = node.parentElement) {
+    const light = luminance(getComputedStyle(node).backgroundColor);
+    if (light !== null) return light < 0.2;
+  }
+  return matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+/** Make `root` an instrument: class "kd", and data-theme "light" or "dark" that follows the page. Returns what ends it. */
+function themed(root) {
+  root.classList.add("kd");
+  const look = onFrame(() => root.setAttribute("data-theme", isDark(root) ? "dark" : "light"));
+  root.setAttribute("data-theme", isDark(root) ? "dark" : "light");
+  const watch = new MutationObserver(look);
+  const attributeFilter = ["class", "style", "theme", "data-theme", "data-jp-theme-light", "data-vscode-theme-kind", "data-mode"];
+  for (const node of [document.documentElement, document.body]) watch.observe(node, { attributes: true, attributeFilter });
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  system.addEventListener("change", look);
+  look(); // once more when root stands in the page
+  return () => { look.cancel(); watch.disconnect(); system.removeEventListener("change", look); };
+}
+
+// ------------------------------------------------------------------------------------------------ controls
+
+// JupyterLab would take arrow keys and letters for shortcuts unless the control itself has this attribute.
+const OWN_KEYS = { "data-lm-suppress-shortcuts": "true" };
+
+/** Keeps keys inside the instrument from the notebook around it; returns what ends it. */
+function keepKeys(root) {
+  const stop = (event) => { if (event.key !== "Escape") event.stopPropagation(); };
+  root.addEventListener("keydown", stop);
+  return () => root.removeEventListener("keydown", stop);
+}
+
+/**
+ * A labelled slider, with `box: true` a number box beside it: {root, input, box, value(), set(value), onchange(fn)}.
+ * fn(value) runs while it is dragged. log: equal ways are equal factors. marks: values to write below and to snap to.
+ * A number that does not fit is answered by one sentence (onproblem, by default below the slider), and nothing changes.
+ */
+function slider({ label, min, max, step = 0.01, value = min, log = false, format = String, help, box = false, marks = [], name, onproblem }) {
+  const STEPS = 400; // of a logarithmic slider
+  const listeners = [];
+  let current = value;
+  const place = (v) => (log ? (STEPS * Math.log(v / min)) / Math.log(max / min) : v);
+  const read = (position) => {
+    if (!log) return Number(position);
+    if (position <= 0) return min;
+    if (position >= STEPS) return max;
+    const near = marks.find((mark) => Math.abs(place(mark) - position) <= 0.5);
+    return near ?? Number((min * (max / min) ** (position / STEPS)).toPrecision(3));
+  };
+  const id = newId("slider");
+  const input = el("input", { type: "range", id, min: log ? 0 : min, max: log ? STEPS : max, step: log ? 1 : step, "data-kd": name, ...OWN_KEYS });
+  const typed = box ? el("input", { type: "text", inputmode: "decimal", autocomplete: "off", class: "kd-box", "aria-label": `${label}, as a number`, "data-kd": name && `${name}-box`, ...OWN_KEYS }) : null;
+  const shown = box ? null : el("output", { class: "kd-value", for: id, "aria-hidden": "true" });
+  const scale = marks.length ? el("div", { class: "kd-ticks", "aria-hidden": "true" },
+    marks.map((mark) => el("span", { style: { left: `${(100 * (place(mark) - place(min))) / (place(max) - place(min))}%` } }, format(mark)))) : null;
+  const alert = el("div");
+  const root = el("div", { class: "kd-slider" },
+    el("div", { class: "kd-slider-head" }, el("label", { class: "kd-label", for: id }, label, help ? el("span", { class: "kd-help" }, help) : null), typed ?? shown),
+    input, scale, alert);
+  const complain = onproblem ?? alertBox(alert);
+
+  const show = () => {
+    const position = String(Math.round(place(current) * 1e9) / 1e9);
+    if (read(input.value) !== current) input.value = position;
+    setAttribute(input, "aria-valuetext", format(current));
+    setAttribute(input, "data-value", String(current));
+    if (shown) setText(shown, format(current));
+    if (typed && document.activeElement !== typed) typed.value = format(current);
+  };
+  const change = (v) => {
+    if (v === current) return;
+    current = v;
+    complain("");
+    show();
+    for (const listener of listeners) listener(v);
+  };
+  const parse = () => {
+    const text = typed.value.trim().replace("−", "-").replace(",", ".");
+    const number = text === "" ? NaN : Number(text);
+    if (number >= min && number <= max) { complain(""); change(number); }
+    else complain(`${label} is a number from ${format(min)} to ${format(max)}, and “${typed.value.slice(0, 20)}” is not; it stays at ${format(current)}.`);
+    typed.value = format(current);
+  };
+  input.addEventListener("input", () => change(read(input.value)));
+  typed?.addEventListener("change", parse);
+  typed?.addEventListener("keydown", (event) => { if (event.key === "Enter") parse(); });
+  show();
+  return { root, input, box: typed, value: () => current, set: (v) => { current = v; show(); }, onchange: (fn) => listeners.push(fn) };
+}
+
+function button(label, onclick, { help, name } = {}) {
+  return el("button", { type: "button", class: "kd-button", title: help, "data-kd": name, onclick, ...OWN_KEYS }, label);
+}
+
+/**
+ * One of several: {root, input, set(value), onchange(fn), setOptions(options)}. options: [{value, label, group}].
+ * segments: all options side by side, as radio buttons; otherwise a list to open.
+ */
+function choice({ label, options, value, segments = false, help, name }) {
+  const listeners = [];
+  const tell = (v) => listeners.forEach((listener) => listener(v));
+  if (segments) {
+    const group = newId("choice"), inputs = new Map();
+    const labels = options.map((option) => {
+      const input = el("input", { type: "radio", name: group, "data-kd": name && `${name}-${option.value}`, onchange: () => tell(option.value), ...OWN_KEYS });
+      inputs.set(option.value, input);
+      return el("label", null, input, option.label);
+    });
+    const set = (v) => inputs.forEach((input, key) => { input.checked = key === v; });
+    set(value);
+    const root = el("fieldset", { class: "kd-choice kd-segments", "data-kd": name }, el("legend", { class: "kd-label" }, label), el("div", null, labels));
+    return { root, set, onchange: (fn) => listeners.push(fn) };
+  }
+  const id = newId("choice");
+  let values = [], current = value;
+  const select = el("select", { class: "kd-select", id, "data-kd": name, ...OWN_KEYS, onchange: () => { current = values[select.selectedIndex]; tell(current); } });
+  const set = (v) => { current = v; select.selectedIndex = values.indexOf(v); };
+  const setOptions = (list) => {
+    values = list.map((option) => option.value);
+    const groups = new Map();
+    const nodes = [];
+    list.forEach((option, i) => {
+      const node = el("option", { value: i, dir: "auto" }, option.label);
+      if (!option.group) { nodes.push(node); return; }
+      if (!groups.has(option.group)) {
+        groups.set(option.group, el("optgroup", { label: option.group }));
+        nodes.push(groups.get(option.group));
+      }
+      groups.get(option.group).append(node);
+    });
+    select.replaceChildren(...nodes);
+    set(current);
+  };
+  setOptions(options);
+  const root = el("div", { class: "kd-choice" }, el("label", { class: "kd-label", for: id }, label, help ? el("span", { class: "kd-help" }, help) : null), select);
+  return { root, input: select, set, setOptions, onchange: (fn) => listeners.push(fn) };
+}
+
+/** On or off: {root, input, set(value), onchange(fn)}. */
+function toggle({ label, value = false, name, help }) {
+  const listeners = [];
+  const input = el("input", { type: "checkbox", "data-kd": name, ...OWN_KEYS, onchange: () => listeners.forEach((fn) => fn(input.checked)) });
+  input.checked = value;
+  const root = el("label", { class: "kd-toggle", title: help }, input, label);
+  return { root, input, set: (v) => { input.checked = v; }, onchange: (fn) => listeners.push(fn) };
+}
+
+/** say(text): read aloud by a screen reader, at most once a second, the last text only. */
+function announcer(root) {
+  const region = el("div", { class: "kd-hidden-text", "aria-live": "polite", role: "status" });
+  root.append(region);
+  let timer = null, waiting = null;
+  const say = (text) => {
+    waiting = text;
+    timer ??= setTimeout(() => { timer = null; setText(region, waiting); }, 1000);
+  };
+  say.dispose = () => clearTimeout(timer);
+  return say;
+}
+
+/** show(text): one sentence, read aloud at once; "" hides it. */
+function alertBox(root) {
+  const box = el("div", { class: "kd-alert", role: "alert", "data-kd": "problem", hidden: true });
+  root.append(box);
+  return (text) => { setText(box, text); box.hidden = !text; };
+}
+
+/** A number with its name: {root, set(value, text, note)}; data-value has all its digits. note: room for a small line below. */
+function tile({ label, name, help, look, note = false }) {
+  const value = el("span", { class: "kd-tile-value", "data-kd": name });
+  const small = note ? el("span", { class: "kd-tile-note" }) : null;
+  const root = el("div", { class: "kd-tile", title: help, style: look ? { "border-left": `6px solid ${LOOKS[look].colour}` } : undefined },
+    el("span", { class: "kd-tile-label" }, label), value, small);
+  const set = (number_, text, noted = "") => {
+    setText(value, text);
+    if (small) setText(small, noted);
+    setAttribute(value, "data-value", number_ === null ? "" : String(number_));
+  };
+  return { root, set };
+}
+
+// ------------------------------------------------------------------------------------------------ numbers
+
+const NBSP = "\u00a0";
+const minus = (text) => text.replace("-", "−");
+
+/** percent(0.123, 1) is "12.3 %". */
+const percent = (p, digits = 0) => `${(100 * p).toFixed(digits)}${NBSP}%`;
+
+/** signed(-0.25) is "−0.25", and what rounds to zero is "+0.00", without doubt on which side. */
+function signed(x, digits = 2) {
+  const text = x.toFixed(digits);
+  return Number(text) === 0 ? (0).toFixed(digits) : minus(x > 0 ? `+${text}` : text);
+}
+
+/** number(1.2345) is "1.234"; what would round to nothing is "2.3·10⁻⁵". */
+function number(x, digits = 3) {
+  if (Math.abs(x) < 1e-12) return (0).toFixed(digits); // rounding, not a number
+  if (Math.abs(x) >= 0.5 * 10 ** -digits) return minus(Math.abs(x) >= 10000 ? x.toPrecision(5) : x.toFixed(digits));
+  const [mantissa, exponent] = x.toExponential(1).split("e");
+  const raised = [...String(Number(exponent))].map((c) => (c === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[Number(c)])).join("");
+  return minus(`${mantissa}·10${raised}`);
+}
+
+// The formulas of kdtutor/objectives.py, in float64, the largest logit taken off first.
+
+/** log softmax(z / T): (C,). */
+function logSoftmax(z, T = 1) {
+  const top = z.reduce((a, b) => Math.max(a, b), -Infinity); // spreading a long array would overflow the stack
+  const scaled = Array.from(z, (v) => (v - top) / T);
+  const log = Math.log(scaled.reduce((sum, v) => sum + Math.exp(v), 0));
+  return scaled.map((v) => v - log);
+}
+
+/** softmax(z / T): (C,). */
+function softmax(z, T = 1) {
+  return logSoftmax(z, T).map(Math.exp);
+}
+
+/** −Σ p log p in nats, p = softmax(z / T). */
+function entropy(z, T = 1) {
+  return logSoftmax(z, T).reduce((sum, l) => sum - Math.exp(l) * l, 0);
+}
+
+/** KL(p ‖ q) = Σ p (log p − log q) in nats. Σ (q − p), which is 0 on paper, takes the rounding of both softmaxes away. */
+function kl(zp, zq, T = 1) {
+  const p = logSoftmax(zp, T), q = logSoftmax(zq, T);
+  return p.reduce((sum, l, c) => sum + Math.exp(l) * (l - q[c]) + (Math.exp(q[c]) - Math.exp(l)), 0);
+}
+
+// ------------------------------------------------------------------------------------------------ looks
+
+/** Colour, hatching, marker and dashes of each role, as in kdtutor/plots.py. */
+const LOOKS = {
+  teacher: { colour: "var(--kd-teacher)", hatch: "", marker: "square", dash: "" },
+  student: { colour: "var(--kd-student)", hatch: "slash", marker: "circle", dash: "7 4" },
+  green: { colour: "var(--kd-green)", hatch: "dots", marker: "triangle", dash: "9 3 2 3" },
+  grey: { colour: "var(--kd-grey)", hatch: "cross", marker: "diamond", dash: "2 3" },
+  pink: { colour: "var(--kd-pink)", hatch: "backslash", marker: "triangle-down", dash: "9 2" },
+  orange: { colour: "var(--kd-orange)", hatch: "vertical", marker: "plus", dash: "9 2 2 2 2 2" },
+  sky: { colour: "var(--kd-sky)", hatch: "horizontal", marker: "cross", dash: "2 2" },
+};
+LOOKS.soft = LOOKS.green; // T²·KL
+LOOKS.hard = LOOKS.grey; // cross-entropy with the label
+LOOKS.plain = LOOKS.pink; // KL without T²
+LOOKS.sum = { colour: "var(--kd-ink)", hatch: "", marker: "diamond", dash: "" };
+
+const HATCHES = {
+  slash: "M-2,2 l4,-4 M0,8 l8,-8 M6,10 l4,-4",
+  backslash: "M-2,6 l4,4 M0,0 l8,8 M6,-2 l4,4",
+  cross: "M0,0 l8,8 M0,8 l8,-8",
+  dots: "M2,2 h1.6 M6,6 h1.6",
+  vertical: "M2,0 v8 M6,0 v8",
+  horizontal: "M0,2 h8 M0,6 h8",
+};
+
+/** Patterns for hatched bars: <defs> and fill(look), what to write as an element's fill. */
+function hatches(looks) {
+  const ids = new Map();
+  const defs = svg("defs");
+  for (const look of new Set(looks)) {
+    const { colour, hatch } = LOOKS[look];
+    if (!hatch) continue;
+    ids.set(look, newId("hatch"));
+    defs.append(svg("pattern", { id: ids.get(look), width: 8, height: 8, patternUnits: "userSpaceOnUse" },
+      svg("rect", { width: 8, height: 8, style: { fill: colour } }),
+      svg("path", { d: HATCHES[hatch], style: { stroke: "var(--kd-ink)", "stroke-width": hatch === "dots" ? "1.8" : "1.1", opacity: "0.75", fill: "none" } })));
+  }
+  return { defs, fill: (look) => (ids.has(look) ? `url(#${ids.get(look)})` : LOOKS[look].colour) };
+}
+
+function marker(shape, x, y, r, colour) {
+  const d = {
+    square: `M${x - r},${y - r} h${2 * r} v${2 * r} h${-2 * r} z`,
+    circle: `M${x - r},${y} a${r},${r} 0 1 0 ${2 * r},0 a${r},${r} 0 1 0 ${-2 * r},0 z`,
+    triangle: `M${x},${y - r} l${r},${2 * r} h${-2 * r} z`,
+    "triangle-down": `M${x},${y + r} l${r},${-2 * r} h${-2 * r} z`,
+    diamond: `M${x},${y - r * 1.2} l${r * 1.2},${r * 1.2} l${-r * 1.2},${r * 1.2} l${-r * 1.2},${-r * 1.2} z`,
+    plus: `M${x - r},${y} h${2 * r} M${x},${y - r} v${2 * r}`,
+    cross: `M${x - r},${y - r} l${2 * r},${2 * r} M${x + r},${y - r} l${-2 * r},${2 * r}`,
+  }[shape];
+  const thin = shape === "plus" || shape === "cross";
+  return svg("path", { d, style: { fill: thin ? "none" : colour, stroke: thin ? colour : "var(--kd-ink)", "stroke-width": thin ? "2.4" : "1" } });
+}
+
+/** A swatch and a name; kind: "bar", "line" or "mark". */
+function key(name, look, kind = "bar") {
+  const picture = svg("svg", { width: kind === "line" ? 34 : 22, height: 14, "aria-hidden": "true" });
+  if (kind === "bar") {
+    const patterns = hatches([look]);
+    picture.append(patterns.defs, svg("rect", { class: "kd-bar", x: 1, y: 1, width: 20, height: 12, style: { fill: patterns.fill(look) } }));
+  } else {
+    const { colour, dash, marker: shape } = LOOKS[look];
+    if (kind === "line") picture.append(svg("line", { x1: 0, x2: 34, y1: 7, y2: 7, style: { stroke: colour, "stroke-width": "2.4", "stroke-dasharray": dash } }));
+    picture.append(marker(shape, kind === "line" ? 17 : 11, 7, 4, colour));
+  }
+  const text = el("span", null, name);
+  return { root: el("span", { class: "kd-key" }, picture, text), set: (value) => setText(text, value) };
+}
+
+/** About `count` round numbers from low to high. */
+function ticks(low, high, count = 4) {
+  const rough = (high - low) / count;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * ([1, 2, 2.5, 5, 10].find((m) => m * power >= rough * 0.999) ?? 10);
+  const marks = [];
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i++) marks.push(Number((i * step).toPrecision(12)));
+  return marks;
+}
+
+/** The smallest round number that is not below x: the end of an axis that jumps seldom. */
+function roundUp(x, steps = [1, 2, 5, 10]) {
+  const power = 10 ** Math.floor(Math.log10(x));
+  return Number((power * (steps.find((m) => m * power >= x * 0.9999) ?? 10)).toPrecision(6));
+}
+const FINE = [1, 1.5, 2, 3, 4, 6, 8, 10];
+
+const shorten = (text, length) => {
+  const letters = Array.from(text); // an emoji is one letter
+  return letters.length > length ? `${letters.slice(0, Math.max(1, length - 1)).join("")}…` : text;
+};
+
+let pen = null; // measures without touching the page
+const widths = new Map();
+/** The width of a chart's text in px, bold, so that it never turns out wider. */
+function textWidth(text) {
+  pen ??= document.createElement("canvas").getContext("2d");
+  pen.font = '700 14px system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", Arial, sans-serif';
+  if (!widths.has(text)) widths.set(text, pen.measureText(text).width);
+  return widths.get(text);
+}
+/** The text, cut to fit into so many px. */
+function fitText(text, room) {
+  if (textWidth(text) <= room) return text;
+  const letters = Array.from(text);
+  let most = Math.max(1, Math.min(letters.length - 1, Math.floor(room / 4)));
+  while (most > 1 && textWidth(`${letters.slice(0, most).join("")}…`) > room) most--;
+  return `${letters.slice(0, most).join("")}…`;
+}
+
+/** Runs fn(width) when the width of `node` changes, from its first layout on; returns what ends it. */
+function onWidth(node, fn) {
+  const watch = new ResizeObserver((entries) => {
+    const width = Math.floor(entries[entries.length - 1].contentRect.width);
+    if (width > 0) fn(width);
+  });
+  watch.observe(node);
+  return () => watch.disconnect();
+}
+
+// ------------------------------------------------------------------------------------------------ charts
+
+/**
+ * Grouped horizontal bars: {root, update(changes), dispose()}.
+ * rows: names. series: [{name, look, values, kind: "bar" | "mark"}], each with a value for each row. label: the sentence for
+ * screen readers. title, format, max (of the axis; by default what fits), signed (bars on both sides of zero),
+ * star: the row with the true class, or null. sides: two words below a signed axis. columns: the values stand in columns
+ * at the right instead of at the bars' ends (by default where there are more than 12 rows).
+ * update takes any of these; only numbers, names and texts that changed are written to the page.
+ */
+function barChart(options) {
+  const state = { rows: [], series: [], format: (v) => percent(v, 1), label: "", title: "", signed: false, max: null, star: null, sides: null, columns: null, ...options };
+  const title = el("span", { class: "kd-chart-title" });
+  const head = el("div", { class: "kd-chart-head" }, title);
+  const drawing = svg("svg", { role: "img", width: "100%", height: 10 });
+  const body = el("div", { class: "kd-chart-body" }, drawing);
+  const root = el("div", { class: "kd-chart" }, head, body);
+  let width = 480, built = "", keys = [], lines = [], axis = [], parts = {};
+
+  const bars = () => state.series.filter((s) => s.kind !== "mark");
+
+  function layout() {
+    const inColumns = state.columns ?? state.rows.length > 12;
+    const thickness = inColumns ? 9 : 17;
+    const widest = state.rows.reduce((most, name) => Math.max(most, textWidth(`★ ${shorten(name, 60)}`)), 40);
+    const gutter = Math.min(widest + 10, Math.max(110, width * 0.34), 220);
+    const column = width < 420 ? 58 : 66;
+    const right = inColumns ? column * bars().length + 8 : 62;
+    const left = gutter + (state.signed && !inColumns ? 56 : 0);
+    const rowHeight = thickness * bars().length + (inColumns ? 7 : 10);
+    return { inColumns, thickness, gutter, column, left, right, rowHeight, top: inColumns ? 48 : 26, plot: Math.max(40, width - left - right) };
+  }
+
+  function build(g) { // the nodes; their places and texts come with every draw
+    const patterns = hatches(state.series.map((s) => s.look));
+    keys = state.series.map((s) => key(s.name, s.look, s.kind === "mark" ? "mark" : "bar"));
+    head.replaceChildren(title, ...keys.map((k) => k.root));
+    parts = { grid: svg("g"), zero: svg("line", { class: "kd-axis" }), sides: [svg("text", { class: "kd-quiet", "text-anchor": "end" }), svg("text", { class: "kd-quiet" })], heads: [] };
+    axis = [];
+    lines = state.rows.map(() => {
+      const band = svg("rect", { class: "kd-band", x: 0 });
+      const tip = svg("title");
+      const name = svg("text", { "text-anchor": "end" });
+      const rects = bars().map((s) => svg("rect", { class: "kd-bar", style: { fill: patterns.fill(s.look) } }));
+      const values = bars().map(() => svg("text"));
+      const marks = state.series.filter((s) => s.kind === "mark").map((s) => marker(LOOKS[s.look].marker, 0, 0, 5, LOOKS[s.look].colour));
+      return { group: svg("g", null, tip, band, name, rects, marks, values), tip, band, name, rects, values, marks };
+    });
+    if (g.inColumns) parts.heads = bars().map((s) => svg("text", { class: "kd-quiet", "text-anchor": "end" }));
+    drawing.replaceChildren(patterns.defs, ...lines.map((l) => l.band), parts.grid, ...lines.map((l) => { l.group.prepend(l.tip); return l.group; }), parts.zero, ...parts.sides, ...parts.heads);
+  }
+
+  function draw() {
+    const g = layout();
+    const shape = [state.rows.length, g.inColumns, ...state.series.map((s) => `${s.look} ${s.kind}`)].join("|");
+    if (shape !== built) { build(g); built = shape; }
+    setText(title, state.title);
+    title.hidden = !state.title;
+    setAttribute(drawing, "aria-label", state.label);
+    const height = g.top + state.rows.length * g.rowHeight + (state.sides ? 26 : 6);
+    setAttribute(drawing, "height", height);
+    let largest = 0;
+    for (const s of state.series) for (const v of s.values) if (Math.abs(v) > largest) largest = Math.abs(v);
+    const max = state.max ?? roundUp(largest || 1, FINE);
+    const zero = state.signed ? g.left + g.plot / 2 : g.left;
+    const scale = (state.signed ? g.plot / 2 : g.plot) / max;
+    const x = (v) => Math.round(10 * (zero + scale * v)) / 10;
+
+    const few = g.plot < 240; // no room for more than the ends and the middle
+    const marks = few ? [state.signed ? -max : max / 2, 0, max] : ticks(state.signed ? -max : 0, max, Math.min(5, Math.floor(g.plot / 70)));
+    while (axis.length < marks.length) {
+      const tick = { line: svg("line", { class: "kd-grid" }), text: svg("text", { "text-anchor": "middle", class: "kd-quiet" }) };
+      axis.push(tick);
+      parts.grid.append(tick.line, tick.text);
+    }
+    const digits = state.tickFormat ?? state.format;
+    const bottom = g.top + state.rows.length * g.rowHeight;
+    axis.forEach((tick, i) => {
+      const used = i < marks.length;
+      setAttribute(tick.line, "visibility", used ? "visible" : "hidden");
+      setAttribute(tick.text, "visibility", used ? "visible" : "hidden");
+      if (!used) return;
+      const at = x(marks[i]);
+      setAttribute(tick.line, "x1", at); setAttribute(tick.line, "x2", at);
+      setAttribute(tick.line, "y1", g.top - 4); setAttribute(tick.line, "y2", bottom);
+      setAttribute(tick.text, "x", at); setAttribute(tick.text, "y", g.top - 10);
+      setText(tick.text, digits(marks[i]));
+    });
+    setAttribute(parts.zero, "x1", zero); setAttribute(parts.zero, "x2", zero);
+    setAttribute(parts.zero, "y1", g.top - 4); setAttribute(parts.zero, "y2", bottom);
+    parts.sides.forEach((text, i) => {
+      setText(text, state.sides?.[i] ?? "");
+      setAttribute(text, "x", zero + (i ? 8 : -8)); setAttribute(text, "y", bottom + 20);
+    });
+    parts.heads.forEach((text, i) => {
+      setText(text, bars()[i].short ?? bars()[i].name);
+      setAttribute(text, "x", width - g.column * (bars().length - 1 - i) - 4); setAttribute(text, "y", 14);
+    });
+
+    const all = bars(), dots = state.series.filter((s) => s.kind === "mark");
+    lines.forEach((line, row) => {
+      const top = g.top + row * g.rowHeight, middle = top + g.rowHeight / 2;
+      const starred = row === state.star;
+      setAttribute(line.band, "y", top); setAttribute(line.band, "width", width); setAttribute(line.band, "height", g.rowHeight);
+      setAttribute(line.band, "visibility", row % 2 ? "hidden" : "visible");
+      setText(line.name, fitText(`${starred ? "★ " : ""}${shorten(state.rows[row], 60)}`, g.gutter - 8));
+      setAttribute(line.name, "class", starred ? "kd-strong" : "");
+      setAttribute(line.name, "x", g.gutter - 8); setAttribute(line.name, "y", middle + 5);
+      setText(line.tip, state.rows[row]);
+      setAttribute(line.group, "data-row", state.rows[row]);
+      const first = middle - (g.thickness * all.length) / 2;
+      all.forEach((s, i) => {
+        const v = s.values[row], at = x(v), y = first + i * g.thickness;
+        const rect = line.rects[i], text = line.values[i];
+        setAttribute(rect, "x", Math.min(at, zero)); setAttribute(rect, "width", Math.max(0, Math.abs(at - zero)));
+        setAttribute(rect, "y", y + 0.5); setAttribute(rect, "height", g.thickness - 1.5);
+        setAttribute(rect, "data-value", String(v));
+        setText(text, state.format(v));
+        const before = !g.inColumns && v < 0;
+        setAttribute(text, "text-anchor", g.inColumns || before ? "end" : "start");
+        setAttribute(text, "x", g.inColumns ? width - g.column * (all.length - 1 - i) - 4 : at + (before ? -5 : 5));
+        setAttribute(text, "y", g.inColumns ? middle + 5 : y + g.thickness / 2 + 4.5);
+      });
+      dots.forEach((s, i) => setAttribute(line.marks[i], "transform", `translate(${x(s.values[row])},${middle})`));
+    });
+    keys.forEach((k, i) => k.set(state.series[i].name));
+  }
+
+  const dispose = onWidth(body, (w) => { if (w !== width) { width = w; draw(); } });
+  draw();
+  return { root, body, update: (changes) => { Object.assign(state, changes); draw(); }, dispose };
+}
+
+/**
+ * Lines with markers, dashes and a key: {root, update(changes), dispose()}.
+ * series: [{name, look, points: [[x, y], …]}]; xlabel, ylabel, label (the sentence for screen readers), title, height in px,
+ * xmin/xmax/ymin/ymax, xlog/ylog, formatX/formatY, guides: [{y, label}] dotted lines. Thousands of points are thinned to what
+ * the width can show.
+ */
+function lineChart(options) {
+  const state = { series: [], xlabel: "", ylabel: "", label: "", title: "", height: 240, xlog: false, ylog: false, formatX: (v) => String(v), formatY: (v) => String(v), guides: [], ...options };
+  const title = el("span", { class: "kd-chart-title" });
+  const head = el("div", { class: "kd-chart-head" }, title);
+  const drawing = svg("svg", { role: "img", width: "100%", height: state.height });
+  const body = el("div", { class: "kd-chart-body" }, drawing);
+  const root = el("div", { class: "kd-chart" }, head, body);
+  const layers = { grid: svg("g"), guides: svg("g"), curves: svg("g"), labels: svg("g") };
+  drawing.append(...Object.values(layers));
+  let width = 480, keys = "";
+
+  const good = (s) => s.points.filter(([a, b]) => Number.isFinite(a) && Number.isFinite(b) && (!state.xlog || a > 0) && (!state.ylog || b > 0));
+
+  function draw() {
+    const names = JSON.stringify(state.series.map((s) => [s.name, s.look]));
+    if (names !== keys) {
+      head.replaceChildren(title, ...state.series.map((s) => key(s.name, s.look, "line").root));
+      keys = names;
+    }
+    setText(title, state.title);
+    title.hidden = !state.title;
+    setAttribute(drawing, "aria-label", state.label);
+    const height = state.height;
+    setAttribute(drawing, "height", height);
+    const kept = state.series.map(good);
+    const range = (i, low, high) => {
+      let [a, b] = [Infinity, -Infinity];
+      for (const points of kept) for (const p of points) { if (p[i] < a) a = p[i]; if (p[i] > b) b = p[i]; }
+      if (!(a <= b)) [a, b] = [low ?? 0, high ?? 1];
+      [a, b] = [low ?? a, high ?? b];
+      return a === b ? [a, b + (Math.abs(b) || 1)] : [a, b];
+    };
+    let [x0, x1] = range(0, state.xmin, state.xmax), [y0, y1] = range(1, state.ymin, state.ymax);
+    if (!state.ylog) { // round ends, so that the axis stands still while the curve grows
+      const marks = ticks(y0, y1, 4), step = marks.length > 1 ? marks[1] - marks[0] : 1;
+      y0 = state.ymin ?? Math.floor(y0 / step + 1e-9) * step; y1 = state.ymax ?? Math.ceil(y1 / step - 1e-9) * step;
+    }
+    const left = 62, right = 14, top = 10, bottom = 44;
+    const way = (v, a, b, log) => (log ? Math.log(v / a) / Math.log(b / a) : (v - a) / (b - a));
+    const X = (v) => left + way(v, x0, x1, state.xlog) * Math.max(40, width - left - right);
+    const Y = (v) => height - bottom - way(v, y0, y1, state.ylog) * (height - top - bottom);
+    const marksOf = (a, b, log, count) => (log ? [1, 2, 5].flatMap((m) => Array.from({ length: 24 }, (_, i) => m * 10 ** (i - 12))).filter((v) => v >= a * 0.999 && v <= b * 1.001).sort((p, q) => p - q) : ticks(a, b, count));
+
+    layers.grid.replaceChildren(
+      ...marksOf(y0, y1, state.ylog, 4).flatMap((v) => [
+        svg("line", { class: "kd-grid", x1: left, x2: width - right, y1: Y(v), y2: Y(v) }),
+        svg("text", { class: "kd-quiet", x: left - 7, y: Y(v) + 5, "text-anchor": "end" }, state.formatY(v))]),
+      ...marksOf(x0, x1, state.xlog, Math.max(2, Math.floor(width / 110))).flatMap((v) => [
+        svg("line", { class: "kd-grid", x1: X(v), x2: X(v), y1: top, y2: height - bottom }),
+        svg("text", { class: "kd-quiet", x: X(v), y: height - bottom + 18, "text-anchor": "middle" }, state.formatX(v))]),
+      svg("line", { class: "kd-axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }),
+      svg("line", { class: "kd-axis", x1: left, x2: left, y1: top, y2: height - bottom }),
+      svg("text", { x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, state.xlabel),
+      svg("text", { x: 0, y: 0, "text-anchor": "middle", transform: `translate(13,${(top + height - bottom) / 2}) rotate(-90)` }, state.ylabel));
+    layers.guides.replaceChildren(...state.guides.filter((guide) => guide.y >= y0 && guide.y <= y1).flatMap((guide) => [
+      svg("line", { x1: left, x2: width - right, y1: Y(guide.y), y2: Y(guide.y), style: { stroke: "var(--kd-ink)", "stroke-width": "1.2", "stroke-dasharray": "2 4" } }),
+      svg("text", { class: "kd-quiet", x: width - right - 4, y: Y(guide.y) - 5, "text-anchor": "end" }, guide.label)]));
+    layers.curves.replaceChildren(...state.series.flatMap((s, i) => {
+      const { colour, dash, marker: shape } = LOOKS[s.look], points = kept[i];
+      if (!points.length) return [];
+      const thin = Math.max(1, Math.ceil(points.length / Math.max(50, width)));
+      const shown = points.filter((_, j) => j % thin === 0 || j === points.length - 1);
+      const path = shown.map(([a, b], j) => `${j ? "L" : "M"}${X(a).toFixed(1)},${Y(b).toFixed(1)}`).join("");
+      const every = Math.max(1, Math.ceil(shown.length / 8));
+      const dots = shown.filter((_, j) => (shown.length - 1 - j) % every === 0).map(([a, b]) => marker(shape, X(a), Y(b), 4, colour));
+      return [svg("path", { d: path, style: { fill: "none", stroke: colour, "stroke-width": "2.2", "stroke-dasharray": dash, "stroke-linejoin": "round" } }), ...dots];
+    }));
+  }
+
+  const dispose = onWidth(body, (w) => { if (w !== width) { width = w; draw(); } });
+  draw();
+  return { root, update: (changes) => { Object.assign(state, changes); draw(); }, dispose };
+}
