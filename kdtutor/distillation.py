@@ -15,7 +15,7 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from kdtutor import checkpoints
+from kdtutor import checkpoints, vocabulary
 from kdtutor.answers import Cache, ask_once, fingerprint
 from kdtutor.batches import Batches, seed_from
 from kdtutor.checks import check_run, number
@@ -82,6 +82,7 @@ class Distillation:
     cache: True keeps the teacher's logits in memory, a folder keeps them on disk for other runs, False asks the
     teacher anew at each step. `teacher_mode` says what is done and why.
     precision: "auto" (bf16 where the hardware has it), "bf16" or "fp32". compile: torch.compile on the student.
+    chunked: masked-LM logits a few hundred tokens at a time (see vocabulary.py), where every term that reads them can.
     progress: whether to show a bar; by default in notebooks and terminals.
 
     Raises KDTutorError before the first step if anything does not fit, NonFiniteLoss within ten if a loss does not.
@@ -110,6 +111,7 @@ class Distillation:
         cache: Cache = True,
         precision: str = "auto",
         compile: bool = False,
+        chunked: bool = True,
         progress: bool | None = None,
     ):
         check_run(student, teacher, task, objective, split)
@@ -149,6 +151,8 @@ class Distillation:
         self.objective.to(self.device)
         if teacher is not None:
             freeze(teacher)
+        can = task.kind == "masked-lm" and vocabulary.reads_rows(self.objective, student, teacher)
+        self.chunked = chunked and can
         if compile:
             student.base_model.compile(dynamic=True)
         learned = [*student.parameters(), *self.objective.parameters()]  # the student's, and projections
@@ -181,9 +185,9 @@ class Distillation:
         self.optimizer.zero_grad(set_to_none=True)
         with self._own_randomness("dropout", self.done, self.accelerator.process_index):
             for batch in micro_batches:
-                losses = self._losses(batch)  # each term's, summed over its items (n_terms,)
-                (weights * losses / counts).sum().backward()
-                sums += losses.detach()
+                loss, losses = self._losses(batch, weights / counts)
+                loss.backward()
+                sums += losses
         sum_gradients(self.accelerator, self.parameters)
         terms = sum_values(self.accelerator, sums) / counts
         loss = (weights * terms).sum()
@@ -197,21 +201,35 @@ class Distillation:
         self.optimizer.step()
         return self._record(rate, torch.cat([torch.stack([loss, norm]), terms]))
 
-    def _losses(self, batch: dict) -> Tensor:
-        """Both forward passes, then every term summed over its valid items (0 where its weight is 0): (n_terms,)."""
+    def _losses(self, batch: dict, factors: Tensor) -> tuple[Tensor, Tensor]:
+        """Both forward passes, then every term summed over its valid items (0 where its weight is 0).
+
+        Returns Σ factor · loss, to go backward from (0-d), and the losses without gradients (n_terms,).
+        """
         if self.teacher_logits is not None:
             batch["teacher_logits"] = self.teacher_logits[batch["index"]]
         batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         rows = batch.pop("rows", None)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            student = forward(self.student, batch, self.objective.needs, rows)
+            student = forward(self.student, batch, self._reads(self.objective.needs), rows)
             teacher = self._teacher_outputs(batch, rows)
+            total, by_rows = 0, 0
+            if self.chunked:
+                labels = batch["labels"]
+                total, by_rows = vocabulary.losses(self.objective.terms, factors, student, teacher, labels)
         nothing = torch.zeros((), device=self.device)
-        terms = self.objective.terms
         losses = [
-            term(student, teacher, batch, reduction="sum") if term.weight else nothing for term in terms
+            term(student, teacher, batch, reduction="sum")
+            if term.weight and not (self.chunked and "logits" in term.needs)
+            else nothing
+            for term in self.objective.terms
         ]
-        return torch.stack([loss.float() for loss in losses])
+        losses = torch.stack([loss.float() for loss in losses])
+        return total + (factors * losses).sum(), by_rows + losses.detach()
+
+    def _reads(self, needs: Set[str]) -> Set[str]:
+        """What the forward passes compute: features instead of logits, where those are made chunk by chunk."""
+        return (needs - {"logits"}) | {"features"} if self.chunked and "logits" in needs else needs
 
     @torch.no_grad()
     def _teacher_outputs(self, batch: dict, rows: Tensor | None) -> Outputs | None:
@@ -219,7 +237,7 @@ class Distillation:
             return None
         if self.teacher_logits is not None:
             return Outputs(batch["teacher_logits"])
-        return forward(self.teacher.eval(), batch, self._teacher_needs, rows)
+        return forward(self.teacher.eval(), batch, self._reads(self._teacher_needs), rows)
 
     def _counts(self, micro_batches: list[dict]) -> Tensor:
         """How many valid items each term has in the whole step, over all processes; at least 1: (n_terms,)."""

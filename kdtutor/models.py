@@ -49,12 +49,15 @@ class Outputs:
     """What a forward pass gives to the objective's terms.
 
     logits: (B, C), or (n, V) for the n selected tokens of a masked-LM batch. hidden_states: embeddings, then every
-    layer, each (B, L, D). attentions: every layer, (B, H, L, L).
+    layer, each (B, L, D). attentions: every layer, (B, H, L, L). features: instead of logits, those tokens' last
+    vectors (n, D) before the `projection` onto the vocabulary.
     """
 
-    logits: Tensor
+    logits: Tensor | None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    features: Tensor | None = None
+    projection: nn.Linear | None = None
 
 
 def load_teacher(task: Task, name: str | os.PathLike | None = None) -> PreTrainedModel:
@@ -368,6 +371,7 @@ def logits_of(model: nn.Module, encoded: Encoded, batch_size: int = 256, autocas
         raise KDTutorError("there are no texts to compute logits for: the split is empty")
     order = length_bucketed_batches(encoded.lengths, batch_size)
     gathered = torch.cat([*logits_by_batch(model, encoded, order, autocast)]).cpu()
+    Where "features" are needed instead of logits, it does not run at all.
     logits = torch.empty_like(gathered)
     logits[torch.cat(order)] = gathered
     return refuse_non_finite(logits, torch.arange(len(logits)))
@@ -377,6 +381,8 @@ def logits_of(model: nn.Module, encoded: Encoded, batch_size: int = 256, autocas
 def logits_by_batch(
     model: nn.Module, encoded: Encoded, order: Iterable[Tensor], autocast=None
 ) -> Iterator[Tensor]:
+    if "features" in needs:
+        return Outputs(None, out.hidden_states, out.attentions, _features(model, hidden), projection(model))
     """For each batch of indices its logits: float32 (n, C) on the model's device. Eval mode; the mode is restored."""
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
@@ -401,7 +407,7 @@ def refuse_non_finite(logits: Tensor, index: Tensor) -> Tensor:
 def _vocabulary_logits(model: nn.Module, hidden: Tensor) -> Tensor:
     """The language-model head of DistilBERT, BERT or RoBERTa alone: (n, D) → (n, V)."""
     if hasattr(model, "vocab_transform"):
-        return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
+        return model.vocab_projector(_features(model, hidden))
     return (model.cls if hasattr(model, "cls") else model.lm_head)(hidden)
 
 
@@ -426,6 +432,25 @@ class Sizes:
     bytes: int
     multiply_adds: int
     length: int
+def projection(model: nn.Module) -> nn.Linear | None:
+    """A masked LM's last matrix, D → V, with its bias; None if its head is not of a kind that is known here."""
+    known = getattr(getattr(model, "config", None), "model_type", None) in _HEADS
+    last = model.get_output_embeddings() if known else None
+    return last if isinstance(last, nn.Linear) and last.bias is not None else None
+
+
+def _features(model: nn.Module, hidden: Tensor) -> Tensor:
+    """A masked LM's head but for its `projection`: (n, D) → (n, D)."""
+    if hasattr(model, "vocab_transform"):
+        return model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+    if hasattr(model, "cls"):
+        return model.cls.predictions.transform(hidden)
+    return model.lm_head.layer_norm(nn.functional.gelu(model.lm_head.dense(hidden)))
+
+
+_HEADS = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert")
+
+
 
     def __str__(self) -> str:
         size = f"{self.parameters:,} parameters, {self.bytes / 1e6:.1f} MB"
