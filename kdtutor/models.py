@@ -189,6 +189,27 @@ def freeze(model: nn.Module) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
+#: what BERT and DistilBERT call it in their configurations
+DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+)
+
+
+def set_dropout(model: PreTrainedModel, probability: float) -> PreTrainedModel:
+    """The same dropout everywhere, in the modules and in the configuration that is saved. Returns the model."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+    for name in DROPOUTS:
+        if hasattr(model.config, name):
+            setattr(model.config, name, probability)
+    return model
+
+
 def small_bert(
     task: Task,
     layers: int = 2,
@@ -350,6 +371,7 @@ def forward(
 
     rows: for masked LMs, int64 (n,): which tokens' logits are wanted, as positions in the flattened (B·L) batch. The
     vocabulary projection, the costliest matrix product of a small model, then runs on those alone: logits is (n, V).
+    Where "features" are needed instead of logits, it does not run at all.
     """
     inputs = {name: value for name, value in batch.items() if name in _inputs_of(type(model))}
     flags = {f"output_{name}": True for name in ("hidden_states", "attentions") if name in needs}
@@ -359,6 +381,8 @@ def forward(
         return Outputs(logits, out.hidden_states, out.attentions)
     out = model.base_model(**inputs, **flags)
     hidden = out.last_hidden_state.flatten(0, 1)[rows]  # (n, D)
+    if "features" in needs:
+        return Outputs(None, out.hidden_states, out.attentions, _features(model, hidden), projection(model))
     return Outputs(_vocabulary_logits(model, hidden), out.hidden_states, out.attentions)
 
 
@@ -371,7 +395,6 @@ def logits_of(model: nn.Module, encoded: Encoded, batch_size: int = 256, autocas
         raise KDTutorError("there are no texts to compute logits for: the split is empty")
     order = length_bucketed_batches(encoded.lengths, batch_size)
     gathered = torch.cat([*logits_by_batch(model, encoded, order, autocast)]).cpu()
-    Where "features" are needed instead of logits, it does not run at all.
     logits = torch.empty_like(gathered)
     logits[torch.cat(order)] = gathered
     return refuse_non_finite(logits, torch.arange(len(logits)))
@@ -381,8 +404,6 @@ def logits_of(model: nn.Module, encoded: Encoded, batch_size: int = 256, autocas
 def logits_by_batch(
     model: nn.Module, encoded: Encoded, order: Iterable[Tensor], autocast=None
 ) -> Iterator[Tensor]:
-    if "features" in needs:
-        return Outputs(None, out.hidden_states, out.attentions, _features(model, hidden), projection(model))
     """For each batch of indices its logits: float32 (n, C) on the model's device. Eval mode; the mode is restored."""
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
@@ -411,6 +432,25 @@ def _vocabulary_logits(model: nn.Module, hidden: Tensor) -> Tensor:
     return (model.cls if hasattr(model, "cls") else model.lm_head)(hidden)
 
 
+def projection(model: nn.Module) -> nn.Linear | None:
+    """A masked LM's last matrix, D → V, with its bias; None if its head is not of a kind that is known here."""
+    known = getattr(getattr(model, "config", None), "model_type", None) in _HEADS
+    last = model.get_output_embeddings() if known else None
+    return last if isinstance(last, nn.Linear) and last.bias is not None else None
+
+
+def _features(model: nn.Module, hidden: Tensor) -> Tensor:
+    """A masked LM's head but for its `projection`: (n, D) → (n, D)."""
+    if hasattr(model, "vocab_transform"):
+        return model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+    if hasattr(model, "cls"):
+        return model.cls.predictions.transform(hidden)
+    return model.lm_head.layer_norm(nn.functional.gelu(model.lm_head.dense(hidden)))
+
+
+_HEADS = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert")
+
+
 @lru_cache
 def _inputs_of(kind: type) -> frozenset[str]:
     """Which of a batch's tensors a model takes. `labels` never: the objective, not the model, computes the loss."""
@@ -432,25 +472,6 @@ class Sizes:
     bytes: int
     multiply_adds: int
     length: int
-def projection(model: nn.Module) -> nn.Linear | None:
-    """A masked LM's last matrix, D → V, with its bias; None if its head is not of a kind that is known here."""
-    known = getattr(getattr(model, "config", None), "model_type", None) in _HEADS
-    last = model.get_output_embeddings() if known else None
-    return last if isinstance(last, nn.Linear) and last.bias is not None else None
-
-
-def _features(model: nn.Module, hidden: Tensor) -> Tensor:
-    """A masked LM's head but for its `projection`: (n, D) → (n, D)."""
-    if hasattr(model, "vocab_transform"):
-        return model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
-    if hasattr(model, "cls"):
-        return model.cls.predictions.transform(hidden)
-    return model.lm_head.layer_norm(nn.functional.gelu(model.lm_head.dense(hidden)))
-
-
-_HEADS = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert")
-
-
 
     def __str__(self) -> str:
         size = f"{self.parameters:,} parameters, {self.bytes / 1e6:.1f} MB"
