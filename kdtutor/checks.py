@@ -20,6 +20,7 @@ LIMITS = {
     "weight_decay": (lambda x: 0 <= x < math.inf, "a number, 0 or more"),
     "max_norm": (lambda x: x > 0, "a number above 0"),
     "masking": (lambda x: 0 < x < 1, "a fraction between 0 and 1"),
+    "rare_words": (lambda x: 0 <= x < math.inf, "an exponent, 0 or more"),
 }
 COUNT = (lambda x: x >= 1 and x % 1 == 0, "a whole number, 1 or more")
 

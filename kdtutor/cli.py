@@ -70,6 +70,9 @@ class TrainArguments(DataArguments):
     )
 
 
+RARE_WORDS = "masked LM: exponent by which rare words are masked more often; 0.7 is DistilBERT's, 0 none"
+
+
 @dataclass
 class PretrainArguments(TrainArguments):
     """Masked-LM pre-training of a BERT with random weights (or of --model)."""
@@ -84,6 +87,7 @@ class PretrainArguments(TrainArguments):
     width: int = field(default=256, metadata={"help": "hidden size of a new model"})
     dropout: float = field(default=0.1, metadata={"help": "dropout of a new model"})
     masking: float = field(default=0.15, metadata={"help": "fraction of tokens to predict"})
+    rare_words: float = field(default=0.0, metadata={"help": RARE_WORDS})
 
 
 @dataclass
@@ -108,6 +112,7 @@ class DistillArguments(TrainArguments):
     )
     layers: int | None = field(default=None, metadata={"help": "the student's depth"})
     width: int = field(default=128, metadata={"help": "a small-bert's hidden size"})
+    dropout: float | None = field(default=None, metadata={"help": "the student's (default: as it comes)"})
     objective: str = field(
         default="0.1 * HardLabels() + 0.9 * SoftTargets(temperature=4)",
         metadata={"help": "a formula as in Python: terms, weights, blend(alpha=…, temperature=…)"},
@@ -115,6 +120,8 @@ class DistillArguments(TrainArguments):
     cache: str | None = field(
         default=None, metadata={"help": "folder that keeps the teacher's answers for other runs"}
     )
+    masking: float = field(default=0.15, metadata={"help": "masked LM: fraction of tokens to predict"})
+    rare_words: float = field(default=0.0, metadata={"help": RARE_WORDS})
 
 
 @dataclass
@@ -215,17 +222,7 @@ def pretrain(a: PretrainArguments, command: str) -> None:
         if a.model
         else models.small_bert(task, a.layers, a.width, dropout=a.dropout, seed=a.seed)
     )
-    _train(a, command, model, None, task, MaskedLM(), masking=a.masking)
-
-
-# What BERT and DistilBERT call it in their configurations.
-DROPOUTS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "dropout",
-    "attention_dropout",
-    "seq_classif_dropout",
-)
+    _train(a, command, model, None, task, MaskedLM(), masking=a.masking, rare_words=a.rare_words)
 
 
 def finetune(a: FinetuneArguments, command: str) -> None:
@@ -238,12 +235,7 @@ def finetune(a: FinetuneArguments, command: str) -> None:
     torch.manual_seed(a.seed)  # the new head
     model = models.load_model(a.model, task)
     if a.dropout is not None:
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = a.dropout
-        for name in DROPOUTS:
-            if hasattr(model.config, name):
-                setattr(model.config, name, a.dropout)
+        models.set_dropout(model, a.dropout)
     _train(a, command, model, None, task, HardLabels())
 
 
@@ -258,7 +250,10 @@ def distill(a: DistillArguments, command: str) -> None:
         student = models.small_bert(task, a.layers or 2, a.width, seed=a.seed)
     else:
         student = models.load_model(a.student, task)
-    _train(a, command, student, teacher, task, objective, cache=a.cache or True)
+    if a.dropout is not None:
+        models.set_dropout(student, a.dropout)
+    masks = {"masking": a.masking, "rare_words": a.rare_words}
+    _train(a, command, student, teacher, task, objective, cache=a.cache or True, **masks)
 
 
 def evaluate(a: EvaluateArguments, command: str) -> None:

@@ -11,7 +11,9 @@ from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
 from kdtutor import vocabulary
-from kdtutor.data import IGNORED
+from kdtutor.batches import Batches
+from kdtutor.data import IGNORED, mask_tokens, rarity
+from kdtutor.errors import KDTutorError
 from kdtutor.models import Outputs, forward, half_depth, projection, small_bert
 from kdtutor.objectives import (
     CosineHidden,
@@ -353,3 +355,107 @@ def test_two_tables_of_logits_never_exist_at_once():
     assert largest < table / 10
     assert peak < table / 2, f"{peak / 1e6:.0f} MB, a table of logits takes {table / 1e6:.0f} MB"
     assert plain_peak > 4 * table  # so that the meter would notice
+
+
+# ------------------------------------------------------------------------------------------------ masks
+
+
+def drawn(task, weights: Tensor | None, probability: float, times: int) -> tuple[Tensor, list[dict]]:
+    """How often each token of the vocabulary was masked, and the masked batches."""
+    batch = task.encode("train").batch(torch.arange(12))
+    counts, batches = torch.zeros(len(task.tokenizer)), []
+    for i in range(times):
+        draw = torch.Generator().manual_seed(i)
+        masked = mask_tokens(batch, task.tokenizer, probability, draw, weights)
+        counts += torch.bincount(masked["labels"][masked["labels"] != IGNORED], minlength=len(counts))
+        batches.append({"before": batch["input_ids"]} | masked)
+    return counts, batches
+
+
+def test_rare_words_are_masked_more_often_by_the_power_of_their_count(glosses):
+    """Drawing one token a time, so that each draw is exactly in proportion to count^−0.7."""
+    encoded = glosses.encode("train")
+    weights = rarity(encoded, len(glosses.tokenizer), 0.7)
+    batch = encoded.batch(torch.arange(12))
+    special = torch.isin(batch["input_ids"], torch.tensor(glosses.tokenizer.all_special_ids))
+    real = batch["input_ids"][~special].tolist()
+    everywhere = [int(i) for i in encoded.ids]
+    chance: dict[int, float] = {}
+    for token in real:
+        chance[token] = chance.get(token, 0) + everywhere.count(token) ** -0.7
+    total = sum(chance.values())
+    times = 4000
+    counts, _ = drawn(glosses, weights, 1e-6, times)  # rounded up to one token
+    assert counts.sum() == times
+    assert max(chance.values()) > 2 * min(chance.values())
+    for token, share in chance.items():
+        expected = times * share / total
+        assert abs(float(counts[token]) - expected) < 4.5 * expected**0.5, token
+    assert counts.sum() == sum(float(counts[token]) for token in chance), "specials and padding never"
+
+
+@pytest.mark.parametrize("exponent", [0, 0.7])
+def test_either_way_so_many_are_masked_and_80_10_10(glosses, exponent):
+    weights = rarity(glosses.encode("train"), len(glosses.tokenizer), exponent) if exponent else None
+    counts, batches = drawn(glosses, weights, 0.3, 600)
+    specials = torch.tensor(glosses.tokenizer.all_special_ids)
+    real = int((~torch.isin(batches[0]["before"], specials)).sum())
+    assert counts[specials].sum() == 0
+    masked = int(counts.sum())
+    if exponent:
+        assert masked == 600 * -int(-0.3 * real // 1), "a fixed number, rounded up"
+    assert masked / (600 * real) == pytest.approx(0.3, abs=0.02)
+    chosen = [b["labels"] != IGNORED for b in batches]
+    for before, after, where in ((b["before"], b, c) for b, c in zip(batches, chosen, strict=True)):
+        assert torch.equal(after["labels"][where], before[where])
+        assert torch.equal(after["input_ids"][~where], before[~where])
+    mask = sum(
+        int((b["input_ids"][c] == glosses.tokenizer.mask_token_id).sum())
+        for b, c in zip(batches, chosen, strict=True)
+    )
+    kept = sum(int((b["input_ids"] == b["before"])[c].sum()) for b, c in zip(batches, chosen, strict=True))
+    assert mask / masked == pytest.approx(0.8, abs=0.015)
+    assert kept / masked == pytest.approx(0.1, abs=0.015)
+
+
+def test_a_batch_of_nothing_but_specials_has_nothing_to_mask(glosses):
+    weights = rarity(glosses.encode("train"), len(glosses.tokenizer))
+    batch = glosses.encode_texts(["", ""]).batch(torch.arange(2))
+    masked = mask_tokens(batch, glosses.tokenizer, 0.15, torch.Generator().manual_seed(0), weights)
+    assert torch.equal(masked["input_ids"], batch["input_ids"])
+    assert (masked["labels"] == IGNORED).all()
+
+
+def test_rare_words_depend_on_seed_and_step_alone_however_a_batch_is_shared(glosses):
+    encoded = glosses.encode("train")
+    [whole] = Batches(glosses, encoded, 8, rare_words=0.7)[3]
+    [again] = Batches(glosses, encoded, 8, rare_words=0.7)[3]
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    [plain] = Batches(glosses, encoded, 8)[3]
+    assert not torch.equal(plain["input_ids"], whole["input_ids"])
+    for world in (2, 4):
+        parts = [
+            Batches(glosses, encoded, 8, rank=r, world=world, accumulate=2, rare_words=0.7)[3]
+            for r in range(world)
+        ]
+        seen = 0
+        for piece in (piece for part in parts for piece in part):
+            for row, index in enumerate(piece["index"]):
+                [there] = (whole["index"] == index).nonzero()[:, 0].tolist()
+                length = int(piece["attention_mask"][row].sum())
+                assert torch.equal(piece["input_ids"][row, :length], whole["input_ids"][there, :length])
+                seen += 1
+        assert seen == 8
+
+
+def test_rare_words_belong_to_a_run_and_to_masked_lm(glosses, teacher, tmp_path):
+    triple_run(glosses, teacher, rare_words=0.7, folder=tmp_path).run()
+    with pytest.raises(KDTutorError, match=r"another rare_words: 0\.7, now 0\.0"):
+        triple_run(glosses, teacher, folder=tmp_path).resume()
+    with pytest.raises(
+        KDTutorError, match="rare_words says which tokens to mask, but tiny is a classification"
+    ):
+        make_run(make_task(), HardLabels(), rare_words=0.7)
+    for wrong in (-0.1, float("nan"), "0.7", True):
+        with pytest.raises(KDTutorError, match="rare_words must be an exponent, 0 or more"):
+            triple_run(glosses, teacher, rare_words=wrong)
