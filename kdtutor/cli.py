@@ -68,6 +68,12 @@ class TrainArguments(DataArguments):
     resume: bool = field(
         default=False, metadata={"help": "go on from the newest checkpoint in the output folder"}
     )
+    dry_run: bool = field(
+        default=False, metadata={"help": "print steps, tokens, memory and time, and train nothing"}
+    )
+    launch: str | None = field(
+        default=None, metadata={"help": "for --dry_run: accelerate's configuration that it is meant for"}
+    )
 
 
 RARE_WORDS = "masked LM: exponent by which rare words are masked more often; 0.7 is DistilBERT's, 0 none"
@@ -350,6 +356,9 @@ def _train(a: TrainArguments, command: str, model, teacher, task, objective, **m
     passed = ("epochs", "steps", "batch_size", "accumulate", "learning_rate", "warmup", "weight_decay", "max_norm",
               "seed", "precision", "compile", "save_every")  # fmt: skip
     settings = {name: getattr(a, name) for name in passed} | more
+    if a.dry_run:
+        _print_plan(a, model, teacher, task, objective, settings)
+        return
     run = Distillation(model, teacher, task, objective, folder=Path(a.output, "checkpoints"), **settings)
     begun = checkpoints.found(run.folder)
     if a.resume and begun:
@@ -376,6 +385,17 @@ def _train(a: TrainArguments, command: str, model, teacher, task, objective, **m
             print(f"{where}: loss {loss:.4f}, {left:.1f} min left", flush=True)
     if main_process:
         _save(run, a, command, evaluation)
+
+
+def _print_plan(a: TrainArguments, model, teacher, task, objective, settings: dict) -> None:
+    from kdtutor import models
+    from kdtutor.plan import plan
+    from kdtutor.processes import read_launch
+
+    launch = read_launch(a.launch, a.precision) if a.launch else None
+    planned = plan(model, teacher, task, objective, launch=launch, **settings)
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"{'model':<24}{models.sizes(model, task.max_length)}\n{planned}")
 
 
 def _save(run, a: TrainArguments, command: str, evaluation) -> None:

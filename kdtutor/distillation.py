@@ -390,7 +390,8 @@ class Distillation:
         folder = self.folder if folder is None else Path(folder)
         if folder is None:
             raise KDTutorError("no checkpoint in None: resume(folder) or Distillation(…, folder=…)")
-        newest, state, tensors, damaged = checkpoints.newest_whole(folder, str(self.device))
+        device = "cpu" if self.device.type == "cpu" else str(self.device)  # safetensors knows no "cpu:0"
+        newest, state, tensors, damaged = checkpoints.newest_whole(folder, device)
         for what, mine in self._belongs_to.items():
             theirs = state["belongs_to"].get(what)
             steered = what == "objective" and mine == state["formula"]  # the very object, changed since
@@ -400,7 +401,7 @@ class Distillation:
             warnings.warn(f"{'; '.join(map(str, damaged))}: going on from {newest.name}", stacklevel=2)
             on_main(self.accelerator, partial(checkpoints.set_aside, folder, newest))
 
-        load_model(self.student, newest / "model.safetensors", device=str(self.device))
+        load_model(self.student, newest / "model.safetensors", device=device)
         projections = {name: tensors[f"objective.{name}"] for name in self.objective.state_dict()}
         self.objective.load_state_dict(projections)
         self.optimizer.state.clear()

@@ -103,24 +103,26 @@ class Stage:
     """How a body is trained on a task, and measured.
 
     texts, validation, test: how many random texts of each split, the same at every seed; None: all. Each training
-    text is seen once. rates: the learning rates to choose from.
+    text is seen once. rates: the learning rates that are tried first.
     """
 
     texts: int | None = None
     validation: int | None = None
     test: int | None = None
     batch_size: int = 32
-    rates: tuple[float, ...] = (1.5e-4, 3e-4, 6e-4)
+    rates: tuple[float, ...] = (2e-4, 4e-4)
 
 
 @dataclass(frozen=True)
 class Plan:
     """Sizes: what fits into two and a half hours on two slow CPU cores, at about 50 GFLOP/s in all."""
 
-    glosses: Stage = Stage(10_000, validation=1000, test=3000, rates=(1.5e-4, 3e-4, 6e-4, 1.2e-3))
+    glosses: Stage = Stage(10_000, validation=1000, test=3000, rates=(1.5e-4, 3e-4))
     supersense: Stage = Stage(8000, validation=1000, test=4000)
-    sentiment: Stage = Stage(8000, batch_size=16, rates=(1e-4, 2e-4, 4e-4))
-    valence: Stage = Stage(8000, batch_size=16, rates=(1e-4, 2e-4, 4e-4))
+    sentiment: Stage = Stage(8000, batch_size=16, rates=(1.5e-4, 3e-4))
+    valence: Stage = Stage(8000, batch_size=16, rates=(1.5e-4, 3e-4))
+    random_rates: tuple[float, ...] = (6e-4, 1.2e-3)  # at pre-training, from random weights
+    beyond: int = 2  # how many more are tried, doubled or halved, while the best is the largest or smallest
     dropout: float = 0.1  # at fine-tuning
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     choosing_seed: int = 5
@@ -218,18 +220,25 @@ class _Workshop:
         """The learning rates, at a seed outside the study: see the module's docstring."""
         both = [(who, task) for task in TASKS for who in (CONTROL, TEACHER)]
         for who, task in [(CONTROL, "glosses"), (RANDOM, "glosses"), *both]:
-            for rate in getattr(self.plan, task).rates:
-                which = {"configuration": who, "task": task, "learning_rate": rate}
-                if any(which.items() <= row.items() for row in self.record["choosing"]):
-                    continue
-                seed = self.plan.choosing_seed
-                model, seconds = self.trained(ARMS[who], task, seed, rate)
+            while rate := self.untried(who, task):
+                model, seconds = self.trained(ARMS[who], task, self.plan.choosing_seed, rate)
                 scores = self.scores(model, task, "validation")
-                row = which | {"seed": seed, "seconds": seconds, "validation": scores}
-                self.record["choosing"].append(row)
+                row = {"configuration": who, "task": task, "learning_rate": rate, "seconds": seconds}
+                self.record["choosing"].append(row | {"seed": self.plan.choosing_seed, "validation": scores})
                 self.save()
                 shown = f"validation {scores[MEASURE[task]]:.4f}, {seconds:.0f} s"
                 self.report(f"choosing: {who}, {task}, learning rate {rate:g}: {shown}")
+
+    def untried(self, who: str, task: str) -> float | None:
+        """The next learning rate to try: those of the plan, then beyond the best while that is the last on its side."""
+        planned = self.plan.random_rates if who == RANDOM else getattr(self.plan, task).rates
+        tried = [row["learning_rate"] for row in _choices(self.record, who, task)]
+        if left := [rate for rate in planned if rate not in tried]:
+            return left[0]
+        best = chosen_rate(self.record, who, task)
+        if len(tried) >= len(planned) + self.plan.beyond or min(tried) < best < max(tried):
+            return None
+        return 2 * best if best == max(tried) else best / 2
 
     def trained(self, arm: Arm, task: str, seed: int, rate: float | None) -> tuple[PreTrainedModel, float]:
         """A model to be measured on `task`, and the seconds of its training."""
@@ -456,11 +465,14 @@ def _cell(found: Interval) -> str:
     return f"{found.mean:.4f} ± {found.half_width:.4f}"
 
 
+def _choices(record: Mapping, who: str, task: str) -> list[dict]:
+    return [row for row in record["choosing"] if (row["configuration"], row["task"]) == (who, task)]
+
+
 def chosen_rate(record: Mapping, who: str, task: str) -> float:
     """The learning rate with the best score on validation (masked LM: the lowest loss), of those that were tried."""
-    rows = [row for row in record["choosing"] if (row["configuration"], row["task"]) == (who, task)]
 
     def worth(row: Mapping) -> float:
         return -row["validation"]["loss"] if task == "glosses" else row["validation"][MEASURE[task]]
 
-    return max(rows, key=worth)["learning_rate"]
+    return max(_choices(record, who, task), key=worth)["learning_rate"]

@@ -69,7 +69,7 @@ def losses(
         d_matrix = torch.zeros_like(matrix, dtype=wide) if matrix.requires_grad else None
         d_bias = torch.zeros_like(bias, dtype=wide) if bias.requires_grad else None
         with torch.autocast(features.device.type, enabled=False):
-            for chunk in _chunks(len(features), len(matrix), features.device.type, rows):
+            for chunk in _chunks(len(features), rows or chunk_rows(len(matrix), features.device.type)):
                 z_s = _logits(h_s[chunk], w_s, bias, wide)
                 z_t = _logits(h_t[chunk], w_t, teacher.projection.bias, wide) if ask else None
                 gradient = torch.zeros_like(z_s)
@@ -176,8 +176,12 @@ def _product_dtype(features: Tensor) -> torch.dtype:
     return features.dtype
 
 
-def _chunks(rows: int, vocabulary: int, device: str, size: int | None) -> list[slice]:
-    size = size or max(FEWEST, CHUNK_BYTES.get(device, ELSEWHERE) // (4 * vocabulary))
+def chunk_rows(vocabulary: int, device: str) -> int:
+    """How many tokens make a chunk."""
+    return max(FEWEST, CHUNK_BYTES.get(device, ELSEWHERE) // (4 * vocabulary))
+
+
+def _chunks(rows: int, size: int) -> list[slice]:
     return [slice(first, first + size) for first in range(0, rows, size)]
 
 

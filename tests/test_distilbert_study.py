@@ -26,7 +26,7 @@ from kdtutor.study_distilbert import (
 )
 
 STAGE = Stage(texts=8, batch_size=4, rates=(1e-3, 2e-3))
-PLAN = Plan(glosses=STAGE, supersense=STAGE, sentiment=STAGE, valence=STAGE, seeds=(0, 1))
+PLAN = Plan(STAGE, STAGE, STAGE, STAGE, random_rates=(3e-3, 4e-3), beyond=0, seeds=(0, 1))
 ROWS_A_SEED = 25  # 8 bodies; teacher, control and both distilled students on 3 tasks; 5 others on one
 
 
@@ -149,6 +149,24 @@ def test_the_lowest_masked_lm_loss_and_the_highest_score_are_chosen():
 
     assert study_distilbert.chosen_rate(choosing("glosses", loss=0), CONTROL, "glosses") == 0.1
     assert study_distilbert.chosen_rate(choosing("valence", spearman=0), CONTROL, "valence") == 0.2
+
+
+def test_beyond_the_planned_learning_rates_it_goes_on_while_the_best_is_the_last(tasks, teacher, tmp_path):
+    def tried(worth, beyond=2):
+        """The learning rates in the order of trying, if `worth(rate)` is the validation accuracy."""
+        record = {"runs": [], "choosing": []}
+        plan = replace(PLAN, beyond=beyond)
+        workshop = study_distilbert._Workshop(plan, tasks, teacher, tmp_path, record, None, None)
+        while rate := workshop.untried(TEACHER, "sentiment"):
+            row = {"configuration": TEACHER, "task": "sentiment", "learning_rate": rate}
+            record["choosing"].append(row | {"validation": {"accuracy": worth(rate)}})
+        return [row["learning_rate"] for row in record["choosing"]]
+
+    assert tried(lambda rate: -abs(rate - 2e-3)) == [1e-3, 2e-3, 4e-3]
+    assert tried(lambda rate: -abs(rate - 1e-3)) == [1e-3, 2e-3, 5e-4]
+    assert tried(lambda rate: rate) == [1e-3, 2e-3, 4e-3, 8e-3]
+    assert tried(lambda rate: -rate) == [1e-3, 2e-3, 5e-4, 2.5e-4]
+    assert tried(lambda rate: rate, beyond=0) == [1e-3, 2e-3]
 
 
 class Trainings:
