@@ -141,7 +141,7 @@ def _memory(run: Distillation, launch: Launch, texts: int, length: int) -> dict[
         memory["gradients on their way"] = 4 * trained
     if run.task.kind == "masked-lm":
         memory["logits"] = _logits_memory(run, texts * length)
-    return memory
+    return {name: size for name, size in memory.items() if size}
 
 
 def _logits_memory(run: Distillation, tokens: int) -> int:
