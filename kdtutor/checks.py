@@ -57,6 +57,12 @@ def check_run(
                 raise KDTutorError(
                     f"student and teacher share the tensor {name}: training one would change the other; copy it"
                 )
+        sizes = student.config.vocab_size, teacher.config.vocab_size
+        if task.kind == "masked-lm" and objective.needs_teacher and sizes[0] != sizes[1]:
+            raise KDTutorError(
+                f"the student's vocabulary has {sizes[0]} tokens and the teacher's {sizes[1]}: their logits can't be "
+                "compared; student.resize_token_embeddings(…) makes them alike"
+            )
     masked = [type(term).__name__ for term in objective.terms if term.rows == "masked"]
     if masked and task.kind != "masked-lm":
         raise KDTutorError(f"{masked[0]} predicts masked tokens, but {task.name} is a {task.kind} task")

@@ -38,7 +38,7 @@ from transformers import (
 from transformers.utils import logging
 
 from kdtutor.assets import manifest, verified
-from kdtutor.data import Encoded, Task, hub_access, length_bucketed_batches, unavailable
+from kdtutor.data import Encoded, Task, hub_access, length_bucketed_batches, load_tokenizer, unavailable
 from kdtutor.errors import KDTutorError, nearest
 
 TEACHERS = {"supersense": "bert-supersense", "sentiment": "bert-sentiment", "glosses": "bert-glosses"}
@@ -128,6 +128,7 @@ def _load(name: str | os.PathLike, task: Task) -> tuple[PreTrainedModel, list[st
             f"{name} is no {type(model).__name__}: {len(body)} parameters are missing, such as {body[0]}"
         )
     check_fits(model, task, str(name))
+    _check_tokenizer(source, task)
     return model, [key for key in missing if ".pooler." not in key]
 
 
@@ -177,10 +178,29 @@ def _check_config(config: PretrainedConfig, task: Task, who: str, has_head: bool
             'they must share one vocabulary (load_task(…, tokenizer="the model\'s name"))'
         )
     positions = getattr(config, "max_position_embeddings", math.inf)
+    if config.model_type in _ROBERTAS:  # the first positions stand for padding
+        positions -= (config.pad_token_id or 0) + 1
     if task.max_length > positions:
         raise KDTutorError(
             f'{who} has {positions} positions, but "{task.name}" allows {task.max_length} tokens a text: '
             f"load_task(…, max_length={positions})"
+        )
+
+
+def _check_tokenizer(source: str, task: Task) -> None:
+    """Refuse a checkpoint whose own tokenizer, if it brings one, numbers the tokens otherwise than the task's."""
+    if Path(source).is_dir() and not Path(source, "tokenizer.json").is_file():
+        return
+    try:
+        theirs = load_tokenizer(source).get_vocab()
+    except KDTutorError:  # it brings none
+        return
+    ours = task.tokenizer.get_vocab()
+    if differing := sorted(ours.items() ^ theirs.items(), key=lambda item: item[1])[:1]:
+        token, number = differing[0]
+        raise KDTutorError(
+            f'{source} has another tokenizer than "{task.name}": token {number} of one of them is "{token}", and not of '
+            'the other (load_task(…, tokenizer="the model\'s name"))'
         )
 
 
@@ -448,7 +468,8 @@ def _features(model: nn.Module, hidden: Tensor) -> Tensor:
     return model.lm_head.layer_norm(nn.functional.gelu(model.lm_head.dense(hidden)))
 
 
-_HEADS = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert")
+_ROBERTAS = ("roberta", "xlm-roberta", "camembert")
+_HEADS = ("bert", "distilbert", *_ROBERTAS)
 
 
 @lru_cache
