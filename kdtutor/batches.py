@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdtutor.data import IGNORED, Encoded, Task, length_bucketed_batches, mask_tokens
+from kdtutor.data import IGNORED, Encoded, Task, length_bucketed_batches, mask_tokens, rarity
 
 
 @dataclass
@@ -17,8 +17,8 @@ class Batches:
     """`batches[step]` is this process's part of the batch of an optimiser step (0 for the first), in micro-batches.
 
     batch_size: examples a step, over all processes. accumulate: how many micro-batches at most. rank, world: which
-    process this is, of how many. masking: for masked LMs, the fraction of tokens to predict; rows: the tokens whose
-    logits count, "masked" or "valid".
+    process this is, of how many. masking: for masked LMs, the fraction of tokens to predict; rare_words: 0, or the
+    exponent by which rare ones are drawn more often; rows: the tokens whose logits count, "masked" or "valid".
     """
 
     task: Task
@@ -30,9 +30,13 @@ class Batches:
     accumulate: int = 1
     rank: int = 0
     world: int = 1
+    rare_words: float = 0.0
 
     def __post_init__(self):
         self.per_epoch = math.ceil(len(self.data) / self.batch_size)
+        self._weights = None
+        if self.rare_words:
+            self._weights = rarity(self.data, len(self.task.tokenizer), self.rare_words)
         self._order: tuple[int, list[Tensor]] = (-1, [])  # an epoch, and its batches
 
     def index(self, step: int) -> Tensor:
@@ -51,7 +55,7 @@ class Batches:
         batch = self.data.batch(self.index(step))
         if self.task.kind == "masked-lm":  # all of it at once, so that masks don't depend on how it is cut
             masks = _generator(self.seed, "masks", step)
-            batch = mask_tokens(batch, self.task.tokenizer, self.masking, masks)
+            batch = mask_tokens(batch, self.task.tokenizer, self.masking, masks, self._weights)
         # Every world-th example: texts of similar length lie side by side, so no process has the long ones.
         mine = torch.arange(len(batch["index"]))[self.rank :: self.world]
         return [self._cut(batch, part) for part in mine.tensor_split(self.accumulate) if len(part)]

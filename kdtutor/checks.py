@@ -20,6 +20,7 @@ LIMITS = {
     "weight_decay": (lambda x: 0 <= x < math.inf, "a number, 0 or more"),
     "max_norm": (lambda x: x > 0, "a number above 0"),
     "masking": (lambda x: 0 < x < 1, "a fraction between 0 and 1"),
+    "rare_words": (lambda x: 0 <= x < math.inf, "an exponent, 0 or more"),
 }
 COUNT = (lambda x: x >= 1 and x % 1 == 0, "a whole number, 1 or more")
 
@@ -56,6 +57,12 @@ def check_run(
                 raise KDTutorError(
                     f"student and teacher share the tensor {name}: training one would change the other; copy it"
                 )
+        sizes = student.config.vocab_size, teacher.config.vocab_size
+        if task.kind == "masked-lm" and objective.needs_teacher and sizes[0] != sizes[1]:
+            raise KDTutorError(
+                f"the student's vocabulary has {sizes[0]} tokens and the teacher's {sizes[1]}: their logits can't be "
+                "compared; student.resize_token_embeddings(…) makes them alike"
+            )
     masked = [type(term).__name__ for term in objective.terms if term.rows == "masked"]
     if masked and task.kind != "masked-lm":
         raise KDTutorError(f"{masked[0]} predicts masked tokens, but {task.name} is a {task.kind} task")

@@ -68,6 +68,15 @@ class TrainArguments(DataArguments):
     resume: bool = field(
         default=False, metadata={"help": "go on from the newest checkpoint in the output folder"}
     )
+    dry_run: bool = field(
+        default=False, metadata={"help": "print steps, tokens, memory and time, and train nothing"}
+    )
+    launch: str | None = field(
+        default=None, metadata={"help": "for --dry_run: accelerate's configuration that it is meant for"}
+    )
+
+
+RARE_WORDS = "masked LM: exponent by which rare words are masked more often; 0.7 is DistilBERT's, 0 none"
 
 
 @dataclass
@@ -84,6 +93,7 @@ class PretrainArguments(TrainArguments):
     width: int = field(default=256, metadata={"help": "hidden size of a new model"})
     dropout: float = field(default=0.1, metadata={"help": "dropout of a new model"})
     masking: float = field(default=0.15, metadata={"help": "fraction of tokens to predict"})
+    rare_words: float = field(default=0.0, metadata={"help": RARE_WORDS})
 
 
 @dataclass
@@ -108,6 +118,7 @@ class DistillArguments(TrainArguments):
     )
     layers: int | None = field(default=None, metadata={"help": "the student's depth"})
     width: int = field(default=128, metadata={"help": "a small-bert's hidden size"})
+    dropout: float | None = field(default=None, metadata={"help": "the student's (default: as it comes)"})
     objective: str = field(
         default="0.1 * HardLabels() + 0.9 * SoftTargets(temperature=4)",
         metadata={"help": "a formula as in Python: terms, weights, blend(alpha=…, temperature=…)"},
@@ -115,6 +126,8 @@ class DistillArguments(TrainArguments):
     cache: str | None = field(
         default=None, metadata={"help": "folder that keeps the teacher's answers for other runs"}
     )
+    masking: float = field(default=0.15, metadata={"help": "masked LM: fraction of tokens to predict"})
+    rare_words: float = field(default=0.0, metadata={"help": RARE_WORDS})
 
 
 @dataclass
@@ -215,17 +228,7 @@ def pretrain(a: PretrainArguments, command: str) -> None:
         if a.model
         else models.small_bert(task, a.layers, a.width, dropout=a.dropout, seed=a.seed)
     )
-    _train(a, command, model, None, task, MaskedLM(), masking=a.masking)
-
-
-# What BERT and DistilBERT call it in their configurations.
-DROPOUTS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "dropout",
-    "attention_dropout",
-    "seq_classif_dropout",
-)
+    _train(a, command, model, None, task, MaskedLM(), masking=a.masking, rare_words=a.rare_words)
 
 
 def finetune(a: FinetuneArguments, command: str) -> None:
@@ -238,12 +241,7 @@ def finetune(a: FinetuneArguments, command: str) -> None:
     torch.manual_seed(a.seed)  # the new head
     model = models.load_model(a.model, task)
     if a.dropout is not None:
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = a.dropout
-        for name in DROPOUTS:
-            if hasattr(model.config, name):
-                setattr(model.config, name, a.dropout)
+        models.set_dropout(model, a.dropout)
     _train(a, command, model, None, task, HardLabels())
 
 
@@ -258,7 +256,10 @@ def distill(a: DistillArguments, command: str) -> None:
         student = models.small_bert(task, a.layers or 2, a.width, seed=a.seed)
     else:
         student = models.load_model(a.student, task)
-    _train(a, command, student, teacher, task, objective, cache=a.cache or True)
+    if a.dropout is not None:
+        models.set_dropout(student, a.dropout)
+    masks = {"masking": a.masking, "rare_words": a.rare_words}
+    _train(a, command, student, teacher, task, objective, cache=a.cache or True, **masks)
 
 
 def evaluate(a: EvaluateArguments, command: str) -> None:
@@ -355,6 +356,9 @@ def _train(a: TrainArguments, command: str, model, teacher, task, objective, **m
     passed = ("epochs", "steps", "batch_size", "accumulate", "learning_rate", "warmup", "weight_decay", "max_norm",
               "seed", "precision", "compile", "save_every")  # fmt: skip
     settings = {name: getattr(a, name) for name in passed} | more
+    if a.dry_run:
+        _print_plan(a, model, teacher, task, objective, settings)
+        return
     run = Distillation(model, teacher, task, objective, folder=Path(a.output, "checkpoints"), **settings)
     begun = checkpoints.found(run.folder)
     if a.resume and begun:
@@ -381,6 +385,17 @@ def _train(a: TrainArguments, command: str, model, teacher, task, objective, **m
             print(f"{where}: loss {loss:.4f}, {left:.1f} min left", flush=True)
     if main_process:
         _save(run, a, command, evaluation)
+
+
+def _print_plan(a: TrainArguments, model, teacher, task, objective, settings: dict) -> None:
+    from kdtutor import models
+    from kdtutor.plan import plan
+    from kdtutor.processes import read_launch
+
+    launch = read_launch(a.launch, a.precision) if a.launch else None
+    planned = plan(model, teacher, task, objective, launch=launch, **settings)
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"{'model':<24}{models.sizes(model, task.max_length)}\n{planned}")
 
 
 def _save(run, a: TrainArguments, command: str, evaluation) -> None:

@@ -120,14 +120,29 @@ def length_bucketed_batches(
     return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 
 
+def rarity(encoded: Encoded, vocabulary: int, exponent: float = 0.7) -> Tensor:
+    """count^−exponent of every token of the vocabulary in these texts, for `mask_tokens`: float32 (V,).
+
+    DistilBERT's training code (Sanh et al. 2019) takes 0.7. A token that never occurs counts as one that did once.
+    """
+    return torch.bincount(encoded.ids, minlength=vocabulary).clamp(min=1).float() ** -exponent
+
+
 def mask_tokens(
-    batch: dict[str, Tensor], tokenizer, probability: float, generator: torch.Generator
+    batch: dict[str, Tensor],
+    tokenizer,
+    probability: float,
+    generator: torch.Generator,
+    weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """BERT's masked-LM corruption (Devlin et al. 2019), drawn anew for every batch.
 
     Of the real tokens ([CLS], [SEP], padding never), `probability` are to be predicted: 80 % of them become
     [MASK], 10 % a random token, 10 % stay. Returns a new batch; labels (B, L) hold the true ids there and -100
     everywhere else.
+
+    Each token is drawn by itself, all alike; or, with `weights` (V,), that fraction of the batch (rounded up) in
+    proportion to them, without replacement: see `rarity`.
     """
     if tokenizer.mask_token_id is None:
         raise KDTutorError(
@@ -136,7 +151,14 @@ def mask_tokens(
     ids = batch["input_ids"]
     special = torch.tensor(tokenizer.all_special_ids)
     chance, action = torch.rand(ids.shape, generator=generator), torch.rand(ids.shape, generator=generator)
-    chosen = (chance < probability) & batch["attention_mask"].bool() & ~torch.isin(ids, special)
+    real = batch["attention_mask"].bool() & ~torch.isin(ids, special)
+    if weights is None:
+        chosen = (chance < probability) & real
+    else:  # those whose exponential clocks, each of its own rate, ring first (Efraimidis & Spirakis 2006)
+        rings = (-torch.log1p(-chance) / weights[ids]).masked_fill(~real, math.inf).flatten()
+        chosen = torch.zeros(ids.numel(), dtype=torch.bool)
+        chosen[rings.topk(math.ceil(probability * int(real.sum())), largest=False).indices] = True
+        chosen = chosen.view_as(ids)
     anything = torch.randint(len(tokenizer), ids.shape, generator=generator)
     corrupted = torch.where(chosen & (action < 0.8), tokenizer.mask_token_id, ids)
     corrupted = torch.where(chosen & (action >= 0.9), anything, corrupted)
@@ -209,15 +231,14 @@ class Task:
             return dataset
         return dataset.cast_column("label", ClassLabel(names=list(self.labels)))
 
-    def subset(self, n: int, seed: int = 0) -> Task:
-        """The same task with only `n` random training examples (validation and test stay whole)."""
-        train = self.split("train")
-        if not 0 < n <= len(train):
-            raise KDTutorError(
-                f"{self.name} has {len(train)} training examples: no subset of {n} can be drawn"
-            )
-        keep = _random_indices(len(train), n, seed)
-        return self._with_train(_select(train, keep), f"{self.name}[{n}, seed {seed}]")
+    def subset(self, n: int, seed: int = 0, split: str = "train") -> Task:
+        """The same task with only `n` random examples of one split, the training split if none is named."""
+        part, kind = self.split(split), "training" if split == "train" else split
+        if not 0 < n <= len(part):
+            raise KDTutorError(f"{self.name} has {len(part)} {kind} examples: no subset of {n} can be drawn")
+        keep = _random_indices(len(part), n, seed)
+        which = f"{n}" if split == "train" else f"{n} of {split}"
+        return self._with(f"{self.name}[{which}, seed {seed}]", **{split: _select(part, keep)})
 
     def transfer(self, labelled: int = 2000, seed: int = 0) -> Task:
         """All training texts, but only `labelled` random ones keep their label; the others get -100 ("unlabelled").
@@ -234,9 +255,8 @@ class Task:
         keep = _random_indices(len(train), labelled, seed)
         targets = torch.full_like(train.targets, IGNORED)
         targets[keep] = train.targets[keep]
-        return self._with_train(
-            replace(train, targets=targets), f"{self.name}[{labelled} labelled, seed {seed}]"
-        )
+        name = f"{self.name}[{labelled} labelled, seed {seed}]"
+        return self._with(name, train=replace(train, targets=targets))
 
     def labelled_only(self) -> Task:
         """Without the unlabelled training texts: what a student without a teacher can learn from."""
@@ -244,10 +264,10 @@ class Task:
         if train.targets is None:
             raise KDTutorError(f"{self.name} is a {self.kind} task: none of its texts is labelled")
         keep = (train.targets != IGNORED).nonzero()[:, 0]
-        return self._with_train(_select(train, keep), f"{self.name}[labelled only]")
+        return self._with(f"{self.name}[labelled only]", train=_select(train, keep))
 
-    def _with_train(self, train: Split, name: str) -> Task:
-        return replace(self, name=name, splits={**self.splits, "train": train})
+    def _with(self, name: str, **splits: Split) -> Task:
+        return replace(self, name=name, splits=self.splits | splits)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -15,7 +15,7 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from kdtutor import checkpoints
+from kdtutor import checkpoints, vocabulary
 from kdtutor.answers import Cache, ask_once, fingerprint
 from kdtutor.batches import Batches, seed_from
 from kdtutor.checks import check_run, number
@@ -76,12 +76,14 @@ class Distillation:
     batch_size: examples an optimiser step, over all processes; accumulate: micro-batches a process makes of its part.
     learning_rate: the peak, after a linear warm-up over a fraction `warmup` of the steps; then linear decay to 0.
     weight_decay: AdamW's, on matrices and embeddings, never on biases and LayerNorm. max_norm: of the gradient.
-    masking: for masked-LM tasks, the fraction of tokens to predict.
+    masking: for masked-LM tasks, the fraction of tokens to predict; rare_words: 0 draws them all alike (BERT), 0.7 in
+    proportion to count^−0.7 in the training texts (DistilBERT), any exponent likewise.
     seed: decides order, masks and dropout of every step, whatever else draws random numbers in between.
     folder: where checkpoints go, one an epoch or every `save_every` steps, and at the end (the newest two are kept).
     cache: True keeps the teacher's logits in memory, a folder keeps them on disk for other runs, False asks the
     teacher anew at each step. `teacher_mode` says what is done and why.
     precision: "auto" (bf16 where the hardware has it), "bf16" or "fp32". compile: torch.compile on the student.
+    chunked: masked-LM logits a few hundred tokens at a time (see vocabulary.py), where every term that reads them can.
     progress: whether to show a bar; by default in notebooks and terminals.
 
     Raises KDTutorError before the first step if anything does not fit, NonFiniteLoss within ten if a loss does not.
@@ -103,6 +105,7 @@ class Distillation:
         weight_decay: float = 0.01,
         max_norm: float = 1.0,
         masking: float = 0.15,
+        rare_words: float = 0.0,
         seed: int = 0,
         split: str = "train",
         folder: str | os.PathLike | None = None,
@@ -110,15 +113,19 @@ class Distillation:
         cache: Cache = True,
         precision: str = "auto",
         compile: bool = False,
+        chunked: bool = True,
         progress: bool | None = None,
     ):
         check_run(student, teacher, task, objective, split)
+        if rare_words and task.kind != "masked-lm":
+            raise KDTutorError(f"rare_words says which tokens to mask, but {task.name} is a {task.kind} task")
         self.student, self.teacher, self.task, self.split = student, teacher, task, split
         self.objective = objective if isinstance(objective, Objective) else Objective([objective])
         self.term_names = _numbered(type(term).__name__ for term in self.objective.terms)
         self.learning_rate, self.warmup = learning_rate, number("warmup", warmup)
         self.weight_decay, self.max_norm = number("weight_decay", weight_decay), number("max_norm", max_norm)
-        self.masking, self.batch_size = number("masking", masking), number("batch_size", batch_size)
+        self.masking, self.rare_words = number("masking", masking), number("rare_words", rare_words)
+        self.batch_size = number("batch_size", batch_size)
         self.seed, self.progress = int(seed), progress
         self.accelerator = Accelerator()
         self.device = self.accelerator.device
@@ -130,6 +137,7 @@ class Distillation:
             self.batch_size,
             seed=self.seed,
             masking=self.masking,
+            rare_words=self.rare_words,
             rows=self.objective.rows,
             accumulate=number("accumulate", accumulate),
             rank=self.accelerator.process_index,
@@ -149,6 +157,8 @@ class Distillation:
         self.objective.to(self.device)
         if teacher is not None:
             freeze(teacher)
+        can = task.kind == "masked-lm" and vocabulary.reads_rows(self.objective, student, teacher)
+        self.chunked = chunked and can
         if compile:
             student.base_model.compile(dynamic=True)
         learned = [*student.parameters(), *self.objective.parameters()]  # the student's, and projections
@@ -182,9 +192,9 @@ class Distillation:
         self.optimizer.zero_grad(set_to_none=True)
         with self._own_randomness("dropout", self.done, self.accelerator.process_index):
             for batch in micro_batches:
-                losses = self._losses(batch)  # each term's, summed over its items (n_terms,)
-                (weights * losses / counts).sum().backward()
-                sums += losses.detach()
+                loss, losses = self._losses(batch, weights / counts)
+                loss.backward()
+                sums += losses
         sum_gradients(self.accelerator, self.parameters)
         terms = sum_values(self.accelerator, sums) / counts
         loss = (weights * terms).sum()
@@ -198,21 +208,35 @@ class Distillation:
         self.optimizer.step()
         return self._record(rate, torch.cat([torch.stack([loss, norm]), terms]))
 
-    def _losses(self, batch: dict) -> Tensor:
-        """Both forward passes, then every term summed over its valid items (0 where its weight is 0): (n_terms,)."""
+    def _losses(self, batch: dict, factors: Tensor) -> tuple[Tensor, Tensor]:
+        """Both forward passes, then every term summed over its valid items (0 where its weight is 0).
+
+        Returns Σ factor · loss, to go backward from (0-d), and the losses without gradients (n_terms,).
+        """
         if self.teacher_logits is not None:
             batch["teacher_logits"] = self.teacher_logits[batch["index"]]
         batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         rows = batch.pop("rows", None)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            student = forward(self.student, batch, self.objective.needs, rows)
+            student = forward(self.student, batch, self._reads(self.objective.needs), rows)
             teacher = self._teacher_outputs(batch, rows)
+            total, by_rows = 0, 0
+            if self.chunked:
+                labels = batch["labels"]
+                total, by_rows = vocabulary.losses(self.objective.terms, factors, student, teacher, labels)
         nothing = torch.zeros((), device=self.device)
-        terms = self.objective.terms
         losses = [
-            term(student, teacher, batch, reduction="sum") if term.weight else nothing for term in terms
+            term(student, teacher, batch, reduction="sum")
+            if term.weight and not (self.chunked and "logits" in term.needs)
+            else nothing
+            for term in self.objective.terms
         ]
-        return torch.stack([loss.float() for loss in losses])
+        losses = torch.stack([loss.float() for loss in losses])
+        return total + (factors * losses).sum(), by_rows + losses.detach()
+
+    def _reads(self, needs: Set[str]) -> Set[str]:
+        """What the forward passes compute: features instead of logits, where those are made chunk by chunk."""
+        return (needs - {"logits"}) | {"features"} if self.chunked and "logits" in needs else needs
 
     @torch.no_grad()
     def _teacher_outputs(self, batch: dict, rows: Tensor | None) -> Outputs | None:
@@ -220,7 +244,7 @@ class Distillation:
             return None
         if self.teacher_logits is not None:
             return Outputs(batch["teacher_logits"])
-        return forward(self.teacher.eval(), batch, self._teacher_needs, rows)
+        return forward(self.teacher.eval(), batch, self._reads(self._teacher_needs), rows)
 
     def _counts(self, micro_batches: list[dict]) -> Tensor:
         """How many valid items each term has in the whole step, over all processes; at least 1: (n_terms,)."""
@@ -367,7 +391,8 @@ class Distillation:
         folder = self.folder if folder is None else Path(folder)
         if folder is None:
             raise KDTutorError("no checkpoint in None: resume(folder) or Distillation(…, folder=…)")
-        newest, state, tensors, damaged = checkpoints.newest_whole(folder, str(self.device))
+        device = "cpu" if self.device.type == "cpu" else str(self.device)  # safetensors knows no "cpu:0"
+        newest, state, tensors, damaged = checkpoints.newest_whole(folder, device)
         for what, mine in self._belongs_to.items():
             theirs = state["belongs_to"].get(what)
             steered = what == "objective" and mine == state["formula"]  # the very object, changed since
@@ -377,7 +402,7 @@ class Distillation:
             warnings.warn(f"{'; '.join(map(str, damaged))}: going on from {newest.name}", stacklevel=2)
             on_main(self.accelerator, partial(checkpoints.set_aside, folder, newest))
 
-        load_model(self.student, newest / "model.safetensors", device=str(self.device))
+        load_model(self.student, newest / "model.safetensors", device=device)
         projections = {name: tensors[f"objective.{name}"] for name in self.objective.state_dict()}
         self.objective.load_state_dict(projections)
         self.optimizer.state.clear()
@@ -395,7 +420,8 @@ class Distillation:
     def _belongs_to(self) -> dict[str, object]:
         """What a checkpoint can be resumed with."""
         count = sum(p.numel() for p in self.student.parameters())
-        same = ("batch_size", "total_steps", "warmup", "weight_decay", "max_norm", "masking", "seed", "split")
+        same = ("batch_size", "total_steps", "warmup", "weight_decay", "max_norm", "masking", "rare_words", "seed",
+                "split")  # fmt: skip
         return {
             "task": f"{self.task.name} {self.task.fingerprint}",
             "student": f"{type(self.student).__name__}, {count:,} parameters, {len(self.parameters)} tensors trained",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import mean, median, stdev
 
@@ -152,13 +152,24 @@ def _right(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def spearman(predicted: Tensor, targets: Tensor) -> float:
-    """Rank correlation of two (N,) tensors; ties share their mean rank."""
+    """Rank correlation of two (N,) tensors, from -1 to 1: Pearson's, of the ranks; ties share their mean rank.
+
+    0 if either is constant: it ranks nothing.
+    """
+    if predicted.shape != targets.shape or predicted.dim() != 1 or len(targets) < 2:
+        shapes = f"{tuple(predicted.shape)} and {tuple(targets.shape)}"
+        raise KDTutorError(
+            f"a rank correlation needs two values for each of two or more examples; got {shapes}"
+        )
+    if (bad := ~(predicted.isfinite() & targets.isfinite())).any():
+        raise KDTutorError(f"the prediction or target of example {int(bad.nonzero()[0, 0])} is not finite")
 
     def ranks(values: Tensor) -> Tensor:
         _, inverse, counts = values.double().unique(return_inverse=True, return_counts=True)
         return (counts.cumsum(0) - (counts.double() - 1) / 2)[inverse]
 
-    return float(torch.corrcoef(torch.stack([ranks(predicted), ranks(targets)]))[0, 1])
+    both = torch.stack([ranks(predicted), ranks(targets)])
+    return float(torch.corrcoef(both)[0, 1]) if (both.std(dim=1) > 0).all() else 0.0
 
 
 @torch.no_grad()
@@ -218,6 +229,20 @@ def latency_ms(model: PreTrainedModel, task: Task, split: str = "test", texts: i
     finally:
         model.to(device).train(was_training)
     return 1000 * median(times[-len(batches) :])
+
+
+def latencies_ms(
+    models: Mapping[str, PreTrainedModel], task: Task, split: str = "test", texts: int = 50, rounds: int = 5
+) -> dict[str, float]:
+    """`latency_ms` of several models, by name: the median of `rounds` in which they take turns.
+
+    What else the machine does then slows all of them alike, and their ratio can be trusted.
+    """
+    times = {name: [] for name in models}
+    for _ in range(rounds):
+        for name, model in models.items():
+            times[name].append(latency_ms(model, task, split, texts))
+    return {name: median(values) for name, values in times.items()}
 
 
 # ------------------------------------------------------------------------------------------------ is it real?

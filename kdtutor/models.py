@@ -38,7 +38,7 @@ from transformers import (
 from transformers.utils import logging
 
 from kdtutor.assets import manifest, verified
-from kdtutor.data import Encoded, Task, hub_access, length_bucketed_batches, unavailable
+from kdtutor.data import Encoded, Task, hub_access, length_bucketed_batches, load_tokenizer, unavailable
 from kdtutor.errors import KDTutorError, nearest
 
 TEACHERS = {"supersense": "bert-supersense", "sentiment": "bert-sentiment", "glosses": "bert-glosses"}
@@ -49,12 +49,15 @@ class Outputs:
     """What a forward pass gives to the objective's terms.
 
     logits: (B, C), or (n, V) for the n selected tokens of a masked-LM batch. hidden_states: embeddings, then every
-    layer, each (B, L, D). attentions: every layer, (B, H, L, L).
+    layer, each (B, L, D). attentions: every layer, (B, H, L, L). features: instead of logits, those tokens' last
+    vectors (n, D) before the `projection` onto the vocabulary.
     """
 
-    logits: Tensor
+    logits: Tensor | None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    features: Tensor | None = None
+    projection: nn.Linear | None = None
 
 
 def load_teacher(task: Task, name: str | os.PathLike | None = None) -> PreTrainedModel:
@@ -125,6 +128,7 @@ def _load(name: str | os.PathLike, task: Task) -> tuple[PreTrainedModel, list[st
             f"{name} is no {type(model).__name__}: {len(body)} parameters are missing, such as {body[0]}"
         )
     check_fits(model, task, str(name))
+    _check_tokenizer(source, task)
     return model, [key for key in missing if ".pooler." not in key]
 
 
@@ -174,6 +178,8 @@ def _check_config(config: PretrainedConfig, task: Task, who: str, has_head: bool
             'they must share one vocabulary (load_task(…, tokenizer="the model\'s name"))'
         )
     positions = getattr(config, "max_position_embeddings", math.inf)
+    if config.model_type in _ROBERTAS:  # the first positions stand for padding
+        positions -= (config.pad_token_id or 0) + 1
     if task.max_length > positions:
         raise KDTutorError(
             f'{who} has {positions} positions, but "{task.name}" allows {task.max_length} tokens a text: '
@@ -181,9 +187,47 @@ def _check_config(config: PretrainedConfig, task: Task, who: str, has_head: bool
         )
 
 
+def _check_tokenizer(source: str, task: Task) -> None:
+    """Refuse a checkpoint whose own tokenizer, if it brings one, numbers the tokens otherwise than the task's."""
+    if Path(source).is_dir() and not Path(source, "tokenizer.json").is_file():
+        return
+    try:
+        theirs = load_tokenizer(source).get_vocab()
+    except KDTutorError:  # it brings none
+        return
+    ours = task.tokenizer.get_vocab()
+    if differing := sorted(ours.items() ^ theirs.items(), key=lambda item: item[1])[:1]:
+        token, number = differing[0]
+        raise KDTutorError(
+            f'{source} has another tokenizer than "{task.name}": token {number} of one of them is "{token}", and not of '
+            'the other (load_task(…, tokenizer="the model\'s name"))'
+        )
+
+
 def freeze(model: nn.Module) -> nn.Module:
     """Eval mode (no dropout: its answers are not noise) and no gradients. Returns the model."""
     return model.eval().requires_grad_(False)
+
+
+#: what BERT and DistilBERT call it in their configurations
+DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+)
+
+
+def set_dropout(model: PreTrainedModel, probability: float) -> PreTrainedModel:
+    """The same dropout everywhere, in the modules and in the configuration that is saved. Returns the model."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+    for name in DROPOUTS:
+        if hasattr(model.config, name):
+            setattr(model.config, name, probability)
+    return model
 
 
 def small_bert(
@@ -347,6 +391,7 @@ def forward(
 
     rows: for masked LMs, int64 (n,): which tokens' logits are wanted, as positions in the flattened (B·L) batch. The
     vocabulary projection, the costliest matrix product of a small model, then runs on those alone: logits is (n, V).
+    Where "features" are needed instead of logits, it does not run at all.
     """
     inputs = {name: value for name, value in batch.items() if name in _inputs_of(type(model))}
     if _takes_full_masks(model):
@@ -359,6 +404,8 @@ def forward(
         return Outputs(logits, out.hidden_states, out.attentions)
     out = model.base_model(**inputs, **flags)
     hidden = out.last_hidden_state.flatten(0, 1)[rows]  # (n, D)
+    if "features" in needs:
+        return Outputs(None, out.hidden_states, out.attentions, _features(model, hidden), projection(model))
     return Outputs(_vocabulary_logits(model, hidden), out.hidden_states, out.attentions)
 
 
@@ -447,8 +494,28 @@ def refuse_non_finite(logits: Tensor, index: Tensor) -> Tensor:
 def _vocabulary_logits(model: nn.Module, hidden: Tensor) -> Tensor:
     """The language-model head of DistilBERT, BERT or RoBERTa alone: (n, D) → (n, V)."""
     if hasattr(model, "vocab_transform"):
-        return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
+        return model.vocab_projector(_features(model, hidden))
     return (model.cls if hasattr(model, "cls") else model.lm_head)(hidden)
+
+
+def projection(model: nn.Module) -> nn.Linear | None:
+    """A masked LM's last matrix, D → V, with its bias; None if its head is not of a kind that is known here."""
+    known = getattr(getattr(model, "config", None), "model_type", None) in _HEADS
+    last = model.get_output_embeddings() if known else None
+    return last if isinstance(last, nn.Linear) and last.bias is not None else None
+
+
+def _features(model: nn.Module, hidden: Tensor) -> Tensor:
+    """A masked LM's head but for its `projection`: (n, D) → (n, D)."""
+    if hasattr(model, "vocab_transform"):
+        return model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+    if hasattr(model, "cls"):
+        return model.cls.predictions.transform(hidden)
+    return model.lm_head.layer_norm(nn.functional.gelu(model.lm_head.dense(hidden)))
+
+
+_ROBERTAS = ("roberta", "xlm-roberta", "camembert")
+_HEADS = ("bert", "distilbert", *_ROBERTAS)
 
 
 @lru_cache

@@ -344,6 +344,124 @@ def size_accuracy(evaluations: Mapping[str, object]) -> Picture:
     return _say(picture, f"Parameters and score of {len(said)} models: {'; '.join(said)}.")
 
 
+@_styled
+def ablation(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Picture:
+    """What each part is worth: how far every variant is from the full recipe, paired over the seeds.
+
+    panels: for each measure (a fraction, higher is better) the scores of the configurations, one a seed, same seeds;
+    the first configuration is the full recipe, to which the others are compared. Small circles are seeds; the mean
+    difference has its 95 % interval (Student's t). Raises KDTutorError if the seeds of two are not as many.
+    """
+    from kdtutor.evaluation import mean_and_interval, paired_seeds_test
+
+    rows = max(len(scores) for scores in panels.values()) - 1
+    size = 2.6 + 3.6 * len(panels), 1.7 + 0.46 * rows
+    picture, all_axes = _canvas(*size, columns=len(panels), squeeze=False, sharey=True)
+    said = []
+    for axes, (measure, scores) in zip(all_axes[0], panels.items(), strict=True):
+        (full, reference), *others = scores.items()
+        found = []
+        for row, (name, values) in enumerate(others):
+            paired_seeds_test(values, reference)  # refuses what cannot be paired
+            differences = [100 * (a - b) for a, b in zip(values, reference, strict=True)]
+            interval, look = mean_and_interval(differences), OTHERS[row % len(OTHERS)]
+            axes.plot(
+                differences, [row + 0.24] * len(differences), "o", markersize=4, markerfacecolor="white"
+            )
+            how = {"marker": look.marker, "color": look.colour, "ecolor": INK, "capsize": 4}
+            axes.errorbar(interval.mean, row, xerr=interval.half_width, **how)
+            where = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center"}
+            where["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # the zero line runs behind
+            axes.annotate(_signed(interval.mean), (interval.mean, row), **where)
+            found.append(f"{name} {_signed(interval.mean)} ± {interval.half_width:.2f}")
+        axes.axvline(0, color=INK, linestyle="--", linewidth=1.2)
+        axes.set(yticks=range(len(others)), yticklabels=[name for name, _ in others])
+        axes.set(ylim=(len(others) - 0.4, -0.75), xlabel=f"points from “{full}”")
+        axes.tick_params(axis="y", length=0)
+        axes.margins(x=0.12)
+        axes.grid(axis="x")
+        _title(axes, measure)
+        mean = _percent(mean_and_interval(reference).mean, 1)
+        said.append(f"{measure} ({full} {mean}): {', '.join(found)}")
+    seeds = len(reference)
+    return _say(
+        picture,
+        f"Difference from the full recipe in points, mean over {seeds} seeds with 95{NBSP}% intervals. "
+        f"{'; '.join(said)}.",
+    )
+
+
+@_styled
+def beside_paper(claims: Mapping[str, tuple[Sequence[float], float]], formats: Sequence[str] = ()) -> Picture:
+    """Figures of our own beside a paper's: for each claim ours, one a seed (or one figure), and the paper's.
+
+    formats: for each claim how its figures are written, "{:.2f}" by default.
+    """
+    from kdtutor.evaluation import mean_and_interval
+
+    picture, all_axes = _canvas(1.2 + 2.7 * len(claims), 3.6, columns=len(claims), squeeze=False)
+    said = []
+    for axes, (claim, (ours, paper)), written in itertools.zip_longest(
+        all_axes[0], claims.items(), formats, fillvalue="{:.2f}"
+    ):
+        found = mean_and_interval(ours)
+        width = found.half_width if found.n > 1 else None
+        for place, (value, look) in enumerate(((found.mean, STUDENT), (paper, OTHERS[1]))):
+            axes.bar(place, value, 0.6, color=look.colour, hatch=look.hatch, edgecolor=INK, linewidth=0.8)
+            above = 4 + (9 if place == 0 and width else 0)
+            top = value + (width or 0) * (place == 0)
+            how = {"xytext": (0, above - 4), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+            axes.annotate(written.format(value), (place, top), **how)
+        if width:
+            axes.errorbar(0, found.mean, yerr=width, ecolor=INK, capsize=5, linestyle="none")
+        highest = max(found.mean + (width or 0), paper)
+        axes.set(xticks=(0, 1), xticklabels=("ours", "paper"), ylim=(0, 1.18 * highest), xlim=(-0.6, 1.6))
+        axes.tick_params(axis="x", length=0)
+        axes.grid(axis="y")
+        _title(axes, "\n".join(textwrap.wrap(claim, 24)))
+        interval = f" ± {written.format(width)}" if width else ""
+        said.append(f"{claim}: {written.format(found.mean)}{interval}, paper {written.format(paper)}")
+    return _say(picture, f"Our figures, with 95{NBSP}% intervals, beside the paper's. {'; '.join(said)}.")
+
+
+@_styled
+def size_accuracy_latency(models: Mapping[str, tuple[Sequence[float], float, float]]) -> Picture:
+    """Each model by the time it needs and by its score; the area of its mark is its number of parameters.
+
+    models: for each its scores, one a seed, the milliseconds for one text, and its parameters. The line is the 95 %
+    interval of the mean score. The sentence compares every other model with the first.
+    """
+    from kdtutor.evaluation import mean_and_interval
+
+    picture, axes = _canvas(8.4, 4.6)
+    largest = max(parameters for *_, parameters in models.values())
+    found = {}
+    for i, (name, (scores, latency, parameters)) in enumerate(models.items()):
+        look, found[name] = _look(name, i), mean_and_interval(scores)
+        mean, width = found[name].mean, found[name].half_width if found[name].n > 1 else None
+        axes.errorbar(latency, mean, yerr=width, ecolor=INK, capsize=4, linestyle="none", zorder=1)
+        area = 420 * parameters / largest
+        axes.scatter(latency, mean, area, color=look.colour, marker=look.marker, edgecolor=INK, zorder=2)
+        text = f"{name}\n{parameters / 1e6:.1f} M parameters"
+        axes.annotate(text, (latency, mean), (16, 0), textcoords="offset points", va="center")
+    axes.set(xlabel="milliseconds for one text", ylabel="score")
+    axes.set_xlim(0, 1.45 * max(latency for _, latency, _ in models.values()))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.margins(y=0.2)
+    axes.grid()
+    (first, (_, base_latency, base_size)), *others = models.items()
+    said = [
+        f"{name} reaches {_percent(found[name].mean, 1)} with {_percent(size / base_size)} of the parameters in "
+        f"{_percent(latency / base_latency)} of the time"
+        for name, (_, latency, size) in others
+    ]
+    return _say(
+        picture,
+        f"Score, time for one text and size. Beside {first} ({_percent(found[first].mean, 1)}, {base_latency:.1f} ms, "
+        f"{base_size / 1e6:.1f} M parameters), {'; '.join(said)}.",
+    )
+
+
 # ---------------------------------------------------------------------------------------------- errors by class
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -27,6 +30,36 @@ def wants_bf16(accelerator: Accelerator, precision: str) -> bool:
         raise KDTutorError("fp16 would need loss scaling: launch with --mixed_precision bf16 (or no)")
     asked = precision == "bf16" or (precision == "auto" and accelerator.mixed_precision == "bf16")
     return asked or (precision == "auto" and has_bf16(accelerator.device))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a run will be launched: so many processes in all, each on a device of this kind ("cpu", "cuda"), in bf16."""
+
+    processes: int
+    device: str
+    bf16: bool
+
+
+def read_launch(file: str | os.PathLike, precision: str = "auto") -> Launch:
+    """What `accelerate launch --config_file FILE` would do. Raises KDTutorError if that is no such file."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    if not Path(file).is_file():
+        raise KDTutorError(f"there is no launch configuration {file}")
+    try:
+        config = load_config_from_file(str(file))
+        device = "cpu" if config.use_cpu else "cuda"
+        asked = str(config.mixed_precision)
+        processes = int(config.num_processes)
+    except Exception as error:  # a different type for each fault
+        raise KDTutorError(f"{file} is no configuration of accelerate: {error}") from error
+    if processes < 1 or asked == "fp16" or (config.num_machines > 1 and not config.main_process_ip):
+        raise KDTutorError(
+            f"{file}: num_processes must be 1 or more, mixed_precision bf16 or no, and several machines need a "
+            "main_process_ip"
+        )
+    return Launch(processes, device, precision == "bf16" or (precision == "auto" and asked == "bf16"))
 
 
 def start_alike(accelerator: Accelerator, modules: Iterable[nn.Module]) -> None:

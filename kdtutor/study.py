@@ -7,7 +7,7 @@
 
 Every configuration has the same student and the same steps, and at one seed the same initial weights and the
 same order of the data: what differs is what the table says. Choose on the validation split; the test split is
-only reported.
+only reported. The study `distilbert`, which trains in two stages, stands in study_distilbert.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kdtutor.assets import asset_path
 from kdtutor.errors import KDTutorError, nearest
 
 SPLITS = ("validation", "test")
-IDENTITY = ("teacher", "data", "versions")  # what all runs of one file have in common
+IDENTITY = ("teacher", "data", "versions", "plan")  # what all runs of one file have in common
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,12 @@ def run(study: Study, file: Path, task=None, teacher=None, restart: bool = False
         "command": f"kdtutor study {study.name}",
         "teacher": fingerprint(teacher),
         "data": f"{task.name} {task.fingerprint}",
-        "versions": _versions(),
+        "versions": versions(),
         "configurations": {c.name: asdict(c) for c in study.configurations},
         "runs": [],
     }
     if not restart:
-        record["runs"] = _still_valid(record, file, report)
+        record |= still_valid(record, file, report)
     done = {(run["configuration"], run["seed"]) for run in record["runs"]}
     missing = [(c, seed) for seed in study.seeds for c in study.configurations if (c.name, seed) not in done]
     tasks: dict[tuple, data.Task] = {}  # texts are tokenized once a process, and a task hashed once
@@ -118,7 +118,7 @@ def run(study: Study, file: Path, task=None, teacher=None, restart: bool = False
                 tasks[what] = _task(task, configuration)
             result = _run(configuration, seed, tasks[what], teacher, answers)
             record["runs"].append(result)
-            _write(file, record)
+            write(file, record)
             scores = ", ".join(f"{split} {result[split]['accuracy']:.4f}" for split in SPLITS)
             who = f"{configuration.name}, seed {seed}"
             report(f"{i} of {len(missing)}: {who}: {scores}, {result['seconds']:.0f} s")
@@ -186,17 +186,17 @@ class Stored:
         rows = [row for row in self.record["runs"] if row["configuration"] == configuration]
         return [row[split][measure] for row in sorted(rows, key=lambda row: row["seed"])]
 
-    def mean(self, configuration: str, measure: str = "accuracy", split: str = "test"):
-        """Mean over the seeds with its 95 % interval."""
+    def mean(self, configuration: str, *what, **which):
+        """Mean over the seeds, with its 95 % interval, of what `scores` gives."""
         from kdtutor.evaluation import mean_and_interval
 
-        return mean_and_interval(self.scores(configuration, measure, split))
+        return mean_and_interval(self.scores(configuration, *what, **which))
 
-    def compare(self, first: str, second: str, measure: str = "accuracy", split: str = "test"):
-        """First minus second, paired over the seeds."""
+    def compare(self, first: str, second: str, *what, **which):
+        """First minus second of what `scores` gives, paired over the seeds."""
         from kdtutor.evaluation import paired_seeds_test
 
-        return paired_seeds_test(self.scores(first, measure, split), self.scores(second, measure, split))
+        return paired_seeds_test(self.scores(first, *what, **which), self.scores(second, *what, **which))
 
     def best(self, configurations: tuple[str, ...]) -> str:
         """The one to choose: highest mean accuracy on the validation split, never on the test split."""
@@ -208,30 +208,38 @@ def results_file(name: str) -> Path:
 
 
 def load(name: str) -> Stored:
-    """The stored results of a study."""
+    """The stored results of a study; of `distilbert`, as `study_distilbert.Results`."""
     file = results_file(name)
     if not file.is_file():
         stored = sorted(path.stem for path in file.parent.glob("*.json"))
         raise KDTutorError(nearest("stored study", name, stored) + f"; kdtutor study {name} makes it")
-    return Stored(_read(file))
+    record = _read(file)
+    if record.get("study") == "distilbert":
+        from kdtutor.study_distilbert import Results
+
+        return Results(record)
+    return Stored(record)
 
 
-def _still_valid(record: dict, file: Path, report: Callable[[str], None]) -> list[dict]:
-    """The runs in `file` that belong to `record`: same teacher, data, versions, same configuration."""
+def still_valid(record: dict, file: Path, report: Callable[[str], None]) -> dict[str, list[dict]]:
+    """What `file` holds in the lists of `record` and belongs to it: same identity, same configuration."""
     if not file.is_file():
-        return []
+        return {}
     old = _read(file)
     for what in IDENTITY:
-        if old.get(what) != record[what]:
+        if old.get(what) != record.get(what):
             raise KDTutorError(
-                f"{file} was made with another {what} ({old.get(what)}, now {record[what]}): its runs can't "
-                "be compared with new ones; --restart makes all of them anew"
+                f"{file} was made with another {what} ({old.get(what)}, now {record.get(what)}): its runs "
+                "can't be compared with new ones; --restart makes all of them anew"
             )
     new = record["configurations"]
     changed = sorted(name for name, what in old["configurations"].items() if new.get(name) != what)
     if changed:
         report(f"changed since they ran, so forgotten: {', '.join(changed)}")
-    return [row for row in old["runs"] if row["configuration"] not in changed]
+    lists = [name for name, rows in record.items() if isinstance(rows, list)]
+    return {
+        name: [row for row in old.get(name, []) if row.get("configuration") not in changed] for name in lists
+    }
 
 
 def _read(file: Path) -> dict:
@@ -242,45 +250,71 @@ def _read(file: Path) -> dict:
         raise KDTutorError(message) from error
 
 
-def _write(file: Path, record: dict) -> None:
+def write(file: Path, record: dict) -> None:
     """Whole or not at all; one line a run, which makes for a readable diff."""
-    rows = ",\n    ".join(json.dumps(run) for run in record["runs"])
-    text = json.dumps(record | {"runs": []}, indent=2).replace('"runs": []', f'"runs": [\n    {rows}\n  ]')
+    lists = {name: rows for name, rows in record.items() if rows and isinstance(rows, list)}
+    text = json.dumps(record | {name: [] for name in lists}, indent=2)
+    for name, rows in lists.items():
+        lines = ",\n    ".join(map(json.dumps, rows))
+        text = text.replace(f'\n  "{name}": []', f'\n  "{name}": [\n    {lines}\n  ]')
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".partial")
     unfinished.write_text(text + "\n", encoding="utf-8")
     os.replace(unfinished, file)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     return {name: __import__(name).__version__ for name in ("torch", "transformers")}
 
 
 def main(argv: list[str]) -> int:
     """`kdtutor study NAME`."""
+    names = [*STUDIES, "distilbert"]
     parser = argparse.ArgumentParser(prog="kdtutor study", description=__doc__.splitlines()[0])
-    parser.add_argument("name", help=f"one of: {', '.join(STUDIES)}")
+    parser.add_argument("name", help=f"one of: {', '.join(names)}")
     parser.add_argument("--output", type=Path, help="results file (default: the one that notebooks show)")
     parser.add_argument(
         "--teacher", help="another teacher: a folder, say; needs --output (default: the embedded one)"
     )
     parser.add_argument("--restart", action="store_true", help="forget the stored runs")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("runs/study-distilbert"),
+        help="where the study distilbert keeps its checkpoints while it runs (default: %(default)s)",
+    )
     arguments = parser.parse_args(argv)
-    if arguments.name not in STUDIES:
-        raise KDTutorError(nearest("study", arguments.name, STUDIES))
+    if arguments.name not in names:
+        raise KDTutorError(nearest("study", arguments.name, names))
     if arguments.teacher and not arguments.output:
         raise KDTutorError(
             "--teacher needs --output: the file that notebooks show belongs to the embedded teacher"
         )
+    file, say = arguments.output or results_file(arguments.name), partial(print, flush=True)
+    if arguments.name == "distilbert":
+        from kdtutor import study_distilbert
+
+        tasks = study_distilbert.load_tasks()
+        teacher = _teacher(tasks["glosses"], arguments.teacher)
+        options = {"restart": arguments.restart, "report": say}
+        print(
+            study_distilbert.run(study_distilbert.Plan(), file, arguments.folder, tasks, teacher, **options)
+        )
+        return 0
     study = STUDIES[arguments.name]()
-    file, say = arguments.output or results_file(study.name), partial(print, flush=True)
     task = teacher = None
     if arguments.teacher:
-        from kdtutor import data, models
+        from kdtutor import data
 
         task = data.load_task(study.task)
-        teacher = models.load_teacher(task, arguments.teacher)
+        teacher = _teacher(task, arguments.teacher)
     stored = run(study, file, task, teacher, restart=arguments.restart, report=say)
     for name in stored.configurations:
         print(f"{name:<28}" + "".join(f"  {split} {stored.mean(name, split=split)}" for split in SPLITS))
     return 0
+
+
+def _teacher(task, name: str | None):
+    from kdtutor import models
+
+    return models.load_teacher(task, name)

@@ -216,6 +216,16 @@ def test_a_subset_draws_training_examples_and_keeps_their_targets(sentiment):
     assert small.encode("train").lengths.tolist() == full.encode_texts(small.texts("train")).lengths.tolist()
 
 
+def test_a_subset_of_another_split_leaves_the_training_split_whole(sentiment):
+    small = sentiment.subset(30, seed=3, split="test")
+    assert len(small.split("test")) == 30 and small.name == f"{sentiment.name}[30 of test, seed 3]"
+    assert small.texts("train") == sentiment.texts("train")
+    whole = dict(zip(sentiment.texts("test"), sentiment.targets("test").tolist(), strict=True))
+    assert [whole[text] for text in small.texts("test")] == small.targets("test").tolist()
+    with pytest.raises(KDTutorError, match="test examples: no subset of 5000 can be drawn"):
+        sentiment.subset(5000, split="test")
+
+
 @pytest.mark.parametrize("n", [0, -1, 201])
 def test_a_subset_that_can_not_be_drawn_is_refused(sentiment, n):
     with pytest.raises(KDTutorError, match=f"200 training examples.*{n}"):

@@ -115,6 +115,39 @@ def test_rank_correlation_is_scipys_ties_included():
     assert spearman(b, b.exp()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_rank_correlation_is_that_of_ranks_counted_one_by_one(seed):
+    generator = torch.Generator().manual_seed(seed)
+    a, b = (torch.randint(6, (30,), generator=generator).double() for _ in range(2))
+
+    def rank(
+        values, x
+    ):  # how many are lower, and half of those that are equal: ranks from ½ on, ties share one
+        return sum(float(v < x) + 0.5 * float(v == x) for v in values)
+
+    x, y = (np.array([rank(values, v) for v in values]) for values in (a, b))
+    x, y = x - x.mean(), y - y.mean()
+    expected = (x * y).sum() / math.sqrt((x**2).sum() * (y**2).sum())
+    assert spearman(a, b) == pytest.approx(expected, abs=1e-12)
+    assert spearman(a.float(), -b.float()) == pytest.approx(-expected, abs=1e-12)
+
+
+def test_whoever_predicts_a_constant_ranks_nothing():
+    assert spearman(torch.ones(4), torch.arange(4.0)) == 0
+    assert spearman(torch.arange(4.0), torch.full((4,), 0.1)) == 0
+
+
+def test_rank_correlation_refuses_what_would_make_it_wrong():
+    numbers = torch.arange(4.0)
+    assert "got (4,) and (3,)" in refusal(spearman, numbers, numbers[:3])
+    assert "got (4, 1) and (4,)" in refusal(spearman, numbers[:, None], numbers)
+    assert "two or more" in refusal(spearman, numbers[:1], numbers[:1])
+    broken = numbers.clone()
+    broken[2] = float("nan")
+    for pair in ((broken, numbers), (numbers, broken)):
+        assert "prediction or target of example 2 is not finite" in refusal(spearman, *pair)
+
+
 def test_scores_refuse_what_would_make_them_wrong():
     logits, labels = made_up(examples=10)
     for score in (accuracy, macro_f1, ece):
@@ -189,6 +222,22 @@ def test_a_regression_is_scored_by_rank_correlation_and_squared_error():
     assert result.mean_squared_error == pytest.approx(
         float(np.mean((predicted - targets).numpy() ** 2)), rel=1e-5
     )
+
+
+def test_models_are_timed_in_turns_and_each_gets_its_own_median(task, monkeypatch):
+    from kdtutor import evaluation
+
+    order = []
+    seconds = {"teacher": iter([9.0, 6.0, 7.0]), "student": iter([1.0, 3.0, 20.0])}
+
+    def timed(model, *arguments):
+        order.append(model)
+        return next(seconds[model])
+
+    monkeypatch.setattr(evaluation, "latency_ms", timed)
+    found = evaluation.latencies_ms({"teacher": "teacher", "student": "student"}, task, rounds=3)
+    assert order == ["teacher", "student"] * 3
+    assert found == {"teacher": 7, "student": 3}
 
 
 @pytest.mark.parametrize("texts", [1, 3, 12])

@@ -40,6 +40,7 @@ from kdtutor.models import (
     load_model,
     load_teacher,
     logits_of,
+    set_dropout,
     sizes,
     small_bert,
 )
@@ -533,3 +534,16 @@ def test_transformers_itself_takes_the_student_for_one_of_its_own(task, tmp_path
     assert not report["unexpected_keys"]
     assert (Path(path) / "model.safetensors").is_file()
     assert models.shipped() == sorted(models.shipped())
+
+
+def test_dropout_is_set_everywhere_and_saved(tmp_path):
+    task = load_task("sentiment").subset(8)
+    for model in (small_bert(task, 1, 32, dropout=0.1), half_depth(small_bert(task, 2, 32))):
+        assert set_dropout(model, 0.25) is model
+        modules = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+        assert modules and all(module.p == 0.25 for module in modules)
+        model.save_pretrained(tmp_path)
+        saved = json.loads((tmp_path / "config.json").read_text())
+        assert {value for name, value in saved.items() if "dropout" in name and name != "qa_dropout"} - {
+            None
+        } == {0.25}

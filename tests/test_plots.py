@@ -126,6 +126,61 @@ def test_size_and_accuracy_are_said_for_every_model():
     assert "teacher 8.0 M, 86.0 %; student 2.0 M, 77.4 %" in said(plots.size_accuracy(EVALUATIONS))
 
 
+ABLATION = {
+    "accuracy": {"full": [0.80, 0.82, 0.84], "without A": [0.79, 0.80, 0.81], "random": [0.70, 0.72, 0.74]},
+    "masked words": {"full": [0.30, 0.30, 0.30], "without A": [0.31, 0.32, 0.33], "random": [0.2, 0.2, 0.2]},
+}
+
+
+def test_the_ablation_says_each_paired_difference_with_its_interval():
+    pytest.importorskip("torch")
+    from scipy import stats
+
+    picture = plots.ablation(ABLATION)
+    picture.savefig(BytesIO())
+    # without A: −1, −2, −3 points; the interval is t · s / √n with 2 degrees of freedom
+    half_width = stats.t.ppf(0.975, 2) * 1 / np.sqrt(3)
+    text = said(picture)
+    assert f"accuracy (full 82.0 %): without A −2.00 ± {half_width:.2f}, random −10.00 ± 0.00" in text
+    assert "masked words (full 30.0 %): without A +2.00" in text and "over 3 seeds" in text
+    names = [label.get_text() for label in picture.axes[0].get_yticklabels()]
+    assert names == ["without A", "random"]
+    assert sorted(picture.axes[0].lines[0].get_xdata()) == pytest.approx([-3, -2, -1])
+
+
+def test_an_ablation_over_other_seeds_than_the_full_recipe_s_is_refused():
+    pytest.importorskip("torch")
+    with pytest.raises(KDTutorError, match="same seeds on both sides"):
+        plots.ablation({"accuracy": {"full": [0.8, 0.9], "without A": [0.8, 0.9, 0.7]}})
+
+
+def test_our_figures_stand_beside_the_paper_s():
+    pytest.importorskip("torch")
+    claims = {"score retained": ([0.96, 0.98, 1.0], 0.97), "share of the parameters": ([0.65], 0.6)}
+    picture = plots.beside_paper(claims, ["{:.1%}"])
+    picture.savefig(BytesIO())
+    text = said(picture)
+    assert "score retained: 98.0% ± 5.0%, paper 97.0%" in text
+    assert "share of the parameters: 0.65, paper 0.60." in text
+    assert [bar.get_height() for bar in picture.axes[0].patches] == pytest.approx([0.98, 0.97])
+
+
+def test_size_accuracy_and_latency_are_compared_with_the_first_model():
+    pytest.importorskip("torch")
+    models = {"teacher": ([0.8, 0.82], 10.0, 8_000_000), "student, distilled": ([0.78, 0.78], 5.5, 5_200_000)}
+    picture = plots.size_accuracy_latency(models)
+    picture.savefig(BytesIO())
+    text = said(picture)
+    assert "Beside teacher (81.0 %, 10.0 ms, 8.0 M parameters)" in text
+    assert "student, distilled reaches 78.0 % with 65 % of the parameters in 55 % of the time" in text
+    areas = [
+        float(marks.get_sizes()[0])
+        for marks in picture.axes[0].collections
+        if hasattr(marks, "get_sizes") and len(marks.get_sizes())
+    ]
+    assert areas[1] / areas[0] == pytest.approx(0.65)
+
+
 def test_class_scores_are_the_f1_of_each_class_the_largest_first_with_its_commonest_mistake():
     labels = [0] * 5 + [1] * 3 + [2] * 2  # nothing is a time, and nothing is taken for one
     predicted = [0, 0, 0, 1, 2, 1, 0, 0, 2, 2]

@@ -167,6 +167,20 @@ def test_differences_are_paired_over_the_seeds():
     assert test.difference == -0.25 and "2 seeds" in test.detail
 
 
+def test_rows_are_written_one_a_line_whatever_lists_there_are(tmp_path):
+    record = {"study": "made up", "runs": [{"seed": 0}, {"seed": 1}], "choosing": [], "speed": [{"ms": 1.5}]}
+    study.write(tmp_path / "x.json", record)
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text) == record
+    assert '\n    {"seed": 0},\n    {"seed": 1}\n' in text and text.count("\n") == 11
+
+
+def test_the_stored_file_is_written_as_it_stands(tmp_path):
+    stored = study.results_file("logits")
+    study.write(tmp_path / "x.json", json.loads(stored.read_text(encoding="utf-8")))
+    assert (tmp_path / "x.json").read_text() == stored.read_text(encoding="utf-8")
+
+
 def test_unknown_names_list_what_there_is():
     with pytest.raises(KDTutorError, match='"hard"; there are: hard labels'):
         stored(**{"hard labels": [0.5]}).scores("hard")
@@ -176,7 +190,7 @@ def test_unknown_names_list_what_there_is():
 
 def test_the_command_names_the_studies(capsys):
     assert main(["study", "logit"]) == 1
-    assert 'unknown study "logit"; there are: logits' in capsys.readouterr().err
+    assert 'unknown study "logit"; there are: logits, distilbert' in capsys.readouterr().err
 
 
 def test_another_teacher_needs_a_file_of_its_own(capsys, tmp_path):
