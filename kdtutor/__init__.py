@@ -28,6 +28,8 @@ _EXPORTS = {
         "HardLabels SoftTargets SoftCrossEntropy LogitsMSE CosineHidden HiddenStates MaskedLM blend Term Objective"
     ),
     "distillation": "Distillation",
+    "topk": "TopK",
+    "plans": "plan",
     "evaluation": "evaluate predict mean_and_interval paired_test",
     "plots": "",
     "widgets": "",

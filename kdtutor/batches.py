@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class Batches:
 
     def __post_init__(self):
         self.per_epoch = math.ceil(len(self.data) / self.batch_size)
+        self._fixed: tuple[Encoded, Encoded] | None = None  # corrupted texts, and their labels
         self._weights = None
         if self.rare_words:
             self._weights = rarity(self.data, len(self.task.tokenizer), self.rare_words)
@@ -51,9 +52,28 @@ class Batches:
         """Tokens of a step, over all processes, padding left out."""
         return int(self.data.lengths[self.index(step)].sum())
 
+    def fix_masks(self) -> None:
+        """Draw the masks of all texts once: from now on every epoch has the same ones."""
+        drawn = []
+        for index in torch.arange(len(self.data)).split(256):
+            generator = _generator(self.seed, "fixed masks", int(index[0]))
+            whole = self.data.batch(index)
+            masked = mask_tokens(whole, self.task.tokenizer, self.masking, generator, self._weights)
+            real = masked["attention_mask"].bool()
+            drawn.append((masked["input_ids"][real], masked["labels"][real]))
+        ids, labels = (torch.cat(parts).int() for parts in zip(*drawn, strict=True))
+        self._fixed = replace(self.data, ids=ids), replace(self.data, ids=labels, pad=IGNORED)
+
+    def masked(self, index: Tensor) -> dict[str, Tensor]:
+        """The texts `index` with their fixed masks."""
+        corrupted, labels = self._fixed
+        return corrupted.batch(index) | {"labels": labels.batch(index)["input_ids"]}
+
     def __getitem__(self, step: int) -> list[dict[str, Tensor]]:
-        batch = self.data.batch(self.index(step))
-        if self.task.kind == "masked-lm":  # all of it at once, so that masks don't depend on how it is cut
+        batch = self.masked(self.index(step)) if self._fixed else self.data.batch(self.index(step))
+        if (
+            self.task.kind == "masked-lm" and not self._fixed
+        ):  # all of it at once, so that masks don't depend on how it is cut
             masks = _generator(self.seed, "masks", step)
             batch = mask_tokens(batch, self.task.tokenizer, self.masking, masks, self._weights)
         # Every world-th example: texts of similar length lie side by side, so no process has the long ones.

@@ -124,7 +124,8 @@ class DistillArguments(TrainArguments):
         metadata={"help": "a formula as in Python: terms, weights, blend(alpha=…, temperature=…)"},
     )
     cache: str | None = field(
-        default=None, metadata={"help": "folder that keeps the teacher's answers for other runs"}
+        default=None,
+        metadata={"help": "folder that keeps the teacher's answers for other runs, or topk:64 (masked LM)"},
     )
     masking: float = field(default=0.15, metadata={"help": "masked LM: fraction of tokens to predict"})
     rare_words: float = field(default=0.0, metadata={"help": RARE_WORDS})
@@ -389,7 +390,7 @@ def _train(a: TrainArguments, command: str, model, teacher, task, objective, **m
 
 def _print_plan(a: TrainArguments, model, teacher, task, objective, settings: dict) -> None:
     from kdtutor import models
-    from kdtutor.plan import plan
+    from kdtutor.plans import plan
     from kdtutor.processes import read_launch
 
     launch = read_launch(a.launch, a.precision) if a.launch else None

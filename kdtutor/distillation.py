@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from kdtutor import checkpoints, vocabulary
+from kdtutor import checkpoints, topk, vocabulary
 from kdtutor.answers import Cache, ask_once, fingerprint
 from kdtutor.batches import Batches, seed_from
 from kdtutor.checks import check_run, number
@@ -81,7 +81,8 @@ class Distillation:
     seed: decides order, masks and dropout of every step, whatever else draws random numbers in between.
     folder: where checkpoints go, one an epoch or every `save_every` steps, and at the end (the newest two are kept).
     cache: True keeps the teacher's logits in memory, a folder keeps them on disk for other runs, False asks the
-    teacher anew at each step. `teacher_mode` says what is done and why.
+    teacher anew at each step; "topk:64" or TopK(64), for masked LM, fixes the masks and keeps each token's 64 largest
+    logits, an approximation (see topk.py). `teacher_mode` says what is done and why.
     precision: "auto" (bf16 where the hardware has it), "bf16" or "fp32". compile: torch.compile on the student.
     chunked: masked-LM logits a few hundred tokens at a time (see vocabulary.py), where every term that reads them can.
     progress: whether to show a bar; by default in notebooks and terminals.
@@ -110,7 +111,7 @@ class Distillation:
         split: str = "train",
         folder: str | os.PathLike | None = None,
         save_every: int | None = None,
-        cache: Cache = True,
+        cache: Cache | topk.TopK = True,
         precision: str = "auto",
         compile: bool = False,
         chunked: bool = True,
@@ -173,9 +174,17 @@ class Distillation:
         self._began_with = {"objective": repr(self.objective), "learning_rate": self.learning_rate}
         needs = (term.needs for term in self.objective.terms if term.needs_teacher)
         self._teacher_needs = frozenset().union(*needs)  # "logits", "hidden_states", …
-        self.teacher_logits, self.teacher_mode = ask_once(
-            teacher, task, split, self._teacher_needs, cache, self.bf16, self.accelerator, progress
-        )
+        self.teacher_logits, self.teacher_top, self.cache = None, None, topk.TopK.wanted(cache)
+        if self.cache:
+            topk.refuse(self.cache, task, self.objective.terms, self.chunked)
+            hottest = max(term.temperature for term in self.objective.terms if term.needs_teacher)
+            self.teacher_top, self.teacher_mode = topk.ask_for_top(
+                self.cache, teacher, self.batches, hottest, self.bf16, self.accelerator, progress
+            )
+        else:
+            self.teacher_logits, self.teacher_mode = ask_once(
+                teacher, task, split, self._teacher_needs, cache, self.bf16, self.accelerator, progress
+            )
 
     # ------------------------------------------------------------------------------------------ the step
 
@@ -215,6 +224,8 @@ class Distillation:
         """
         if self.teacher_logits is not None:
             batch["teacher_logits"] = self.teacher_logits[batch["index"]]
+        if self.teacher_top is not None:
+            batch |= self.teacher_top.of(batch)
         batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         rows = batch.pop("rows", None)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -244,6 +255,8 @@ class Distillation:
             return None
         if self.teacher_logits is not None:
             return Outputs(batch["teacher_logits"])
+        if self.teacher_top is not None:
+            return Outputs(None, top=(batch["top_log_p"], batch["top_tokens"]))
         return forward(self.teacher.eval(), batch, self._reads(self._teacher_needs), rows)
 
     def _counts(self, micro_batches: list[dict]) -> Tensor:
@@ -393,8 +406,8 @@ class Distillation:
             raise KDTutorError("no checkpoint in None: resume(folder) or Distillation(…, folder=…)")
         device = "cpu" if self.device.type == "cpu" else str(self.device)  # safetensors knows no "cpu:0"
         newest, state, tensors, damaged = checkpoints.newest_whole(folder, device)
-        for what, mine in self._belongs_to.items():
-            theirs = state["belongs_to"].get(what)
+        for what in self._belongs_to | state["belongs_to"]:
+            mine, theirs = self._belongs_to.get(what), state["belongs_to"].get(what)
             steered = what == "objective" and mine == state["formula"]  # the very object, changed since
             if mine != theirs and not steered:
                 raise KDTutorError(f"{newest.name} was made with another {what}: {theirs}, now {mine}")
@@ -428,6 +441,7 @@ class Distillation:
             "teacher": fingerprint(self.teacher) if self._teacher_needs else "none",
             **self._began_with,
             **{name: getattr(self, name) for name in same},
+            **({"cache": str(self.cache)} if self.cache else {}),
         }
 
     @contextmanager

@@ -50,7 +50,8 @@ class Outputs:
 
     logits: (B, C), or (n, V) for the n selected tokens of a masked-LM batch. hidden_states: embeddings, then every
     layer, each (B, L, D). attentions: every layer, (B, H, L, L). features: instead of logits, those tokens' last
-    vectors (n, D) before the `projection` onto the vocabulary.
+    vectors (n, D) before the `projection` onto the vocabulary; or, of a teacher, the `top` k log-probabilities and
+    their tokens, (n, k) each.
     """
 
     logits: Tensor | None
@@ -58,6 +59,7 @@ class Outputs:
     attentions: tuple[Tensor, ...] | None = None
     features: Tensor | None = None
     projection: nn.Linear | None = None
+    top: tuple[Tensor, Tensor] | None = None
 
 
 def load_teacher(task: Task, name: str | os.PathLike | None = None) -> PreTrainedModel:
@@ -199,8 +201,8 @@ def _check_tokenizer(source: str, task: Task) -> None:
     if differing := sorted(ours.items() ^ theirs.items(), key=lambda item: item[1])[:1]:
         token, number = differing[0]
         raise KDTutorError(
-            f'{source} has another tokenizer than "{task.name}": token {number} of one of them is "{token}", and not of '
-            'the other (load_task(…, tokenizer="the model\'s name"))'
+            f'{source} has another tokenizer than "{task.name}": token {number} of one of them is "{token}", and not '
+            'of the other (load_task(…, tokenizer="the model\'s name"))'
         )
 
 

@@ -28,6 +28,7 @@ from kdtutor.objectives import (
     Term,
     UniformTargets,
 )
+from kdtutor.topk import logits_of_top
 
 CHUNK_BYTES = {"cpu": 4 << 20}  # of one model's float32 logits: a share of the last cache …
 ELSEWHERE = 256 << 20  # … and on a GPU enough rows to keep it busy
@@ -48,7 +49,8 @@ def losses(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Σ factor · loss over the terms that read logits, and each term's loss.
 
-    factors: (n_terms,). student, teacher: `features` (n, D) and the `projection` they go into. labels: (n,), −100
+    factors: (n_terms,). student, teacher: `features` (n, D) and the `projection` they go into, or the teacher's `top`
+    logits. labels: (n,), −100
     where there is none. rows: of a chunk. Returns the sum (0-d; `backward()` gives the gradients of the student's
     features, matrix and bias) and the losses, each summed over its valid items (n_terms,), without gradients. Terms
     of weight 0, and those that read no logits, give 0.
@@ -59,7 +61,10 @@ def losses(
     with torch.no_grad():
         kind = _product_dtype(features)
         h_s, w_s = features.to(kind), matrix.to(kind)
-        h_t, w_t = (teacher.features.to(kind), teacher.projection.weight.to(kind)) if ask else (None, None)
+        top = teacher.top if ask else None
+        h_t, w_t = (None, None)
+        if ask and not top:
+            h_t, w_t = teacher.features.to(kind), teacher.projection.weight.to(kind)
         wide = torch.promote_types(
             kind, torch.float32
         )  # half precision multiplies; sums are float32 or better
@@ -71,7 +76,11 @@ def losses(
         with torch.autocast(features.device.type, enabled=False):
             for chunk in _chunks(len(features), rows or chunk_rows(len(matrix), features.device.type)):
                 z_s = _logits(h_s[chunk], w_s, bias, wide)
-                z_t = _logits(h_t[chunk], w_t, teacher.projection.bias, wide) if ask else None
+                z_t = None
+                if top:
+                    z_t = logits_of_top(*(part[chunk] for part in top), len(matrix), wide)
+                elif ask:
+                    z_t = _logits(h_t[chunk], w_t, teacher.projection.bias, wide)
                 gradient = torch.zeros_like(z_s)
                 for i, term in active:
                     values[i] += FORMULAS[type(term)](term, z_s, z_t, labels[chunk], factors[i], gradient)

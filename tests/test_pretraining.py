@@ -45,8 +45,9 @@ from kdtutor.objectives import (
     SoftTargets,
     UniformTargets,
 )
-from kdtutor.plan import plan
+from kdtutor.plans import plan
 from kdtutor.processes import read_launch
+from kdtutor.topk import TopK
 
 TRIPLE = 5 * SoftTargets(2) + 2 * MaskedLM() + 1 * CosineHidden()
 
@@ -733,6 +734,16 @@ def test_a_plan_for_a_cached_teacher_counts_its_answers_and_the_asking(tmp_path)
     assert online.time == "not measured"
 
 
+def test_a_plan_for_the_k_largest_counts_what_they_take(glosses, teacher):
+    planned = plan(half_depth(teacher), teacher, glosses, SOFT_AND_HARD, cache="topk:5", precision="fp32")
+    run = triple_run(glosses, teacher, SOFT_AND_HARD, cache="topk:5", steps=1)
+    kept = run.teacher_top
+    assert planned.memory["teacher's answers"] == kept.log_p.nbytes + kept.tokens.nbytes
+    assert "of it asking the teacher" in planned.time
+    with pytest.raises(KDTutorError, match="CosineHidden needs more"):
+        plan(half_depth(teacher), teacher, glosses, TRIPLE, cache="topk:5")
+
+
 @pytest.mark.parametrize("command", ["pretrain", "finetune", "distill"])
 def test_a_dry_run_prints_the_plan_and_writes_nothing(command, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -965,3 +976,92 @@ def test_a_checkpoint_with_another_tokenizer_another_architecture_or_impossible_
         (tmp_path / "model" / "config.json").write_text(json.dumps(config | changes))
         with pytest.raises(KDTutorError, match=message):
             load_model(tmp_path / "model", glosses)
+
+
+# ------------------------------------------------------------------------------------------------ the k largest
+
+SOFT_AND_HARD = 3 * SoftTargets(2) + 2 * MaskedLM()
+
+
+def test_with_all_logits_kept_the_cached_teacher_is_the_teacher(glosses, teacher):
+    """k = V, and an online run with the same fixed masks: they differ by the rounding of float16 alone."""
+    kept = triple_run(glosses, teacher, SOFT_AND_HARD, cache=TopK(len(glosses.tokenizer)), epochs=2)
+    online = triple_run(glosses, teacher, SOFT_AND_HARD, epochs=2)
+    online.batches.fix_masks()
+    kept.run(), online.run()
+    assert "0.00% of its probability at temperature 2 is left out; masks are fixed" in kept.teacher_mode
+    assert [r["loss"] for r in kept.history] == pytest.approx([r["loss"] for r in online.history], rel=1e-3)
+    assert [r["MaskedLM"] for r in kept.history] == pytest.approx(
+        [r["MaskedLM"] for r in online.history], rel=1e-3
+    )
+
+
+def test_the_k_largest_are_scaled_up_to_one_and_what_is_left_out_is_said(glosses, teacher):
+    run = triple_run(glosses, teacher, SOFT_AND_HARD, cache="topk:5", steps=1)
+    student = copy.deepcopy(run.student)
+    [batch] = run.batches[0]
+    rows = batch["rows"]
+    with torch.no_grad():
+        z_t = forward(run.teacher, batch, rows=rows).logits.double()
+        z_s = forward(student, batch, rows=rows).logits.double()
+    best = z_t.topk(5)
+    p_t = (best.values / 2).softmax(-1)
+    log_p_s = (z_s / 2).log_softmax(-1).gather(-1, best.indices)
+    expected = 4 * (p_t * (p_t.log() - log_p_s)).sum(-1).mean()
+    run.run()
+    assert run.history[0]["SoftTargets"] == pytest.approx(float(expected), rel=1e-3)
+    said = float(re.search(r"([\d.]+)% of its probability", run.teacher_mode)[1]) / 100
+    left, tokens = 0.0, 0
+    for index in torch.arange(len(run.batches.data)).split(8):
+        part = run.batches.masked(index)
+        rows = part["attention_mask"].flatten().nonzero()[:, 0]
+        with torch.no_grad():
+            p = (forward(run.teacher, part, rows=rows).logits.double() / 2).softmax(-1)
+        left, tokens = left + float((1 - p.topk(5).values.sum(-1)).sum()), tokens + len(rows)
+    assert said == pytest.approx(left / tokens, abs=1e-4)
+    assert 0.1 < said < 1
+
+
+def test_fixed_masks_are_the_same_every_epoch_and_drawn_anew_ones_are_not(glosses, teacher):
+    fixed = triple_run(glosses, teacher, SOFT_AND_HARD, cache="topk:5", rare_words=0.7, batch_size=44)
+    anew = triple_run(glosses, teacher, SOFT_AND_HARD, batch_size=44)
+
+    def seen(run, step: int) -> dict[int, list[int]]:
+        [batch] = run.batches[step]
+        rows = zip(batch["index"].tolist(), batch["input_ids"], batch["attention_mask"], strict=True)
+        return {index: ids[mask.bool()].tolist() for index, ids, mask in rows}
+
+    assert seen(fixed, 0) == seen(fixed, 1)
+    assert seen(anew, 0) != seen(anew, 1)
+
+
+def test_a_cached_run_resumes_bit_identical_and_not_with_another_cache(glosses, teacher, tmp_path):
+    settings = {"cache": "topk:5", "epochs": 2}
+    straight = triple_run(glosses, teacher, SOFT_AND_HARD, **settings)
+    straight.run()
+    take(triple_run(glosses, teacher, SOFT_AND_HARD, folder=tmp_path, **settings), 6)
+    resumed = triple_run(glosses, teacher, SOFT_AND_HARD, folder=tmp_path, **settings).resume()
+    for other in ("topk:6", True):
+        with pytest.raises(KDTutorError, match="another cache: topk:5, now"):
+            triple_run(glosses, teacher, SOFT_AND_HARD, folder=tmp_path, epochs=2, cache=other).resume()
+    resumed.run()
+    assert same(weights(resumed.student), weights(straight.student))
+
+
+def test_where_the_k_largest_cannot_stand_in_they_are_refused_with_the_reason(glosses, teacher, monkeypatch):
+    for objective, settings, reason in (
+        (TRIPLE, {}, "CosineHidden needs more of the teacher than probabilities"),
+        (LogitsMSE() + MaskedLM(), {}, "LogitsMSE needs more of the teacher"),
+        (MaskedLM(), {}, "no term needs a teacher"),
+        (SOFT_AND_HARD, {"chunked": False}, "chunked=True alone"),
+        (SOFT_AND_HARD, {"cache": "topk:9000"}, "the vocabulary has 8192 tokens only"),
+        (SOFT_AND_HARD, {"cache": "topk:0"}, "a whole number of logits, 1 or more"),
+        (SOFT_AND_HARD, {"cache": "topk:many"}, "a whole number of logits, 1 or more, not 'many'"),
+    ):
+        with pytest.raises(KDTutorError, match=reason):
+            triple_run(glosses, teacher, objective, **({"cache": "topk:5"} | settings))
+    with pytest.raises(KDTutorError, match="tiny is a classification task: cache=True keeps all"):
+        make_run(make_task(), cache="topk:5")
+    monkeypatch.setattr("kdtutor.topk.memory", lambda: (2000, 1000))
+    with pytest.raises(KDTutorError, match=r"take 0\.0 GB, and 0\.0 GB are free: take fewer"):
+        triple_run(glosses, teacher, SOFT_AND_HARD, cache="topk:5")

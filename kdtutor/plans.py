@@ -27,6 +27,7 @@ from kdtutor.distillation import Distillation
 from kdtutor.models import Outputs, forward, projection
 from kdtutor.objectives import Objective, Term
 from kdtutor.processes import Launch
+from kdtutor.topk import TopK, refuse
 
 TRIAL_TEXTS, TRIAL_STEPS = (
     32,
@@ -81,8 +82,9 @@ def plan(
     launch: the processes it will be launched with (default: as this is). measure: whether to time a few steps, which
     is done only where the run is meant for this machine. Raises what Distillation would raise.
     """
+    top = TopK.wanted(settings.get("cache"))
     cacheable = task.kind != "masked-lm" and _teacher_needs(objective) == {"logits"}
-    keep = cacheable and settings.get("cache", True) is not False
+    keep = top or (cacheable and settings.get("cache", True) is not False)
     settings = settings | {"cache": False, "folder": None, "progress": False}
     run = Distillation(student, teacher, task, copy.deepcopy(objective), **settings)
     here = launch is None
@@ -94,7 +96,10 @@ def plan(
         int(batches.data.lengths.max()), _tokens(batches, run.total_steps),
     )  # fmt: skip
     memory = _memory(run, launch, micro, known.length)
-    if keep:
+    if top:
+        refuse(top, task, run.objective.terms, run.chunked)
+        memory["teacher's answers"] = top.bytes(batches.data)
+    elif keep:
         memory["teacher's answers"] = 4 * len(batches.data) * task.num_labels
     known = replace(known, memory=memory)
     if not here and launch.device != run.device.type:
@@ -228,7 +233,7 @@ def _size(count: float) -> str:
 # ------------------------------------------------------------------------------------------------ time
 
 
-def _timed(known: Plan, run: Distillation, settings: dict, keep: bool) -> Plan:
+def _timed(known: Plan, run: Distillation, settings: dict, keep: bool | TopK) -> Plan:
     """The plan with a time: a few small steps of a copy, on some texts of the training split."""
     world = run.accelerator.num_processes
     texts = min(TRIAL_TEXTS, known.micro_batch) * world
