@@ -25,7 +25,7 @@ endef
 LAB_FLAGS = $(if $(filter 0,$(shell id -u)),--allow-root) \
 	$(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname)),,--no-browser)
 
-.PHONY: help lab notebooks course test assets constraints clean
+.PHONY: help lab notebooks course test colab bench assets constraints clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
@@ -36,14 +36,30 @@ lab: $(READY) ## set up what is missing, then open JupyterLab at notebook 00
 notebooks: $(READY) ## execute every notebook in place, top to bottom, and store its outputs
 	$(BIN)/python tests/tools/execute_notebooks.py
 
-course: $(READY) ## execute every notebook without a screen and make build/site from them (plain HTML pages)
+course: $(READY) ## execute every notebook without a screen and make build/site: pages whose widgets live without Python
 	$(BIN)/python tests/tools/build_site.py build/site
 
-test: $(READY) ## everything: style, unit tests, and every notebook against its stored outputs
+test: $(READY) ## everything: style, unit tests, a real browser, and every notebook against its stored outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tests/tools/chromium.py
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks
+
+# Colab's versions of what draws and speaks to the browser, and everything else (torch above all) from .venv.
+COLAB := build/colab
+colab: $(READY) ## the Python side of the widgets with the versions that Colab has: ipywidgets 7.7.1, anywidget 0.9.21
+	test -d $(COLAB) || $(BIN)/python -m venv $(COLAB)
+	$(COLAB)/bin/python -m pip install -q --no-deps ipywidgets==7.7.1 ipython_genutils==0.2.0 anywidget==0.9.21 matplotlib==3.10.0
+	$(BIN)/python -c "import sysconfig as s; print('import site; site.addsitedir(\'' + s.get_path('purelib') + '\')')" \
+		> $$($(COLAB)/bin/python -c "import sysconfig as s; print(s.get_path('purelib'))")/shared.pth
+	$(COLAB)/bin/python -m pytest -p no:cacheprovider tests/test_widgets.py tests/test_live.py tests/test_attention_viewer.py tests/test_be_the_teacher.py tests/test_plots.py
+
+bench: $(READY) ## what training, live distillation and a slider take, beside the usual ways (an hour; nothing else running)
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/live.py
+	$(BIN)/python tests/tools/chromium.py
+	$(BIN)/python benchmarks/slider.py
 
 assets: $(READY) ## make the embedded data, tokenizer and teachers again (hours on a CPU, minutes on a GPU)
 	$(BIN)/python -m kdtutor.assets.build all

@@ -17,7 +17,6 @@ import nbformat
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "tools"))
-from build_site import page
 from execute_notebooks import NOTEBOOKS, NotebookError, clean, looking_every_second, run, write
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -307,14 +306,29 @@ def test_views_of_widgets_are_not_stored_but_their_plain_pictures_are():
     assert "widgets" not in cleaned.metadata
 
 
-def test_the_exported_page_has_the_alt_texts_and_leads_to_pages():
-    notebook = made(("show()", False))
-    notebook.cells.append(nbformat.v4.new_markdown_cell("[next](05_distilling_logits.ipynb#loss)"))
-    metadata = {"image/png": {"alt": "half of it & more", "width": 4}}
-    notebook.cells[0].outputs = [
-        nbformat.v4.new_output("display_data", {"image/png": "AAAA"}, metadata=metadata)
-    ]
-    text = page(notebook, "00_small")
-    assert 'alt="half of it &amp; more"' in text
-    assert "No description" not in text
-    assert 'href="05_distilling_logits.html#loss"' in text
+def test_for_a_page_the_views_of_widgets_and_their_state_are_kept(tmp_path):
+    path = tmp_path / "slider.ipynb"
+    write(path, made(("from ipywidgets import IntSlider\nIntSlider(7)", False)))
+    notebook = run(path, live=True)
+    [output] = notebook.cells[0].outputs
+    view = output.data["application/vnd.jupyter.widget-view+json"]
+    state = notebook.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    assert state[view["model_id"]]["state"]["value"] == 7
+    assert "widget" not in nbformat.writes(clean(notebook)).replace("ipywidgets", "")
+
+
+def test_for_a_page_a_widget_is_kept_as_the_background_left_it(tmp_path):
+    path = tmp_path / "background.ipynb"
+    start = """import asyncio
+from ipywidgets import IntSlider
+slider = IntSlider(7)
+async def count():
+    for slider.value in range(20, 30):
+        await asyncio.sleep(0.02)
+task = asyncio.create_task(count())
+slider"""
+    write(path, made((start, False), ("await task", False)))
+    notebook = run(path, live=True)
+    state = notebook.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    [slider] = [model["state"] for model in state.values() if model["model_name"] == "IntSliderModel"]
+    assert slider["value"] == 29

@@ -120,11 +120,19 @@ def test_what_the_readme_says_to_make_can_be_made():
     assert named <= targets, named - targets
     assert {"lab", "test"} <= named
     assert {"lab", "notebooks", "course", "test", "assets"} <= targets
+    assert set(re.findall(r"`make ([a-z]+)`", read("benchmarks/README.md"))) <= targets
+
+
+def test_every_target_has_a_line_in_make_help_and_is_no_file():
+    targets = re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE)
+    assert re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE).group(1).split() == targets
+    assert re.findall(r"^([a-z]+):[^#\n]*## ", MAKEFILE, re.MULTILINE) == targets
 
 
 def test_make_test_runs_nbval_over_all_notebooks_and_ci_runs_make_test():
     recipe = re.search(r"^test:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE).group(1)
     assert "pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks" in recipe
+    assert recipe.index("tests/tools/chromium.py") < recipe.index("python -m pytest\n")
     assert re.search(r"^make test\b", read(".ci/run"), re.MULTILINE)
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 

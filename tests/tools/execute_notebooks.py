@@ -28,6 +28,7 @@ NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 CELL_TIMEOUT = 300  # seconds
 SECONDS, MEGABYTES = 90, 1500  # what one notebook may take, on two processors
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 KEPT_METADATA = ("tags", "jupyter")  # of a cell; the rest is how some editor showed it, or when it ran
 
 
@@ -55,10 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
     return bool(failed)
 
 
-def run(path: Path) -> nbformat.NotebookNode:
+def run(path: Path, live: bool = False) -> nbformat.NotebookNode:
     """Execute the notebook at `path` in a fresh kernel and in its own folder; print what it took.
 
-    Returns it with new outputs, cleaned. Raises NotebookError, naming the cell, for an error or output on stderr.
+    Returns it with new outputs, cleaned. `live`: with the views of its widgets, and their state in its metadata, for a
+    page that draws them. Raises NotebookError, naming the cell, for an error or output on stderr.
     """
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
@@ -74,6 +76,10 @@ def run(path: Path) -> nbformat.NotebookNode:
     with client.setup_kernel():
         client.reset_execution_trackers()
         client.kc.shell_channel.get_msg = looking_every_second(client.kc.shell_channel.get_msg)
+        if live:
+            client.kc.iopub_channel.get_msg = hearing_of_widgets(
+                client.kc.iopub_channel.get_msg, client.widget_state
+            )
         for number, cell in enumerate(notebook.cells):
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
@@ -86,11 +92,13 @@ def run(path: Path) -> nbformat.NotebookNode:
                     if output.get("name") == "stderr":
                         print("failed")
                         raise NotebookError(f"{path.name}, cell {number} writes to stderr:\n{output.text}")
+        if live:
+            client.set_widgets_metadata()
         megabytes = peak_megabytes(client.km.provisioner.pid)
     seconds = time.perf_counter() - start
     over = " OVER BUDGET" if seconds > SECONDS or (megabytes or 0) > MEGABYTES else ""
     print(f"{seconds:.0f} s, {megabytes or '?'} MB at most{over}")
-    return clean(notebook)
+    return clean(notebook, live)
 
 
 def looking_every_second(get_msg: Callable) -> Callable:
@@ -112,8 +120,28 @@ def looking_every_second(get_msg: Callable) -> Callable:
     return get
 
 
-def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The notebook as it is stored: nothing in it tells when, where or in which editor it ran. Works in place."""
+def hearing_of_widgets(get_msg: Callable, states: dict[str, dict]) -> Callable:
+    """A channel's get_msg that keeps each widget's state in `states`, whichever cell changes it.
+
+    nbclient hears of the running cell's own changes only; a training in the background belongs to the cell that started it.
+    """
+
+    async def get(timeout: float | None = None) -> dict:
+        message = await get_msg(timeout=timeout)
+        content = message["content"]
+        if message["msg_type"] == "comm_msg" and "state" in content["data"]:
+            states.setdefault(content["comm_id"], {}).update(content["data"]["state"])
+        return message
+
+    return get
+
+
+def clean(notebook: nbformat.NotebookNode, live: bool = False) -> nbformat.NotebookNode:
+    """The notebook as it is stored: nothing in it tells when, where or in which editor it ran. Works in place.
+
+    `live`: what belongs to its widgets stays.
+    """
+    widgets = notebook.metadata.get("widgets") if live else None
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     notebook.metadata = nbformat.from_dict(
         {
@@ -121,13 +149,16 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             "language_info": {"name": "python"},
         }
     )
+    if widgets:
+        notebook.metadata["widgets"] = widgets
     ids = unique_ids(notebook.cells)
     for cell in notebook.cells:
         cell.id = next(ids)
         cell.metadata = {key: cell.metadata[key] for key in KEPT_METADATA if key in cell.metadata}
         for output in cell.get("outputs", ()):
             # A view of a widget whose state is not stored shows an error; its plain picture or text shows.
-            output.get("data", {}).pop(WIDGET_VIEW, None)
+            if not live:
+                output.get("data", {}).pop(WIDGET_VIEW, None)
     return notebook
 
 

@@ -48,15 +48,13 @@ function follow(model, names, fn) {
   return () => events.forEach((event) => model.off(event, fn));
 }
 
-/** Save a model at most every `wait` ms, the last state surely: a drag must not flood a busy kernel. */
-function saver(model, wait = 100) {
-  let timer = null, again = false;
-  const save = () => {
-    if (timer !== null) { again = true; return; }
-    model.save_changes();
-    timer = setTimeout(() => { timer = null; if (again) { again = false; save(); } }, wait);
-  };
-  save.dispose = () => { clearTimeout(timer); if (again) model.save_changes(); timer = null; again = false; };
+/**
+ * Save a model at once after each change. A busy kernel is not flooded: ipywidgets has one message under way at a time and
+ * keeps the latest state for the next. Waiting here instead would let the echo of an older state undo a drag.
+ */
+function saver(model) {
+  const save = () => model.save_changes();
+  save.dispose = () => {};
   return save;
 }
 

@@ -1,0 +1,12 @@
+// What is wider than its column scrolls, so the keyboard must be able to reach it.
+addEventListener("DOMContentLoaded", () => {
+  const reachable = () => {
+    for (const box of document.querySelectorAll("pre, .table-wrapper, .math.notranslate, .cell_output .output")) {
+      const scrolls = box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX !== "visible";
+      if (scrolls) box.tabIndex = 0;
+      else if (box.tabIndex === 0) box.removeAttribute("tabindex");
+    }
+  };
+  addEventListener("load", reachable);
+  addEventListener("resize", reachable);
+});

@@ -1,0 +1,211 @@
+"""The exported pages in a browser: no kernel, no network, only files; for everyone, in light and dark."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import build_site as site_tool
+import pytest
+from conftest import PHONE
+from instruments import GAME, RUN, SETUP, VIEWER
+from playwright.sync_api import expect
+from seen import MAKE, Explorer, bars_from_torch, from_torch
+from servers import store
+
+MARKUP = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=2'>"
+ODD = f"odd = kd.widgets.TemperatureExplorer.from_logits([1., 2.], [2., 1.], [{MARKUP!r}, 'b'], texts=[{MARKUP!r}])"
+CELLS = [
+    "# 01 · The instruments\n\n5 minutes. With $T^2$ and [the other page](02_other.ipynb).",
+    f"{MAKE}\nexplorer",
+    "explorer",
+    f"{SETUP}\n{RUN}\nlive.run(12)\nlive",
+    f"{VIEWER}\nviewer",
+    f"{GAME}\ngame",
+    f"{ODD}\nodd",
+    "from ipywidgets import interact\n\n\n@interact(x=(0, 5))\ndef twice(x=2):\n    print(2 * x)",
+]
+
+
+@pytest.fixture(scope="module")
+def site(build_site, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pages") / "notebooks"
+    store(folder / "01_instruments.ipynb", *CELLS)
+    store(folder / "02_other.ipynb", "# 02 · Other\n\n1 minute", "print(1)")
+    return build_site(folder)
+
+
+@pytest.fixture
+def page(site, open_page):
+    opened = open_page("file://")
+    opened.page.goto((site / "01_instruments.html").as_uri())
+    expect(opened.page.locator(".kd-explorer")).to_have_count(3)
+    return opened.page
+
+
+def view(page, number: int = 0) -> Explorer:
+    return Explorer(page, page.locator(".kd-explorer").nth(number))
+
+
+def test_sliders_move_the_picture_without_a_kernel_and_the_numbers_are_torchs(page, screenshot):
+    explorer = view(page)
+    assert explorer.numbers() == pytest.approx(from_torch(2, 0.5), abs=1e-6)
+    explorer.drag(explorer.T, 0.8)
+    explorer.alpha.focus()
+    page.keyboard.press("ArrowRight")
+    explorer.settle()
+    T, alpha = explorer.value("temperature"), explorer.value("alpha")
+    assert T > 5 and alpha == pytest.approx(0.51)
+    assert explorer.numbers() == pytest.approx(from_torch(T, alpha), abs=1e-6)
+    for chart, bars in bars_from_torch(T, alpha).items():
+        shown = explorer.bars(chart)
+        for name, values in bars.items():
+            assert shown[name] == pytest.approx(values, abs=1e-6)
+    screenshot(page, "page-explorer")
+    second = view(page, 1)
+    assert second.numbers() == explorer.numbers()
+    explorer.part("example").select_option(index=2)
+    assert explorer.numbers() == pytest.approx(from_torch(T, alpha, example=1), abs=1e-6)
+
+
+@pytest.mark.parametrize("typed", ["0", "−1"])
+def test_a_bad_temperature_is_answered_in_a_page_too(page, typed):
+    explorer = view(page)
+    explorer.type("temperature", typed)
+    explorer.says("^Temperature T is a number from 0.1 to 20")
+    assert explorer.value("temperature") == 2
+
+
+def test_a_typed_text_says_that_it_needs_python(page):
+    explorer = view(page)
+    explorer.part("text").fill("another text")
+    explorer.part("read").click()
+    said = explorer.root.locator('[role="alert"]:visible, [role="status"]')
+    expect(said.filter(has_text="text")).not_to_have_count(0)
+
+
+def test_the_other_instruments_are_alive_too(page, screenshot):
+    live = page.locator(".kd-live")
+    expect(live.locator('[data-kd="at"]')).to_have_attribute("data-value", "12")
+    expect(live.locator('[data-kd="no-kernel"]')).to_contain_text("need a running kernel", timeout=10_000)
+    replay = live.locator('[data-kd="replay"]')
+    replay.focus()
+    page.keyboard.press("Home")
+    expect(replay).to_have_attribute("data-value", "0")
+    viewer = page.locator(".kd-attention")
+    viewer.locator('[data-kd="teacher-token-1"]').focus()
+    page.keyboard.press("ArrowDown")
+    expect(viewer.locator('[data-kd="teacher-token-2"]')).to_have_attribute("aria-selected", "true")
+    game = page.locator(".kd-teacher-game")
+    before = game.locator('[data-kd="beliefs-0"]').get_attribute("data-yours")
+    bar = game.locator("input[data-kd^='target-']").first
+    bar.focus()
+    page.keyboard.press("Home")
+    expect(game.locator('[data-kd="beliefs-0"]')).not_to_have_attribute("data-yours", before)
+    assert sum(
+        json.loads(game.locator('[data-kd="beliefs-0"]').get_attribute("data-yours"))
+    ) == pytest.approx(1)
+    for name in ("live", "attention", "teacher-game"):
+        screenshot(page.locator(f".kd-{name}"), f"page-{name}")
+
+
+def test_markup_that_somebody_typed_is_shown_as_text(page):
+    assert MARKUP in view(page, 2).bars("probabilities")
+    assert page.locator(".kd :is(img, script)").count() == 0
+    assert page.evaluate("window.hacked") is None
+
+
+def test_the_plain_picture_hides_behind_the_widget_and_shows_without_scripts(
+    page, site, open_page, screenshot
+):
+    plain = page.locator(".kd-plain img")
+    assert plain.count() == 6
+    for picture in plain.all():
+        expect(picture).to_be_hidden()
+    bare = open_page("file://", java_script_enabled=False).page
+    bare.goto((site / "01_instruments.html").as_uri())
+    for picture in bare.locator(".kd-plain img").all():
+        expect(picture).to_be_visible()
+        assert len(picture.get_attribute("alt").split()) > 5
+    screenshot(bare, "page-without-scripts")
+
+
+def test_what_needs_python_says_so_and_formulas_are_drawn(page):
+    expect(page.locator(".kd-needs-python")).to_have_count(1)
+    expect(page.locator("article")).to_contain_text("4")
+    expect(page.locator("mjx-container")).to_have_count(1)
+    assert "$" not in page.locator("article p").first.inner_text()
+
+
+def test_it_works_from_a_server_too_and_leads_to_the_next_page(site, open_page):
+    import functools
+    import http.server
+    import threading
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=site)
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        page = open_page(address).page
+        page.goto(f"{address}/index.html")
+        page.locator("article").get_by_role("link", name="01 · The instruments").click()
+        explorer = view(page)
+        explorer.drag(explorer.T, 0.2)
+        explorer.settle()
+        T = explorer.value("temperature")
+        assert explorer.numbers() == pytest.approx(from_torch(T, 0.5), abs=1e-6)
+        page.get_by_role("link", name="the other page").click()
+        expect(page.locator("h1")).to_contain_text("02 · Other")
+        page.close()
+        server.shutdown()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["index", "01_instruments"])
+def test_axe_finds_nothing_serious(site, open_page, screenshot, scheme, name):
+    opened = open_page("file://", color_scheme=scheme).page
+    opened.goto((site / f"{name}.html").as_uri())
+    if name != "index":
+        expect(opened.locator(".kd-explorer")).to_have_count(3)
+        expect(opened.locator(".kd-explorer").first).to_have_attribute("data-theme", scheme)
+    opened.wait_for_timeout(500)
+    opened.add_script_tag(path=site_tool.javascript() / "axe-core" / "axe.min.js")
+    found = opened.evaluate("axe.run(document, { resultTypes: ['violations'], preload: false })")
+    serious = [
+        (fault["id"], fault["impact"], [node["html"][:200] for node in fault["nodes"][:3]], fault["help"])
+        for fault in found["violations"]
+        if fault["impact"] in ("serious", "critical")
+    ]
+    screenshot(opened, f"page-{name}-{scheme}")
+    assert not serious, json.dumps(serious, indent=1)
+
+
+def test_a_phone_shows_everything_without_scrolling_sideways(site, open_page, screenshot):
+    opened = open_page("file://", viewport=PHONE).page
+    opened.goto((site / "01_instruments.html").as_uri())
+    expect(opened.locator(".kd-explorer")).to_have_count(3)
+    assert opened.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    for name in ("explorer", "live", "attention", "teacher-game"):
+        box = opened.locator(f".kd-{name}").first.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"], name
+        screenshot(opened.locator(f".kd-{name}").first, f"phone-{name}")
+
+
+def test_nothing_moves_for_who_asked_for_less_motion(site, open_page):
+    opened = open_page("file://", reduced_motion="reduce").page
+    opened.goto((site / "01_instruments.html").as_uri())
+    expect(opened.locator(".kd-explorer")).to_have_count(3)
+    moving = opened.evaluate(
+        """[...document.querySelectorAll(".kd, .kd *")].filter((e) => {
+            const style = getComputedStyle(e);
+            const takes = (text) => text.split(",").some((time) => parseFloat(time) > 0.01);
+            const animated = style.animationName !== "none" && takes(style.animationDuration);
+            return animated || takes(style.transitionDuration);
+        }).map((e) => e.outerHTML.slice(0, 100))"""
+    )
+    assert moving == []

@@ -1,0 +1,210 @@
+"""The pages that `make course` makes: complete, readable without Python, and loading nothing from the network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "tools"))
+import build_site
+from build_site import COURSE, SiteError, build, for_the_page
+from execute_notebooks import WIDGET_STATE, WIDGET_VIEW
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
+LOCK = json.loads((COURSE / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+MARKUP = "</script><script>alert(1)</SCRIPT><!--"
+
+
+def made(name: str, *cells, live: dict | None = None) -> nbformat.NotebookNode:
+    """A stored notebook: a title, then each cell, a text or an output."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# {name}\n\n5 minutes")])
+    for cell in cells:
+        if isinstance(cell, str):
+            notebook.cells.append(nbformat.v4.new_markdown_cell(cell))
+        else:
+            notebook.cells.append(nbformat.v4.new_code_cell("show()", outputs=[cell], execution_count=1))
+    if live:
+        notebook.metadata["widgets"] = {WIDGET_STATE: {"version_major": 2, "version_minor": 0, "state": live}}
+    return notebook
+
+
+def shown(data: dict, **metadata) -> nbformat.NotebookNode:
+    return nbformat.v4.new_output("display_data", data, metadata={"image/png": metadata})
+
+
+def model(module: str, name: str = "AnyModel", **state) -> dict:
+    return {"model_name": name, "model_module": module, "model_module_version": "1", "state": state}
+
+
+class Page(HTMLParser):
+    """What a page loads, its pictures, links, and the scripts of its widgets."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loaded, self.pictures, self.links, self.scripts, self._kind = [], [], [], {}, None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        have = dict(attributes)
+        if tag in ("script", "img", "iframe", "source", "video") and have.get("src"):
+            self.loaded.append(have["src"])
+        if tag == "link" and have.get("rel") not in ("next", "prev", "canonical", "index", "search"):
+            self.loaded.append(have["href"])
+        if tag == "img":
+            self.pictures.append(have)
+        if tag == "a":
+            self.links.append(have.get("href"))
+        self._kind = have.get("type") if tag == "script" else None
+
+    def handle_endtag(self, tag):
+        self._kind = None
+
+    def handle_data(self, data):
+        if self._kind:
+            self.scripts.setdefault(self._kind, []).append(data)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """A site of two stored notebooks."""
+    folder = tmp_path_factory.mktemp("site")
+    view = {WIDGET_VIEW: {"model_id": "a1", "version_major": 2, "version_minor": 0}, "image/png": PIXEL}
+    first = made(
+        "01 · First",
+        "[second](02_second.ipynb) and [its part](02_second.ipynb#a-part), $x^2$ for \\$5\n\n$$\\sum_i p_i$$",
+        "<details>\n<summary><b>Hint</b></summary>\n\nA *hint*.\n\n</details>",
+        shown({"image/png": PIXEL, "text/plain": "Picture"}, alt='half of "it" & more', width=4),
+        shown(view, alt="what it looks like"),
+        live={
+            "a1": model("anywidget", text=MARKUP, layout="IPY_MODEL_b2"),
+            "b2": model("@jupyter-widgets/base"),
+        },
+    )
+    nbformat.write(first, folder / "01_first.ipynb")
+    nbformat.write(made("02 · Second", "## A part\n\ntext"), folder / "02_second.ipynb")
+    try:
+        build(folder / "out", sorted(folder.glob("*.ipynb")), execute=False)
+    except SiteError as error:
+        if "npm" in str(error):
+            pytest.skip(f"no JavaScript for the pages: {error}")
+        raise
+    return folder / "out"
+
+
+def page(site: Path, name: str) -> Page:
+    return Page((site / f"{name}.html").read_text(encoding="utf-8"))
+
+
+def test_each_page_loads_only_files_that_lie_beside_it(site):
+    for path in site.glob("*.html"):
+        for address in page(site, path.stem).loaded:
+            assert not re.match(r"(?:[a-z]+:)?//", address), f"{path.name} loads {address}"
+            assert (site / address.partition("?")[0]).is_file(), f"{path.name} loads {address}"
+
+
+def test_no_style_sheet_and_no_script_of_ours_loads_anything_from_the_network(site):
+    for path in [*site.rglob("*.css"), *COURSE.rglob("*.js"), *(site / "_static").glob("*.js")]:
+        text = re.sub(r"/\*.*?\*/", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        assert not re.search(r"(?:url\(|@import|import\(|from|fetch\()\s*[\"']?(?:https?:)?//", text), path
+
+
+def test_pictures_have_their_alt_texts(site):
+    [picture, plain] = page(site, "01_first").pictures
+    assert (picture["alt"], picture["width"]) == ('half of "it" & more', "4")
+    assert (site / picture["src"]).read_bytes() == base64.b64decode(PIXEL)
+    assert plain["alt"] == "what it looks like"
+
+
+def test_links_lead_from_page_to_page(site):
+    assert {"02_second.html", "02_second.html#a-part"} <= set(page(site, "01_first").links)
+    assert {"01_first.html", "02_second.html"} <= set(page(site, "index").links)
+
+
+def test_a_link_to_nowhere_fails(tmp_path, capfd, site):
+    nbformat.write(made("03", "[lost](04_lost.ipynb)"), tmp_path / "03.ipynb")
+    with pytest.raises(SiteError, match="warnings above"):
+        build(tmp_path / "out", [tmp_path / "03.ipynb"], execute=False)
+    assert "04_lost.ipynb" in capfd.readouterr().err
+
+
+def test_formulas_are_marked_for_mathjax_and_a_dollar_stays_a_dollar(site):
+    text = (site / "01_first.html").read_text(encoding="utf-8")
+    assert r"\(x^2\)" in text and r"\[\sum_i p_i\]" in re.sub(r"\s*(\\[\[\]])\s*", r"\1", text)
+    assert "for $5" in text
+
+
+def test_what_is_folded_is_closed_and_its_text_is_formatted(site):
+    text = (site / "01_first.html").read_text(encoding="utf-8")
+    assert "<details>" in text and "<details open" not in text
+    assert "A <em>hint</em>." in text
+
+
+def test_an_instrument_has_its_view_and_its_state_and_no_text_in_them_ends_the_script(site):
+    scripts = page(site, "01_first").scripts
+    [view] = scripts[WIDGET_VIEW]
+    assert json.loads(view)["model_id"] == "a1"
+    [state] = scripts[WIDGET_STATE]
+    assert "<" not in state
+    assert json.loads(state)["state"]["a1"]["state"]["text"] == MARKUP
+    assert set(json.loads(state)["state"]) == {"a1", "b2"}
+
+
+def test_only_a_page_with_widgets_loads_their_front_end(site):
+    assert any(
+        a.endswith("embed-amd.js") for a in (re.sub(r"\?.*", "", a) for a in page(site, "01_first").loaded)
+    )
+    assert not any("widgets/" in address for address in page(site, "02_second").loaded)
+
+
+def test_what_needs_python_shows_its_last_picture_and_says_so(tmp_path):
+    state = {
+        "box": model("@jupyter-widgets/controls", "VBoxModel", children=["IPY_MODEL_out"]),
+        "out": model(
+            "@jupyter-widgets/output",
+            "OutputModel",
+            outputs=[dict(shown({"image/png": PIXEL}, alt="the last one"), output_type="display_data")],
+        ),
+    }
+    notebook = for_the_page(made("x", shown({WIDGET_VIEW: {"model_id": "box"}}), live=state), tmp_path)
+    [picture, note] = [output.data["text/html"] for output in notebook.cells[1].outputs]
+    assert 'alt="the last one"' in picture
+    assert "need Python" in note
+    assert WIDGET_VIEW not in nbformat.writes(notebook)
+
+
+def test_the_javascript_is_pinned_by_version_and_hash_and_names_no_address():
+    wanted = LOCK[""]
+    for name, number in {**wanted["dependencies"], **wanted.get("devDependencies", {})}.items():
+        assert re.fullmatch(r"\d+\.\d+\.\d+", number), f"{name} {number}"
+        assert LOCK[f"node_modules/{name}"]["version"] == number
+    for name, package in LOCK.items():
+        assert "resolved" not in package, name
+        assert not name or package["integrity"].startswith("sha512-"), name
+
+
+def test_the_front_ends_match_the_python_packages():
+    assert LOCK["node_modules/anywidget"]["version"] == version("anywidget")
+    # html-manager 1 is the one for the protocol of ipywidgets 8.
+    assert LOCK["node_modules/@jupyter-widgets/html-manager"]["version"].startswith("1.")
+    assert version("ipywidgets").startswith("8.")
+
+
+def test_a_notebook_that_is_not_there_is_named(capsys):
+    assert build_site.main(["build/nothing", "no/such.ipynb"]) == 1
+    assert capsys.readouterr().err.strip() == "there is no notebook no/such.ipynb"
+
+
+def test_without_npm_one_sentence_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(build_site, "BUILD", tmp_path)
+    monkeypatch.setattr(build_site, "NODE", str(tmp_path / "no-such-wheel"))
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(SiteError, match=r"comes from npm: install Node\.js"):
+        build_site.javascript()
