@@ -123,7 +123,8 @@ def looking_every_second(get_msg: Callable) -> Callable:
 def hearing_of_widgets(get_msg: Callable, states: dict[str, dict]) -> Callable:
     """A channel's get_msg that keeps each widget's state in `states`, whichever cell changes it.
 
-    nbclient hears of the running cell's own changes only; a training in the background belongs to the cell that started it.
+    nbclient hears of the running cell's own changes only; a training in the background belongs to the cell that
+    started it.
     """
 
     async def get(timeout: float | None = None) -> dict:
