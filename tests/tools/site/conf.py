@@ -22,6 +22,7 @@ html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 html_theme_options = {
     # The same ink and colours as the figures and widgets; every pair of them has a contrast of at least 4.5:1.
     "light_css_variables": {
