@@ -28,7 +28,8 @@ from kdtutor.objectives import (
 )
 
 pytest.importorskip("anywidget")
-from kdtutor.widgets.live import POINTS, LiveDistillation, _twin
+from kdtutor.widgets.live import POINTS, LiveDistillation
+from kdtutor.widgets.live_parts import make_twin
 
 STEPS = 12
 
@@ -65,7 +66,7 @@ def alone(task, teacher, objective=None, **settings):
     """The same run without a widget, and its twin."""
     settings = {"steps": STEPS, "progress": False} | settings
     run = make_run(task, objective, teacher=teacher, **settings)
-    return run, _twin(run, True)[0]
+    return run, make_twin(run, True)[0]
 
 
 def sent(live: LiveDistillation) -> list[dict]:
@@ -167,6 +168,13 @@ def test_steering_is_what_steering_by_hand_is(task, teacher, make):
         if step.number == 5:
             run.objective.temperature = 4
     assert same(weights(live.distillation.student), weights(run.student))
+
+
+def test_with_alpha_1_the_student_is_its_twin(make):
+    live = make(dropout=0.1)
+    live.alpha = 1
+    live.run()
+    assert same(weights(live.distillation.student), weights(live.twin.student))
 
 
 def test_a_slider_moves_the_objective_and_the_objective_moves_the_slider(make):

@@ -14,45 +14,46 @@ is never torn. Read `_advance` and `_train` first.
 from __future__ import annotations
 
 import asyncio
-import copy
 import itertools
 import math
 import signal
-import textwrap
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from numbers import Real
 
-import torch
 import traitlets
-from torch import Tensor
 
-from kdtutor import checkpoints, evaluation, plots
+from kdtutor import checkpoints, plots
 from kdtutor.checks import number
-from kdtutor.data import IGNORED, Task, _random_indices, _select
 from kdtutor.distillation import Distillation
 from kdtutor.errors import KDTutorError
-from kdtutor.models import forward, logits_of
-from kdtutor.objectives import Blend, HardLabels, MaskedLM, kl_divergence
+from kdtutor.objectives import Blend
 from kdtutor.widgets.base import Instrument, Number, OneOf, SettingError
+from kdtutor.widgets.live_parts import (
+    TERM_NAMES,
+    Probe,
+    Score,
+    Start,
+    check_live,
+    draw,
+    make_twin,
+    one_sentence,
+    same_temperature,
+    short,
+    term_label,
+    twin_name,
+)
 
 PICTURES = 10  # a second, at most
 POINTS = 240  # of a curve, at most; a point is the mean over some steps
 SNAPSHOTS = 100  # of the probe's distributions, at most (and the first)
-ROWS = 8  # classes of the probe that are shown
 VALIDATION_SHARE = 0.06  # of the time; together with the probe and the pictures it stays below a fifth
 TURNS = 12  # of the event loop between two steps: a message takes several until its handler runs
-TERM_NAMES = {
-    "HardLabels": "hard labels", "SoftTargets": "soft targets (T²·KL)", "SoftCrossEntropy": "soft cross-entropy (× T²)",
-    "LogitsMSE": "logit MSE", "MaskedLM": "masked LM", "UniformTargets": "uniform targets",
-    "CosineHidden": "cosine of hidden states", "HiddenStates": "hidden states",
-}  # fmt: skip
 
 
 class LiveDistillation(Instrument):
@@ -95,7 +96,7 @@ class LiveDistillation(Instrument):
         every: int | None = None,
         name: str | None = None,
     ):
-        _check_run(distillation, twin)
+        check_live(distillation, twin)
         self.distillation, self.error = distillation, None
         self.name = name or f"live run {next(self._count)}"
         self._task: asyncio.Task | None = None
@@ -106,13 +107,13 @@ class LiveDistillation(Instrument):
         self._validating = self._working = self._shown = 0.0  # seconds; and when the last picture was sent
         self._marks: deque[tuple[float, int]] = deque()  # (time, step) of the last seconds: the speed
 
-        self.twin, why_not = (twin, "") if isinstance(twin, Distillation) else _twin(distillation, twin)
+        self.twin, why_not = (twin, "") if isinstance(twin, Distillation) else make_twin(distillation, twin)
         self._runs = {"student": distillation} | ({"twin": self.twin} if self.twin else {})
-        self._starts = [_Start(run) for run in self._runs.values()]
+        self._starts = [Start(run) for run in self._runs.values()]
         for run in self._runs.values():
             run.progress = False  # this instrument is the progress bar
-        self._score = _Score(distillation, number("validation", validation))
-        self._probe = _Probe(distillation, probe)
+        self._score = Score(distillation, number("validation", validation))
+        self._probe = Probe(distillation, probe)
         self._every = None if every is None else number("every", every)
         self._first_scores = self._scores()
         self._columns = [(who, term) for who, run in self._runs.items() for term in run.term_names]
@@ -307,7 +308,7 @@ class LiveDistillation(Instrument):
 
     def _fail(self, error: Exception) -> None:
         """One sentence for the reader, the error itself for Python. The run is paused and can go on."""
-        self.error, self.problem = error, _one_sentence(error)
+        self.error, self.problem = error, one_sentence(error)
         if self.status == "training":
             self._rest("paused", ask=False)
 
@@ -356,7 +357,7 @@ class LiveDistillation(Instrument):
                 self._in_sum[i] += 1
         if step % self._width == 0 or step == self.distillation.total_steps:
             sums = zip(self._sums, self._in_sum, strict=True)
-            self._add("losses", [step, *(_short(total / count) if count else None for total, count in sums)])
+            self._add("losses", [step, *(short(total / count) if count else None for total, count in sums)])
             self._sums, self._in_sum = [0.0] * len(self._columns), [0] * len(self._columns)
 
     def _score_if_due(self) -> None:
@@ -373,7 +374,7 @@ class LiveDistillation(Instrument):
 
     def _scores(self) -> list[float | None]:
         scores = [self._score(run.student) for run in self._runs.values()]
-        return [None if score is None or not math.isfinite(score) else _short(score) for score in scores]
+        return [None if score is None or not math.isfinite(score) else short(score) for score in scores]
 
     def _add(self, what: str, row: object) -> None:
         self.curves[what].append(row)
@@ -402,9 +403,9 @@ class LiveDistillation(Instrument):
             "count": self.now.get("count", 0) + 1,
             "step": run.done,
             "epoch": round(run.done / run.batches.per_epoch, 2),
-            "rate": _short(row["learning_rate"]) if row else None,
-            "loss": _short(row["loss"]) if row else None,
-            "speed": _short(speed) if speed else None,
+            "rate": short(row["learning_rate"]) if row else None,
+            "loss": short(row["loss"]) if row else None,
+            "speed": short(speed) if speed else None,
             "left": round((run.total_steps - run.done) / speed, 1) if speed else None,
             "formula": repr(run.objective),
             "snapshot": snapshot,
@@ -439,8 +440,8 @@ class LiveDistillation(Instrument):
     def _make_plan(self, why_no_twin: str) -> dict:
         """What the front end has to know once."""
         run, score = self.distillation, self._score
-        twin = "" if self.twin is None else _twin_name(self.twin)
-        notes = [score.note, why_no_twin, self._probe.note, _same_temperature(run)[1]]
+        twin = "" if self.twin is None else twin_name(self.twin)
+        notes = [score.note, why_no_twin, self._probe.note, same_temperature(run)[1]]
         return {
             "name": self.name,
             "total": run.total_steps,
@@ -448,7 +449,7 @@ class LiveDistillation(Instrument):
             "terms": [
                 TERM_NAMES.get(type(term).__name__, type(term).__name__) for term in run.objective.terms
             ],
-            "losses": [{"who": who, "name": _term_label(who, term)} for who, term in self._columns],
+            "losses": [{"who": who, "name": term_label(who, term)} for who, term in self._columns],
             "score": score.name,
             "scored": score.possible,
             "width": self._width,
@@ -484,7 +485,7 @@ class LiveDistillation(Instrument):
 
     def picture(self) -> plots.Picture:
         """Score, losses and the probe's distributions at this moment, as a matplotlib picture."""
-        return _draw(self)
+        return draw(self)
 
     # ------------------------------------------------------------------------------------------ settings
 
@@ -493,7 +494,7 @@ class LiveDistillation(Instrument):
         objective = self.distillation.objective
         is_blend = isinstance(objective, Blend)
         return {
-            "temperature": _same_temperature(self.distillation)[0],
+            "temperature": same_temperature(self.distillation)[0],
             "alpha": objective.alpha if is_blend else None,
             "weights": None if is_blend else [term.weight for term in objective.terms],
             "learning_rate": self.distillation.learning_rate,
@@ -567,7 +568,7 @@ class LiveDistillation(Instrument):
         try:
             action()
         except Exception as error:
-            self.problem = _one_sentence(error)
+            self.problem = one_sentence(error)
             if not isinstance(error, KDTutorError):
                 self.error = error
 
@@ -578,359 +579,6 @@ class LiveDistillation(Instrument):
             action()
         else:
             self._loop.call_soon_threadsafe(action)
-
-
-# ------------------------------------------------------------------------------------------------ the twin
-
-
-def _twin(run: Distillation, wanted: bool) -> tuple[Distillation | None, str]:
-    """The same run with hard labels alone; or None, and a sentence if one was wanted."""
-    if not wanted:
-        return None, ""
-    hard = MaskedLM() if run.task.kind == "masked-lm" else HardLabels()
-    if {type(term) for term in run.objective.terms} == {type(hard)}:
-        return None, "The student itself learns from hard labels alone, so there is no twin beside it."
-    labels = run.task.targets(run.split)
-    if labels is not None and not (labels != IGNORED).any():
-        return None, "No training text has a label, so there is no twin that learns from labels."
-    same = ("batch_size", "learning_rate", "warmup", "weight_decay", "max_norm", "masking", "seed", "split")
-    twin = Distillation(
-        copy.deepcopy(run.student),
-        None,
-        run.task,
-        hard,
-        steps=run.total_steps,
-        accumulate=run.batches.accumulate,
-        precision="bf16" if run.bf16 else "fp32",
-        progress=False,
-        **{name: getattr(run, name) for name in same},
-    )
-    return twin, ""
-
-
-def _twin_name(twin: Distillation) -> str:
-    only = [type(term) for term in twin.objective.terms]
-    return "hard labels alone" if only in ([HardLabels], [MaskedLM]) else repr(twin.objective)
-
-
-def _check_run(run: Distillation, twin: bool | Distillation) -> None:
-    if not isinstance(run, Distillation):
-        raise KDTutorError(
-            f"LiveDistillation shows a Distillation, not a {type(run).__name__}: "
-            "LiveDistillation(kd.Distillation(student, teacher, task, objective))"
-        )
-    if not isinstance(twin, (bool, Distillation)):
-        raise KDTutorError(f"twin must be True, False or a Distillation, not a {type(twin).__name__}")
-    if run.accelerator.num_processes > 1:
-        raise KDTutorError("a live run has one process: under accelerate launch, take distillation.run()")
-    if run.done >= run.total_steps:
-        raise KDTutorError(
-            f"all {run.total_steps} steps of this run are done: make a new Distillation to watch"
-        )
-    if twin is True and run.done:
-        raise KDTutorError(
-            f"this run has taken {run.done} of {run.total_steps} steps, and a twin has to begin with it: "
-            "make a new Distillation, or say twin=False"
-        )
-    if isinstance(twin, Distillation):
-        mine, theirs = {id(p) for p in run.student.parameters()}, {id(p) for p in twin.student.parameters()}
-        if mine & theirs:
-            raise KDTutorError("the twin trains the very student of the distillation: give it a copy")
-        for what in ("total_steps", "done", "learning_rate"):
-            if getattr(run, what) != getattr(twin, what):
-                values = f"{getattr(run, what):g}, the twin's {getattr(twin, what):g}"
-                raise KDTutorError(f"twins go at equal steps, but the distillation's {what} is {values}")
-
-
-class _Start:
-    """What a run was when its instrument was made; `restore` brings that back, bit by bit."""
-
-    def __init__(self, run: Distillation):
-        self.run, self.done, self.rows = run, run.done, len(run.history)
-        self.modules = run.student, run.objective
-        self.weights = [_copy(module.state_dict()) for module in self.modules]
-        state = run.optimizer.state
-        self.moments = [_copy(state[p]) if p in state else None for p in run.parameters]
-        self.settings, self.learning_rate = run.objective.settings(), run.learning_rate
-
-    def restore(self) -> None:
-        run = self.run
-        for module, weights in zip(self.modules, self.weights, strict=True):
-            module.load_state_dict(weights)
-        run.optimizer.zero_grad(set_to_none=True)
-        run.optimizer.state.clear()
-        for parameter, moments in zip(run.parameters, self.moments, strict=True):
-            if moments is not None:
-                run.optimizer.state[parameter] = _copy(moments)
-        run.objective.restore(self.settings)
-        run.done, run.learning_rate = self.done, self.learning_rate
-        del run._rows[self.rows :]
-        run._pending.clear()
-        run._failed.fill_(False)
-
-
-def _copy(state: dict) -> dict:
-    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
-
-
-# ------------------------------------------------------------------------------------------------ score and probe
-
-
-class _Score:
-    """How good a model is on some validation texts, always the same: accuracy, or a regression's rank correlation.
-
-    seconds: what one model's score took the last time.
-    """
-
-    def __init__(self, run: Distillation, size: int):
-        task, self.masking, self.seconds, self.possible = run.task, run.masking, 0.0, False
-        self.is_fraction, self.name = task.kind != "regression", "validation accuracy"
-        if task.kind == "regression":
-            self.name = "validation rank correlation (Spearman)"
-        elif task.kind == "masked-lm":
-            self.name = "validation accuracy at masked tokens"
-        split = task.splits.get("validation")
-        rows = torch.arange(0 if split is None else len(split))
-        if split is not None and split.targets is not None and task.kind == "classification":
-            rows = rows[split.targets != IGNORED]
-        if len(rows) < 2:
-            self.note = (
-                f"{task.name} has no labelled validation texts, so no {self.name.partition(' ')[2]} is shown."
-            )
-            return
-        chosen = rows[_random_indices(len(rows), min(size, len(rows)), seed=0)]
-        self.task = replace(task, splits={"validation": _select(split, chosen)})
-        self.possible = True
-        some = "all" if len(chosen) == len(split) else "the same random"
-        self.note = f"The score is taken on {some} {len(chosen):,} of {len(split):,} validation texts."
-
-    def __call__(self, model) -> float | None:
-        if not self.possible:
-            return None
-        started = time.perf_counter()
-        if self.task.kind == "masked-lm":
-            score = evaluation.masked_lm_scores(model, self.task, "validation", masking=self.masking)[
-                "accuracy"
-            ]
-        else:
-            logits, targets = (
-                evaluation.predict(model, self.task, "validation"),
-                self.task.targets("validation"),
-            )
-            if self.task.kind == "regression":
-                score = evaluation.spearman(logits[:, 0], targets)
-            else:
-                score = evaluation.accuracy(logits, targets)
-        self.seconds = time.perf_counter() - started
-        return score
-
-
-class _Probe:
-    """One text, and what teacher, student and twin make of it: classes, a masked token, or a regression's value."""
-
-    def __init__(self, run: Distillation, probe: str | int):
-        task = self.task = run.task
-        self.kind = {"classification": "classes", "regression": "value", "masked-lm": "token"}[task.kind]
-        self.text, self.truth = _probe_text(task, probe)
-        if self.kind == "token" and task.tokenizer.mask_token not in self.text:
-            words = self.text.split()
-            self.truth = words[len(words) // 2]
-            words[len(words) // 2] = task.tokenizer.mask_token
-            self.text = " ".join(words)
-        self.encoded = task.encode_texts(self.text)
-        read = int(self.encoded.lengths[0])
-        self.note = (
-            f"Of the probe text only the first {read} tokens are read." if read >= task.max_length else ""
-        )
-        self.at = None
-        if self.kind == "token":
-            at = (self.encoded.ids == task.tokenizer.mask_token_id).nonzero()[:1, 0]
-            if not len(at):
-                raise KDTutorError(
-                    f"the first {read} tokens of the probe, all that is read, have no {task.tokenizer.mask_token}"
-                )
-            self.at = at
-        self.teacher = None
-        if run.teacher is not None:
-            try:
-                self.teacher = self._logits(run.teacher)  # asked once
-            except KDTutorError as error:
-                raise KDTutorError(f"the teacher's answer to the probe text: {error}") from error
-
-    def about(self, runs: list[str]) -> dict:
-        """For the front end: the text, what is known of it, and who answers, in the order of a snapshot's values."""
-        return {
-            "text": textwrap.shorten(self.text, 300, placeholder=" …"),
-            "truth": self.truth,
-            "kind": self.kind,
-            "who": ([] if self.teacher is None else ["teacher"]) + runs,
-        }
-
-    def snapshot(self, models: dict) -> dict:
-        """What all say now: names of the rows, values [who][row], and for each model its KL from the teacher."""
-        logits = {} if self.teacher is None else {"teacher": self.teacher}
-        logits |= {who: self._logits(model) for who, model in models.items()}
-        if self.kind == "value":
-            values = [[_short(float(z[0]))] for z in logits.values()]
-            return {"names": ["value"], "values": values, "distance": [], "star": None}
-        answers = [z.softmax(-1) for z in logits.values()]
-        rows = self._rows(answers)
-        values = [p[rows].tolist() for p in answers]
-        names = [self._name(i) for i in rows]
-        if (left := len(answers[0]) - len(rows)) > 0:
-            names.append(f"all {left:,} others")
-            values = [[*v, max(0.0, 1 - sum(v))] for v in values]
-        distance = []
-        if self.teacher is not None:
-            apart = (kl_divergence(self.teacher[None], logits[who][None]) for who in models)
-            distance = [_short(max(0.0, float(kl))) for kl in apart]
-        values = [[round(x, 4) for x in v] for v in values]
-        star = names.index(self.truth) if self.truth in names else None
-        return {"names": names, "values": values, "distance": distance, "star": star}
-
-    def _rows(self, answers: list[Tensor]) -> list[int]:
-        """The classes to show. The teacher's likeliest keep their place; then come the others' favourites."""
-        first = answers[0].argsort(descending=True, stable=True).tolist()
-        chosen = dict.fromkeys(first[: ROWS - 2])
-        if self.truth in self.task.labels:
-            chosen[self.task.labels.index(self.truth)] = None
-        for p in answers[1:]:
-            chosen[int(p.argmax())] = None
-        for c in first:
-            if len(chosen) >= ROWS:
-                break
-            chosen[c] = None
-        return list(chosen)
-
-    def _name(self, c: int) -> str:
-        return str(
-            self.task.labels[c] if self.kind == "classes" else self.task.tokenizer.convert_ids_to_tokens(c)
-        )
-
-    @torch.no_grad()
-    def _logits(self, model) -> Tensor:
-        """(C,) in float64: one text, eval mode."""
-        if self.at is None:
-            return logits_of(model, self.encoded)[0].double()
-        device, was_training = next(model.parameters()).device, model.training
-        batch = {name: value.to(device) for name, value in self.encoded.batch(torch.tensor([0])).items()}
-        logits = forward(model.eval(), batch, rows=self.at.to(device)).logits[0]
-        model.train(was_training)
-        return logits.double().cpu()
-
-
-def _probe_text(task: Task, probe: str | int) -> tuple[str, str | None]:
-    """The text, and its label or value if it is an example of the task's."""
-    if isinstance(probe, bool) or not isinstance(probe, (str, int)):
-        raise KDTutorError(f"probe must be a text, or the number of a validation example, not {probe!r}")
-    if isinstance(probe, str):
-        if not probe.strip():
-            raise KDTutorError("the probe text is empty")
-        for name, split in task.splits.items():
-            if name != "train" and probe in split.texts[0]:
-                return probe, _target(task, name, list(split.texts[0]).index(probe))
-        return probe, None
-    split = "validation" if "validation" in task.splits else next(iter(task.splits))
-    texts = task.texts(split)
-    if not 0 <= probe < len(texts):
-        raise KDTutorError(f"probe = {probe}: the {split} split has the examples 0 to {len(texts) - 1}")
-    return texts[probe], _target(task, split, probe)
-
-
-def _target(task: Task, split: str, row: int) -> str | None:
-    targets = task.targets(split)
-    if targets is None or (task.kind == "classification" and targets[row] == IGNORED):
-        return None
-    return task.labels[targets[row]] if task.kind == "classification" else f"{targets[row]:.2f}"
-
-
-# ------------------------------------------------------------------------------------------------ the plain picture
-
-
-@plots._styled
-def _draw(live: LiveDistillation) -> plots.Picture:
-    """Three panels: score, losses, probe."""
-    snapshot, who = live.now["snapshot"], live.plan["probe"]["who"]
-    below = 0.9 + 0.19 * len(snapshot["names"]) * len(who)  # inches
-    picture = plots.Picture(figsize=(9.6, 3.4 + below), layout="constrained")
-    grid = picture.add_gridspec(2, 2, height_ratios=[3.4, below])
-    looks = {"teacher": plots.TEACHER, "student": plots.STUDENT, "twin": plots.OTHERS[1]}
-    left, right = picture.add_subplot(grid[0, 0]), picture.add_subplot(grid[0, 1])
-    scores, losses, others = (
-        live.curves["scores"],
-        live.curves["losses"],
-        (plots.OTHERS[0], *plots.OTHERS[2:]),
-    )
-    window = max(
-        1, math.ceil(live.plan["total"] / live.plan["width"]) // 20
-    )  # points that are smoothed, as in live.js
-    for i, name in enumerate(live._runs, start=1):
-        points = [(row[0], row[i]) for row in scores if row[i] is not None]
-        if points:
-            plots._curve(left, *zip(*points, strict=True), looks[name], name)
-    for i, column in enumerate(live.plan["losses"], start=1):
-        points = [(row[0], row[i]) for row in losses if row[i] is not None]
-        same_who = [c["who"] for c in live.plan["losses"][: i - 1]].count(column["who"])
-        look = looks[column["who"]] if not same_who else others[(same_who - 1) % len(others)]
-        if points:
-            x, y = plots.np.array(points).T
-            y = [y[max(0, k + 1 - window) : k + 1].mean() for k in range(len(y))]
-            plots._curve(right, x, y, look, column["name"])
-    total, over = live.plan["total"], window * live.plan["width"]
-    smoothed = "loss terms" + (f", each the mean over {over} steps" if over > 1 else "")
-    for axes, title in ((left, live.plan["score"]), (right, smoothed)):
-        axes.set(xlabel="step", xlim=(0, total))
-        plots._title(axes, title)
-        axes.grid()
-        if axes.lines:
-            axes.legend()
-    if live.plan["fraction"]:
-        left.set_ylim(bottom=0)
-        left.yaxis.set_major_formatter(plots.PercentFormatter(1, decimals=0, symbol=" %"))
-    axes = picture.add_subplot(grid[1, :])
-    bars = {
-        name: (plots.np.array(values), looks[name])
-        for name, values in zip(who, snapshot["values"], strict=True)
-    }
-    if live.plan["probe"]["kind"] == "value":
-        plots._grouped_bars(axes, bars, snapshot["names"], lambda v: f"{v:.2f}")
-    else:
-        names = [f"★ {n}" if i == snapshot["star"] else n for i, n in enumerate(snapshot["names"])]
-        plots._grouped_bars(axes, bars, names, lambda v: plots._percent(v, 1))
-        axes.set(xlim=(0, min(1.12, 1.15 * max(map(max, snapshot["values"])))), xlabel="probability")
-        axes.xaxis.set_major_formatter(plots.PercentFormatter(1, decimals=0, symbol=" %"))
-    truth = live.plan["probe"]["truth"]
-    plots._title(axes, live.plan["probe"]["text"] + (f" (★ {truth})" if truth else ""))
-    return plots._say(picture, live._sentence())
-
-
-# ------------------------------------------------------------------------------------------------ small helpers
-
-
-def _same_temperature(run: Distillation) -> tuple[float | None, str]:
-    """The temperature that all terms with one share, or None; and what a reader has to know."""
-    values = [term.temperature for term in run.objective.terms if hasattr(term, "temperature")]
-    if not values:
-        return None, f"No term of {run.objective!r} has a temperature."
-    if len({*values}) > 1:
-        listing = ", ".join(f"{value:g}" for value in values)
-        return None, f"The terms have different temperatures ({listing}), so there is no one slider for them."
-    return values[0], ""
-
-
-def _term_label(who: str, term: str) -> str:
-    return f"{who}, {TERM_NAMES.get(term, term)}"
-
-
-def _short(x: float) -> float:
-    """Five digits: a curve needs no more, and messages stay small."""
-    return float(f"{x:.5g}")
-
-
-def _one_sentence(error: Exception) -> str:
-    if isinstance(error, KDTutorError):
-        return str(error)
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
