@@ -453,7 +453,8 @@ def test_the_browser_is_answered_whatever_it_asks(reader, monkeypatch):
     monkeypatch.setattr(reader, "send", sent.append)
     for content in ({"kind": "ping"}, {"kind": "text", "text": ""}, {}, {"kind": "text"}):
         reader._hear(reader, content, [])
-    assert sent == [{"kind": "pong"}] * 4
+    pong, read = {"kind": "pong"}, {"kind": "read"}
+    assert sent == [pong, read, pong, pong, read, pong]
 
 
 def test_after_a_training_everything_is_read_again(reader, task, models):

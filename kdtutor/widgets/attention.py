@@ -156,18 +156,6 @@ class AttentionViewer(Instrument):
         if self.data:
             self.summary = " ".join(self._sentence(name) for name in self._sides())
 
-    def _hear(self, widget, content, buffers) -> None:
-        """What the browser asks: "ping", whether anybody is there; "text", to read what a person typed."""
-        if content.get("kind") == "text":
-            try:
-                self.text, self.problem = str(content.get("text", "")), ""
-            except KDTutorError as error:
-                self.problem = str(error)
-            except Exception as error:  # a model may fail in any way; the page must hear of it
-                self.problem = f"the models could not read this text: {type(error).__name__}: {error}"[:300]
-            self.send({"kind": "read"})
-        self.send({"kind": "pong"})
-
     # ------------------------------------------------------------------------------------------ reading a text
 
     def _read(self, text: str) -> tuple[dict[str, Tensor], dict]:

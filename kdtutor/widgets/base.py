@@ -63,6 +63,21 @@ class Instrument(anywidget.AnyWidget):
         """The plain matplotlib picture of the present state, with its alt text."""
         raise NotImplementedError
 
+    def _hear(self, widget, content: dict, buffers) -> None:
+        """What the browser asks: "ping", whether anybody is there; "text", to read what was typed.
+
+        For `on_msg`, in a subclass with a trait `text`.
+        """
+        if content.get("kind") == "text":
+            try:
+                self.text, self.problem = str(content.get("text", "")), ""
+            except KDTutorError as error:
+                self.problem = str(error)
+            except Exception as error:  # a model may fail in any way; the page must hear of it
+                self.problem = f"the models could not read this text: {type(error).__name__}: {error}"[:300]
+            self.send({"kind": "read"})
+        self.send({"kind": "pong"})
+
     def __repr__(self) -> str:
         return self.summary or type(self).__name__  # never an address: stored outputs must not change
 

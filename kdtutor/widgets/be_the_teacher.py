@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from kdtutor import plots
 from kdtutor.data import Encoded, Task
-from kdtutor.errors import KDTutorError, nearest
+from kdtutor.errors import nearest
 from kdtutor.models import check_fits, load_teacher, logits_of
 from kdtutor.widgets.base import Instrument, Number, SettingError, finite
 
@@ -174,18 +174,6 @@ class BeTheTeacher(Instrument):
     def _sum_up(self, change=None) -> None:
         if self.target and self.lessons:
             self.summary = self._sentence()
-
-    def _hear(self, widget, content, buffers) -> None:
-        """What the browser asks: "ping", whether anybody is there; "text", to read what a person typed."""
-        if content.get("kind") == "text":
-            try:
-                self.text, self.problem = str(content.get("text", "")), ""
-            except KDTutorError as error:
-                self.problem = str(error)
-            except Exception as error:  # a model may fail in any way; the page must hear of it
-                self.problem = f"the teacher could not read this text: {type(error).__name__}: {error}"[:300]
-            self.send({"kind": "read"})
-        self.send({"kind": "pong"})
 
     def drag(self, name: str, probability: float) -> None:
         """Set one class's target as its bar does: the others keep their proportions (if all were 0: evenly)."""

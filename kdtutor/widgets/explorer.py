@@ -20,7 +20,7 @@ import traitlets
 
 from kdtutor import objectives, plots
 from kdtutor.data import Task
-from kdtutor.errors import KDTutorError, nearest
+from kdtutor.errors import nearest
 from kdtutor.models import check_fits, logits_of
 from kdtutor.widgets.base import Instrument, Number, OneOf, Row, SettingError, finite
 
@@ -161,17 +161,6 @@ class TemperatureExplorer(Instrument):
     def _sum_up(self, change=None) -> None:
         if len(self.teacher_logits) == len(self.student_logits) == len(self.class_names) > 0:
             self.summary = self._sentence()
-
-    def _hear(self, widget, content, buffers) -> None:
-        """What the browser asks: "ping", whether anybody is there; "text", to read what a person typed."""
-        if content.get("kind") == "text":
-            try:
-                self.text = str(content.get("text", ""))
-            except KDTutorError as error:
-                self.problem = f"{error}"
-            except Exception as error:  # a model may fail in any way; the page must hear of it
-                self.problem = f"the models could not read this text: {type(error).__name__}: {error}"[:300]
-        self.send({"kind": "pong"})
 
     # -------------------------------------------------------------------------------------------- the models
 
