@@ -169,7 +169,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"kdtutor: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("kdtutor: interrupted; --resume goes on from the newest checkpoint", file=sys.stderr)
+        how = (
+            "the same command goes on"
+            if command == "study"
+            else "--resume goes on from the newest checkpoint"
+        )
+        print(f"kdtutor: interrupted; {how}", file=sys.stderr)
         return 130
 
 

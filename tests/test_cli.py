@@ -218,6 +218,9 @@ def test_ctrl_c_ends_with_130_and_a_hint(capsys, monkeypatch):
     monkeypatch.setitem(cli.COMMANDS, "distill", (DistillArguments, interrupted))
     assert main(["distill"]) == 130
     assert "--resume goes on from the newest checkpoint" in capsys.readouterr().err
+    monkeypatch.setattr("kdtutor.study.main", interrupted)
+    assert main(["study", "logits"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err  # a study has no --resume
 
 
 # ------------------------------------------------------------------------------------------------ the formula
