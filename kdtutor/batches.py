@@ -70,12 +70,15 @@ class Batches:
         return corrupted.batch(index) | {"labels": labels.batch(index)["input_ids"]}
 
     def __getitem__(self, step: int) -> list[dict[str, Tensor]]:
-        batch = self.masked(self.index(step)) if self._fixed else self.data.batch(self.index(step))
-        if (
-            self.task.kind == "masked-lm" and not self._fixed
-        ):  # all of it at once, so that masks don't depend on how it is cut
-            masks = _generator(self.seed, "masks", step)
-            batch = mask_tokens(batch, self.task.tokenizer, self.masking, masks, self._weights)
+        if self._fixed:
+            batch = self.masked(self.index(step))
+        else:
+            batch = self.data.batch(self.index(step))
+            if (
+                self.task.kind == "masked-lm"
+            ):  # all of it at once, so that masks don't depend on how it is cut
+                masks = _generator(self.seed, "masks", step)
+                batch = mask_tokens(batch, self.task.tokenizer, self.masking, masks, self._weights)
         # Every world-th example: texts of similar length lie side by side, so no process has the long ones.
         mine = torch.arange(len(batch["index"]))[self.rank :: self.world]
         return [self._cut(batch, part) for part in mine.tensor_split(self.accumulate) if len(part)]
