@@ -1,6 +1,6 @@
 """From a slider's move to its picture: the temperature explorer beside `interact` with matplotlib, in one JupyterLab.
 
-    python benchmarks/slider.py                 200 moves of each, about two minutes; nothing else should be running
+    python benchmarks/slider.py                 200 moves (of interact a fifth), two minutes; nothing else should be running
     python benchmarks/slider.py --moves 40      a quick look
 
 Both draw the same two distributions over 25 classes. A move is one press of an arrow key on the focused slider; the
@@ -137,7 +137,8 @@ def measure(notebook: Notebook, moves: int) -> dict[str, list[dict[str, float]]]
         move(notebook.page, name, 5)  # warm up
     while len(times["explorer"]) < moves:
         for name in FOCUS:
-            times[name] += move(notebook.page, name, min(BLOCK, moves - len(times[name])))
+            block = min(BLOCK, moves - len(times[name]))
+            times[name] += move(notebook.page, name, max(1, block // 5) if name == "interact" else block)
     compute = f"import time; end = time.time() + {BUSY}\nwhile time.time() < end: sum(range(20_000))"
     while len(times["explorer, busy"]) < moves:
         for name in ("nothing", "explorer"):

@@ -57,6 +57,7 @@ def browser(pytestconfig: pytest.Config) -> Iterator:
             "No Chromium was found: tests/tools/chromium.py, a step of `make test`, sets one up.",
         )
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    sync_api.expect.set_options(timeout=20_000)  # ms; two cores may be busy with other things
     with sync_api.sync_playwright() as playwright:
         # Chromium can't make its sandbox for root.
         started = playwright.chromium.launch(executable_path=path, args=[*chromiums.FLAGS, "--no-sandbox"])

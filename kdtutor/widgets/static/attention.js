@@ -210,7 +210,6 @@ function attentionCard({ name, model, change, choose }) {
 
 function render({ model, el: host }) {
   const root = el("div", { class: "kd-attention" });
-  const save = saver(model);
   const cards = new Map();
   const names = () => model.get("data").models.map((m) => m.name);
 
@@ -226,13 +225,13 @@ function render({ model, el: host }) {
       } else if (who === "student" && sources[value] !== null) model.set("layer", sources[value]);
       else if (who === "teacher" && sources.includes(value)) model.set("student_layer", sources.indexOf(value));
     }
-    save();
+    model.save_changes();
     draw();
   }
   function choose(i) {
     if (i === model.get("token")) return;
     model.set("token", i);
-    save();
+    model.save_changes();
     draw();
   }
 
@@ -260,9 +259,9 @@ function render({ model, el: host }) {
   }
 
   const side = choice({ label: "show", segments: true, value: model.get("side"), name: "side", options: ["both", "teacher", "student"].map((v) => ({ value: v, label: v })) });
-  side.onchange((v) => { model.set("side", v); save(); draw(); });
+  side.onchange((v) => { model.set("side", v); model.save_changes(); draw(); });
   const together = toggle({ label: "layers and heads move together", name: "together", help: "A student's layer moves the teacher's to the one that it was copied from" });
-  together.onchange((v) => { model.set("together", v); save(); });
+  together.onchange((v) => { model.set("together", v); model.save_changes(); });
   const options = el("div", { class: "kd-row kd-att-options" }, side.root, together.root);
   const columns = el("div", { class: "kd-att-columns" });
   const summary = el("p", { class: "kd-note", "data-kd": "summary" });
@@ -312,7 +311,7 @@ function render({ model, el: host }) {
   return () => {
     model.off("msg:custom", hear);
     clearTimeout(waiting);
-    draw.cancel(); save.dispose(); say.dispose();
+    draw.cancel(); say.dispose();
     drop.forEach((end) => end());
   };
 }

@@ -101,7 +101,6 @@ function panel({ place, heading, text, why }) {
 
 function render({ model, el: host }) {
   const root = el("div", { class: "kd-teacher-game" });
-  const save = saver(model);
   let lesson, pupils, rest = [], panels = [], bars = [], hand = 0, replaying = null;
 
   // ---- choose a text
@@ -134,20 +133,20 @@ function render({ model, el: host }) {
 
   // ---- the target
   const targets = el("div", { class: "kd-btt-targets", role: "group", "aria-label": "your target" });
-  const setTarget = (t) => { stop(); model.set("target", t); save(); draw(); };
+  const setTarget = (t) => { stop(); model.set("target", t); model.save_changes(); draw(); };
   const classes = () => model.get("class_names");
   const presets = el("div", { class: "kd-row kd-btt-presets" },
     button("the label", () => setTarget(onehot(model.get("label"), classes().length)), { name: "preset-label" }),
     button("the teacher's answer", () => setTarget(lesson.teacher.slice()), { name: "preset-teacher" }),
     button("all the same", () => setTarget(classes().map(() => 1 / classes().length)), { name: "preset-even" }));
   const label = choice({ label: "the label", options: [], value: 0, name: "label", help: "what the other student gets" });
-  label.onchange((c) => { stop(); model.set("label", c); save(); draw(); });
+  label.onchange((c) => { stop(); model.set("label", c); model.save_changes(); draw(); });
 
   // ---- the training
   const steps = slider({ label: "steps", min: 0, max: 100, step: 1, value: 20, name: "steps", help: "of gradient descent on this one text" });
-  steps.onchange((v) => { stop(); model.set("steps", v); save(); draw(); });
+  steps.onchange((v) => { stop(); model.set("steps", v); model.save_changes(); draw(); });
   const T = slider({ label: "temperature T", min: 0.5, max: 10, log: true, value: 1, name: "temperature", marks: [0.5, 1, 2, 5, 10], help: "of the soft loss, T² · KL" });
-  T.onchange((v) => { stop(); model.set("temperature", v); save(); draw(); });
+  T.onchange((v) => { stop(); model.set("temperature", v); model.save_changes(); draw(); });
   const now = el("span", { class: "kd-note", "data-kd": "step-now" });
   const stop = () => { cancelAnimationFrame(replaying); replaying = null; };
   const replay = button("show the lesson again", () => {
@@ -285,7 +284,7 @@ function render({ model, el: host }) {
   return () => {
     model.off("msg:custom", hear);
     clearTimeout(waiting);
-    stop(); draw.cancel(); reload.cancel(); save.dispose(); say.dispose();
+    stop(); draw.cancel(); reload.cancel(); say.dispose();
     panels.forEach((p) => p.chart.dispose());
     drop.forEach((end) => end());
   };

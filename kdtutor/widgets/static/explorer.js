@@ -4,7 +4,7 @@
 //   controls  temperature, temperature-box, alpha, alpha-box (number boxes: Enter); t-squared, zoom, all-classes (checkboxes);
 //             order-teacher, order-class (radio buttons); example, label (select); text (textarea), read (button)
 //   numbers   entropy-teacher, entropy-student, kl, loss-hard, loss-soft, loss-total ("" where there is none: no label)
-//   charts    probabilities, gradients: in them a g[data-row=CLASS] for each row with a rect[data-value] for each series
+//   charts    probabilities, gradients: in them a g[data-row=CLASS] for each row with a text[data-value] for each series of bars
 //             (teacher, student; hard, soft); the row of those that are not drawn is called "n others"
 //   texts     problem (role=alert; one for the widget, one below each slider), status, notice, summary
 
@@ -51,12 +51,12 @@ function sentence(n, names, label, T, alpha, tSquared) {
 }
 
 function render({ model, el: place }) {
-  const get = (name) => model.get(name);
+  const draft = drafts(model), get = draft.get;
   const names = get("class_names");
-  const save = saver(model);
   const set = (changes) => {
+    draft.send();
     for (const [name, value] of Object.entries(changes)) model.set(name, value);
-    save();
+    model.save_changes();
   };
 
   // ---------------------------------------------------------------- text
@@ -153,7 +153,7 @@ function render({ model, el: place }) {
     entropyStudent.set(n.entropyStudent, number(n.entropyStudent), `nats, of at most ${most}`);
     divergence.set(n.kl, number(n.kl), `nats, at T = ${Number(T.toPrecision(3))}`);
     hard.set(n.hard, n.hard === null ? "–" : number(n.hard), n.hard === null ? "needs a label" : "−log p(label) at T = 1");
-    soft.set(n.soft, number(n.soft), square ? `T² · KL = ${f(T * T)} · ${f(n.kl)}` : "KL, without T²");
+    soft.set(n.soft, number(n.soft), square ? `T² · KL = ${f(T * T)} · ${number(n.kl)}` : "KL, without T²");
     total.set(n.total, number(n.total), n.hard === null ? `${f(1 - a)} · ${f(n.soft)}; no hard term` : `${f(a)} · ${f(n.hard)} + ${f(1 - a)} · ${f(n.soft)}`);
 
     const shown = rowsOf(zT, zS, y, get("order"), get("all_classes") ? Infinity : SHOWN);
@@ -169,16 +169,20 @@ function render({ model, el: place }) {
     charts.classList.toggle("kd-scroll", scrolls);
     if (scrolls) charts.tabIndex = 0; else charts.removeAttribute("tabindex");
     const star = y === null ? null : shown.indexOf(y);
-    const words = sentence(n, names, y, T, a, square);
     const series = (chart, ...values) => values.map((v, i) => ({ ...chart[i], values: cut(v) }));
     const bars = series(looks.probabilities, n.teacher, n.student);
     const pulls = series(looks.gradients, n.pullHard, n.pullSoft, n.pullHard.map((v, c) => v + n.pullSoft[c]));
     const largest = Math.max(...pulls.flatMap((s) => s.values.map(Math.abs)));
-    probabilities.update({ rows, star, series: bars, max: get("zoom") ? null : 1, label: `Bar chart of probabilities. ${words}` });
-    gradients.update({
-      rows, star, series: pulls, max: roundUp(Math.max(largest, get("zoom") ? 1e-6 : 0.2), FINE),
-      label: `Bar chart of the gradients, per class: ${pullsInWords(n, names)}.`,
-    });
+    probabilities.update({ rows, star, series: bars, max: get("zoom") ? null : 1 });
+    gradients.update({ rows, star, series: pulls, max: roundUp(Math.max(largest, get("zoom") ? 1e-6 : 0.2), FINE) });
+    const words = () => describe(n, sentence(n, names, y, T, a, square));
+    if (seen === null) words();
+    else inTheEnd(words);
+  }
+  /** The picture in words: for a slider under way nobody can read or hear them, so they come when it rests. */
+  function describe(n, words) {
+    probabilities.describe(`Bar chart of probabilities. ${words}`);
+    gradients.describe(`Bar chart of the gradients, per class: ${pullsInWords(n, names)}.`);
     setText(inWords, words);
     if (seen !== null && seen !== words) say(words);
     seen = words;
@@ -230,13 +234,14 @@ function render({ model, el: place }) {
     ask({ kind: "text", text: typed });
   }
 
-  const redraw = onFrame(draw);
+  const redraw = onFrame(draw), inTheEnd = atRest((words) => words(), 120);
   newExamples();
   text.value = get("text");
   pick.onchange((i) => { if (i === null) { text.value = ""; text.focus(); } else choose(i); });
   label.onchange((y) => set({ label: y }));
-  temperature.onchange((v) => set({ temperature: v }));
-  alpha.onchange((v) => set({ alpha: v }));
+  const slid = (name) => (v, moving) => { draft.set(name, v); redraw(); if (!moving) draft.send(); };
+  temperature.onchange(slid("temperature"));
+  alpha.onchange(slid("alpha"));
   order.onchange((v) => set({ order: v }));
   tSquared.onchange((v) => set({ t_squared: v }));
   zoom.onchange((v) => set({ zoom: v }));
@@ -246,7 +251,7 @@ function render({ model, el: place }) {
   });
   model.on("msg:custom", answered);
   const ends = [
-    themed(root), probabilities.dispose, gradients.dispose, say.dispose, save.dispose, redraw.cancel,
+    themed(root), probabilities.dispose, gradients.dispose, say.dispose, draft.dispose, redraw.cancel, inTheEnd.cancel,
     follow(model, "temperature alpha t_squared order zoom all_classes label example teacher_logits student_logits problem notice", redraw),
     follow(model, "text", newText), follow(model, "examples", newExamples),
     () => { model.off("msg:custom", answered); clearTimeout(patience); root.remove(); },

@@ -81,12 +81,10 @@ function render({ model, el: host }) {
     ["reset", "Reset", "Back to the initial weights and settings"],
   ]) buttons[action] = button(label, () => send(action), { help, name: action });
 
-  const save = saver(model);
-  cleanups.push(save.dispose);
   const sliders = {};
   const setting = (trait, options) => {
     const control = slider({ value: start[trait], box: true, format: plainNumber, name: trait.replace("_", "-"), ...options });
-    control.onchange((v) => { model.set(trait, v); save(); });
+    control.onchange((v) => { model.set(trait, v); model.save_changes(); });
     cleanups.push(follow(model, trait, () => { const v = model.get(trait); if (v !== null) control.set(v); }));
     if (model.get(trait) !== null) control.set(model.get(trait));
     sliders[trait] = control;
@@ -108,7 +106,7 @@ function render({ model, el: host }) {
       all[i] = v;
       if (all.every((w) => w === 0)) { complain("With every weight 0 there is nothing to learn; the last one stays as it was."); showWeights(); return; }
       model.set("weights", all);
-      save();
+      model.save_changes();
     });
     return control;
   });
