@@ -178,6 +178,7 @@ class Task:
     splits: dict[str, Split] = field(repr=False)
     tokenizer_name: str | None = None  # None: the course's own WordPiece vocabulary
     max_length: int = 128
+    splits_long: bool = False  # a text of more than max_length tokens becomes several; otherwise its end is cut off
     description: str = field(default="", repr=False)
 
     @property
@@ -206,10 +207,13 @@ class Task:
         return self.split(split).targets
 
     def encode(self, split: str) -> Encoded:
-        """The split as token ids; tokenized once per process for the same texts and tokenizer."""
-        part, key = self.split(split), (self.tokenizer_name, self.max_length)
+        """The split as token ids; tokenized once per process for the same texts and tokenizer.
+
+        Where `splits_long`, a long text gives several rows, each with its own [CLS] and [SEP].
+        """
+        part, key = self.split(split), (self.tokenizer_name, self.max_length, self.splits_long)
         if key not in part.encodings:
-            part.encodings[key] = _tokenize(self.tokenizer, part.texts, self.max_length)
+            part.encodings[key] = _tokenize(self.tokenizer, part.texts, self.max_length, self.splits_long)
         return replace(part.encodings[key], labels=part.targets)
 
     def encode_texts(self, texts: Sequence[str]) -> Encoded:
@@ -298,7 +302,7 @@ def load_task(
     `seed`; a folder holds train.*, validation.* and test.*, or what `datasets.load_dataset` reads. No label column:
     a masked-LM task. Numbers with a fraction: regression; any other labels are classes.
     tokenizer: a name or folder for `AutoTokenizer`; by default the course's own vocabulary. Texts are cut to
-    `max_length` tokens.
+    `max_length` tokens; those of your own masked-LM task (WikiText's paragraphs, say) are split there, so none is lost.
 
     Raises KDTutorError, naming the culprit: unknown name, missing column, empty text, one class, a label only in the
     test part, a corrupted asset, no network.
@@ -520,7 +524,8 @@ def _assemble(name: str, columns: dict[str, dict[str, list]], label, where, name
     """Columns of each split → Task; the labels decide its kind. `names`: the classes that integer labels count."""
     texts = {s: tuple(values for c, values in part.items() if c != label) for s, part in columns.items()}
     if label is None:
-        return Task(name, "masked-lm", (), {s: Split(t, None) for s, t in texts.items()})
+        splits = {s: Split(t, None) for s, t in texts.items()}
+        return Task(name, "masked-lm", (), splits, splits_long=True)
     values = {s: part[label] for s, part in columns.items()}
     kinds = {type(value) for part in values.values() for value in part}
     if kinds <= {int, float} and not all(float(v).is_integer() for part in values.values() for v in part):
@@ -609,11 +614,15 @@ def _load_hub(name: str, text, pair, label) -> Task:
 # ------------------------------------------------------------------------------------------------ tokens
 
 
-def _tokenize(tokenizer, texts: tuple[Sequence[str], ...], max_length: int) -> Encoded:
+def _tokenize(tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split: bool = False) -> Encoded:
     if not len(texts[0]):
         return Encoded(torch.empty(0, dtype=torch.int32), torch.zeros(1, dtype=torch.int64), None)
     encoding = tokenizer(
-        *map(list, texts), truncation=True, max_length=max_length, return_attention_mask=False
+        *map(list, texts),
+        truncation=True,
+        max_length=max_length,
+        return_overflowing_tokens=split,
+        return_attention_mask=False,
     )
     offsets = torch.tensor([0, *map(len, encoding["input_ids"])]).cumsum(0)
 

@@ -370,6 +370,26 @@ def test_a_file_without_labels_is_raw_text(tmp_path):
     assert "labels" not in task.encode("train").batch(torch.tensor([0]))
 
 
+def test_a_long_text_for_masked_lm_is_split_and_nothing_of_it_is_lost(tmp_path):
+    words = " ".join(f"word{i} the cat" for i in range(40))
+    (tmp_path / "mine.csv").write_text("text\n" + "a short text of five\n" * 20 + f"{words}\n" * 10)
+    task = load_task(tmp_path / "mine.csv", text="text", max_length=16)
+    encoded, tokenizer = task.encode("train"), task.tokenizer
+    rows = [encoded.batch(torch.tensor([i]))["input_ids"][0].tolist() for i in range(len(encoded))]
+    assert all(len(row) <= 16 for row in rows) and len(rows) > len(task.texts("train"))
+    assert all(row[0] == tokenizer.cls_token_id and row[-1] == tokenizer.sep_token_id for row in rows)
+    inside = [token for row in rows for token in row[1:-1]]
+    whole = tokenizer(task.texts("train"), add_special_tokens=False)["input_ids"]
+    assert inside == [token for text in whole for token in text]
+
+
+def test_a_long_text_of_a_labelled_task_is_cut_to_one_row_each(tmp_path):
+    rows = "".join(f"{'long ' * 50},{'ab'[i % 2]}\n" for i in range(20))
+    (tmp_path / "mine.csv").write_text(f"text,label\n{rows}")
+    task = load_task(tmp_path / "mine.csv", text="text", label="label", max_length=16)
+    assert task.encode("train").lengths.tolist() == [16] * len(task.texts("train"))
+
+
 def test_labels_with_a_fraction_are_a_regression(tmp_path):
     path = csv_file(tmp_path, "t,y", *(f"{t},{n / 4}" for n, t in enumerate(TEXTS)))
     task = load_task(path, text="t", label="y")
