@@ -1,6 +1,6 @@
 """From a slider's move to its picture: the temperature explorer beside `interact` with matplotlib, in one JupyterLab.
 
-    python benchmarks/slider.py                 200 moves (of interact a fifth), two minutes; nothing else should be running
+    python benchmarks/slider.py                 200 moves (interact: 40), two minutes; nothing else should run
     python benchmarks/slider.py --moves 40      a quick look
 
 Both draw the same two distributions over 25 classes. A move is one press of an arrow key on the focused slider; the

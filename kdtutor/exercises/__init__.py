@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from kdtutor.exercises.checker import Exercise, Verdict
 
 #: the files of exercises, in the order of the notebooks
-FILES = ("start", "attention", "transformer", "bert", "temperature", "logits")
+FILES = (
+    "start",
+    "attention",
+    "transformer",
+    "bert",
+    "temperature",
+    "logits",
+    "distilbert",
+    "downstream",
+    "scale",
+)
 
 
 def load_exercises() -> dict[str, Exercise]:
