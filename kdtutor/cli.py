@@ -401,7 +401,7 @@ def _print_plan(a: TrainArguments, model, teacher, task, objective, settings: di
     launch = read_launch(a.launch, a.precision) if a.launch else None
     planned = plan(model, teacher, task, objective, launch=launch, **settings)
     if int(os.environ.get("RANK", 0)) == 0:
-        print(f"{'model':<24}{models.sizes(model, task.max_length)}\n{planned}")
+        print(f"{'model':<26}{models.sizes(model, task.max_length)}\n{planned}")
 
 
 def _save(run, a: TrainArguments, command: str, evaluation) -> None:

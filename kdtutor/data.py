@@ -178,7 +178,7 @@ class Task:
     splits: dict[str, Split] = field(repr=False)
     tokenizer_name: str | None = None  # None: the course's own WordPiece vocabulary
     max_length: int = 128
-    splits_long: bool = False  # a text of more than max_length tokens becomes several; otherwise its end is cut off
+    splits_long: bool = False  # long texts give several rows; otherwise their end is cut off
     description: str = field(default="", repr=False)
 
     @property

@@ -64,7 +64,7 @@ class Plan:
             *((f"  {name}", _size(size)) for name, size in self.memory.items()),
             ("time", self.time),
         ]
-        return "\n".join(f"{name:<24}{value}" for name, value in rows)
+        return "\n".join(f"{name:<26}{value}" for name, value in rows)
 
 
 def plan(
@@ -145,17 +145,17 @@ def _memory(run: Distillation, launch: Launch, texts: int, length: int) -> dict[
     if launch.processes > 1:
         memory["gradients on their way"] = 4 * trained
     if run.task.kind == "masked-lm":
-        memory["logits"] = _logits_memory(run, texts * length)
+        memory["logits"] = _logits_memory(run, texts * length, launch.device)
     return {name: size for name, size in memory.items() if size}
 
 
-def _logits_memory(run: Distillation, tokens: int) -> int:
+def _logits_memory(run: Distillation, tokens: int, device: str) -> int:
     vocabulary_size = run.student.config.vocab_size
     if run.batches.rows == "masked":
         tokens = math.ceil(tokens * run.masking)
     if not run.chunked:
         return PLAIN_TABLES * 4 * tokens * vocabulary_size
-    rows = min(tokens, vocabulary.chunk_rows(vocabulary_size, run.device.type))
+    rows = min(tokens, vocabulary.chunk_rows(vocabulary_size, device))
     gradient = projection(run.student).weight
     return (
         TABLES * 4 * rows * vocabulary_size + 2 * 4 * gradient.numel()
@@ -172,19 +172,19 @@ def _kept_by_forward(run: Distillation, bf16: bool, texts: int, length: int) -> 
     """What autograd keeps of the student's forward pass for the way back, parameters and inputs left out."""
     batch, rows = _example(run, texts, length)
     known = {p.untyped_storage().data_ptr() for p in [*run.student.parameters(), *batch.values()]}
-    kept: dict[int, int] = {}
+    kept: dict[int, torch.UntypedStorage] = {}  # as long as they live, no other takes their place
 
-    def keep(tensor: Tensor) -> Tensor:
+    def keep(tensor: Tensor) -> None:  # a tensor in its place would keep the graph that keeps it
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+            kept[storage.data_ptr()] = storage
 
-    with _as_it_was(run.student), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with _as_it_was(run.student), torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing):
         with torch.autocast(run.device.type, torch.bfloat16, enabled=bf16):
             outputs = forward(run.student.train(), batch, run._reads(run.objective.needs), rows)
         del outputs
-    return _Kept(sum(kept.values()), max(kept.values(), default=0))
+    sizes = [storage.nbytes() for storage in kept.values()]
+    return _Kept(sum(sizes), max(sizes, default=0))
 
 
 @torch.no_grad()
