@@ -345,12 +345,13 @@ def size_accuracy(evaluations: Mapping[str, object]) -> Picture:
 
 
 @_styled
-def ablation(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Picture:
+def ablation(panels: Mapping[str, Mapping[str, Sequence[float]]], base: str = "the full recipe") -> Picture:
     """What each part is worth: how far every variant is from the full recipe, paired over the seeds.
 
     panels: for each measure (a fraction, higher is better) the scores of the configurations, one a seed, same seeds;
-    the first configuration is the full recipe, to which the others are compared. Small circles are seeds; the mean
-    difference has its 95 % interval (Student's t). Raises KDTutorError if the seeds of two are not as many.
+    the first configuration is the one to which the others are compared, and `base` says what it is. Small circles are
+    seeds; the mean difference has its 95 % interval (Student's t). Raises KDTutorError if the seeds of two are not as
+    many.
     """
     from kdtutor.evaluation import mean_and_interval, paired_seeds_test
 
@@ -386,7 +387,7 @@ def ablation(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Picture:
     seeds = len(reference)
     return _say(
         picture,
-        f"Difference from the full recipe in points, mean over {seeds} seeds with 95{NBSP}% intervals. "
+        f"Difference from {base} in points, mean over {seeds} seeds with 95{NBSP}% intervals. "
         f"{'; '.join(said)}.",
     )
 
@@ -418,7 +419,7 @@ def beside_paper(claims: Mapping[str, tuple[Sequence[float], float]], formats: S
         axes.set(xticks=(0, 1), xticklabels=("ours", "paper"), ylim=(0, 1.18 * highest), xlim=(-0.6, 1.6))
         axes.tick_params(axis="x", length=0)
         axes.grid(axis="y")
-        _title(axes, "\n".join(textwrap.wrap(claim, 24)))
+        axes.set_title("\n".join(textwrap.wrap(claim, 22)), loc="left")
         interval = f" ± {written.format(width)}" if width else ""
         said.append(f"{claim}: {written.format(found.mean)}{interval}, paper {written.format(paper)}")
     return _say(picture, f"Our figures, with 95{NBSP}% intervals, beside the paper's. {'; '.join(said)}.")
@@ -443,7 +444,10 @@ def size_accuracy_latency(models: Mapping[str, tuple[Sequence[float], float, flo
         area = 420 * parameters / largest
         axes.scatter(latency, mean, area, color=look.colour, marker=look.marker, edgecolor=INK, zorder=2)
         text = f"{name}\n{parameters / 1e6:.1f} M parameters"
-        axes.annotate(text, (latency, mean), (16, 0), textcoords="offset points", va="center")
+        crowded = sum(latency == other for _, other, _ in models.values()) > 1
+        left = crowded and i % 2  # models of one speed stand above each other: their names on both sides
+        where = {"xytext": (-16 if left else 16, 0), "ha": "right" if left else "left"}
+        axes.annotate(text, (latency, mean), textcoords="offset points", va="center", **where)
     axes.set(xlabel="milliseconds for one text", ylabel="score")
     axes.set_xlim(0, 1.45 * max(latency for _, latency, _ in models.values()))
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
@@ -460,6 +464,36 @@ def size_accuracy_latency(models: Mapping[str, tuple[Sequence[float], float, flo
         f"Score, time for one text and size. Beside {first} ({_percent(found[first].mean, 1)}, {base_latency:.1f} ms, "
         f"{base_size / 1e6:.1f} M parameters), {'; '.join(said)}.",
     )
+
+
+@_styled
+def memory(runs: Mapping[str, Mapping[str, float]]) -> Picture:
+    """What takes the memory of a process: a bar for each run, cut into parts (bytes), such as `plan(…).memory`.
+
+    Parts are in the order in which the runs name them. The sentence has each run's total and its largest part.
+    """
+    parts = list(dict.fromkeys(part for sizes in runs.values() for part in sizes))
+    picture, axes = _canvas(9.2, 1.9 + 0.62 * len(runs))
+    end = np.zeros(len(runs))
+    for position, part in enumerate(parts):
+        look = _look(part.partition("'")[0], position)
+        values = np.array([sizes.get(part, 0) / 1e9 for sizes in runs.values()])
+        how = {"color": look.colour, "hatch": look.hatch, "edgecolor": INK, "linewidth": 0.8}
+        axes.barh(range(len(runs)), values, 0.6, left=end, label=part, **how)
+        end += values
+    for row, total in enumerate(end):
+        where = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+        axes.annotate(f"{total:.1f} GB", (total, row), **where)
+    axes.set(yticks=range(len(runs)), yticklabels=runs, ylim=(len(runs) - 0.4, -0.6), xlabel="GB")
+    axes.set_xlim(0, 1.14 * end.max())
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    picture.legend(loc="outside lower center", ncols=3)
+    said = []
+    for (name, sizes), total in zip(runs.items(), end, strict=True):
+        largest = max(sizes, key=sizes.get)
+        said.append(f"{name} {total:.1f} GB, of which {largest} {sizes[largest] / 1e9:.1f}")
+    return _say(picture, f"Memory of one process, by what takes it: {'; '.join(said)}.")
 
 
 # ---------------------------------------------------------------------------------------------- errors by class

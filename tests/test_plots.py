@@ -146,6 +146,8 @@ def test_the_ablation_says_each_paired_difference_with_its_interval():
     names = [label.get_text() for label in picture.axes[0].get_yticklabels()]
     assert names == ["without A", "random"]
     assert sorted(picture.axes[0].lines[0].get_xdata()) == pytest.approx([-3, -2, -1])
+    assert text.startswith("Difference from the full recipe in points")
+    assert said(plots.ablation(ABLATION, base="the control")).startswith("Difference from the control in")
 
 
 def test_an_ablation_over_other_seeds_than_the_full_recipe_s_is_refused():
@@ -179,6 +181,15 @@ def test_size_accuracy_and_latency_are_compared_with_the_first_model():
         if hasattr(marks, "get_sizes") and len(marks.get_sizes())
     ]
     assert areas[1] / areas[0] == pytest.approx(0.65)
+
+
+def test_memory_is_said_by_its_total_and_its_largest_part_and_drawn_part_by_part():
+    runs = {"whole": {"weights": 1e9, "logits": 4e9}, "in pieces": {"weights": 1e9, "other": 0.5e9}}
+    picture = plots.memory(runs)
+    assert "whole 5.0 GB, of which logits 4.0; in pieces 1.5 GB, of which weights 1.0." in said(picture)
+    widths = [[bar.get_width() for bar in bars] for bars in picture.axes[0].containers]
+    assert widths == [[1, 1], [4, 0], [0, 0.5]]
+    assert [text.get_text() for text in picture.legends[0].get_texts()] == ["weights", "logits", "other"]
 
 
 def test_class_scores_are_the_f1_of_each_class_the_largest_first_with_its_commonest_mistake():
