@@ -48,8 +48,9 @@ def test_the_course_knows_at_least_forty_mistakes():
 def test_names_and_numbers_are_unique_and_follow_the_notebooks():
     numbers = [tuple(map(int, exercise.number.split("."))) for exercise in EXERCISES.values()]
     assert numbers == sorted(set(numbers))
-    assert {notebook for notebook, _ in numbers} == {0, 1, 2, 3, 4, 5}
-    assert all(sum(n == notebook for n, _ in numbers) >= 3 for notebook in (1, 2, 3, 4, 5))
+    written = {int(path.name[:2]) for path in NOTEBOOKS.glob("*.ipynb")}
+    assert {notebook for notebook, _ in numbers} == written
+    assert all(sum(n == notebook for n, _ in numbers) >= 3 for notebook in written - {0})
 
 
 @exercises
@@ -115,10 +116,10 @@ def test_an_ordinary_answer_has_its_feedback_within_a_second(exercise):
 def sections() -> dict[str, tuple[str, str]]:
     """Each exercise's code cell and the markdown after it, by number, from all notebooks."""
     found = {}
-    for path in sorted(NOTEBOOKS.glob("0[0-5]_*.ipynb")):
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         number = None
         for cell in nbformat.read(path, as_version=4).cells:
-            if heading := re.search(r"^### Exercise (\d\.\d+) · (.+)$", cell.source, re.MULTILINE):
+            if heading := re.search(r"^### Exercise (\d+\.\d+) · (.+)$", cell.source, re.MULTILINE):
                 number, title, code = heading[1], heading[2], ""
             elif number and cell.cell_type == "code":
                 code += cell.source

@@ -1,0 +1,433 @@
+"""The exercises of notebook 14: what full scale costs in memory and hours, and a large batch in small pieces.
+
+The arithmetic is in bytes, steps and hours. How gradients are accumulated is tried on a tiny model and looked at in
+what counts: the gradient that is left in it, and how much of the batch was ever held at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdtutor.exercises.checker import Exercise, Mistake
+
+RIGHT: frozenset[str] = frozenset()
+IGNORED = -100
+WIDTH, VOCABULARY = 5, 7
+Batch = dict[str, Tensor]
+
+
+def _between(generator: torch.Generator, low: int, high: int) -> int:
+    """From low to high − 1."""
+    return int(torch.randint(low, high, (), generator=generator))
+
+
+# ----------------------------------------------------------------------------------------- 14.1 memory
+
+
+def training_memory(
+    student: int, teacher: int, accumulate: int, processes: int, wrong: frozenset[str] = RIGHT
+) -> dict[str, int]:
+    """Bytes that one process holds between two steps, from the parameters of student and teacher.
+
+    bf16 autocast over float32 weights, AdamW, plain data parallelism: each process has a whole copy of everything.
+    """
+    weight = 2 if "weights in bf16" in wrong else 4
+    gradient = 2 if "gradients in bf16" in wrong else 4
+    moments = 4 if "one moment instead of two" in wrong else 8
+    trained = student + teacher if "the teacher is trained" in wrong else student
+    share = processes if "divided among the processes" in wrong else 1
+    return {
+        "student": weight * student // share,
+        "teacher": 0 if "teacher forgotten" in wrong else weight * teacher // share,
+        "gradients": gradient * trained // share * (accumulate if "one for each micro-batch" in wrong else 1),
+        "optimiser": moments * trained // share,
+    }
+
+
+def _models(generator: torch.Generator) -> list[tuple]:
+    sizes = [(_between(generator, 10, 70), _between(generator, 80, 400)) for _ in range(3)]
+    cut = [(_between(generator, 3, 33), _between(generator, 2, 9)) for _ in sizes]
+    return [(840_000 * s, 840_000 * t, a, p) for (s, t), (a, p) in zip(sizes, cut, strict=True)]
+
+
+TRAINING_MEMORY = Exercise(
+    name="training_memory",
+    number="14.1",
+    title="What lies in memory between two steps",
+    reference=training_memory,
+    mistakes=(
+        Mistake(
+            "weights in bf16",
+            "Your weights take two bytes each. Autocast makes such copies for the products and throws them away "
+            "again; in which format are the weights to which the small updates are added?",
+        ),
+        Mistake(
+            "gradients in bf16",
+            "Your gradients take two bytes each. A gradient has the format of the weight that it belongs to, and "
+            "that is not the format of the products.",
+        ),
+        Mistake(
+            "one moment instead of two",
+            "Your optimiser keeps one number for each weight. Adam keeps a mean of the gradients, and something else "
+            "as well.",
+        ),
+        Mistake(
+            "the teacher is trained",
+            "Your teacher has gradients and optimiser state too. Who of the two learns?",
+        ),
+        Mistake(
+            "teacher forgotten",
+            "Your teacher takes no memory. It learns nothing, but it has to answer at every step.",
+        ),
+        Mistake(
+            "one for each micro-batch",
+            "Your gradients are kept once for each micro-batch. Accumulating means adding: how many tensors does a "
+            "sum need?",
+        ),
+        Mistake(
+            "divided among the processes",
+            "Your processes share one copy. In plain data parallelism they share the texts, and nothing else.",
+        ),
+    ),
+    probes=_models,
+)
+
+
+# ----------------------------------------------------------------------------------------- 14.2 steps
+
+
+def cut_up(
+    texts: int, batch_size: int, processes: int, fits: int, wrong: frozenset[str] = RIGHT
+) -> dict[str, int]:
+    """Micro-batches a process makes of its part of a step, at most `fits` texts each; and optimiser steps a pass."""
+    part = batch_size if "processes forgotten" in wrong else math.ceil(batch_size / processes)
+    accumulate = math.ceil(part / fits)
+    if "rounded down" in wrong:
+        accumulate = max(1, part // fits)
+    if "always one more" in wrong:
+        accumulate = part // fits + 1
+    steps = math.ceil(texts / batch_size)
+    if "last texts dropped" in wrong:
+        steps = texts // batch_size
+    if "every micro-batch a step" in wrong:
+        steps = math.ceil(texts / fits)
+    if "every process reads everything" in wrong:
+        steps = math.ceil(texts / math.ceil(batch_size / processes))
+    return {"accumulate": accumulate, "steps": steps}
+
+
+def _batches(generator: torch.Generator) -> list[tuple]:
+    """(texts, batch_size, processes, fits): one where all divides evenly, two where nothing does."""
+    fits = _between(generator, 5, 40)
+    processes, times = _between(generator, 2, 9), _between(generator, 3, 9)
+    even = fits * processes * times
+    probes = [(even * _between(generator, 20, 90), even, processes, fits)]
+    for _ in range(2):
+        fits, processes = _between(generator, 9, 40), _between(generator, 2, 9)
+        batch = processes * (fits * _between(generator, 2, 9) + _between(generator, 1, fits))
+        probes.append(
+            (batch * _between(generator, 20, 90) + _between(generator, 1, batch), batch, processes, fits)
+        )
+    return probes
+
+
+CUT_UP = Exercise(
+    name="cut_up",
+    number="14.2",
+    title="A batch of 4,096, in pieces that fit",
+    reference=cut_up,
+    mistakes=(
+        Mistake(
+            "processes forgotten",
+            "Your process cuts up the whole batch. It has the others to do their parts, and the batch would become "
+            "larger with each of them.",
+        ),
+        Mistake(
+            "rounded down",
+            "Your micro-batches are too few, so that one of them is larger than what fits. In which direction does "
+            "one have to round?",
+        ),
+        Mistake(
+            "always one more",
+            "Your process makes one micro-batch more than it needs when the division leaves no remainder.",
+        ),
+        Mistake(
+            "every micro-batch a step",
+            "Your optimiser takes a step after each micro-batch. That is training with a small batch; what is "
+            "accumulated, and until when?",
+        ),
+        Mistake(
+            "every process reads everything",
+            "Your steps are too many: in a pass of yours every process reads every text. One step uses up the texts "
+            "of all processes together.",
+        ),
+        Mistake(
+            "last texts dropped",
+            "Your pass ends before the last texts, which fill no whole batch. They have a step of their own.",
+        ),
+    ),
+    probes=_batches,
+)
+
+
+# ----------------------------------------------------------------------------------------- 14.3 accumulation
+
+
+class TinyHead(nn.Module):
+    """A linear layer onto a vocabulary, (B, L, D) → (B, L, V), that notes how much waits for its way back."""
+
+    def __init__(self, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.last = nn.Linear(WIDTH, VOCABULARY)
+        for weights in self.parameters():
+            nn.init.normal_(weights, generator=generator)
+        self.waiting = self.most = 0  # forward passes whose backward pass has not come yet
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits = self.last(features)
+        if logits.requires_grad:
+            self.waiting += 1
+            self.most = max(self.most, self.waiting)
+            logits.register_hook(self._came_back)
+        return logits
+
+    def _came_back(self, _: Tensor) -> None:
+        self.waiting -= 1
+
+
+def step_gradient(
+    model: nn.Module, shares: Sequence[Sequence[Batch]], wrong: frozenset[str] = RIGHT
+) -> float:
+    """Leave in the model the gradient of the mean loss of all masked tokens of a step; return that loss.
+
+    shares: for each process its micro-batches, {"features": (B, L, D), "labels": (B, L), −100 where not masked}.
+    """
+    shares = shares[:1] if "one process alone" in wrong else shares
+    if "older gradients kept" not in wrong:
+        model.zero_grad()
+    everything = [batch for share in shares for batch in share]
+    total, loss, graph = _masked(everything), 0.0, 0.0
+    for share in shares:
+        for batch in share:
+            summed = F.cross_entropy(
+                model(batch["features"]).flatten(0, 1), batch["labels"].flatten(), reduction="sum"
+            )
+            factor = 1 / total
+            if {"mean of the means", "divided after backward"} & wrong:
+                factor = 1 / (_masked([batch]) * len(everything))
+            if "every process its own mean" in wrong:
+                factor = 1 / (_masked(share) * len(shares))
+            if "divided by the texts" in wrong:
+                factor = 1 / sum(len(b["labels"]) for b in everything)
+            if "divided by all positions" in wrong:
+                factor = 1 / sum(b["labels"].numel() for b in everything)
+            if "divided by the processes as well" in wrong:
+                factor = factor / len(shares)
+            if "only the last micro-batch" in wrong:
+                model.zero_grad()
+            part = factor * summed
+            if "one backward for all" in wrong:
+                graph = graph + part
+            else:
+                (len(everything) * part if "divided after backward" in wrong else part).backward()
+            loss += part.item()
+    if "one backward for all" in wrong:
+        graph.backward()
+    return loss
+
+
+def _masked(batches: Sequence[Batch]) -> int:
+    return sum(int((batch["labels"] != IGNORED).sum()) for batch in batches)
+
+
+def _shares(generator: torch.Generator) -> list[tuple]:
+    """Tiny models, and steps of two or three processes with two or three micro-batches each, unevenly masked."""
+    probes = []
+    for processes in (2, 3):
+        shares = []
+        for rank in range(processes):
+            share = []
+            for place in range(2 + rank % 2):
+                texts, length = 2 + (rank + place) % 2, _between(generator, 4, 7)
+                labels = torch.randint(VOCABULARY, (texts, length), generator=generator)
+                masked = torch.rand(texts, length, generator=generator) < 0.15 + 0.3 * ((rank + place) % 3)
+                masked[0, 0] = True
+                features = torch.randn(texts, length, WIDTH, generator=generator)
+                share.append({"features": features, "labels": torch.where(masked, labels, IGNORED)})
+            shares.append(share)
+        probes.append((TinyHead(generator), shares))
+    return probes
+
+
+def _observe_step(function, model: TinyHead, shares: list[list[Batch]]) -> dict:
+    for i, weights in enumerate(model.parameters()):
+        weights.grad = torch.full_like(weights, 0.3 + 0.2 * i)  # what an earlier step has left
+    loss = function(model, shares)
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+    return {
+        "the gradient that is left in the model": torch.cat([g.flatten() for g in gradients]),
+        "the loss that it returns": loss,
+        "how many micro-batches wait for their backward pass at the most": model.most,
+    }
+
+
+STEP_GRADIENT = Exercise(
+    name="step_gradient",
+    number="14.3",
+    title="Accumulation that equals the large batch",
+    reference=step_gradient,
+    mistakes=(
+        Mistake(
+            "mean of the means",
+            "Your gradient is the mean of the micro-batches' means. A masked token then counts for more where "
+            "there are few of them.",
+        ),
+        Mistake(
+            "every process its own mean",
+            "Your processes divide by their own number of masked tokens, and then the processes are averaged. Who "
+            "has to know the number of all?",
+        ),
+        Mistake(
+            "divided by the processes as well",
+            "Your gradient is too small by the number of processes. The number of all masked tokens already counts "
+            "those of every process.",
+        ),
+        Mistake(
+            "divided after backward",
+            "The loss that you return is divided, and the gradient is not: it has been computed by then. What comes "
+            "first, the division or the backward pass?",
+        ),
+        Mistake(
+            "divided by the texts",
+            "Your sum is divided by the number of texts. The loss is a mean over what is predicted, and that is "
+            "tokens.",
+        ),
+        Mistake(
+            "divided by all positions",
+            "Your sum is divided by all positions, also by those where nothing is to be predicted.",
+        ),
+        Mistake(
+            "only the last micro-batch",
+            "Your model has the gradient of the last micro-batch alone. Where does each one start from zero?",
+        ),
+        Mistake(
+            "older gradients kept",
+            "Your gradient still has something of an earlier step in it. A new sum starts from zero.",
+        ),
+        Mistake(
+            "one backward for all",
+            "Your gradient is right, but it comes from one backward pass at the end. Until then the activations of "
+            "all micro-batches are kept, and it was to save these that the batch was cut up.",
+        ),
+        Mistake(
+            "one process alone",
+            "Your gradient knows only the first process's micro-batches. Each process sees its own share, and the "
+            "step is taken with the sum.",
+        ),
+    ),
+    probes=_shares,
+    observe=_observe_step,
+)
+
+
+# ----------------------------------------------------------------------------------------- 14.4 hours
+
+
+def training_hours(
+    tokens: float, passes: int, padding: float, student: float, teacher: float, peak: float, utilisation: float,
+    gpus: int, wrong: frozenset[str] = RIGHT,
+) -> dict[str, float]:  # fmt: skip
+    """Hours on the clock and GPU-hours of a distillation at pre-training.
+
+    tokens: of the corpus. padding: the share of what is computed that is padding. student, teacher: multiply-adds a
+    token of one forward pass. peak: operations a second of one GPU; utilisation: the share of it that is reached.
+    """
+    forward_and_backward = 1 if "forward pass alone" in wrong else 3
+    work = forward_and_backward * student + teacher
+    if "teacher left out" in wrong:
+        work = forward_and_backward * student
+    if "teacher goes backward too" in wrong:
+        work = forward_and_backward * (student + teacher)
+    operations = (1 if "multiply-adds for operations" in wrong else 2) * work
+    computed = tokens if "padding for nothing" in wrong else tokens / (1 - padding)
+    if "padding taken off" in wrong:
+        computed = tokens * (1 - padding)
+    if "one pass" not in wrong:
+        computed *= passes
+    rate = peak if "peak taken for granted" in wrong else peak * utilisation
+    all_hours = operations * computed / rate / (1 if "seconds" in wrong else 3600)
+    if "GPU-hours are the clock's" in wrong:
+        return {"hours": all_hours / gpus, "GPU-hours": all_hours / gpus}
+    return {
+        "hours": all_hours if "one GPU does it all" in wrong else all_hours / gpus,
+        "GPU-hours": all_hours,
+    }
+
+
+def _runs(generator: torch.Generator) -> list[tuple]:
+    def share(low: float, high: float) -> float:
+        return low + (high - low) * torch.rand((), generator=generator).item()
+
+    return [
+        (1e9 * share(1, 5), _between(generator, 3, 9), share(0.05, 0.3), 1e6 * share(20, 70), 1e6 * share(80, 200),
+         1e12 * share(50, 900), share(0.2, 0.6), _between(generator, 2, 17))
+        for _ in range(3)
+    ]  # fmt: skip
+
+
+TRAINING_HOURS = Exercise(
+    name="training_hours",
+    number="14.4",
+    title="Hours, and GPU-hours",
+    reference=training_hours,
+    mistakes=(
+        Mistake(
+            "teacher left out",
+            "Your run has only the student's work in it. At every step somebody else reads the same texts.",
+        ),
+        Mistake(
+            "teacher goes backward too",
+            "Your teacher has a backward pass. Which gradients would it give?",
+        ),
+        Mistake(
+            "forward pass alone",
+            "Your student has a forward pass only. The way back costs twice as much again: a product for the "
+            "gradient of the inputs, and one for that of the weights.",
+        ),
+        Mistake(
+            "multiply-adds for operations",
+            "Your result is half of what it should be. A peak counts a multiplication and an addition as two.",
+        ),
+        Mistake("one pass", "Your run reads the corpus once. How many passes were asked for?"),
+        Mistake(
+            "padding for nothing",
+            "Your padding costs nothing. It goes through every matrix like a real token, and is thrown away then.",
+        ),
+        Mistake(
+            "padding taken off",
+            "Your padding makes the run shorter. It is not in the corpus, it comes on top; and the share is of what "
+            "is computed.",
+        ),
+        Mistake(
+            "peak taken for granted",
+            "Your GPUs reach their peak. Which share of it does a real run reach?",
+        ),
+        Mistake(
+            "one GPU does it all",
+            "Your clock runs as long as for a single GPU. The others work at the same time.",
+        ),
+        Mistake(
+            "GPU-hours are the clock's",
+            "Your GPU-hours are hours on the clock. What is paid for is every GPU, for as long as it is held.",
+        ),
+        Mistake("seconds", "Your results are seconds, and hours are asked for."),
+    ),
+    probes=_runs,
+)
+
+EXERCISES = [TRAINING_MEMORY, CUT_UP, STEP_GRADIENT, TRAINING_HOURS]
