@@ -61,13 +61,14 @@ bench: $(READY) ## what training, live distillation and a slider take, beside th
 	$(BIN)/python tests/tools/chromium.py
 	$(BIN)/python benchmarks/slider.py
 
-assets: $(READY) ## make the embedded data, tokenizer and teachers again (hours on a CPU, minutes on a GPU)
+assets: $(READY) ## make the embedded data, tokenizer and models again (hours on a CPU, minutes on a GPU)
 	$(BIN)/python -m kdtutor.assets.build all
 	$(BIN)/kdtutor pretrain kdtutor/assets/recipes/bert-glosses.yaml
 	$(BIN)/python -m kdtutor.assets.build install runs/bert-glosses
 	$(BIN)/kdtutor finetune kdtutor/assets/recipes/bert-supersense.yaml
 	$(BIN)/kdtutor finetune kdtutor/assets/recipes/bert-sentiment.yaml
-	$(BIN)/python -m kdtutor.assets.build install runs/bert-supersense runs/bert-sentiment
+	$(BIN)/kdtutor distill kdtutor/assets/recipes/distilbert-glosses.yaml
+	$(BIN)/python -m kdtutor.assets.build install runs/bert-supersense runs/bert-sentiment runs/distilbert-glosses
 
 constraints: ## take the newest versions of everything into constraints.txt; then `make test`
 	rm -rf build/newest
