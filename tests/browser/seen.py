@@ -91,7 +91,7 @@ class Explorer:
         self.settle()
         return self.part(chart).evaluate(
             """(chart) => Object.fromEntries([...chart.querySelectorAll("g[data-row]")].map((row) =>
-                [row.dataset.row, [...row.querySelectorAll("text[data-value]")].map((text) => +text.dataset.value)]))"""
+                [row.dataset.row, row.dataset.values.split(" ").map(Number)]))"""
         )
 
     def drag(self, slider: Locator, to: float) -> None:

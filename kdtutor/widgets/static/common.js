@@ -495,10 +495,12 @@ function barChart(options) {
   const state = { rows: [], series: [], format: (v) => percent(v, 1), label: "", title: "", signed: false, max: null, star: null, sides: null, columns: null, ...options };
   const title = el("span", { class: "kd-chart-title" });
   const head = el("div", { class: "kd-chart-head" }, title);
+  // What moves with the values (bars, numbers) lies above what stands still, in nodes of its own: few to lay out and paint.
   const drawing = svg("svg", { role: "img", width: "100%", height: 10 });
-  const body = el("div", { class: "kd-chart-body" }, drawing);
+  const moving = svg("svg", { class: "kd-above", "aria-hidden": "true", width: "100%", height: 10 });
+  const body = el("div", { class: "kd-chart-body" }, drawing, moving);
   const root = el("div", { class: "kd-chart" }, head, body);
-  let width = 480, built = "", arranged = "", place = {}, keys = [], lines = [], shapes = [], axis = [], parts = {};
+  let width = 480, built = "", arranged = "", place = {}, keys = [], lines = [], shapes = [], axis = [], columns = [], parts = {};
 
   const bars = () => state.series.filter((s) => s.kind !== "mark");
 
@@ -526,18 +528,22 @@ function barChart(options) {
     lines = state.rows.map(() => {
       const tip = svg("title"), band = svg("rect", { class: "kd-band", x: 0 }), name = svg("text", { "text-anchor": "end" });
       const touch = svg("rect", { x: 0, fill: "none", "pointer-events": "all" }); // what shows the tip: all of the row
-      const values = bars().map(() => svg("text"));
-      return { group: svg("g", null, tip, touch, name, values), tip, band, touch, name, values };
+      const values = place.inColumns ? [] : bars().map(() => svg("text"));
+      return { group: svg("g", null, tip, touch, name), tip, band, touch, name, values };
     });
-    drawing.replaceChildren(patterns.defs, ...lines.map((l) => l.band), parts.grid, ...shapes, ...lines.map((l) => l.group), parts.zero, ...parts.sides, ...parts.heads);
+    // A column of numbers is one text of many lines: a browser lays it out much faster than as many texts of one.
+    columns = place.inColumns ? bars().map(() => el("div", { class: "kd-above kd-column", "aria-hidden": "true" })) : [];
+    drawing.replaceChildren(...lines.map((l) => l.band), parts.grid, ...lines.map((l) => l.group), ...parts.sides, ...parts.heads);
+    moving.replaceChildren(patterns.defs, ...shapes, ...lines.flatMap((l) => l.values), parts.zero);
+    body.replaceChildren(drawing, moving, ...columns);
   }
 
   function arrange() { // all that does not depend on the values
-    const { inColumns, gutter, column, rowHeight, top, bottom, zero } = place;
+    const { gutter, column, rowHeight, top, bottom, zero } = place;
     setText(title, state.title);
     title.hidden = !state.title;
     keys.forEach((k, i) => k.set(state.series[i].name));
-    setAttribute(drawing, "height", bottom + (state.sides ? 26 : 6));
+    for (const part of [drawing, moving]) setAttribute(part, "height", bottom + (state.sides ? 26 : 6));
     setAttribute(parts.zero, "x1", zero); setAttribute(parts.zero, "x2", zero);
     setAttribute(parts.zero, "y1", top - 4); setAttribute(parts.zero, "y2", bottom);
     parts.sides.forEach((text, i) => {
@@ -548,6 +554,10 @@ function barChart(options) {
     parts.heads.forEach((text, i) => {
       setText(text, bars()[i].short ?? bars()[i].name);
       setAttribute(text, "x", end(i)); setAttribute(text, "y", 14);
+    });
+    columns.forEach((node, i) => {
+      const style = { left: end(i) - column, top, width: column, height: bottom - top, "line-height": rowHeight };
+      for (const [name, px] of Object.entries(style)) node.style.setProperty(name, `${px}px`);
     });
     lines.forEach((line, row) => {
       const y = top + row * rowHeight, starred = row === state.star;
@@ -560,10 +570,6 @@ function barChart(options) {
       setAttribute(line.name, "x", gutter - 8); setAttribute(line.name, "y", y + rowHeight / 2 + 5);
       setText(line.tip, state.rows[row]);
       setAttribute(line.group, "data-row", state.rows[row]);
-      if (inColumns) line.values.forEach((text, i) => {
-        setAttribute(text, "text-anchor", "end");
-        setAttribute(text, "x", end(i)); setAttribute(text, "y", y + rowHeight / 2 + 5);
-      });
     });
   }
 
@@ -618,18 +624,19 @@ function barChart(options) {
         return;
       }
       const nth = bar++;
+      if (inColumns) setText(columns[nth], s.values.map((v) => state.format(v)).join("\n"));
       setAttribute(shapes[i], "d", s.values.map((v, row) => {
         const at = x(v), y = top + row * rowHeight + first + nth * thickness;
-        const text = lines[row].values[nth];
-        setText(text, state.format(v));
-        setAttribute(text, "data-value", String(v));
         if (!inColumns) {
+          const text = lines[row].values[nth];
+          setText(text, state.format(v));
           setAttribute(text, "text-anchor", v < 0 ? "end" : "start");
           setAttribute(text, "x", at + (v < 0 ? -5 : 5)); setAttribute(text, "y", y + thickness / 2 + 4.5);
         }
         return at === zero ? "" : `M${zero},${y + 0.5}H${at}v${thickness - 1.5}H${zero}z`;
       }).join(""));
     });
+    lines.forEach(({ group }, row) => setAttribute(group, "data-values", bars().map((s) => s.values[row]).join(" ")));
   }
 
   const dispose = onWidth(body, (w) => { if (w !== width) { width = w; draw(); } });

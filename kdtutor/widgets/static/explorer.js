@@ -4,7 +4,7 @@
 //   controls  temperature, temperature-box, alpha, alpha-box (number boxes: Enter); t-squared, zoom, all-classes (checkboxes);
 //             order-teacher, order-class (radio buttons); example, label (select); text (textarea), read (button)
 //   numbers   entropy-teacher, entropy-student, kl, loss-hard, loss-soft, loss-total ("" where there is none: no label)
-//   charts    probabilities, gradients: in them a g[data-row=CLASS] for each row with a text[data-value] for each series of bars
+//   charts    probabilities, gradients: in them a g[data-row=CLASS] for each row, in data-values a number for each series of bars
 //             (teacher, student; hard, soft); the row of those that are not drawn is called "n others"
 //   texts     problem (role=alert; one for the widget, one below each slider), status, notice, summary
 
