@@ -7,6 +7,7 @@ Both draw the same two distributions over 25 classes. A move is one press of an 
 next one comes when the picture stands. The arms take turns, so that a machine that slows down slows all of them.
 
     nothing      a slider that draws nothing: what the browser itself takes until its next frame
+    FloatSlider  ipywidgets' own, with nothing that follows it: what a notebook page adds to that
     explorer     kd.widgets.TemperatureExplorer: drawn in the browser
     interact     ipywidgets.interact, a slider of 8.x, and an inline matplotlib figure
 
@@ -24,6 +25,7 @@ import re
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "browser"))
@@ -34,8 +36,10 @@ from servers import Notebook, jupyter, store
 
 WORK, PAINT = 8, 33  # ms that our own work and the picture may take, at the 95th percentile
 BLOCK = 20  # moves before the other arm has its turn
-BUSY = 4  # seconds that a busy kernel computes
-ROWS = ("nothing", "explorer", "interact", "nothing, busy", "explorer, busy", "interact, busy")
+QUIET = 0.1  # seconds from a key to the question how long its picture took
+BUSY = 6  # seconds that a busy kernel computes
+ARMS = ("nothing", "FloatSlider", "explorer", "interact")
+ROWS = (*ARMS, *(f"{arm}, busy" for arm in ARMS))
 
 CELLS = [
     """import random, threading
@@ -51,9 +55,12 @@ explorer""",
 def explore(T=2.0):
     p, q = ((torch.tensor(z) / T).softmax(-1) for z in (z_t, z_s))
     return kd.plots.distributions(p, q, task.labels, top=25)""",
+    """from ipywidgets import FloatSlider
+FloatSlider(value=2, min=0.1, max=20, layout={"width": "600px"})""",
 ]
 FOCUS = {
     "nothing": "#nothing",
+    "FloatSlider": ".jp-OutputArea:not(:has(.widget-interact)) .widget-slider .noUi-handle",
     "explorer": '[data-kd="temperature"]',
     "interact": ".widget-slider .noUi-handle",
 }
@@ -64,11 +71,9 @@ WATCH = """() => {
     nothing.style = "position: fixed; bottom: 30px; right: 20px; z-index: 99";
     document.body.append(nothing);
     const frame = () => new Promise((done) => requestAnimationFrame(() => done(performance.now())));
-    // A frame's own tasks (style, layout, paint) come between its callbacks and the next message.
+    // A frame's own work (style, layout, paint) comes between its callbacks and the next task; of those that wait, ours is first.
     const painted = () => new Promise((done) => {
-        const { port1, port2 } = new MessageChannel();
-        port1.onmessage = () => done(performance.now());
-        requestAnimationFrame(() => port2.postMessage(0));
+        requestAnimationFrame(() => scheduler.postTask(() => done(performance.now()), { priority: "user-blocking" }));
     });
     window.armed = (name) => new Promise((done) => {
         let handlers = 0;
@@ -86,6 +91,10 @@ WATCH = """() => {
                     done({ paint: (await painted()) - start });
                 });
                 look.observe(area, { childList: true, subtree: true, attributes: true });
+                return;
+            }
+            if (name === "FloatSlider") { // its handlers come after this one, and draw at once
+                painted().then((end) => done({ paint: end - start }));
                 return;
             }
             const slider = document.activeElement;
@@ -141,7 +150,7 @@ def measure(notebook: Notebook, moves: int) -> dict[str, list[dict[str, float]]]
             times[name] += move(notebook.page, name, max(1, block // 5) if name == "interact" else block)
     compute = f"import time; end = time.time() + {BUSY}\nwhile time.time() < end: sum(range(20_000))"
     while len(times["explorer, busy"]) < moves:
-        for name in ("nothing", "explorer"):
+        for name in ARMS[:3]:
             row = f"{name}, busy"
             start(notebook.page, compute)
             times[row] += move(notebook.page, name, min(2 * BLOCK, moves - len(times[row])))
@@ -176,9 +185,11 @@ def move(page: Page, name: str, times: int) -> list[dict[str, float]]:
     found = []
     for number in range(times):
         page.evaluate(f"() => {{ window.next = window.armed({name!r}); }}")
-        page.keyboard.press("ArrowRight" if number % 8 < 4 else "ArrowLeft")
+        key = "ArrowRight" if number % 8 < 4 else "ArrowLeft"
+        page.keyboard.down(key)
+        time.sleep(QUIET)  # who asks at once whether the picture stands takes the processor that draws it
         found.append(page.evaluate("() => window.next"))
-        page.wait_for_timeout(20)
+        page.keyboard.up(key)
     return found
 
 
