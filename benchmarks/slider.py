@@ -71,7 +71,7 @@ WATCH = """() => {
     nothing.style = "position: fixed; bottom: 30px; right: 20px; z-index: 99";
     document.body.append(nothing);
     const frame = () => new Promise((done) => requestAnimationFrame(() => done(performance.now())));
-    // A frame's style, layout and paint come between its callbacks and the next task; of those that wait, ours is first.
+    // Style, layout and paint come between a frame's callbacks and the next task; of those that wait, ours is first.
     const painted = () => new Promise((done) => {
         requestAnimationFrame(() => scheduler.postTask(() => done(performance.now()), { priority: "user-blocking" }));
     });
