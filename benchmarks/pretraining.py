@@ -1,10 +1,11 @@
 """How fast distillation at pre-training is: kdtutor's loop beside a tuned `transformers.Trainer`, teacher online.
 
     python benchmarks/pretraining.py              BERT-base into 6 layers on a GPU, bf16; a small model on a CPU
+    python benchmarks/pretraining.py --scale embedded   the course's own BERT into 3 layers: on a GPU, bound by launches
     python benchmarks/pretraining.py --rounds 1 --steps 10 --arms ours tuned         a quick look
 
-DistilBERT's objective, 5 · soft targets (T = 2) + 2 · masked LM + 1 · cosine, on random texts of 128 tokens over a
-vocabulary of 30,522; weights are random, since speed does not depend on them. All arms train the same student from the
+DistilBERT's objective, 5 · soft targets (T = 2) + 2 · masked LM + 1 · cosine, on random texts of equal length; weights
+are random, since speed does not depend on them. All arms train the same student from the
 same weights with equal batches, dropout and optimiser. Each is a process of its own; they take turns, so that a machine
 that slows down slows all of them. The first steps, which warm up and compile, are not timed. On a shared machine look
 at the processor's own seconds, which other people's work does not lengthen so much.
@@ -12,6 +13,7 @@ at the processor's own seconds, which other people's work does not lengthen so m
     ours            kdtutor.Distillation: logits chunk by chunk
     ours, plain     the same with chunked=False: full tables of logits
     ours, compiled  ours with compile=True
+    ours, graphs    ours; both bodies compiled for the one shape there is, and replayed as CUDA graphs
     tuned           Trainer with a compute_loss that asks the teacher; fused AdamW, bf16 where the hardware has it
     tuned, compiled the same with torch.compile
 """
@@ -25,14 +27,28 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from training import describe, matmul_rate
 
-ARMS = ("ours", "ours, plain", "ours, compiled", "tuned", "tuned, compiled")
-LENGTH, VOCABULARY, TEMPERATURE = 128, 30_522, 2.0
-# layers of the teacher, width, texts a step
-SCALES = {"full": (12, 768, 256), "reduced": (4, 256, 16)}
+ARMS = ("ours", "ours, plain", "ours, compiled", "ours, graphs", "tuned", "tuned, compiled")
+TEMPERATURE = 2.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """layers, width: of the teacher. length: tokens of a text. batch: texts a step."""
+
+    layers: int
+    width: int
+    batch: int
+    length: int = 128
+    vocabulary: int = 30_522
+
+
+SCALES = {"full": Scale(12, 768, 256), "embedded": Scale(6, 256, 32, length=20, vocabulary=8192)}
+SCALES["reduced"] = Scale(4, 256, 16)
 
 
 def main() -> None:
@@ -45,26 +61,21 @@ def main() -> None:
     parser.add_argument("--scale", choices=SCALES, default=there)
     parser.add_argument("--batch", type=int, help="texts a step")
     parser.add_argument("--steps", type=int, default=30 if there == "full" else 6)
-    parser.add_argument("--warm-up", type=int, default=5 if there == "full" else 2)
+    parser.add_argument("--warm-up", type=int, default=5 if there == "full" else 2, help="steps, not timed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
     parser.add_argument("--output", type=Path, help="write all measurements to this JSON file")
     parser.add_argument("--one", metavar="ARM", help=argparse.SUPPRESS)
     a = parser.parse_args()
-    layers, width, batch = SCALES[a.scale]
-    batch = a.batch or batch
+    scale = SCALES[a.scale]
+    batch = a.batch or scale.batch
     if a.one:
-        print(json.dumps(measure(a.one, layers, width, batch, a.steps, a.warm_up)))
+        print(json.dumps(measure(a.one, scale, batch, a.steps, a.warm_up)))
         return
     if a.scale == "reduced":
-        print(f"REDUCED: a teacher of {layers} × {width} instead of 12 × 768. It says nothing about a GPU.")
-    machine = {
-        "machine": describe(),
-        "scale": a.scale,
-        "batch": batch,
-        "steps": a.steps,
-        "warm_up": a.warm_up,
-    }
+        print("REDUCED: a teacher of 4 × 256 instead of 12 × 768. It says nothing about a GPU.")
+    machine = {"machine": describe(), "scale": a.scale} | asdict(scale)
+    machine |= {"batch": batch, "steps": a.steps, "warm_up": a.warm_up}
     print("\n".join(f"{name}: {value}" for name, value in machine.items()), flush=True)
     results = []
     for number in range(a.rounds):
@@ -85,7 +96,7 @@ def main() -> None:
 # ------------------------------------------------------------------------------------------------ one arm
 
 
-def measure(arm: str, layers: int, width: int, batch: int, steps: int, warm_up: int) -> dict:
+def measure(arm: str, scale: Scale, batch: int, steps: int, warm_up: int) -> dict:
     """Train `steps` steps and time those after `warm_up`; everything that is measured."""
     import torch
 
@@ -94,10 +105,11 @@ def measure(arm: str, layers: int, width: int, batch: int, steps: int, warm_up: 
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
-        task = random_task(batch * min(steps, 8), folder)
-        teacher = kd.small_bert(task, layers, width, seed=1)
+        task = random_task(batch * min(steps, 8), scale, folder)
+        teacher = kd.small_bert(task, scale.layers, scale.width, seed=1)
         student = kd.half_depth(teacher, seed=2)
-        work = 6 * kd.sizes(student, LENGTH).multiply_adds + 2 * kd.sizes(teacher, LENGTH).multiply_adds
+        read = {model: kd.sizes(model, scale.length).multiply_adds for model in (teacher, student)}
+        work = 6 * read[student] + 2 * read[teacher]
         student.to(device), teacher.to(device)
         rate = matmul_rate(device)
         train = ours if arm.startswith("ours") else trainer
@@ -106,7 +118,7 @@ def measure(arm: str, layers: int, width: int, batch: int, steps: int, warm_up: 
     return {
         "seconds": seconds,
         "processor_seconds": processor,
-        "tokens_per_second": texts * LENGTH / seconds,
+        "tokens_per_second": texts * scale.length / seconds,
         "share_of_matmul_rate": work * texts / seconds / rate,
         "matmul_rate": rate,
         "peak_memory": peak_memory(device),
@@ -114,8 +126,8 @@ def measure(arm: str, layers: int, width: int, batch: int, steps: int, warm_up: 
     }
 
 
-def random_task(texts: int, folder: str):
-    """Texts of exactly 128 tokens, [CLS] and [SEP] among them, over a made-up vocabulary of BERT's size."""
+def random_task(texts: int, scale: Scale, folder: str):
+    """Texts of exactly `scale.length` tokens, [CLS] and [SEP] among them, over a made-up vocabulary."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -124,16 +136,16 @@ def random_task(texts: int, folder: str):
 
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
              "mask_token": "[MASK]"}  # fmt: skip
-    words = [f"w{i}" for i in range(VOCABULARY - len(names))]
+    words = [f"w{i}" for i in range(scale.vocabulary - len(names))]
     numbers = {word: i for i, word in enumerate([*names.values(), *words])}
     tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     ends = [(name, numbers[name]) for name in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    drawn = torch.randint(len(words), (texts, LENGTH - 2), generator=torch.Generator().manual_seed(0))
+    drawn = torch.randint(len(words), (texts, scale.length - 2), generator=torch.Generator().manual_seed(0))
     split = Split(([" ".join(words[i] for i in row) for row in drawn.tolist()],), None)
-    return Task("random", "masked-lm", (), {"train": split}, tokenizer_name=folder, max_length=LENGTH)
+    return Task("random", "masked-lm", (), {"train": split}, tokenizer_name=folder, max_length=scale.length)
 
 
 class Clock:
@@ -164,6 +176,9 @@ def ours(arm: str, student, teacher, task, batch: int, steps: int, warm_up: int)
     import kdtutor as kd
 
     goal = 5 * kd.SoftTargets(TEMPERATURE) + 2 * kd.MaskedLM() + 1 * kd.CosineHidden()
+    if arm == "ours, graphs":
+        for model in (teacher, student):
+            model.base_model.compile(mode="reduce-overhead", dynamic=False)
     run = kd.Distillation(
         student, teacher, task, goal, steps=steps, batch_size=batch, progress=False,
         chunked=arm != "ours, plain", compile=arm == "ours, compiled",
