@@ -440,7 +440,6 @@ def test_the_command_takes_a_plan_of_its_own_size_and_a_work_folder(
     assert len(json.loads(file.read_text())["runs"]) == ROWS_A_SEED
 
 
-@pytest.mark.skipif(not study.results_file("distilbert").is_file(), reason="not stored yet")
 def test_what_ships_is_complete_and_of_the_teacher_and_data_that_ship():
     results, tasks = study.load("distilbert"), study_distilbert.load_tasks()
     record = results.record
