@@ -380,6 +380,7 @@ def ablation(panels: Mapping[str, Mapping[str, Sequence[float]]], base: str = "t
         axes.set(ylim=(len(others) - 0.4, -0.75), xlabel=f"points from “{full}”")
         axes.tick_params(axis="y", length=0)
         axes.margins(x=0.12)
+        axes.locator_params(axis="x", nbins=5)  # more would touch one another
         axes.grid(axis="x")
         _title(axes, measure)
         mean = _percent(mean_and_interval(reference).mean, 1)
@@ -947,7 +948,8 @@ def _percent(fraction: float, digits: int = 0) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
+    text = f"{value:+.2f}".replace("-", "−")
+    return "0.00" if float(text[1:]) == 0 else text
 
 
 def _ranking(p: np.ndarray, class_names: Sequence[str], n: int = 3) -> str:
