@@ -5,10 +5,10 @@
     python benchmarks/pretraining.py --rounds 1 --steps 10 --arms ours tuned         a quick look
 
 DistilBERT's objective, 5 · soft targets (T = 2) + 2 · masked LM + 1 · cosine, on random texts of equal length; weights
-are random, since speed does not depend on them. All arms train the same student from the
-same weights with equal batches, dropout and optimiser. Each is a process of its own; they take turns, so that a machine
-that slows down slows all of them. The first steps, which warm up and compile, are not timed. On a shared machine look
-at the processor's own seconds, which other people's work does not lengthen so much.
+are random, since speed does not depend on them. All arms train the same student from the same weights with equal
+batches, dropout and optimiser. Each is a process of its own; they take turns, so that a machine that slows down slows
+all of them. The first steps, which warm up and compile, are not timed. On a shared machine look at the processor's own
+seconds, which other people's work does not lengthen so much.
 
     ours            kdtutor.Distillation: logits chunk by chunk
     ours, plain     the same with chunked=False: full tables of logits

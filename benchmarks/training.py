@@ -104,10 +104,7 @@ def measure(arm: str, name: str, texts: int, epochs: int) -> dict:
     tokens = int(encoded.lengths.sum()) * epochs
     asked = tokens / epochs if arm == "ours" else tokens  # once, or at every step
     shares = {}
-    for what, counted in {
-        "done": arm,
-        "as_defined": "plain",
-    }.items():  # plain: whole models, as they are defined
+    for what, counted in (("done", arm), ("as_defined", "plain")):  # plain: whole models
         work = operations(counted, student, task, learning=True) * tokens
         work += operations(counted, teacher, task, learning=False) * asked
         shares[f"share_{what}"] = work / seconds / rate

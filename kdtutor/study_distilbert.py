@@ -115,7 +115,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes: four hours in one thread of a slow CPU, of which forty minutes for each seed."""
+    """Sizes: about four hours in one thread of a slow CPU, of which 37 minutes for each seed."""
 
     glosses: Stage = Stage(10_000, validation=1000, test=3000, rates=(1.5e-4, 3e-4))
     supersense: Stage = Stage(8000, validation=1000, test=4000)

@@ -4,6 +4,7 @@ import json
 import math
 import statistics
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from scipy import stats
 from kdtutor import data, models, study, study_distilbert
 from kdtutor.answers import fingerprint
 from kdtutor.errors import KDTutorError
+from kdtutor.evaluation import mean_and_interval
 from kdtutor.study_distilbert import (
     ARMS,
     CONTROL,
@@ -448,6 +450,34 @@ def test_what_ships_is_complete_and_of_the_teacher_and_data_that_ship():
     assert study_distilbert._plain(Plan()).items() <= record["plan"].items()
     assert record["teacher"] == fingerprint(models.load_teacher(tasks["glosses"]))
     assert record["data"] == ", ".join(f"{name} {task.fingerprint}" for name, task in tasks.items())
+
+
+def test_what_the_readme_and_the_notebooks_say_of_the_study_is_what_it_found():
+    results = study.load("distilbert")
+    root = Path(__file__).parents[1]
+    control, full, fresh = "masked LM alone", "triple loss", "random weights"
+
+    def share(who):
+        kept = mean_and_interval(results.retention(who))
+        return f"{100 * kept.mean:.1f} ± {100 * kept.half_width:.1f} %"
+
+    def points(first, second, digits):
+        pairs = zip(
+            results.scores(first, task="glosses"), results.scores(second, task="glosses"), strict=True
+        )
+        found = mean_and_interval([100 * (a - b) for a, b in pairs])
+        return f"{found.mean:.{digits}f} ± {found.half_width:.{digits}f}"
+
+    speed = mean_and_interval(results.speed())
+    retained, gained, start = [share(full), share(control)], points(full, control, 2), points(full, fresh, 1)
+    told = {
+        "README.md": [*retained, gained, start, f"{speed.mean:.2f} ± {speed.half_width:.2f} times its speed"],
+        "notebooks/08_distilbert.ipynb": [gained, start],
+        "notebooks/09_downstream.ipynb": retained,
+    }
+    for name, figures in told.items():
+        text = (root / name).read_text(encoding="utf-8")
+        assert [figure for figure in figures if figure not in text] == [], name
 
 
 # ----------------------------------------------------------------------- regression, against SciPy
