@@ -201,6 +201,13 @@ def test_an_empty_text_is_answered_by_a_sentence(notebook, typed):
     assert notebook.run("reader.text") == before
 
 
+def written(explorer) -> list[list[str]]:
+    """What each row of the probabilities ought to say, a text for each model."""
+    return [
+        [f"{100 * p:.1f}\N{NO-BREAK SPACE}%" for p in row] for row in explorer.bars("probabilities").values()
+    ]
+
+
 def test_class_names_with_markup_one_class_and_two_hundred_give_a_picture(notebook, screenshot):
     notebook.run(
         f"""import random
@@ -225,6 +232,10 @@ for one in odd:
     many.part("all-classes").check()
     assert len(many.bars("probabilities")) == 200
     assert sum(bars[0] for bars in many.bars("probabilities").values()) == pytest.approx(1)
+    columns = many.part("probabilities").locator(".kd-column").all_text_contents()
+    assert [column.split("\n") for column in columns] == [*map(list, zip(*written(many), strict=True))]
+    beside_bars = marked.part("probabilities").locator("svg.kd-above text").all_text_contents()
+    assert beside_bars == [text for row in written(marked) for text in row]
     assert notebook.page.locator(".kd-explorer :is(img, script, b)").count() == 0
     assert notebook.page.evaluate("window.hacked") is None
 
