@@ -108,14 +108,16 @@ def length_bucketed_batches(
 ) -> list[Tensor]:
     """Random batches of texts of similar length, so that little of a batch is padding. Every text occurs once.
 
-    Shuffles, sorts within pools of 50 batches by length, cuts, and shuffles the batches: near-random order, near-zero
-    padding. Without a generator: the longest first, for evaluation. Returns index tensors of `batch_size` each, but
-    for one that may be short.
+    Shuffles, sorts within equal pools of about 50 batches by length, cuts, and shuffles the batches: near-random order,
+    near-zero padding. Without a generator: the longest first, for evaluation. Returns index tensors of `batch_size`
+    each, but for one that may be short.
     """
     if generator is None:
         return list(lengths.argsort(descending=True, stable=True).split(batch_size))
     order = torch.randperm(len(lengths), generator=generator)
-    pools = [pool[lengths[pool].argsort(stable=True)] for pool in order.split(50 * batch_size)]
+    batches = math.ceil(len(order) / batch_size)
+    in_a_pool = math.ceil(batches / max(1, round(batches / 50)))
+    pools = [pool[lengths[pool].argsort(stable=True)] for pool in order.split(in_a_pool * batch_size)]
     batches = [batch for pool in pools for batch in pool.split(batch_size)]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 

@@ -37,6 +37,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from kdtutor import lean
 from kdtutor.assets import manifest, verified
 from kdtutor.data import Encoded, Task, hub_access, length_bucketed_batches, load_tokenizer, unavailable
 from kdtutor.errors import KDTutorError, nearest
@@ -396,19 +397,27 @@ def forward(
     Where "features" are needed instead of logits, it does not run at all.
     """
     inputs = {name: value for name, value in batch.items() if name in _inputs_of(type(model))}
-    if _takes_full_masks(model):
-        inputs["attention_mask"] = inputs["attention_mask"].bool()[:, None, None]  # (B, 1, 1, L)
-    flags = {f"output_{name}": True for name in ("hidden_states", "attentions") if name in needs}
-    if rows is None or not any(hasattr(model, head) for head in ("vocab_transform", "cls", "lm_head")):
-        with nullcontext() if flags else _first_token_only(model):
-            out = model(**inputs, **flags)
-        logits = out.logits if rows is None else out.logits.flatten(0, 1)[rows]
-        return Outputs(logits, out.hidden_states, out.attentions)
-    out = model.base_model(**inputs, **flags)
-    hidden = out.last_hidden_state.flatten(0, 1)[rows]  # (n, D)
+    by_rows = rows is not None and any(hasattr(model, head) for head in ("vocab_transform", "cls", "lm_head"))
+    known = by_rows or (rows is None and type(model) in _CLASSIFIERS)
+    if known and "attentions" not in needs and lean.reads(model):
+        keeps = "hidden_states" in needs
+        states = lean.encode(model.base_model, **inputs, first_only=not (by_rows or keeps))
+        last, states, maps = states[-1], tuple(states) if keeps else None, None
+        if not by_rows:
+            return Outputs(_CLASSIFIERS[type(model)](model, last), states)
+    else:
+        if _takes_full_masks(model):
+            inputs["attention_mask"] = inputs["attention_mask"].bool()[:, None, None]  # (B, 1, 1, L)
+        flags = {f"output_{name}": True for name in ("hidden_states", "attentions") if name in needs}
+        out = (model.base_model if by_rows else model)(**inputs, **flags)
+        if not by_rows:
+            logits = out.logits if rows is None else out.logits.flatten(0, 1)[rows]
+            return Outputs(logits, out.hidden_states, out.attentions)
+        last, states, maps = out.last_hidden_state, out.hidden_states, out.attentions
+    hidden = last.flatten(0, 1)[rows]  # (n, D)
     if "features" in needs:
-        return Outputs(None, out.hidden_states, out.attentions, _features(model, hidden), projection(model))
-    return Outputs(_vocabulary_logits(model, hidden), out.hidden_states, out.attentions)
+        return Outputs(None, states, maps, _features(model, hidden), projection(model))
+    return Outputs(_vocabulary_logits(model, hidden), states, maps)
 
 
 def _takes_full_masks(model: nn.Module) -> bool:
@@ -418,32 +427,20 @@ def _takes_full_masks(model: nn.Module) -> bool:
     return known and config._attn_implementation == "sdpa"
 
 
-@contextmanager
-def _first_token_only(model: nn.Module) -> Iterator[None]:
-    """Behind the last layer's attention, only the first token goes on: a classification head reads no other.
-
-    Logits and gradients are the same, but for rounding, and of the last layer's work some three quarters are saved.
-    """
-    hooks = [module.register_forward_pre_hook(_keep_first_token) for module in _behind_last_attention(model)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _bert_logits(model: BertForSequenceClassification, last: Tensor) -> Tensor:
+    """(B, L, D) → (B, C)."""
+    return model.classifier(model.dropout(model.bert.pooler(last)))
 
 
-def _behind_last_attention(model: nn.Module) -> list[nn.Module]:
-    """The modules of the last layer that first get what the attention gave, or the residual beside it."""
-    if isinstance(model, BertForSequenceClassification):
-        return [model.bert.encoder.layer[-1].attention.output]
-    if isinstance(model, DistilBertForSequenceClassification):
-        last = model.distilbert.transformer.layer[-1]
-        return [last.attention.out_lin, last.sa_layer_norm]
-    return []
+def _distilbert_logits(model: DistilBertForSequenceClassification, last: Tensor) -> Tensor:
+    """(B, L, D) → (B, C)."""
+    return model.classifier(model.dropout(model.pre_classifier(last[:, 0]).relu()))
 
 
-def _keep_first_token(_: nn.Module, hidden_states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(hidden[:, :1] for hidden in hidden_states)
+_CLASSIFIERS = {
+    BertForSequenceClassification: _bert_logits,
+    DistilBertForSequenceClassification: _distilbert_logits,
+}
 
 
 def texts_at_once(device: torch.device) -> int:

@@ -137,7 +137,9 @@ def test_the_student_learns_and_the_teacher_stays_as_it_was(task):
     changed = {
         name for name, value in weights(run.student).items() if not torch.equal(value, untrained[name])
     }
-    assert changed == set(untrained)
+    # The same for every key of a query, the last layer's key bias changes no weight of any token, and has no gradient.
+    last = max(name for name in untrained if name.endswith("key.bias"))
+    assert changed == set(untrained) - {last}
     assert run.student.training
 
 

@@ -211,36 +211,6 @@ def test_a_saved_masked_lm_student_is_loaded_by_the_fill_mask_pipeline(raw_text,
 # ----------------------------------------------------------------------- forward
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_what_no_head_reads_is_not_computed_and_changes_nothing(task, attention):
-    """In the last layer only [CLS] goes on: the same logits and gradients as transformers' own, for less work."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    batch = task.encode("train").batch(torch.arange(12))
-    bert = tiny(task, dropout=0.0).double()
-    for model in (bert, half_depth(bert, depth=2, seed=0).double().eval()):
-        model.set_attn_implementation(attention)
-        results = []
-        for run in (
-            lambda model=model: forward(model, batch).logits,
-            lambda model=model: model(batch["input_ids"], batch["attention_mask"]).logits,
-        ):
-            model.zero_grad()
-            with FlopCounterMode(display=False) as counter:
-                logits = run()
-                logits.sin().sum().backward()
-            gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-            results.append((logits, gradients, counter.get_total_flops()))
-        (mine, my_gradients, less), (theirs, their_gradients, more) = results
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
-        torch.testing.assert_close(my_gradients, their_gradients, rtol=0, atol=1e-11)
-        assert less < 0.75 * more
-        # Nothing stays behind: who asks for hidden states gets them whole.
-        whole = forward(model, batch, frozenset({"logits", "hidden_states"})).hidden_states[-1]
-        assert whole.shape[:2] == batch["input_ids"].shape
-        assert not any(module._forward_pre_hooks for module in model.modules())
-
-
 def electra(task):
     """A masked LM whose head is not among those that can be run alone."""
     size = {"embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32}
