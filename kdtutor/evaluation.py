@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from kdtutor.data import Task, length_bucketed_batches, mask_tokens
 from kdtutor.errors import KDTutorError
-from kdtutor.models import check_fits, forward, logits_of, sizes
+from kdtutor.models import check_fits, forward, inputs_of, logits_of, sizes
 
 
 @dataclass(frozen=True)
@@ -215,16 +215,19 @@ def masked_lm_scores(
 
 @torch.no_grad()
 def latency_ms(model: PreTrainedModel, task: Task, split: str = "test", texts: int = 50) -> float:
-    """Milliseconds for one text alone on the CPU, tokens already made: the median over real texts."""
+    """Milliseconds for one text alone on the CPU, tokens already made: the median over real texts.
+
+    The model runs as it does wherever transformers runs it, not by `kdtutor.lean`.
+    """
     encoded, device, was_training = task.encode(split), next(model.parameters()).device, model.training
     chosen = torch.arange(len(encoded))[:: max(1, len(encoded) // texts)][:texts]
-    batches = [encoded.batch(i[None]) for i in chosen]
+    batches = [inputs_of(model, encoded.batch(i[None])) for i in chosen]
     model.cpu().eval()
     times = []
     try:
         for batch in [*batches[:5], *batches]:  # the first five warm up
             start = time.perf_counter()
-            forward(model, batch)
+            model(**batch)
             times.append(time.perf_counter() - start)
     finally:
         model.to(device).train(was_training)

@@ -396,7 +396,7 @@ def forward(
     vocabulary projection, the costliest matrix product of a small model, then runs on those alone: logits is (n, V).
     Where "features" are needed instead of logits, it does not run at all.
     """
-    inputs = {name: value for name, value in batch.items() if name in _inputs_of(type(model))}
+    inputs = inputs_of(model, batch)
     by_rows = rows is not None and any(hasattr(model, head) for head in ("vocab_transform", "cls", "lm_head"))
     known = by_rows or (rows is None and type(model) in _CLASSIFIERS)
     if known and "attentions" not in needs and lean.reads(model):
@@ -517,9 +517,13 @@ _ROBERTAS = ("roberta", "xlm-roberta", "camembert")
 _HEADS = ("bert", "distilbert", *_ROBERTAS)
 
 
+def inputs_of(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the model takes of a batch. `labels` never: the objective, not the model, computes the loss."""
+    return {name: value for name, value in batch.items() if name in _known(type(model))}
+
+
 @lru_cache
-def _inputs_of(kind: type) -> frozenset[str]:
-    """Which of a batch's tensors a model takes. `labels` never: the objective, not the model, computes the loss."""
+def _known(kind: type) -> frozenset[str]:
     return frozenset(inspect.signature(kind.forward).parameters) & {
         "input_ids",
         "attention_mask",
