@@ -34,17 +34,17 @@ lab: $(READY) ## set up what is missing, then open JupyterLab at notebook 00
 	$(BIN)/jupyter lab $(LAB_FLAGS) --LabApp.default_url=/lab/tree/$(wildcard notebooks/00_*.ipynb)
 
 notebooks: $(READY) ## execute every notebook in place, top to bottom, and store its outputs
-	$(BIN)/python tests/tools/execute_notebooks.py
+	$(BIN)/python tools/execute_notebooks.py
 
 course: $(READY) ## execute every notebook without a screen and make build/site: pages whose widgets live without Python
-	$(BIN)/python tests/tools/build_site.py build/site
+	$(BIN)/python tools/build_site.py build/site
 
 test: $(READY) ## everything: style, unit tests, a real browser, and every notebook against its stored outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python tests/tools/chromium.py
+	$(BIN)/python tools/chromium.py
 	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 # Colab's versions of what draws and speaks to the browser, and everything else (torch above all) from .venv.
 COLAB := build/colab
@@ -53,22 +53,22 @@ colab: $(READY) ## the Python side of the widgets with the versions that Colab h
 	$(COLAB)/bin/python -m pip install -q --no-deps ipywidgets==7.7.1 ipython_genutils==0.2.0 anywidget==0.9.21 matplotlib==3.10.0
 	$(BIN)/python -c "import sysconfig as s; print('import site; site.addsitedir(\'' + s.get_path('purelib') + '\')')" \
 		> $$($(COLAB)/bin/python -c "import sysconfig as s; print(s.get_path('purelib'))")/shared.pth
-	$(COLAB)/bin/python -m pytest -p no:cacheprovider tests/test_widgets.py tests/test_live.py tests/test_attention_viewer.py tests/test_be_the_teacher.py tests/test_plots.py
+	$(COLAB)/bin/python -m pytest -p no:cacheprovider tests/widgets/test_widgets.py tests/widgets/test_live.py tests/widgets/test_attention_viewer.py tests/widgets/test_be_the_teacher.py tests/plots/test_plots.py
 
 bench: $(READY) ## what training, live distillation and a slider take, beside the usual ways (an hour; nothing else running)
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/live.py
-	$(BIN)/python tests/tools/chromium.py
+	$(BIN)/python tools/chromium.py
 	$(BIN)/python benchmarks/slider.py
 
 assets: $(READY) ## make the embedded data, tokenizer and models again (hours on a CPU, minutes on a GPU)
-	$(BIN)/python -m kdtutor.assets.build all
+	$(BIN)/python tools/build_assets.py all
 	$(BIN)/kdtutor pretrain kdtutor/assets/recipes/bert-glosses.yaml
-	$(BIN)/python -m kdtutor.assets.build install runs/bert-glosses
+	$(BIN)/python tools/build_assets.py install runs/bert-glosses
 	$(BIN)/kdtutor finetune kdtutor/assets/recipes/bert-supersense.yaml
 	$(BIN)/kdtutor finetune kdtutor/assets/recipes/bert-sentiment.yaml
 	$(BIN)/kdtutor distill kdtutor/assets/recipes/distilbert-glosses.yaml
-	$(BIN)/python -m kdtutor.assets.build install runs/bert-supersense runs/bert-sentiment runs/distilbert-glosses
+	$(BIN)/python tools/build_assets.py install runs/bert-supersense runs/bert-sentiment runs/distilbert-glosses
 
 constraints: ## take the newest versions of everything into constraints.txt; then `make test`
 	rm -rf build/newest

@@ -132,7 +132,7 @@ def random_task(texts: int, scale: Scale, folder: str):
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    from kdtutor.data import Split, Task
+    from kdtutor.data.task import Split, Task
 
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
              "mask_token": "[MASK]"}  # fmt: skip

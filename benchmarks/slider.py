@@ -29,7 +29,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "browser"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "tools"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import chromium
 from playwright.sync_api import Page, sync_playwright
 from servers import Notebook, jupyter, store
@@ -121,7 +121,7 @@ def main() -> None:
     options = parser.parse_args()
     path = chromium.find()
     if path is None:
-        sys.exit("no Chromium: python tests/tools/chromium.py sets one up")
+        sys.exit("no Chromium: python tools/chromium.py sets one up")
     with (
         tempfile.TemporaryDirectory() as folder,
         jupyter(Path(folder) / "notebooks", "jupyterlab") as server,

@@ -126,7 +126,7 @@ def operations(arm: str, model, task, learning: bool) -> float:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from kdtutor.models import forward
+    from kdtutor.models.forward import forward
 
     batch = task.encode("train").batch(torch.arange(BATCH))
     batch = {name: value.to(model.device) for name, value in batch.items()}

@@ -22,20 +22,20 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "errors": "KDTutorError",
     "data": "load_task load_tokenizer Task",
-    "transformer": "",
     "models": "load_teacher load_model half_depth small_bert layer_choice sizes freeze",
     "objectives": (
         "HardLabels SoftTargets SoftCrossEntropy LogitsMSE CosineHidden HiddenStates MaskedLM blend Term Objective"
     ),
-    "distillation": "Distillation",
-    "topk": "TopK",
-    "plans": "plan",
     "evaluation": "evaluate predict mean_and_interval paired_test",
+    "training.distillation": "Distillation",
+    "training.topk": "TopK",
+    "training.plan": "plan",
     "plots": "",
-    "widgets": "",
-    "exercises": "",
-    "study": "",
+    "studies": "",
+    "transformer": "",
     "doctor": "",
+    "exercises": "",
+    "widgets": "",
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names.split()}
 
@@ -43,7 +43,7 @@ _HOME = {name: module for module, names in _EXPORTS.items() for name in names.sp
 def __getattr__(name: str):
     if name in _HOME:
         value = getattr(import_module(f"kdtutor.{_HOME[name]}"), name)
-    elif name in _EXPORTS:
+    elif name in _EXPORTS and "." not in name:
         value = import_module(f"kdtutor.{name}")
     else:
         from kdtutor.errors import nearest
@@ -54,4 +54,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted({*_EXPORTS, *_HOME, "__version__"})
+    return sorted({*_HOME, "__version__", *(module for module in _EXPORTS if "." not in module)})

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdtutor.errors import KDTutorError
-from kdtutor.weights import fill, weights_of
+from kdtutor.models.names import fill, weights_of
 
 # ------------------------------------------------------------------------------------------------ attention
 

@@ -11,11 +11,11 @@ from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
+import build_assets as build
 import pyarrow.parquet as pq
 import pytest
 
 import kdtutor.assets as assets
-from kdtutor.assets import build
 from kdtutor.errors import KDTutorError, nearest
 
 TASKS = ("supersense", "sentiment", "valence", "glosses")
@@ -36,7 +36,7 @@ def card(task: str) -> dict:
     return json.loads(assets.verified(f"data/{task}/task.json").read_text(encoding="utf-8"))
 
 
-# The forms of sameness that are checked, written here independently of build.py.
+# The forms of sameness that are checked, written here independently of build_assets.py.
 def exact(text: str) -> str:
     return text
 

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "tools"))
 from execute_notebooks import NOTEBOOKS, NotebookError, clean, looking_every_second, run, write
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))

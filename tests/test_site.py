@@ -5,16 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import re
-import sys
 from html.parser import HTMLParser
 from importlib.metadata import version
 from pathlib import Path
 
+import build_site
 import nbformat
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "tools"))
-import build_site
 from build_site import COURSE, SiteError, build, for_the_page
 from execute_notebooks import WIDGET_STATE, WIDGET_VIEW
 

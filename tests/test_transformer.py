@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +11,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from kdtutor import models
-from kdtutor.data import load_task
+from kdtutor.assets import asset_path
+from kdtutor.data.load import load_task
 from kdtutor.errors import KDTutorError
 from kdtutor.transformer import (
     Bert,
@@ -31,7 +31,7 @@ from kdtutor.transformer import (
     positions,
 )
 
-SHIPPED = Path(models.__file__).parent / "assets" / "models"
+SHIPPED = asset_path("models")
 IDS = torch.tensor([[2, 7, 9, 4, 3], [2, 8, 3, 0, 0]])  # the second text has two tokens of padding
 REAL = IDS != 0
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import threading
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdtutor.errors import nearest
@@ -23,18 +24,8 @@ from kdtutor.exercises.progress import Progress, ProgressError
 if TYPE_CHECKING:
     from kdtutor.exercises.checker import Exercise, Verdict
 
-#: the files of exercises, in the order of the notebooks
-FILES = (
-    "start",
-    "attention",
-    "transformer",
-    "bert",
-    "temperature",
-    "logits",
-    "distilbert",
-    "downstream",
-    "scale",
-)
+#: the files of exercises, named after their notebooks' numbers and so in their order
+FILES = tuple(sorted(file.stem for file in Path(__file__).parent.glob("n[0-9][0-9]_*.py")))
 
 
 def load_exercises() -> dict[str, Exercise]:

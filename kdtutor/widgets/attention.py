@@ -20,7 +20,7 @@ import traitlets
 from torch import Tensor, nn
 
 from kdtutor import plots
-from kdtutor.data import Task
+from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
 from kdtutor.widgets.base import Instrument, OneOf, SettingError
 
@@ -213,7 +213,7 @@ class AttentionViewer(Instrument):
         row = self.shown(side)[self.token]
         most = row.topk(min(3, len(row)))
         said = ", ".join(
-            f"{plots._percent(w)} from {'itself' if i == self.token else self.tokens[i]}"
+            f"{plots.percent(w)} from {'itself' if i == self.token else self.tokens[i]}"
             for w, i in zip(*map(Tensor.tolist, most), strict=True)
             if w >= 0.005
         )

@@ -25,7 +25,7 @@ import numpy as np
 import traitlets
 
 from kdtutor.errors import KDTutorError, nearest
-from kdtutor.plots import Picture
+from kdtutor.plots.style import Picture
 
 STATIC = Path(__file__).parent / "static"
 

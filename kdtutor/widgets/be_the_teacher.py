@@ -15,6 +15,7 @@ one by the label.
 from __future__ import annotations
 
 import base64
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,9 +25,11 @@ import traitlets
 from torch import Tensor, nn
 
 from kdtutor import plots
-from kdtutor.data import Encoded, Task
+from kdtutor.data.task import Task
+from kdtutor.data.tokens import Encoded
 from kdtutor.errors import nearest
-from kdtutor.models import check_fits, load_teacher, logits_of
+from kdtutor.models.forward import logits_of
+from kdtutor.models.load import check_fits, load_teacher
 from kdtutor.widgets.base import Instrument, Number, SettingError, finite
 
 WIDTH = 32  # numbers by which the student knows a text
@@ -232,7 +235,7 @@ class BeTheTeacher(Instrument):
 
         def of(p) -> str:
             p = np.array(p)
-            return plots._ranking(p, names, 2 if np.sort(p)[-2] >= 0.005 else 1)
+            return plots.ranking(p, names, 2 if np.sort(p)[-2] >= 0.005 else 1)
 
         said = (
             f"“{_short(self.text)}”: your target is {of(self.target)}, the label is {names[self.label]}. After "
@@ -449,7 +452,7 @@ class School:
 
 
 def _short(text: str) -> str:
-    return plots.textwrap.shorten(text, 100, placeholder=" …")
+    return textwrap.shorten(text, 100, placeholder=" …")
 
 
 def _onehot(label: int, classes: int) -> list[float]:
@@ -489,7 +492,7 @@ def unpack(text: str, rows: int = 1) -> Tensor:
 # ------------------------------------------------------------------------------------------------ the plain picture
 
 
-@plots._styled
+@plots.styled
 def _drawn(panels, target, rows, classes, names, sentence: str) -> plots.Picture:
     """A panel for each text; in it the shown classes, and a bar for each student; your target in the first panel."""
     rest = [c for c in range(len(names)) if c not in classes]
@@ -516,8 +519,8 @@ def _drawn(panels, target, rows, classes, names, sentence: str) -> plots.Picture
         series = {"your target": target} if place == 0 else {}
         series |= {"student, your target": rows["yours"][place], "student, label": rows["label"][place]}
         drawn = {name: (values(p), looks[name]) for name, p in series.items()}
-        plots._grouped_bars(
-            axes, drawn, [f"★ {n}" if n == names[label] else n for n in shown], lambda v: plots._percent(v)
+        plots.draw_grouped_bars(
+            axes, drawn, [f"★ {n}" if n == names[label] else n for n in shown], lambda v: plots.percent(v)
         )
         axes.plot(
             values(rows["start"][place]),
@@ -529,10 +532,10 @@ def _drawn(panels, target, rows, classes, names, sentence: str) -> plots.Picture
         )
         axes.set(xlim=(0, 1.14), xticks=[])
         axes.spines["bottom"].set_visible(False)
-        title = plots.textwrap.shorten(("the lesson: " if place == 0 else "") + text, 110, placeholder=" …")
-        axes.set_title("\n".join(plots.textwrap.wrap(title, 48)), loc="left", fontsize=12)
+        title = textwrap.shorten(("the lesson: " if place == 0 else "") + text, 110, placeholder=" …")
+        axes.set_title("\n".join(textwrap.wrap(title, 48)), loc="left", fontsize=12)
         if place == 0:
             handles = axes.get_legend_handles_labels()
         axes.get_legend().remove()
     picture.legend(*handles, loc="outside lower center", ncols=4)
-    return plots._say(picture, sentence)
+    return plots.describe(picture, sentence)

@@ -12,6 +12,7 @@ picture.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import torch
@@ -19,9 +20,10 @@ import torch.nn.functional as F
 import traitlets
 
 from kdtutor import objectives, plots
-from kdtutor.data import Task
+from kdtutor.data.task import Task
 from kdtutor.errors import nearest
-from kdtutor.models import check_fits, logits_of
+from kdtutor.models.forward import logits_of
+from kdtutor.models.load import check_fits
 from kdtutor.widgets.base import Instrument, Number, OneOf, Row, SettingError, finite
 
 SHOWN = 30  # classes that are drawn before the rest is added up as "n others"
@@ -229,7 +231,7 @@ class TemperatureExplorer(Instrument):
         """The same sentence as the browser's (`sentence` in explorer.js)."""
         n = self.numbers()
         of = {
-            who: plots._ranking(p, self.class_names)
+            who: plots.ranking(p, self.class_names)
             for who, p in zip(("teacher", "student"), self._probabilities(), strict=True)
         }
         square = f"T²{plots.NBSP}·{plots.NBSP}KL" if self.t_squared else "KL without T²"
@@ -253,9 +255,7 @@ class TemperatureExplorer(Instrument):
             setting,
             self.label,
         )
-        picture.alt = (
-            f"{self.summary} The text: “{plots.textwrap.shorten(self.text, 200, placeholder=' …')}”."
-        )
+        picture.alt = f"{self.summary} The text: “{textwrap.shorten(self.text, 200, placeholder=' …')}”."
         return picture
 
     def rows(self, most: int = SHOWN) -> list[int]:

@@ -28,11 +28,13 @@ from numbers import Real
 
 import traitlets
 
-from kdtutor import checkpoints, plots
-from kdtutor.checks import number
-from kdtutor.distillation import Distillation
+from kdtutor import plots
 from kdtutor.errors import KDTutorError
-from kdtutor.objectives import Blend
+from kdtutor.objectives.logits import Blend
+from kdtutor.plots.live import live_distillation
+from kdtutor.training import checkpoints
+from kdtutor.training.checks import number
+from kdtutor.training.distillation import Distillation
 from kdtutor.widgets.base import Instrument, Number, OneOf, SettingError
 from kdtutor.widgets.live_parts import (
     TERM_NAMES,
@@ -40,7 +42,6 @@ from kdtutor.widgets.live_parts import (
     Score,
     Start,
     check_live,
-    draw,
     make_twin,
     one_sentence,
     same_temperature,
@@ -485,7 +486,9 @@ class LiveDistillation(Instrument):
 
     def picture(self) -> plots.Picture:
         """Score, losses and the probe's distributions at this moment, as a matplotlib picture."""
-        return draw(self)
+        return live_distillation(
+            self.plan, self.curves, self.now["snapshot"], list(self._runs), self._sentence()
+        )
 
     # ------------------------------------------------------------------------------------------ settings
 

@@ -1,4 +1,4 @@
-"""What a live distillation is made of: the twin, the way back, the score, the probe and the plain picture.
+"""What a live distillation is made of: the twin, the way back, the score and the probe.
 
 live.py puts them together; nothing here knows of widgets or of the event loop.
 """
@@ -6,24 +6,21 @@ live.py puts them together; nothing here knows of widgets or of the event loop.
 from __future__ import annotations
 
 import copy
-import math
 import textwrap
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from kdtutor import evaluation, plots
-from kdtutor.data import IGNORED, Task, _random_indices, _select
-from kdtutor.distillation import Distillation
+from kdtutor import evaluation
+from kdtutor.data.task import Task, _random_indices, _select
+from kdtutor.data.tokens import IGNORED
 from kdtutor.errors import KDTutorError
-from kdtutor.models import forward, logits_of
-from kdtutor.objectives import HardLabels, MaskedLM, kl_divergence
-
-if TYPE_CHECKING:
-    from kdtutor.widgets.live import LiveDistillation
+from kdtutor.models.forward import forward, logits_of
+from kdtutor.objectives.formulas import kl_divergence
+from kdtutor.objectives.logits import HardLabels, MaskedLM
+from kdtutor.training.distillation import Distillation
 
 ROWS = 8  # classes of the probe that are shown
 TERM_NAMES = {
@@ -295,66 +292,6 @@ def _target(task: Task, split: str, row: int) -> str | None:
     if targets is None or (task.kind == "classification" and targets[row] == IGNORED):
         return None
     return task.labels[targets[row]] if task.kind == "classification" else f"{targets[row]:.2f}"
-
-
-# ------------------------------------------------------------------------------------------------ the plain picture
-
-
-@plots._styled
-def draw(live: LiveDistillation) -> plots.Picture:
-    """Three panels: score, losses, probe."""
-    snapshot, who = live.now["snapshot"], live.plan["probe"]["who"]
-    below = 0.9 + 0.19 * len(snapshot["names"]) * len(who)  # inches
-    picture = plots.Picture(figsize=(9.6, 3.4 + below), layout="constrained")
-    grid = picture.add_gridspec(2, 2, height_ratios=[3.4, below])
-    looks = {"teacher": plots.TEACHER, "student": plots.STUDENT, "twin": plots.OTHERS[1]}
-    left, right = picture.add_subplot(grid[0, 0]), picture.add_subplot(grid[0, 1])
-    scores, losses, others = (
-        live.curves["scores"],
-        live.curves["losses"],
-        (plots.OTHERS[0], *plots.OTHERS[2:]),
-    )
-    window = max(
-        1, math.ceil(live.plan["total"] / live.plan["width"]) // 20
-    )  # points that are smoothed, as in live.js
-    for i, name in enumerate(live._runs, start=1):
-        points = [(row[0], row[i]) for row in scores if row[i] is not None]
-        if points:
-            plots._curve(left, *zip(*points, strict=True), looks[name], name)
-    for i, column in enumerate(live.plan["losses"], start=1):
-        points = [(row[0], row[i]) for row in losses if row[i] is not None]
-        same_who = [c["who"] for c in live.plan["losses"][: i - 1]].count(column["who"])
-        look = looks[column["who"]] if not same_who else others[(same_who - 1) % len(others)]
-        if points:
-            x, y = plots.np.array(points).T
-            y = [y[max(0, k + 1 - window) : k + 1].mean() for k in range(len(y))]
-            plots._curve(right, x, y, look, column["name"])
-    total, over = live.plan["total"], window * live.plan["width"]
-    smoothed = "loss terms" + (f", each the mean over {over} steps" if over > 1 else "")
-    for axes, title in ((left, live.plan["score"]), (right, smoothed)):
-        axes.set(xlabel="step", xlim=(0, total))
-        plots._title(axes, title)
-        axes.grid()
-        if axes.lines:
-            axes.legend()
-    if live.plan["fraction"]:
-        left.set_ylim(bottom=0)
-        left.yaxis.set_major_formatter(plots.PercentFormatter(1, decimals=0, symbol=" %"))
-    axes = picture.add_subplot(grid[1, :])
-    bars = {
-        name: (plots.np.array(values), looks[name])
-        for name, values in zip(who, snapshot["values"], strict=True)
-    }
-    if live.plan["probe"]["kind"] == "value":
-        plots._grouped_bars(axes, bars, snapshot["names"], lambda v: f"{v:.2f}")
-    else:
-        names = [f"★ {n}" if i == snapshot["star"] else n for i, n in enumerate(snapshot["names"])]
-        plots._grouped_bars(axes, bars, names, lambda v: plots._percent(v, 1))
-        axes.set(xlim=(0, min(1.12, 1.15 * max(map(max, snapshot["values"])))), xlabel="probability")
-        axes.xaxis.set_major_formatter(plots.PercentFormatter(1, decimals=0, symbol=" %"))
-    truth = live.plan["probe"]["truth"]
-    plots._title(axes, live.plan["probe"]["text"] + (f" (★ {truth})" if truth else ""))
-    return plots._say(picture, live._sentence())
 
 
 # ------------------------------------------------------------------------------------------------ small helpers

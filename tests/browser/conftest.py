@@ -8,11 +8,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import build_site as site_tool
 import chromium as chromiums
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = ROOT / "build" / "screenshots"
@@ -54,7 +52,7 @@ def browser(pytestconfig: pytest.Config) -> Iterator:
     if path is None:
         skip_loudly(
             pytestconfig,
-            "No Chromium was found: tests/tools/chromium.py, a step of `make test`, sets one up.",
+            "No Chromium was found: tools/chromium.py, a step of `make test`, sets one up.",
         )
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     sync_api.expect.set_options(timeout=20_000)  # ms; two cores may be busy with other things
@@ -139,7 +137,7 @@ def build_site(browser, tmp_path_factory, pytestconfig) -> Callable[[Path], Path
     def build(notebooks: Path) -> Path:
         site = tmp_path_factory.mktemp("pages") / "site"
         # In a process of its own, since an event loop runs in this one.
-        command = [sys.executable, str(ROOT / "tests/tools/build_site.py"), str(site), str(notebooks)]
+        command = [sys.executable, str(ROOT / "tools/build_site.py"), str(site), str(notebooks)]
         result = subprocess.run(command, capture_output=True, text=True)
         assert result.returncode == 0, result.stdout + result.stderr
         return site

@@ -331,7 +331,7 @@ function number(x, digits = 3) {
   return minus(`${mantissa}·10${raised}`);
 }
 
-// The formulas of kdtutor/objectives.py, in float64, the largest logit taken off first.
+// The formulas of kdtutor/objectives/formulas.py, in float64, the largest logit taken off first.
 
 /** log softmax(z / T): (C,). */
 function logSoftmax(z, T = 1) {
@@ -359,7 +359,7 @@ function kl(zp, zq, T = 1) {
 
 // ------------------------------------------------------------------------------------------------ looks
 
-/** Colour, hatching, marker and dashes of each role, as in kdtutor/plots.py. */
+/** Colour, hatching, marker and dashes of each role, as in kdtutor/plots/style.py. */
 const LOOKS = {
   teacher: { colour: "var(--kd-teacher)", hatch: "", marker: "square", dash: "" },
   student: { colour: "var(--kd-student)", hatch: "slash", marker: "circle", dash: "7 4" },

@@ -1,0 +1,24 @@
+"""Text becomes a task, and a task becomes tokens."""
+
+from kdtutor.data.hub import hub_access, unavailable
+from kdtutor.data.load import EMBEDDED, HUB, SPLITS, load_task
+from kdtutor.data.masking import mask_tokens, rarity
+from kdtutor.data.task import Split, Task
+from kdtutor.data.tokens import IGNORED, Encoded, length_bucketed_batches, load_tokenizer
+
+__all__ = [
+    "EMBEDDED",
+    "HUB",
+    "IGNORED",
+    "SPLITS",
+    "Encoded",
+    "Split",
+    "Task",
+    "hub_access",
+    "length_bucketed_batches",
+    "load_task",
+    "load_tokenizer",
+    "mask_tokens",
+    "rarity",
+    "unavailable",
+]

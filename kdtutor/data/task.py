@@ -1,0 +1,164 @@
+"""A task: texts and targets in fixed splits, and what they mean. `load_task` makes one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from kdtutor.data.tokens import IGNORED, Encoded, _tokenize, load_tokenizer
+from kdtutor.errors import KDTutorError, nearest
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a task. `texts` holds one tuple of columns (usually one text each), `targets` is (N,) or None."""
+
+    texts: tuple[Sequence[str], ...]
+    targets: Tensor | None
+    domains: Sequence[str] | None = None
+    encodings: dict = field(default_factory=dict, repr=False, compare=False)  # (tokenizer, length) → Encoded
+
+    def __len__(self) -> int:
+        return len(self.texts[0])
+
+
+@dataclass(frozen=True)
+class Task:
+    """Texts, targets and what they mean. Make one with `load_task`.
+
+    kind: "classification" (targets: class indices), "regression" (floats) or "masked-lm" (no targets).
+    """
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    splits: dict[str, Split] = field(repr=False)
+    tokenizer_name: str | None = None  # None: the course's own WordPiece vocabulary
+    max_length: int = 128
+    splits_long: bool = False  # long texts give several rows; otherwise their end is cut off
+    description: str = field(default="", repr=False)
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.labels) if self.kind == "classification" else 1
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        return tuple(self.splits)
+
+    @cached_property
+    def tokenizer(self):
+        return load_tokenizer(self.tokenizer_name)
+
+    def split(self, name: str) -> Split:
+        if name not in self.splits:
+            raise KDTutorError(nearest(f"split of {self.name}", name, self.splits))
+        return self.splits[name]
+
+    def texts(self, split: str) -> list[str]:
+        """The (first) text of every example."""
+        return list(self.split(split).texts[0])
+
+    def targets(self, split: str) -> Tensor:
+        """Class indices int64 (N,), or float32 (N,) for regression."""
+        return self.split(split).targets
+
+    def encode(self, split: str) -> Encoded:
+        """The split as token ids; tokenized once per process for the same texts and tokenizer.
+
+        Where `splits_long`, a long text gives several rows, each with its own [CLS] and [SEP].
+        """
+        part, key = self.split(split), (self.tokenizer_name, self.max_length, self.splits_long)
+        if key not in part.encodings:
+            part.encodings[key] = _tokenize(self.tokenizer, part.texts, self.max_length, self.splits_long)
+        return replace(part.encodings[key], labels=part.targets)
+
+    def encode_texts(self, texts: Sequence[str]) -> Encoded:
+        """Any texts (or one), as the model of this task reads them; no labels."""
+        return _tokenize(self.tokenizer, ([texts] if isinstance(texts, str) else texts,), self.max_length)
+
+    def dataset(self, split: str):
+        """The split as a `datasets.Dataset` for `transformers.Trainer` and friends: text, text_pair, label, domain."""
+        from datasets import ClassLabel, Dataset
+
+        part = self.split(split)
+        columns = dict(zip(("text", "text_pair"), map(list, part.texts), strict=False))
+        if part.targets is not None:
+            columns["label"] = part.targets.numpy()
+        if part.domains is not None:
+            columns["domain"] = list(part.domains)
+        dataset = Dataset.from_dict(columns)
+        if self.kind != "classification":
+            return dataset
+        return dataset.cast_column("label", ClassLabel(names=list(self.labels)))
+
+    def subset(self, n: int, seed: int = 0, split: str = "train") -> Task:
+        """The same task with only `n` random examples of one split, the training split if none is named."""
+        part, kind = self.split(split), "training" if split == "train" else split
+        if not 0 < n <= len(part):
+            raise KDTutorError(f"{self.name} has {len(part)} {kind} examples: no subset of {n} can be drawn")
+        keep = _random_indices(len(part), n, seed)
+        which = f"{n}" if split == "train" else f"{n} of {split}"
+        return self._with(f"{self.name}[{which}, seed {seed}]", **{split: _select(part, keep)})
+
+    def transfer(self, labelled: int = 2000, seed: int = 0) -> Task:
+        """All training texts, but only `labelled` random ones keep their label; the others get -100 ("unlabelled").
+
+        `HardLabels` skips unlabelled examples; a teacher's soft targets need no label, so distillation uses them all:
+        the *transfer set* of Hinton et al. 2015.
+        """
+        train = self.split("train")
+        if self.kind != "classification" or not 0 < labelled <= len(train):
+            raise KDTutorError(
+                f"{labelled} labelled examples of {self.name}, a {self.kind} task: "
+                f"a transfer set needs a classification task, and 1 to {len(train)} of them"
+            )
+        keep = _random_indices(len(train), labelled, seed)
+        targets = torch.full_like(train.targets, IGNORED)
+        targets[keep] = train.targets[keep]
+        name = f"{self.name}[{labelled} labelled, seed {seed}]"
+        return self._with(name, train=replace(train, targets=targets))
+
+    def labelled_only(self) -> Task:
+        """Without the unlabelled training texts: what a student without a teacher can learn from."""
+        train = self.split("train")
+        if train.targets is None:
+            raise KDTutorError(f"{self.name} is a {self.kind} task: none of its texts is labelled")
+        keep = (train.targets != IGNORED).nonzero()[:, 0]
+        return self._with(f"{self.name}[labelled only]", train=_select(train, keep))
+
+    def _with(self, name: str, **splits: Split) -> Task:
+        return replace(self, name=name, splits=self.splits | splits)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over texts, targets, label names and tokenizer: what a teacher cache or a checkpoint belongs to."""
+        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        tokenizer |= {"truncation": None, "padding": None}  # these tell only what it was last used for
+        digest = hashlib.sha256(json.dumps([self.kind, self.labels, self.max_length, tokenizer]).encode())
+        for name, part in self.splits.items():
+            digest.update(json.dumps([name, *map(list, part.texts)]).encode())
+            if part.targets is not None:
+                digest.update(part.targets.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def _select(split: Split, keep: Tensor) -> Split:
+    rows = keep.tolist()
+    texts = tuple([column[i] for i in rows] for column in split.texts)
+    domains = None if split.domains is None else [split.domains[i] for i in rows]
+    return Split(texts, None if split.targets is None else split.targets[keep], domains)
+
+
+def _random_indices(total: int, n: int, seed: int) -> Tensor:
+    return _shuffled(total, seed)[:n].sort().values
+
+
+def _shuffled(total: int, seed: int) -> Tensor:
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,121 @@
+"""Texts as token ids, kept *ragged* (one flat array and offsets): a batch is padded only to its own longest text."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdtutor.assets import asset_path, verified
+from kdtutor.data.hub import hub_access, unavailable
+from kdtutor.errors import KDTutorError
+
+IGNORED = -100  # the label of an unlabelled example: hard-label losses skip it
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of N texts without padding: text i is `ids[offsets[i]:offsets[i + 1]]`.
+
+    ids: int32 (total,). offsets: int64 (N + 1,). labels: (N,), or None for raw text. types: int8 (total,), 1 in the
+    second text of a pair, or None.
+    """
+
+    ids: Tensor
+    offsets: Tensor
+    labels: Tensor | None
+    types: Tensor | None = None
+    pad: int = 0
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        return self.offsets.diff()
+
+    def batch(self, index: Tensor) -> dict[str, Tensor]:
+        """The texts `index` (B,), padded on the right to the longest of them (L).
+
+        Returns input_ids, attention_mask (and token_type_ids, of pairs): int64 (B, L); labels and index: (B,).
+        """
+        lengths = self.lengths[index]
+        column = torch.arange(int(lengths.max()))  # (L,)
+        mask = column < lengths[:, None]  # (B, L)
+        where = (self.offsets[index][:, None] + column)[mask]
+        batch = {"input_ids": torch.full(mask.shape, self.pad), "attention_mask": mask.long(), "index": index}
+        batch["input_ids"][mask] = self.ids[where].long()
+        if self.types is not None:
+            batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
+            batch["token_type_ids"][mask] = self.types[where].long()
+        if self.labels is not None:
+            batch["labels"] = self.labels[index]
+        return batch
+
+
+def length_bucketed_batches(
+    lengths: Tensor, batch_size: int, generator: torch.Generator | None = None
+) -> list[Tensor]:
+    """Random batches of texts of similar length, so that little of a batch is padding. Every text occurs once.
+
+    Shuffles, sorts within equal pools of about 50 batches by length, cuts, and shuffles the batches: near-random order,
+    near-zero padding. Without a generator: the longest first, for evaluation. Returns index tensors of `batch_size`
+    each, but for one that may be short.
+    """
+    if generator is None:
+        return list(lengths.argsort(descending=True, stable=True).split(batch_size))
+    order = torch.randperm(len(lengths), generator=generator)
+    batches = math.ceil(len(order) / batch_size)
+    in_a_pool = math.ceil(batches / max(1, round(batches / 50)))
+    pools = [pool[lengths[pool].argsort(stable=True)] for pool in order.split(in_a_pool * batch_size)]
+    batches = [batch for pool in pools for batch in pool.split(batch_size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
+
+
+def load_tokenizer(name: str | os.PathLike | None = None):
+    """The course's WordPiece tokenizer (vocabulary 8,192), or any fast tokenizer by name or folder."""
+    if name is None:
+        return _course_tokenizer()
+    from transformers import AutoTokenizer
+
+    try:
+        with hub_access(name):
+            return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # no network, unknown name, damaged file: a different type for each
+        raise KDTutorError(unavailable("tokenizer", name, error)) from error
+
+
+@cache
+def _course_tokenizer():
+    from transformers import AutoTokenizer
+
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        verified(f"tokenizer/{file}")
+    return AutoTokenizer.from_pretrained(asset_path("tokenizer"))
+
+
+def _tokenize(tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split: bool = False) -> Encoded:
+    if not len(texts[0]):
+        return Encoded(torch.empty(0, dtype=torch.int32), torch.zeros(1, dtype=torch.int64), None)
+    encoding = tokenizer(
+        *map(list, texts),
+        truncation=True,
+        max_length=max_length,
+        return_overflowing_tokens=split,
+        return_attention_mask=False,
+    )
+    offsets = torch.tensor([0, *map(len, encoding["input_ids"])]).cumsum(0)
+
+    def flat(name, dtype):
+        ids = np.fromiter(chain.from_iterable(encoding[name]), dtype, count=int(offsets[-1]))
+        return torch.from_numpy(ids)
+
+    types = flat("token_type_ids", np.int8) if len(texts) > 1 and "token_type_ids" in encoding else None
+    return Encoded(flat("input_ids", np.int32), offsets, None, types, tokenizer.pad_token_id or 0)

@@ -1,0 +1,38 @@
+"""What a student is worth, and whether a difference is real."""
+
+from kdtutor.evaluation.scores import (
+    Evaluation,
+    accuracy,
+    ece,
+    evaluate,
+    macro_f1,
+    masked_lm_scores,
+    predict,
+    spearman,
+)
+from kdtutor.evaluation.speed import latencies_ms, latency_ms
+from kdtutor.evaluation.statistics import (
+    Interval,
+    PairedTest,
+    mean_and_interval,
+    paired_seeds_test,
+    paired_test,
+)
+
+__all__ = [
+    "Evaluation",
+    "Interval",
+    "PairedTest",
+    "accuracy",
+    "ece",
+    "evaluate",
+    "latencies_ms",
+    "latency_ms",
+    "macro_f1",
+    "masked_lm_scores",
+    "mean_and_interval",
+    "paired_seeds_test",
+    "paired_test",
+    "predict",
+    "spearman",
+]

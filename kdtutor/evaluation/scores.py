@@ -1,0 +1,213 @@
+"""What a student is worth: accuracy, macro-F1, calibration, size, speed, retention; and whether a difference is real.
+
+    evaluate(student, task, teacher=teacher)      # an Evaluation: prints as a small table
+    mean_and_interval([87.1, 86.8, 87.4])         # over seeds
+    paired_test(logits_a, logits_b, labels)       # two students, one test set
+
+Scores are fractions, and plain Python numbers, ready for JSON.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from kdtutor.data.masking import mask_tokens
+from kdtutor.data.task import Task
+from kdtutor.data.tokens import length_bucketed_batches
+from kdtutor.errors import KDTutorError
+from kdtutor.evaluation.speed import latency_ms
+from kdtutor.models.forward import forward, logits_of
+from kdtutor.models.load import check_fits
+from kdtutor.models.sizes import sizes
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on one split. Scores are fractions from 0 to 1; None where they do not apply or were not asked for.
+
+    ece: expected calibration error. latency_ms: one text at a time on the CPU, median. throughput: texts a second, in
+    batches, where the model is. retention: this model's main score as a fraction of its teacher's.
+    """
+
+    task: str
+    split: str
+    examples: int
+    parameters: int
+    bytes: int
+    accuracy: float | None = None
+    macro_f1: float | None = None
+    ece: float | None = None
+    spearman: float | None = None
+    mean_squared_error: float | None = None
+    latency_ms: float | None = None
+    throughput: float | None = None
+    retention: float | None = None
+
+    @property
+    def score(self) -> float:
+        """The one figure to compare by: accuracy, or rank correlation for a regression."""
+        return self.accuracy if self.accuracy is not None else self.spearman
+
+    def to_dict(self) -> dict:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def __str__(self) -> str:
+        formats = {
+            "accuracy": "{:.2%}", "macro_f1": "{:.2%}", "ece": "{:.2%}", "retention": "{:.1%}", "spearman": "{:.3f}",
+            "mean_squared_error": "{:.3f}", "latency_ms": "{:.1f} ms a text", "throughput": "{:,.0f} texts a second",
+        }  # fmt: skip
+        values = {name: formats[name].format(v) for name, v in self.to_dict().items() if name in formats}
+        values["size"] = f"{self.parameters:,} parameters, {self.bytes / 1e6:.1f} MB"
+        lines = [f"{self.task}, {self.split} split, {self.examples:,} texts"]
+        return "\n".join(lines + [f"  {name.replace('_', ' '):<20}{value}" for name, value in values.items()])
+
+    __repr__ = __str__
+
+
+def evaluate(
+    model: PreTrainedModel,
+    task: Task,
+    split: str = "test",
+    *,
+    teacher: PreTrainedModel | None = None,
+    latency: bool = True,
+    batch_size: int | None = None,
+) -> Evaluation:
+    """Measure `model` on a whole split, in eval mode; its mode is restored afterwards.
+
+    Accuracy and macro-F1 are taken over the split at once, never as a mean of batch means. `teacher`: adds retention.
+    Raises KDTutorError if the model does not fit the task, an example is unlabelled, or a logit is not finite.
+    """
+    check_fits(model, task)
+    labels = task.targets(split)
+    if labels is None:
+        raise KDTutorError(
+            f"{task.name} has no labels to compare with; for a masked LM there is masked_lm_scores"
+        )
+    encoded = task.encode(split)
+    start = time.perf_counter()
+    logits = logits_of(model, encoded, batch_size)
+    seconds = time.perf_counter() - start
+    if task.kind == "regression":
+        error = (logits[:, 0].double() - labels).square().mean()
+        scores = {"spearman": spearman(logits[:, 0], labels), "mean_squared_error": float(error)}
+    else:
+        f1, calibration = macro_f1(logits, labels), ece(logits, labels)
+        scores = {"accuracy": accuracy(logits, labels), "macro_f1": f1, "ece": calibration}
+    if latency:
+        scores |= {"latency_ms": latency_ms(model, task, split), "throughput": len(logits) / seconds}
+    size = sizes(model)
+    result = Evaluation(task.name, split, len(logits), size.parameters, size.bytes, **scores)
+    if teacher is None:
+        return result
+    reference = evaluate(teacher, task, split, latency=False, batch_size=batch_size).score
+    return replace(result, retention=result.score / reference if reference else None)
+
+
+def predict(model: PreTrainedModel, task: Task, split: str = "test", batch_size: int | None = None) -> Tensor:
+    """The model's logits for every example of the split, in order: float32 (N, C) on the host."""
+    return logits_of(model, task.encode(split), batch_size)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Fraction of the examples (N, C) whose highest logit is the label's."""
+    return float(_right(logits, labels).double().mean())
+
+
+def macro_f1(logits: Tensor, labels: Tensor) -> float:
+    """Mean over classes of F1 = 2·TP / (2·TP + FP + FN); a class neither present nor predicted is left out."""
+    classes, predicted, right = logits.shape[-1], logits.argmax(-1), _right(logits, labels)
+    true_positives = torch.bincount(labels[right], minlength=classes).double()
+    occurrences = torch.bincount(labels, minlength=classes) + torch.bincount(predicted, minlength=classes)
+    return float((2 * true_positives / occurrences)[occurrences > 0].mean())  # 2·TP + FP + FN occurrences
+
+
+def ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017): Σ_b n_b/n · |accuracy_b − confidence_b|, equal bins of (0, 1]."""
+    confidence = logits.double().softmax(-1).amax(-1)
+    gap = _right(logits, labels).double() - confidence
+    which = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    return float(torch.zeros(bins, dtype=torch.double).index_add_(0, which, gap).abs().sum() / len(labels))
+
+
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Which examples are classified right: bool (N,). Refuses what would make a score wrong without a word."""
+    if len(logits) != len(labels) or not len(labels):
+        raise KDTutorError(
+            f"{len(logits)} rows of logits for {len(labels)} labels: there must be one each, and any at all"
+        )
+    if (bad := (labels < 0) | (labels >= logits.shape[-1])).any():
+        row = int(bad.nonzero()[0, 0])
+        what = "is unlabelled (-100)" if labels[row] == -100 else f"has label {int(labels[row])}"
+        raise KDTutorError(f"example {row} {what}, but the classes are 0 to {logits.shape[-1] - 1}")
+    if (bad := ~logits.isfinite().all(-1)).any():
+        raise KDTutorError(f"the logits of example {int(bad.nonzero()[0, 0])} are not finite")
+    return logits.argmax(-1) == labels
+
+
+def spearman(predicted: Tensor, targets: Tensor) -> float:
+    """Rank correlation of two (N,) tensors, from -1 to 1: Pearson's, of the ranks; ties share their mean rank.
+
+    0 if either is constant: it ranks nothing.
+    """
+    if predicted.shape != targets.shape or predicted.dim() != 1 or len(targets) < 2:
+        shapes = f"{tuple(predicted.shape)} and {tuple(targets.shape)}"
+        raise KDTutorError(
+            f"a rank correlation needs two values for each of two or more examples; got {shapes}"
+        )
+    if (bad := ~(predicted.isfinite() & targets.isfinite())).any():
+        raise KDTutorError(f"the prediction or target of example {int(bad.nonzero()[0, 0])} is not finite")
+
+    def ranks(values: Tensor) -> Tensor:
+        _, inverse, counts = values.double().unique(return_inverse=True, return_counts=True)
+        return (counts.cumsum(0) - (counts.double() - 1) / 2)[inverse]
+
+    both = torch.stack([ranks(predicted), ranks(targets)])
+    return float(torch.corrcoef(both)[0, 1]) if (both.std(dim=1) > 0).all() else 0.0
+
+
+@torch.no_grad()
+def masked_lm_scores(
+    model: PreTrainedModel,
+    task: Task,
+    split: str = "test",
+    *,
+    masking: float = 0.15,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> dict[str, float]:
+    """Masked-LM loss (nats a masked token), perplexity and accuracy over the whole split.
+
+    The masks are drawn once, by `seed` and `batch_size`: compare models at the same ones.
+    """
+    encoded, generator = task.encode(split), torch.Generator().manual_seed(seed)
+    device, was_training = next(model.parameters()).device, model.training
+    loss = right = count = 0
+    model.eval()
+    try:
+        for index in length_bucketed_batches(encoded.lengths, batch_size):
+            batch = mask_tokens(encoded.batch(index), task.tokenizer, masking, generator)
+            rows = (batch["labels"] != -100).flatten().nonzero()[:, 0]
+            batch = {name: value.to(device) for name, value in batch.items()}
+            labels = batch["labels"].flatten()[rows]
+            logits = forward(model, batch, rows=rows.to(device)).logits.float()
+            loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            right += int((logits.argmax(-1) == labels).sum())
+            count += len(labels)
+    finally:
+        model.train(was_training)
+    if not count:
+        raise KDTutorError(f"no token of {task.name}, {split} split, was masked: the split is too small")
+    mean_loss = loss / count
+    return {
+        "loss": mean_loss,
+        "perplexity": math.exp(mean_loss),
+        "accuracy": right / count,
+        "masked_tokens": count,
+    }

@@ -1,0 +1,99 @@
+"""Is a difference real? Intervals over seeds, and paired tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from torch import Tensor
+
+from kdtutor.errors import KDTutorError
+from kdtutor.evaluation.scores import _right
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds and the half-width of its confidence interval."""
+
+    mean: float
+    half_width: float
+    n: int
+    confidence: float = 0.95
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4g} ± {self.half_width:.2g} (n = {self.n}, {self.confidence:.0%} interval)"
+
+
+def mean_and_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Mean over seeds with Student's t interval: t · s / √n. One value has no interval: its half-width is infinite."""
+    values = [float(v) for v in values]
+    if not values or not all(map(math.isfinite, values)):
+        raise KDTutorError(f"finite values are needed for a mean, at least one; got {values}")
+    if not 0 < confidence < 1:
+        raise KDTutorError(f"confidence = {confidence}: it must be between 0 and 1")
+    n = len(values)
+    half_width = _t_quantile(confidence, n - 1) * stdev(values) / math.sqrt(n) if n > 1 else math.inf
+    return Interval(mean(values), half_width, n, confidence)
+
+
+def _t_within(t: float, freedom: int) -> float:
+    """P(−t < T < t) of Student's t with `freedom` degrees: the finite sums 26.7.3 and 26.7.4 of Abramowitz & Stegun."""
+    angle = math.atan(t / math.sqrt(freedom))
+    odd = freedom % 2
+    term, total = math.cos(angle) if odd else 1.0, 0.0
+    for k in range(2 + odd, freedom + 1, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * (k - 1) / k
+    total *= math.sin(angle)
+    return 2 / math.pi * (angle + total) if odd else total
+
+
+def _t_quantile(confidence: float, freedom: int) -> float:
+    """The t with P(−t < T < t) = confidence, by bisection."""
+    low, high = 0.0, 1.0
+    while _t_within(high, freedom) < confidence:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_within(middle, freedom) < confidence else (low, middle)
+    return high
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Two students on the same examples, or the same seeds: how far apart, and how surprising by chance."""
+
+    difference: float  # first minus second
+    p_value: float
+    detail: str
+
+    def __str__(self) -> str:
+        return f"difference {self.difference:+.4f}, p = {self.p_value:.2g} ({self.detail})"
+
+
+def paired_test(logits_a: Tensor, logits_b: Tensor, labels: Tensor) -> PairedTest:
+    """McNemar's exact test: of the examples that just one of two students gets right, is the split fair coin tossing?
+
+    logits (N, C), labels (N,). It speaks of these two trained students; for the two *methods*, compare seeds.
+    """
+    right_a, right_b = _right(logits_a, labels), _right(logits_b, labels)
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    n = only_a + only_b
+    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1)) / 2**n
+    detail = f"{only_a} examples right by the first alone, {only_b} by the second alone"
+    return PairedTest((only_a - only_b) / len(labels), min(1.0, 2 * tail), detail)
+
+
+def paired_seeds_test(a: Sequence[float], b: Sequence[float]) -> PairedTest:
+    """Paired t-test over seeds: scores of two methods, seed by seed (same seeds, same data, same steps)."""
+    if len(a) != len(b) or len(a) < 2:
+        raise KDTutorError(
+            f"a paired test needs the same seeds on both sides, at least two; got {len(a)} and {len(b)}"
+        )
+    differences = [float(x) - float(y) for x, y in zip(a, b, strict=True)]
+    n, difference, spread = len(a), mean(differences), stdev(differences)
+    half_width = mean_and_interval(differences).half_width
+    p = 1 - _t_within(abs(difference) / spread * math.sqrt(n), n - 1) if spread else float(difference == 0)
+    return PairedTest(difference, p, f"{n} seeds, interval ± {half_width:.4f}")

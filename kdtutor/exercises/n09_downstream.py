@@ -1,0 +1,465 @@
+"""The exercises of notebook 09: a loss for `Trainer`, and comparisons that deserve their names.
+
+`compute_loss` is tried inside of a stand-in for `transformers.Trainer` that keeps to its rules: the model is in train
+mode, gradients of several micro-batches add up, and a loss to which the number of the step's texts was handed is not
+divided any further.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdtutor.evaluation.statistics import mean_and_interval
+from kdtutor.exercises.checker import Exercise, Mistake
+from kdtutor.exercises.n05_logits import CLASSES, WORDS, Output, TinyClassifier
+
+RIGHT: frozenset[str] = frozenset()
+Scores = Mapping[str, Sequence[float]]  # task → one score a seed
+
+
+# --------------------------------------------------------------------------------- 9.1 compute_loss for Trainer
+
+
+def compute_loss(
+    self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False,
+    num_items_in_batch: Tensor | None = None, wrong: frozenset[str] = RIGHT,
+) -> Tensor | tuple[Tensor, Output]:  # fmt: skip
+    """α · hard + (1 − α) · T² KL, a mean over the step's texts, of which these `inputs` may be only some.
+
+    self: the trainer; it has teacher, alpha and temperature.
+    """
+    labels, T = inputs["labels"], self.temperature
+    without = {name: value for name, value in inputs.items() if name != "labels"}
+    self.teacher.train("teacher in train mode" in wrong)
+    with torch.set_grad_enabled("teacher inside the graph" in wrong):
+        z_t = self.teacher(**(inputs if "labels given to the teacher" in wrong else without))[0]
+    outputs = model(**without)
+    z_s = outputs.logits
+    z_hard = z_s / T if "temperature in the hard loss" in wrong else z_s
+    hard = F.cross_entropy(z_hard, labels, reduction="none")
+    log_p_t, log_p_s = (z_t / T).log_softmax(-1), (z_s / T).log_softmax(-1)
+    soft = (log_p_t.exp() * (log_p_t - log_p_s)).sum(-1)  # (B,)
+    if "divided by the classes as well" in wrong:
+        soft = soft / z_s.shape[-1]
+    alpha = 1 - self.alpha if "alpha on the teacher" in wrong else self.alpha
+    losses = alpha * hard + (1 - alpha) * (1 if "no T²" in wrong else T**2) * soft
+    texts = len(labels) if num_items_in_batch is None else num_items_in_batch
+    if "the mean of the micro-batch" in wrong:
+        texts = len(labels)
+    if "every micro-batch counts the same" in wrong:
+        texts = len(labels) * self.current_gradient_accumulation_steps
+    loss = losses.sum() / texts
+    return (loss, outputs) if return_outputs and "outputs are kept back" not in wrong else loss
+
+
+def _observe_trainer(
+    function: Callable, student: TinyClassifier, teacher: TinyClassifier, micro_batches: Sequence[dict[str, Tensor]],
+    alpha: float, temperature: float,
+) -> dict:  # fmt: skip
+    """An optimiser step of several micro-batches, as Trainer takes it, and its evaluation of the first of them."""
+    trainer = SimpleNamespace(
+        teacher=teacher.train(),
+        alpha=alpha,
+        temperature=temperature,
+        model=student,
+        args=SimpleNamespace(
+            device=torch.device("cpu"), n_gpu=0, gradient_accumulation_steps=len(micro_batches)
+        ),
+        accelerator=SimpleNamespace(num_processes=1, device=torch.device("cpu")),
+        current_gradient_accumulation_steps=1,
+    )
+    student.eval()
+    with torch.no_grad():
+        evaluated = function(trainer, student, dict(micro_batches[0]), return_outputs=True)
+    returned = (
+        evaluated if isinstance(evaluated, (tuple, list)) and len(evaluated) == 2 else (evaluated, None)
+    )
+    trainer.current_gradient_accumulation_steps = len(micro_batches)
+    texts = torch.tensor(sum(len(batch["labels"]) for batch in micro_batches))
+    losses = []
+    for batch in micro_batches:
+        loss = function(trainer, student.train(), dict(batch), num_items_in_batch=texts.clone())
+        loss.backward()
+        losses.append(loss.detach())
+    return {
+        "whether the teacher answers in eval mode": not any(teacher.in_train_mode),
+        "whether gradients reach the teacher": any(w.grad is not None for w in teacher.parameters()),
+        "whether the outputs come with the loss when they are asked for": returned[1] is not None,
+        "the loss of a batch without num_items_in_batch": returned[0],
+        "the logits that come with it": getattr(returned[1], "logits", "none"),
+        "the gradient of a step of several micro-batches": torch.cat(
+            [w.grad.flatten() for w in student.parameters()]
+        ),
+        "the loss of such a step, the sum of what was returned": sum(losses),
+    }
+
+
+def _trainer_probes(generator: torch.Generator) -> list[tuple]:
+    probes = []
+    for sizes, alpha, temperature in (((4, 2), 0.3, 2.0), ((3, 4, 1), 0.8, 3.0)):
+        student = TinyClassifier(width=3, generator=generator)
+        teacher = TinyClassifier(width=6, dropout=0.5, generator=generator)
+        batches = []
+        for texts in sizes:
+            lengths = torch.randint(2, 6, (texts, 1), generator=generator)
+            ids = torch.randint(WORDS, (texts, 5), generator=generator)
+            labels = torch.randint(CLASSES, (texts,), generator=generator)
+            mask = (torch.arange(5) < lengths).long()
+            batches.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
+        probes.append((student, teacher, batches, alpha, temperature))
+    return probes
+
+
+COMPUTE_LOSS = Exercise(
+    name="compute_loss",
+    number="9.1",
+    title="compute_loss, from memory",
+    reference=compute_loss,
+    mistakes=(
+        Mistake(
+            "labels given to the teacher",
+            "Your teacher is given the labels, so the first thing in its answer is its own loss: a single number, "
+            "which was silently spread over all texts and classes.",
+        ),
+        Mistake(
+            "teacher in train mode",
+            "The teacher answers with dropout on. Trainer sees to the mode of the student alone; who sees to the "
+            "teacher's?",
+        ),
+        Mistake(
+            "teacher inside the graph",
+            "The backward pass runs through the teacher too: twice the memory, and gradients that nobody wants.",
+        ),
+        Mistake(
+            "no T²",
+            "The teacher's part of your loss is KL itself. Its gradient shrinks as the temperature grows; one factor "
+            "makes good for that.",
+        ),
+        Mistake(
+            "temperature in the hard loss",
+            "The temperature acts on the loss with the labels, too. It belongs to the comparison with the teacher.",
+        ),
+        Mistake(
+            "alpha on the teacher",
+            "Your weights are exchanged: here α weighs the labels and 1 − α the teacher.",
+        ),
+        Mistake(
+            "divided by the classes as well",
+            "The teacher's part of your loss is too small by the number of classes. A KL divergence is a sum over "
+            "them; only the texts are averaged.",
+        ),
+        Mistake(
+            "the mean of the micro-batch",
+            "Your loss is right for one batch, but a step of several micro-batches is too long: the means of all of "
+            "them add up. Trainer told you how many texts the step has, and then divides by nothing any more.",
+        ),
+        Mistake(
+            "every micro-batch counts the same",
+            "Your loss divides by the number of micro-batches, and so a text in a small one weighs more than a text "
+            "in a large one. Which number were you given to divide by?",
+        ),
+        Mistake(
+            "outputs are kept back",
+            "Trainer asked for the outputs beside the loss, as it does in every evaluation, and got the loss alone.",
+        ),
+    ),
+    probes=_trainer_probes,
+    observe=_observe_trainer,
+)
+
+
+# ------------------------------------------------------------------------- 9.2 equal effort, and an honest report
+
+
+def honest_report(
+    validation: Tensor, test: Tensor, control_validation: Tensor, control_test: Tensor,
+    wrong: frozenset[str] = RIGHT,
+) -> tuple[int, int, float, float]:  # fmt: skip
+    """What was chosen for the method and for its control, the mean gain on the test set, and its 95 % half-width.
+
+    All: (settings, seeds), the same seeds.
+    """
+
+    def choice(scores: Tensor, asked: Tensor) -> int:
+        scores = asked if "chosen on the test set" in wrong else scores
+        if "chosen by the best run" in wrong:
+            return int(scores.amax(-1).argmax())
+        if "chosen at one seed" in wrong:
+            return int(scores[:, 0].argmax())
+        return int(scores.mean(-1).argmax())
+
+    best, other = choice(validation, test), choice(control_validation, control_test)
+    if "the control gets the rival's setting" in wrong:
+        other = best
+    reported = "validation scores reported" in wrong
+    ours, theirs = (
+        (validation[best], control_validation[other]) if reported else (test[best], control_test[other])
+    )
+    differences = ours - theirs
+    gain = float(differences.mean())
+    if "the best run instead of the mean" in wrong:
+        gain = float(ours.max() - theirs.max())
+    half_width = mean_and_interval(differences.tolist()).half_width
+    if "the spread in place of the interval" in wrong:
+        half_width = float(differences.std())
+    if "1.96 in place of Student's t" in wrong:
+        half_width = 1.96 * float(differences.std()) / math.sqrt(len(differences))
+    if "seeds not paired" in wrong:
+        halves = [mean_and_interval(side.tolist()).half_width for side in (ours, theirs)]
+        half_width = math.hypot(*halves)
+    return best, other, gain, half_width
+
+
+def _report_probes(generator: torch.Generator) -> list[tuple]:
+    """Tables on which every way of choosing chooses something else."""
+
+    def table(settings: int, seeds: int) -> tuple[Tensor, Tensor]:
+        while True:
+            validation, test = 0.7 + 0.1 * torch.rand(2, settings, seeds, generator=generator)
+            ways = (validation.mean(-1), test.mean(-1), validation.amax(-1), validation[:, 0])
+            chosen = [int(scores.argmax()) for scores in ways]
+            if len(set(chosen)) == len(ways):
+                return validation, test, chosen[0]
+
+    probes = []
+    for seeds in (3, 5):
+        validation, test, best = table(6, seeds)
+        other = best
+        while other == best:
+            control_validation, control_test, other = table(6, seeds)
+        probes.append((validation, test, control_validation, control_test))
+    return probes
+
+
+HONEST_REPORT = Exercise(
+    name="honest_report",
+    number="9.2",
+    title="Equal effort, and an honest report",
+    reference=honest_report,
+    mistakes=(
+        Mistake(
+            "chosen on the test set",
+            "You chose by the test scores. The best of several looks good on whatever chose it, and then there is no "
+            "data left on which to say how good it is.",
+        ),
+        Mistake(
+            "validation scores reported",
+            "Your gain comes from the validation scores, which chose the settings: they flatter what they chose.",
+        ),
+        Mistake(
+            "the best run instead of the mean",
+            "Your gain compares the best run of one side with the best run of the other. With more seeds both would "
+            "rise, and neither would be better.",
+        ),
+        Mistake(
+            "chosen by the best run",
+            "Your choice goes by a setting's luckiest seed. A setting whose runs scatter widely has the best run, and "
+            "the worst.",
+        ),
+        Mistake(
+            "chosen at one seed",
+            "Your choice rests on the first seed alone, though you were given all of them.",
+        ),
+        Mistake(
+            "the control gets the rival's setting",
+            "Your control runs with the setting that suits its rival. It had as many tries: let it have its best.",
+        ),
+        Mistake(
+            "1.96 in place of Student's t",
+            "Your interval is too narrow for so few seeds: 1.96 belongs to a normal distribution whose spread is "
+            "known, and yours is estimated from a handful of numbers.",
+        ),
+        Mistake(
+            "the spread in place of the interval",
+            "Your half-width is the standard deviation, which says how far single runs scatter. How far off is their "
+            "mean likely to be?",
+        ),
+        Mistake(
+            "seeds not paired",
+            "Your interval treats the two sides as unrelated runs. At one seed they share weights and order, so look "
+            "at the differences, seed by seed.",
+        ),
+    ),
+    probes=_report_probes,
+)  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- 9.3 equal steps
+
+
+def equal_steps(
+    epochs: int, rivals: Sequence[tuple[int, int, int, int]], wrong: frozenset[str] = RIGHT
+) -> tuple[int, list[float]]:
+    """The optimiser steps that the first rival takes in `epochs`, and how many epochs each needs for as many.
+
+    rivals: (texts, batch size of a process, accumulated micro-batches, processes) of each. The texts left over at the
+    end of an epoch make a step of their own.
+    """
+
+    def steps_an_epoch(texts: int, batch: int, accumulate: int, processes: int) -> float:
+        at_once = batch
+        at_once *= 1 if "accumulation forgotten" in wrong else accumulate
+        at_once *= 1 if "processes forgotten" in wrong else processes
+        if "the last step forgotten" in wrong:
+            return texts // at_once
+        return texts / at_once if "steps in fractions" in wrong else math.ceil(texts / at_once)
+
+    steps = epochs * steps_an_epoch(*rivals[0])
+    needed = [steps / steps_an_epoch(*rival) for rival in rivals]
+    if "equal epochs" in wrong:
+        needed = [float(epochs) for _ in rivals]
+    if "equal texts" in wrong:
+        needed = [epochs * rivals[0][0] / texts for texts, *_ in rivals]
+    if "whole epochs only" in wrong:
+        needed = [float(round(each)) for each in needed]
+    return steps, needed
+
+
+def _rivals(generator: torch.Generator) -> list[tuple]:
+    def between(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=generator))
+
+    def rival() -> tuple[int, int, int, int]:
+        batch, accumulate, processes = 2 ** between(2, 5), between(2, 5), between(2, 5)
+        whole = batch * accumulate * processes
+        return whole * between(3, 20) + between(1, whole), batch, accumulate, processes
+
+    return [(between(2, 6), [rival() for _ in range(3)]) for _ in range(3)]
+
+
+EQUAL_STEPS = Exercise(
+    name="equal_steps",
+    number="9.3",
+    title="Equal steps between rivals",
+    reference=equal_steps,
+    mistakes=(
+        Mistake(
+            "equal epochs",
+            "All your rivals get the same number of epochs. One with more data, or with smaller batches, takes more "
+            "steps in it.",
+        ),
+        Mistake(
+            "equal texts",
+            "Your rivals see the same number of texts. With batches of different sizes these are not the same number "
+            "of steps.",
+        ),
+        Mistake(
+            "the last step forgotten",
+            "Your epochs have one step too few where texts are left over: they make a last, smaller one.",
+        ),
+        Mistake(
+            "steps in fractions",
+            "Your epochs have fractions of a step. The optimiser moves or does not move; what becomes of the texts "
+            "that are left over?",
+        ),
+        Mistake(
+            "accumulation forgotten",
+            "You count every micro-batch as a step. When does the optimiser move?",
+        ),
+        Mistake(
+            "processes forgotten",
+            "You count the texts of one process. All of them feed the same step.",
+        ),
+        Mistake(
+            "whole epochs only",
+            "Your epochs are rounded, and with them the steps. Training may end in the middle of an epoch.",
+        ),
+    ),
+    probes=_rivals,
+)
+
+
+# ------------------------------------------------------------------------------------------------ 9.4 retention
+
+
+def retention(student: Scores, teacher: Scores, wrong: frozenset[str] = RIGHT) -> float:
+    """Mean over the seeds of the student's macro average as a fraction of the teacher's at the same seed.
+
+    The macro average goes over the tasks that both were measured on.
+    """
+    both = [task for task in student if task in teacher]
+    theirs = list(teacher) if "macro averages of different tasks" in wrong else both
+    seeds = range(len(next(iter(student.values()))))
+    macro = [statistics.mean(student[task][seed] for task in both) for seed in seeds]
+    reference = [statistics.mean(teacher[task][seed] for task in theirs) for seed in seeds]
+    if "one seed's teacher for all" in wrong:
+        reference = [reference[0] for _ in seeds]
+    if "the best runs" in wrong:
+        kept = max(macro) / max(reference)
+    elif "ratio of the seeds' means" in wrong:
+        kept = statistics.mean(macro) / statistics.mean(reference)
+    elif "mean of the tasks' ratios" in wrong:
+        kept = statistics.mean(student[task][seed] / teacher[task][seed] for task in both for seed in seeds)
+    elif "a difference" in wrong:
+        kept = statistics.mean(a - b for a, b in zip(macro, reference, strict=True))
+    else:
+        kept = statistics.mean(a / b for a, b in zip(macro, reference, strict=True))
+    kept = 1 - kept if "what is lost" in wrong else kept
+    return 100 * kept if "in per cent" in wrong else kept
+
+
+def _score_probes(generator: torch.Generator) -> list[tuple]:
+    def scores(tasks: Sequence[str], seeds: int) -> dict[str, list[float]]:
+        return {task: (0.3 + 0.6 * torch.rand(seeds, generator=generator)).tolist() for task in tasks}
+
+    names = ("supersense", "sentiment", "valence")
+    return [
+        (scores(names[:2], 3), scores(names, 3)),
+        (scores(names, 5), scores((*reversed(names), "pronunciation"), 5)),
+    ]
+
+
+RETENTION = Exercise(
+    name="retention",
+    number="9.4",
+    title="Retention over tasks and seeds",
+    reference=retention,
+    mistakes=(
+        Mistake(
+            "macro averages of different tasks",
+            "Your teacher's average goes over a task that the student was not measured on. From the paper's own "
+            "table, DistilBERT keeps 96.9 % of BERT's score with WNLI in the list, and 96.2 % without.",
+        ),
+        Mistake(
+            "the best runs",
+            "You divide the best run by the best run. What is to be reported is what a run retains on average.",
+        ),
+        Mistake(
+            "one seed's teacher for all",
+            "You divide all students by the teacher of one seed. Each seed has a teacher of its own.",
+        ),
+        Mistake(
+            "ratio of the seeds' means",
+            "You average over the seeds before you divide. Close, but then there is no value for each seed, and so "
+            "no interval either.",
+        ),
+        Mistake(
+            "mean of the tasks' ratios",
+            "You divide task by task and average afterwards. That is another definition: a task on which the teacher "
+            "is poor would weigh more. Here the macro averages are divided.",
+        ),
+        Mistake(
+            "a difference",
+            "You subtract the teacher's score, where retention is a share of it.",
+        ),
+        Mistake(
+            "what is lost",
+            "Your number is the share that is lost, and what is kept was asked for.",
+        ),
+        Mistake(
+            "in per cent",
+            "Your number is a hundred times too large: all scores of the course are fractions.",
+        ),
+    ),
+    probes=_score_probes,
+)
+
+
+EXERCISES = [COMPUTE_LOSS, HONEST_REPORT, EQUAL_STEPS, RETENTION]

@@ -1,0 +1,39 @@
+"""Teachers and students, and what they cost."""
+
+from kdtutor.models.forward import (
+    Outputs,
+    forward,
+    inputs_of,
+    logits_by_batch,
+    logits_of,
+    projection,
+    refuse_non_finite,
+    texts_at_once,
+)
+from kdtutor.models.load import TEACHERS, check_fits, freeze, load_model, load_teacher, shipped
+from kdtutor.models.sizes import Sizes, sizes
+from kdtutor.models.students import DROPOUTS, half_depth, layer_choice, set_dropout, small_bert
+
+__all__ = [
+    "DROPOUTS",
+    "TEACHERS",
+    "Outputs",
+    "Sizes",
+    "check_fits",
+    "forward",
+    "freeze",
+    "half_depth",
+    "inputs_of",
+    "layer_choice",
+    "load_model",
+    "load_teacher",
+    "logits_by_batch",
+    "logits_of",
+    "projection",
+    "refuse_non_finite",
+    "set_dropout",
+    "shipped",
+    "sizes",
+    "small_bert",
+    "texts_at_once",
+]

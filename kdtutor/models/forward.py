@@ -1,0 +1,182 @@
+"""One forward pass that computes only what an objective needs, and the logits of many texts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Set
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from transformers import BertForSequenceClassification, DistilBertForSequenceClassification
+
+from kdtutor.data.tokens import Encoded, length_bucketed_batches
+from kdtutor.errors import KDTutorError
+from kdtutor.models import lean
+
+
+@dataclass
+class Outputs:
+    """What a forward pass gives to the objective's terms.
+
+    logits: (B, C), or (n, V) for the n selected tokens of a masked-LM batch. hidden_states: embeddings, then every
+    layer, each (B, L, D). attentions: every layer, (B, H, L, L). features: instead of logits, those tokens' last
+    vectors (n, D) before the `projection` onto the vocabulary; or, of a teacher, the `top` k log-probabilities and
+    their tokens, (n, k) each.
+    """
+
+    logits: Tensor | None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    features: Tensor | None = None
+    projection: nn.Linear | None = None
+    top: tuple[Tensor, Tensor] | None = None
+
+
+def forward(
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    needs: Set[str] = frozenset({"logits"}),
+    rows: Tensor | None = None,
+) -> Outputs:
+    """One forward pass that computes only what the objective `needs`.
+
+    rows: for masked LMs, int64 (n,): which tokens' logits are wanted, as positions in the flattened (B·L) batch. The
+    vocabulary projection, the costliest matrix product of a small model, then runs on those alone: logits is (n, V).
+    Where "features" are needed instead of logits, it does not run at all.
+    """
+    inputs = inputs_of(model, batch)
+    by_rows = rows is not None and any(hasattr(model, head) for head in ("vocab_transform", "cls", "lm_head"))
+    known = by_rows or (rows is None and type(model) in _CLASSIFIERS)
+    if known and "attentions" not in needs and lean.reads(model):
+        keeps = "hidden_states" in needs
+        states = lean.encode(model.base_model, **inputs, first_only=not (by_rows or keeps))
+        last, states, maps = states[-1], tuple(states) if keeps else None, None
+        if not by_rows:
+            return Outputs(_CLASSIFIERS[type(model)](model, last), states)
+    else:
+        if _takes_full_masks(model):
+            inputs["attention_mask"] = inputs["attention_mask"].bool()[:, None, None]  # (B, 1, 1, L)
+        flags = {f"output_{name}": True for name in ("hidden_states", "attentions") if name in needs}
+        out = (model.base_model if by_rows else model)(**inputs, **flags)
+        if not by_rows:
+            logits = out.logits if rows is None else out.logits.flatten(0, 1)[rows]
+            return Outputs(logits, out.hidden_states, out.attentions)
+        last, states, maps = out.last_hidden_state, out.hidden_states, out.attentions
+    hidden = last.flatten(0, 1)[rows]  # (n, D)
+    if "features" in needs:
+        return Outputs(None, states, maps, _features(model, hidden), projection(model))
+    return Outputs(_vocabulary_logits(model, hidden), states, maps)
+
+
+def _takes_full_masks(model: nn.Module) -> bool:
+    """Whether it takes a mask (B, 1, 1, L). Of (B, L) transformers asks whether it masks any, and a GPU has to wait."""
+    config = getattr(model, "config", None)
+    known = getattr(config, "model_type", None) in ("bert", "distilbert", "roberta")
+    return known and config._attn_implementation == "sdpa"
+
+
+def _bert_logits(model: BertForSequenceClassification, last: Tensor) -> Tensor:
+    """(B, L, D) → (B, C)."""
+    return model.classifier(model.dropout(model.bert.pooler(last)))
+
+
+def _distilbert_logits(model: DistilBertForSequenceClassification, last: Tensor) -> Tensor:
+    """(B, L, D) → (B, C)."""
+    return model.classifier(model.dropout(model.pre_classifier(last[:, 0]).relu()))
+
+
+_CLASSIFIERS = {
+    BertForSequenceClassification: _bert_logits,
+    DistilBertForSequenceClassification: _distilbert_logits,
+}
+
+
+def texts_at_once(device: torch.device) -> int:
+    """How many texts a forward pass without gradients takes: a GPU wants many, a CPU what its cache holds."""
+    return 256 if device.type == "cuda" else 32
+
+
+def logits_of(model: nn.Module, encoded: Encoded, batch_size: int | None = None, autocast=None) -> Tensor:
+    """The model's logits for encoded texts, in order: float32 (N, C) on the host. Eval mode; the mode is restored.
+
+    batch_size: by default, what suits the model's device. Raises KDTutorError if there is no text, or, naming the first
+    example, if a logit is not finite.
+    """
+    if not len(encoded):
+        raise KDTutorError("there are no texts to compute logits for: the split is empty")
+    order = length_bucketed_batches(
+        encoded.lengths, batch_size or texts_at_once(next(model.parameters()).device)
+    )
+    gathered = torch.cat([*logits_by_batch(model, encoded, order, autocast)]).cpu()
+    logits = torch.empty_like(gathered)
+    logits[torch.cat(order)] = gathered
+    return refuse_non_finite(logits, torch.arange(len(logits)))
+
+
+@torch.no_grad()
+def logits_by_batch(
+    model: nn.Module, encoded: Encoded, order: Iterable[Tensor], autocast=None
+) -> Iterator[Tensor]:
+    """For each batch of indices its logits: float32 (n, C) on the model's device. Eval mode; the mode is restored."""
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    try:
+        for index in order:
+            batch = {
+                name: value.to(device, non_blocking=True) for name, value in encoded.batch(index).items()
+            }
+            with autocast or nullcontext():
+                yield forward(model, batch).logits.float()
+    finally:
+        model.train(was_training)
+
+
+def refuse_non_finite(logits: Tensor, index: Tensor) -> Tensor:
+    """`logits` (n, C) as they are. KDTutorError, naming the example by its `index` (n,), if one is NaN or infinite."""
+    if not (finite := logits.isfinite().all(-1)).all():
+        raise KDTutorError(f"the model's logits for example {int(index[~finite].min())} are not finite")
+    return logits
+
+
+def _vocabulary_logits(model: nn.Module, hidden: Tensor) -> Tensor:
+    """The language-model head of DistilBERT, BERT or RoBERTa alone: (n, D) → (n, V)."""
+    if hasattr(model, "vocab_transform"):
+        return model.vocab_projector(_features(model, hidden))
+    return (model.cls if hasattr(model, "cls") else model.lm_head)(hidden)
+
+
+def projection(model: nn.Module) -> nn.Linear | None:
+    """A masked LM's last matrix, D → V, with its bias; None if its head is not of a kind that is known here."""
+    known = getattr(getattr(model, "config", None), "model_type", None) in _HEADS
+    last = model.get_output_embeddings() if known else None
+    return last if isinstance(last, nn.Linear) and last.bias is not None else None
+
+
+def _features(model: nn.Module, hidden: Tensor) -> Tensor:
+    """A masked LM's head but for its `projection`: (n, D) → (n, D)."""
+    if hasattr(model, "vocab_transform"):
+        return model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+    if hasattr(model, "cls"):
+        return model.cls.predictions.transform(hidden)
+    return model.lm_head.layer_norm(nn.functional.gelu(model.lm_head.dense(hidden)))
+
+
+_ROBERTAS = ("roberta", "xlm-roberta", "camembert")
+_HEADS = ("bert", "distilbert", *_ROBERTAS)
+
+
+def inputs_of(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the model takes of a batch. `labels` never: the objective, not the model, computes the loss."""
+    return {name: value for name, value in batch.items() if name in _known(type(model))}
+
+
+@lru_cache
+def _known(kind: type) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters) & {
+        "input_ids",
+        "attention_mask",
+        "token_type_ids",
+    }

@@ -1,0 +1,190 @@
+"""Teachers and other models: embedded, from a folder, or from the Hub; what does not fit the task is refused."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging
+
+from kdtutor.assets import manifest, verified
+from kdtutor.data.hub import hub_access, unavailable
+from kdtutor.data.task import Task
+from kdtutor.data.tokens import load_tokenizer
+from kdtutor.errors import KDTutorError, nearest
+from kdtutor.models.forward import _ROBERTAS
+
+TEACHERS = {"supersense": "bert-supersense", "sentiment": "bert-sentiment", "glosses": "bert-glosses"}
+
+
+def load_teacher(task: Task, name: str | os.PathLike | None = None) -> PreTrainedModel:
+    """The teacher of `task`, frozen and in eval mode: the embedded one, or any Hub name or local folder.
+
+    Raises KDTutorError if no teacher ships for the task, or if the teacher has other classes, another vocabulary, or
+    no trained head.
+    """
+    base = task.name.split("[")[0]
+    if name is None and base not in TEACHERS:
+        raise KDTutorError(
+            f'no teacher ships for "{task.name}" (there are for {", ".join(TEACHERS)}); '
+            'make one with kdtutor finetune, then load_teacher(task, "folder")'
+        )
+    name = name or TEACHERS[base]
+    model, fresh = _load(name, task)
+    if fresh:
+        raise KDTutorError(
+            f'{name} can\'t teach "{task.name}": it has no trained {fresh[0]}; run kdtutor finetune first'
+        )
+    return freeze(model)
+
+
+def load_model(name: str | os.PathLike, task: Task) -> PreTrainedModel:
+    """A model for `task` in float32: an embedded checkpoint's name, a local folder, or a Hub name.
+
+    A checkpoint without the task's head (a masked LM, say) gets a fresh one, ready to be fine-tuned.
+    Only safetensors are read and no code that comes with a checkpoint is ever run.
+    """
+    return _load(name, task)[0]
+
+
+def _load(name: str | os.PathLike, task: Task) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and the names of the parameters that the checkpoint lacks."""
+    place = verified(f"models/{name}") if str(name) in shipped() else Path(name)
+    if place.is_dir() and not any(place.glob("*.safetensors")):
+        raise KDTutorError(
+            f"{name} holds no .safetensors file; kdtutor loads no other format, since a pickle can run code"
+        )
+    source, safe = str(place) if place.is_dir() else str(name), {"trust_remote_code": False}
+    auto = AutoModelForMaskedLM if task.kind == "masked-lm" else AutoModelForSequenceClassification
+    try:
+        with hub_access(place), _quiet():
+            config = AutoConfig.from_pretrained(source, **safe)
+            _check_config(config, task, str(name), "ForSequenceClassification" in str(config.architectures))
+            for key, value in _label_config(task).items():
+                setattr(config, key, value)
+            model, report = auto.from_pretrained(
+                source,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+                **safe,
+            )
+    except KDTutorError:
+        raise
+    except (
+        Exception
+    ) as error:  # no network, unknown name, a damaged file, remote code: a different type for each
+        known = "" if place.is_dir() or "/" in str(name) else nearest("model", str(name), shipped()) + "; "
+        raise KDTutorError(known + unavailable("model", name, error)) from error
+    missing = sorted(report["missing_keys"])
+    body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key]
+    if body:
+        raise KDTutorError(
+            f"{name} is no {type(model).__name__}: {len(body)} parameters are missing, such as {body[0]}"
+        )
+    check_fits(model, task, str(name))
+    _check_tokenizer(source, task)
+    return model, [key for key in missing if ".pooler." not in key]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bars and tables about a loaded checkpoint: what matters in them is checked here."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def shipped() -> list[str]:
+    """Names of the embedded checkpoints."""
+    return sorted({name.split("/")[1] for name in manifest() if name.startswith("models/")})
+
+
+def check_fits(model: PreTrainedModel, task: Task, who: str = "the model") -> None:
+    """Refuse a model whose kind, classes, vocabulary or positions are not the task's."""
+    other = "ForSequenceClassification" if task.kind == "masked-lm" else "ForMaskedLM"
+    if other in type(model).__name__:
+        raise KDTutorError(f'{who} is a {type(model).__name__}, but "{task.name}" is a {task.kind} task')
+    _check_config(model.config, task, who, has_head=task.kind != "masked-lm")
+
+
+def _check_config(config: PretrainedConfig, task: Task, who: str, has_head: bool) -> None:
+    if has_head and task.kind != "masked-lm":
+        names = [str(name) for _, name in sorted(config.id2label.items())]
+        unnamed = any(name.startswith("LABEL_") for name in names)
+        if len(names) != task.num_labels:
+            raise KDTutorError(
+                f'{who} has {len(names)} outputs, but "{task.name}" has {task.num_labels}: {_few(task.labels)}'
+            )
+        if not unnamed and [n.lower() for n in names] != [n.lower() for n in task.labels]:
+            raise KDTutorError(
+                f'{who} has the classes {_few(names)}, but "{task.name}" has {_few(task.labels)}'
+            )
+    surplus = config.vocab_size - len(task.tokenizer)
+    if not 0 <= surplus <= 128:  # some models round their vocabulary up
+        raise KDTutorError(
+            f'{who} knows {config.vocab_size} tokens, but the tokenizer of "{task.name}" has {len(task.tokenizer)}: '
+            'they must share one vocabulary (load_task(…, tokenizer="the model\'s name"))'
+        )
+    positions = getattr(config, "max_position_embeddings", math.inf)
+    if config.model_type in _ROBERTAS:  # the first positions stand for padding
+        positions -= (config.pad_token_id or 0) + 1
+    if task.max_length > positions:
+        raise KDTutorError(
+            f'{who} has {positions} positions, but "{task.name}" allows {task.max_length} tokens a text: '
+            f"load_task(…, max_length={positions})"
+        )
+
+
+def _check_tokenizer(source: str, task: Task) -> None:
+    """Refuse a checkpoint whose own tokenizer, if it brings one, numbers the tokens otherwise than the task's."""
+    if Path(source).is_dir() and not Path(source, "tokenizer.json").is_file():
+        return
+    try:
+        theirs = load_tokenizer(source).get_vocab()
+    except KDTutorError:  # it brings none
+        return
+    ours = task.tokenizer.get_vocab()
+    if differing := sorted(ours.items() ^ theirs.items(), key=lambda item: item[1])[:1]:
+        token, number = differing[0]
+        raise KDTutorError(
+            f'{source} has another tokenizer than "{task.name}": token {number} of one of them is "{token}", and not '
+            'of the other (load_task(…, tokenizer="the model\'s name"))'
+        )
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """Eval mode (no dropout: its answers are not noise) and no gradients. Returns the model."""
+    return model.eval().requires_grad_(False)
+
+
+def _label_config(task: Task) -> dict:
+    if task.kind == "masked-lm":
+        return {}
+    kind = "regression" if task.kind == "regression" else "single_label_classification"
+    names = dict(enumerate(task.labels))
+    return {"id2label": names, "label2id": {name: i for i, name in names.items()}, "problem_type": kind}
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

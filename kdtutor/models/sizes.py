@@ -1,0 +1,41 @@
+"""What a model costs: parameters, bytes, multiply-adds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a model costs: parameters; bytes as float32; multiply-adds to read one text of `length` tokens."""
+
+    parameters: int
+    bytes: int
+    multiply_adds: int
+    length: int
+
+    def __str__(self) -> str:
+        size = f"{self.parameters:,} parameters, {self.bytes / 1e6:.1f} MB"
+        return f"{size}, {self.multiply_adds / 1e6:,.0f} M multiply-adds at {self.length} tokens"
+
+
+def sizes(model: PreTrainedModel, length: int = 128) -> Sizes:
+    """Count parameters (shared ones once), bytes and multiply-adds (look-ups, norms and activations cost none).
+
+    The matrix products are counted as they run, by torch's own counter, so it holds for any model.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    parameters = sum(p.numel() for p in model.parameters())
+    length = min(length, getattr(model.config, "max_position_embeddings", length))
+    ids = torch.ones(1, length, dtype=torch.long, device=next(model.parameters()).device)
+    was_training = model.training
+    # The counter does not know the CPU's fused attention; written out, attention is two matrix products.
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))
+    model.train(was_training)
+    return Sizes(parameters, 4 * parameters, counter.get_total_flops() // 2, length)

@@ -1,0 +1,62 @@
+"""What the student minimises: terms that add up the way the formula does."""
+
+from kdtutor.objectives.formulas import (
+    IGNORED,
+    LIMITS,
+    ObjectiveError,
+    cosine_hidden,
+    entropy,
+    hard_labels,
+    hidden_states_mse,
+    kl_divergence,
+    logits_mse,
+    masked_lm,
+    soft_cross_entropy,
+    soft_targets,
+    uniform_targets,
+)
+from kdtutor.objectives.hidden import CosineHidden, HiddenStates
+from kdtutor.objectives.logits import (
+    Blend,
+    HardLabels,
+    LogitsMSE,
+    MaskedLM,
+    SoftCrossEntropy,
+    SoftTargets,
+    UniformTargets,
+    blend,
+)
+from kdtutor.objectives.parse import OPERATORS, parse_objective
+from kdtutor.objectives.terms import Batch, Formula, Objective, Term
+
+__all__ = [
+    "IGNORED",
+    "LIMITS",
+    "OPERATORS",
+    "Batch",
+    "Blend",
+    "CosineHidden",
+    "Formula",
+    "HardLabels",
+    "HiddenStates",
+    "LogitsMSE",
+    "MaskedLM",
+    "Objective",
+    "ObjectiveError",
+    "SoftCrossEntropy",
+    "SoftTargets",
+    "Term",
+    "UniformTargets",
+    "blend",
+    "cosine_hidden",
+    "entropy",
+    "hard_labels",
+    "hidden_states_mse",
+    "kl_divergence",
+    "logits_mse",
+    "masked_lm",
+    "parse_objective",
+    "soft_cross_entropy",
+    "soft_targets",
+    "uniform_targets",
+]

@@ -1,0 +1,262 @@
+"""What the student minimises: distillation objectives as terms that add up the way the formula does.
+
+    objective = 0.1 * HardLabels() + 0.9 * SoftTargets(temperature=4)      # = blend(alpha=0.1, temperature=4)
+    objective = 5 * SoftTargets(2) + 2 * MaskedLM() + 1 * CosineHidden()   # DistilBERT
+
+First the formulas, as functions on tensors; then the terms, which read these tensors from the models'
+outputs. z_S and z_T are the student's and the teacher's logits, T the temperature, p_S = softmax(z_S / T),
+p_T likewise. The teacher is a constant: no gradient flows into it.
+
+Every formula takes `mask` and `reduction`. An item is a row: logits (N, C) hold N of them, (B, L, C) hold
+B·L, of which those count where `mask` (B, L) is True or 1; what stands in the others, even NaN, changes
+neither value nor gradient. reduction="none" gives one loss per item that counts (1-D), "sum" their sum,
+"mean" their mean (0 if there are none). Computed in float32, or in float64 where that comes in; what counts
+must be finite. Whatever does not fit raises ObjectiveError, a ValueError that names the culprit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdtutor.errors import KDTutorError
+
+IGNORED = -100
+
+
+class ObjectiveError(KDTutorError, ValueError):
+    """An objective was given something that it cannot work with."""
+
+
+def hard_labels(
+    student_logits: Tensor, labels: Tensor,
+    *, mask: Tensor | None = None, ignore_index: int = IGNORED, reduction: str = "mean",
+) -> Tensor:  # fmt: skip
+    """Cross-entropy with the labels, −log softmax(z_S)_y; for regression the squared error, (z_S − y)².
+
+    student_logits: (…, C). labels: (…), integers below C, or floats if C is 1 (regression); items labelled
+    `ignore_index` don't count. No temperature: it belongs to the soft targets alone (Hinton et al. 2015, §2).
+    """
+    _check_labels(student_logits, labels)
+    labelled = labels != ignore_index
+    if mask is not None:
+        _check_mask(mask, labels.shape)
+        labelled = labelled & mask.bool()
+    (z_s, y), mask = _rows(labelled, reduction, student_logits, labels)
+    if labels.is_floating_point():
+        return _reduce((z_s[:, 0] - y).square(), mask, reduction)
+    return _reduce(F.cross_entropy(z_s, y.long(), reduction="none"), mask, reduction)
+
+
+def soft_targets(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0,
+    *, mask: Tensor | None = None, reduction: str = "mean",
+) -> Tensor:  # fmt: skip
+    """T² · KL(p_T ‖ p_S) = T² Σ_c p_T (log p_T − log p_S): Hinton et al. 2015, arXiv:1503.02531.
+
+    Both logits: (…, C), C ≥ 2. The gradient is T (p_S − p_T), and p_S − p_T shrinks as 1/T: with T² the soft
+    targets keep their say whatever T is. As T → ∞ the value tends to ½ mean over classes of (Δz − mean Δz)²,
+    where Δz = z_S − z_T: half the logit MSE, if both logits are centred.
+    """
+    _check_soft(student_logits, teacher_logits)
+    kl = kl_divergence(teacher_logits.detach(), student_logits, temperature, mask=mask, reduction=reduction)
+    return temperature**2 * kl
+
+
+def soft_cross_entropy(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0,
+    *, mask: Tensor | None = None, reduction: str = "mean",
+) -> Tensor:  # fmt: skip
+    """−T² Σ_c p_T log p_S: soft targets plus T² × the teacher's entropy: another value, the same gradient.
+
+    Both logits: (…, C), C ≥ 2. Even a perfect student does not reach 0 (Hinton et al. 2015, §2).
+    """
+    _check("temperature", temperature)
+    _check_soft(student_logits, teacher_logits)
+    (z_s, z_t), mask = _rows(mask, reduction, student_logits, teacher_logits.detach())
+    p_t, log_p_s = (z_t / temperature).softmax(-1), (z_s / temperature).log_softmax(-1)
+    return -(temperature**2) * _reduce((p_t * log_p_s).sum(-1), mask, reduction)
+
+
+def uniform_targets(student_logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean") -> Tensor:
+    """−(1/C) Σ_c log p_S, the uniform distribution as target: Szegedy et al. 2016, arXiv:1512.00567.
+
+    student_logits: (…, C), C ≥ 2. With weight ε beside hard labels of weight 1 − ε it is label smoothing.
+    """
+    uniform = torch.zeros_like(student_logits)
+    return soft_cross_entropy(student_logits, uniform, mask=mask, reduction=reduction)
+
+
+def logits_mse(
+    student_logits: Tensor, teacher_logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """Mean over classes of (z_S − z_T)²: Ba & Caruana 2014, arXiv:1312.6184 (there ½ of the sum).
+
+    Both logits: (…, C). Unlike soft targets it also penalises a shift of all logits, which moves no
+    probability.
+    """
+    _check_shapes(student_logits, teacher_logits, "logits")
+    (z_s, z_t), mask = _rows(mask, reduction, student_logits, teacher_logits.detach())
+    return _reduce((z_s - z_t).square().mean(-1), mask, reduction)
+
+
+def cosine_hidden(
+    student_hidden: Tensor, teacher_hidden: Tensor, *, mask: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """1 − cos(h_S, h_T) for each token: only directions have to agree (Sanh et al. 2019, arXiv:1910.01108).
+
+    Both hidden states: (B, L, D), mask: the attention mask (B, L); or (N, D), tokens already selected.
+    """
+    _check_shapes(student_hidden, teacher_hidden, "hidden states")
+    (h_s, h_t), mask = _rows(mask, reduction, student_hidden, teacher_hidden.detach())
+    cosine = (F.normalize(h_s, dim=-1) * F.normalize(h_t, dim=-1)).sum(-1)
+    return _reduce(1 - cosine, mask, reduction)
+
+
+def hidden_states_mse(
+    student_hidden: Tensor, teacher_hidden: Tensor, projection: Callable[[Tensor], Tensor] | None = None,
+    *, mask: Tensor | None = None, reduction: str = "mean",
+) -> Tensor:  # fmt: skip
+    """Mean over the width of (W h_S − h_T)², for each token: hints (Romero et al. 2015, arXiv:1412.6550).
+
+    student_hidden: (B, L, D_S), teacher_hidden: (B, L, D_T), mask: the attention mask (B, L); or (N, D_S) and
+    (N, D_T). projection: the learned W, D_S → D_T; None where the widths are equal.
+    """
+    width = student_hidden.dim() if projection is None else -1  # with a W the last axes may differ
+    _check_shapes(student_hidden, teacher_hidden, "hidden states", width)
+    (h_s, h_t), mask = _rows(mask, reduction, student_hidden, teacher_hidden.detach())
+    if projection is not None:  # only now: a NaN in the padding would reach the gradient of W as 0 · NaN
+        h_s = projection(h_s).to(h_t.dtype)
+        _check_shapes(h_s, h_t, "hidden states, once projected,")
+    return _reduce((h_s - h_t).square().mean(-1), mask, reduction)
+
+
+def masked_lm(
+    student_logits: Tensor, labels: Tensor,
+    *, mask: Tensor | None = None, ignore_index: int = IGNORED, reduction: str = "mean",
+) -> Tensor:  # fmt: skip
+    """−log softmax(z_S)_y at each masked token, which was y: Devlin et al. 2019, arXiv:1810.04805.
+
+    student_logits: (B, L, V) or (n, V). labels: (B, L) or (n,), token ids, `ignore_index` where none is
+    masked.
+    """
+    if labels.is_floating_point():
+        raise ObjectiveError(f"masked-LM labels are token ids, so integers, not {labels.dtype}")
+    return hard_labels(student_logits, labels, mask=mask, ignore_index=ignore_index, reduction=reduction)
+
+
+def kl_divergence(
+    p_logits: Tensor, q_logits: Tensor, temperature: float = 1.0,
+    *, mask: Tensor | None = None, reduction: str = "mean",
+) -> Tensor:  # fmt: skip
+    """KL(p ‖ q) = Σ_c p (log p − log q) in nats, p and q being softmax(logits / T). No T²; gradients to both.
+
+    Both logits: (…, C). Log-probabilities serve as logits too: at T = 1 softmax gives the probabilities back.
+    """
+    _check("temperature", temperature)
+    _check_shapes(p_logits, q_logits, "logits")
+    (p_logits, q_logits), mask = _rows(mask, reduction, p_logits, q_logits)
+    log_p, log_q = (p_logits / temperature).log_softmax(-1), (q_logits / temperature).log_softmax(-1)
+    p, q = log_p.exp(), log_q.exp()
+    # Σ (q − p) is 0 on paper; in floating point it is the rounding of both log_softmax, which at a high
+    # temperature outweighs a KL of order 1/T². Adding it takes that away.
+    return _reduce((p * (log_p - log_q) + (q - p)).sum(-1), mask, reduction)
+
+
+def entropy(
+    logits: Tensor, temperature: float = 1.0, *, mask: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """−Σ_c p log p in nats, p = softmax(logits / T), logits (…, C): from 0, all certain, to log C."""
+    _check("temperature", temperature)
+    (logits,), mask = _rows(mask, reduction, logits)
+    log_p = (logits / temperature).log_softmax(-1)
+    return _reduce(-(log_p.exp() * log_p).sum(-1), mask, reduction)
+
+
+def _rows(mask: Tensor | None, reduction: str, *tensors: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    """The rows that count of each (…, C) or (…) tensor, as (n, C) or (n,), and the mask left to _reduce.
+
+    A CPU leaves the other rows out, which saves work. How many are left, only a GPU itself knows, and asking
+    it would halt every step until it answers: there the other rows become 0, and _reduce leaves their losses
+    out.
+    """
+    items = tensors[0].shape[:-1]
+    if not items:
+        raise ObjectiveError(f"expected (N, C) or (B, L, C), not a single row, {tuple(tensors[0].shape)}")
+    rows = [tensor.flatten(0, len(items) - 1) for tensor in tensors]
+    if mask is not None:
+        _check_mask(mask, items)
+        mask = mask.flatten().bool()
+        if mask.is_cpu or reduction == "none":
+            kept = mask.nonzero()[:, 0]
+            if len(kept) < len(mask):  # else all count, and nothing need be copied
+                rows = [row.index_select(0, kept) for row in rows]
+            mask = None
+        else:
+            rows = [row.masked_fill(~mask.view(-1, *[1] * (row.dim() - 1)), 0) for row in rows]
+    return [row.float() if row.dtype in (torch.float16, torch.bfloat16) else row for row in rows], mask
+
+
+def _reduce(losses: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
+    """Losses (n,) as they are, or their sum or mean where the mask is True."""
+    if reduction not in ("none", "sum", "mean"):
+        raise ObjectiveError(f'reduction must be "mean", "sum" or "none", not {reduction!r}')
+    if reduction == "none":
+        return losses
+    total = (losses if mask is None else losses.masked_fill(~mask, 0)).sum()
+    count = max(len(losses), 1) if mask is None else mask.sum().clamp(min=1)
+    return total / count if reduction == "mean" else total
+
+
+LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "weight": (lambda value: value >= 0, "a finite number, 0 or more"),
+    "temperature": (lambda value: value > 0, "a finite number above 0"),
+    "alpha": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+}
+
+
+def _check(name: str, value: Any) -> float:
+    fits, wanted = LIMITS[name]
+    if not (isinstance(value, Real) and math.isfinite(value) and fits(value)):
+        raise ObjectiveError(f"{name} must be {wanted}, not {value!r}")
+    return float(value)
+
+
+def _check_shapes(student: Tensor, teacher: Tensor, what: str, axes: int | None = None) -> None:
+    """Refuse shapes that differ, in their first `axes` where that is given: broadcasting would hide it."""
+    if student.shape[:axes] != teacher.shape[:axes]:
+        shapes = f"{tuple(student.shape)} (student) and {tuple(teacher.shape)} (teacher)"
+        raise ObjectiveError(f"{what} do not fit together: {shapes}")
+
+
+def _check_mask(mask: Tensor, items: torch.Size) -> None:
+    if mask.shape != items:
+        raise ObjectiveError(f"the mask has shape {tuple(mask.shape)}, but the items {tuple(items)}")
+
+
+def _check_soft(student_logits: Tensor, teacher_logits: Tensor) -> None:
+    _check_shapes(student_logits, teacher_logits, "logits")
+    _check_classes(*student_logits.shape[-1:])
+
+
+def _check_classes(classes: int | None) -> None:
+    if classes == 1:
+        raise ObjectiveError(
+            "soft targets over one output are always 1, so they teach nothing: use LogitsMSE"
+        )
+
+
+def _check_labels(logits: Tensor, labels: Tensor) -> None:
+    if labels.shape != logits.shape[:-1]:
+        shapes = f"logits {tuple(logits.shape)}, labels {tuple(labels.shape)}"
+        raise ObjectiveError(f"every row of logits needs one label: {shapes}")
+    outputs = logits.shape[-1]
+    wanted = "floats (regression)" if outputs == 1 else "integers (class numbers)"
+    if labels.dtype == torch.bool or labels.is_floating_point() != (outputs == 1):
+        raise ObjectiveError(f"labels for {outputs} outputs must be {wanted}, not {labels.dtype}")

@@ -1,0 +1,164 @@
+"""What a term is, and the weighted sum of terms, which reads as the formula does."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdtutor.objectives.formulas import LIMITS, ObjectiveError, _check
+
+Batch = dict[str, Tensor]
+
+
+class Formula(nn.Module):
+    """What Term and Objective share: arithmetic on `.terms`, which copies its operands."""
+
+    terms: Iterable[Term]
+    __array_ufunc__ = None  # so that numpy's numbers, too, leave `alpha * HardLabels()` to __rmul__
+
+    def __add__(self, other: Formula) -> Objective:
+        if not isinstance(other, Formula):
+            return NotImplemented
+        return Objective(copy.deepcopy(term) for term in [*self.terms, *other.terms])
+
+    def __radd__(self, zero: int) -> Objective:  # sum([a, b]) is 0 + a + b
+        return Objective(copy.deepcopy(term) for term in self.terms) if zero == 0 else NotImplemented
+
+    def __rmul__(self, factor: float) -> Formula:
+        if not isinstance(factor, Real):
+            return NotImplemented
+        product = [copy.deepcopy(term) for term in self.terms]
+        for term in product:
+            term.weight = factor * term.weight
+        return product[0] if isinstance(self, Term) else Objective(product)
+
+    __mul__ = __rmul__
+
+
+class Term(Formula):
+    """One term of an objective: says what it needs, and gives its loss per valid item.
+
+    needs: what the forward passes compute for it: "logits", "hidden_states", "attentions". needs_teacher:
+    whether the teacher must run at all. rows: which tokens of a masked-LM batch it reads logits of, "valid"
+    or "masked". weight: its factor in the sum, ≥ 0; like every setting it may change between two steps.
+    """
+
+    needs: frozenset[str] = frozenset({"logits"})
+    needs_teacher: bool = True
+    rows: str = "valid"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = 1.0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, _check(name, value) if name in LIMITS else value)
+
+    @property
+    def terms(self) -> list[Term]:
+        return [self]
+
+    def settings(self) -> dict[str, float]:
+        """The numbers that may change between steps, by name, as a checkpoint records them."""
+        return {name: getattr(self, name) for name in LIMITS if hasattr(self, name)}
+
+    def restore(self, settings: Mapping[str, float]) -> None:
+        for name, value in settings.items():
+            setattr(self, name, value)
+
+    def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Called once before training: refuses what doesn't fit, and makes what has to be learned along."""
+        if self.needs_teacher and teacher is None:
+            raise ObjectiveError(f"{type(self).__name__} learns from a teacher, and there is none")
+
+    def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
+        """The loss from both models' outputs: 1-D, one value per valid item, or their "sum" or "mean".
+
+        On a GPU only "sum" and "mean" never wait: how many values "none" has to return, only the GPU knows.
+        """
+        raise NotImplementedError
+
+    def count(self, batch: Batch) -> Tensor:
+        """How many values `forward` will return, 0-d, from the batch alone. Here: one per row of logits."""
+        mask = _token_mask(batch)
+        if mask is not None:
+            return mask.bool().sum()
+        return torch.full((), len(batch["labels"]), device=batch["labels"].device)
+
+    def __repr__(self) -> str:
+        factor = "" if self.weight == 1 else f"{self.weight:g} * "
+        return f"{factor}{type(self).__name__}({self.extra_repr()})"
+
+
+class Objective(Formula):
+    """Σ weight · term, as arithmetic on terms makes it; its repr is the formula.
+
+    Called on both models' outputs and a batch it gives the weighted sum of the terms' means over that batch
+    (0-d). Terms of weight 0 are not computed, though what they need still is: their weight may rise at any
+    step.
+    """
+
+    def __init__(self, terms: Iterable[Term]) -> None:
+        super().__init__()
+        self.terms = nn.ModuleList(terms)
+        if not self.terms:
+            raise ObjectiveError("an objective needs at least one term")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(term.needs for term in self.terms))
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(term.needs_teacher for term in self.terms)
+
+    @property
+    def rows(self) -> str:
+        """Which tokens' logits a masked-LM batch has to give: "masked" if no term wants more, or "valid"."""
+        return "masked" if {t.rows for t in self.terms if "logits" in t.needs} == {"masked"} else "valid"
+
+    def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        for term in self.terms:
+            term.prepare(student, teacher)
+
+    def settings(self) -> list[dict[str, float]]:
+        """Every term's settings, in order, as a checkpoint records them; `restore` takes them back."""
+        return [term.settings() for term in self.terms]
+
+    def restore(self, settings: Iterable[Mapping[str, float]]) -> None:
+        for term, values in zip(self.terms, settings, strict=True):
+            term.restore(values)
+
+    def forward(self, student: Any, teacher: Any, batch: Batch) -> Tensor:
+        active = [term for term in self.terms if term.weight > 0]
+        if not active:
+            raise ObjectiveError(f"every weight of {self} is 0: there is nothing to learn")
+        return sum(term.weight * term(student, teacher, batch, reduction="mean") for term in active)
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self.terms))
+
+
+def _token_mask(batch: Batch) -> Tensor | None:
+    """The attention mask where labels, and so logits, are per token; None where every row is an item."""
+    return batch["attention_mask"] if batch["labels"].dim() == 2 else None
+
+
+def _part(outputs: Any, name: str, who: str) -> Any:
+    """A model's `logits` or `hidden_states`."""
+    if getattr(outputs, name, None) is None:
+        raise ObjectiveError(f"the {who}'s {name} are needed, and were not computed")
+    return getattr(outputs, name)
+
+
+def _width(model: Any, who: str) -> int:
+    config = getattr(model, "config", None)
+    width = getattr(config, "hidden_size", None) or getattr(config, "dim", None)
+    if width is None:
+        raise ObjectiveError(f"the {who}'s config names no hidden_size: its hidden states can't be compared")
+    return width

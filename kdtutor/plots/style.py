@@ -1,0 +1,175 @@
+"""The course's look: colours, markers, hatching, and the pieces that every picture is made of."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from functools import wraps
+from io import BytesIO
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from kdtutor.errors import KDTutorError
+
+INK = "#1a1a1a"  # text, axes and outlines: 17:1 on white
+
+
+class Look(NamedTuple):
+    colour: str
+    marker: str
+    line: str
+    hatch: str
+
+
+TEACHER = Look("#0072B2", "s", "-", "")
+STUDENT = Look("#D55E00", "o", "--", "///")
+OTHERS = (
+    Look("#009E73", "^", "-.", "..."),
+    Look("#666666", "D", ":", "xxx"),  # for their black, on which no outline or hatching would show
+    Look("#CC79A7", "v", (0, (5, 1)), "\\\\\\"),
+    Look("#E69F00", "P", (0, (3, 1, 1, 1, 1, 1)), "|||"),
+    Look("#56B4E9", "X", (0, (1, 1)), "---"),
+)
+STYLE = {
+    "font.size": 12, "axes.titlesize": 13, "legend.fontsize": 11.5, "legend.frameon": False,
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "grid.color": "#dddddd",
+    "hatch.linewidth": 1.0, "lines.linewidth": 2.2, "lines.markersize": 7, "lines.markeredgecolor": INK,
+    "figure.facecolor": "white", "savefig.facecolor": "white", "figure.dpi": 100,
+    "text.parse_math": False,  # a dollar sign in somebody's text is a dollar sign
+}  # fmt: skip
+
+
+class Picture(Figure):
+    """A Figure with `alt`, a sentence that says what it shows: the image's alt text, and printed below it."""
+
+    alt: str = ""
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        png, (width, height) = BytesIO(), self.get_size_inches() * 100
+        self.savefig(png, format="png", dpi=160, metadata={"Software": None})
+        size = {"width": round(width), "height": round(height)}
+        data = {
+            "image/png": png.getvalue(),
+            "text/plain": "<a picture; the sentence below says what it shows>",
+        }
+        display(data, raw=True, metadata={"image/png": {"alt": self.alt, **size}})
+        print(textwrap.fill(self.alt, 100))
+
+
+def styled(draw):
+    """Draw in the course's style, whatever the reader's own settings are, and leave those alone."""
+
+    @wraps(draw)
+    def styled(*args, **kwargs) -> Picture:
+        defaults = {name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"}
+        with mpl.rc_context(defaults | STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+NBSP = "\u00a0"  # keeps a number and its unit on one line
+
+
+def canvas(width: float, height: float, columns: int = 1, **options):
+    picture = Picture(figsize=(width, height), layout="constrained")
+    return picture, picture.subplots(1, columns, **options)
+
+
+def describe(picture: Picture, sentence: str) -> Picture:
+    picture.alt = sentence
+    return picture
+
+
+def look_of(name: str, position: int) -> Look:
+    """Teacher and student by the first word of their name; anything else by its place in the figure."""
+    known = {"teacher": TEACHER, "student": STUDENT}
+    return known.get(name.lower().partition(" ")[0].rstrip(",:"), OTHERS[position % len(OTHERS)])
+
+
+def as_vector(values) -> np.ndarray:
+    """A tensor, array or list as float64 (C,)."""
+    return as_array(values).reshape(-1)
+
+
+def as_array(values) -> np.ndarray:
+    """A tensor (on any device, with or without a gradient), array or list, as float64."""
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, float)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def as_grid(values, rows: int, columns: int, name: str) -> np.ndarray:
+    grid = as_array(values)
+    if grid.shape != (rows, columns):
+        raise KDTutorError(
+            f"{name} has the shape {grid.shape}, but there are {rows} queries and {columns} keys"
+        )
+    return grid
+
+
+def draw_heatmap(axes, grid: np.ndarray, highest: float, rows, columns, numbers: bool = False):
+    """White is 0 and dark blue `highest`; numbers: each cell's per cent as well."""
+    drawn = axes.imshow(grid, cmap="Blues", vmin=0, vmax=highest or 1, aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, rotation=90)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for (row, column), value in np.ndenumerate(grid) if numbers else ():
+        ink = "white" if value > 0.6 * highest else INK
+        axes.annotate(f"{100 * value:.0f}", (column, row), ha="center", va="center", fontsize=10, color=ink)
+    return drawn
+
+
+def percent(fraction: float, digits: int = 0) -> str:
+    return f"{100 * fraction:.{digits}f}{NBSP}%"
+
+
+def signed(value: float) -> str:
+    text = f"{value:+.2f}".replace("-", "−")
+    return "0.00" if float(text[1:]) == 0 else text
+
+
+def ranking(p: np.ndarray, class_names: Sequence[str], n: int = 3) -> str:
+    """'animal 62 %, food 20 % and plant 9 %'."""
+    *most, last = [f"{class_names[i]} {percent(p[i])}" for i in np.argsort(-p, kind="stable")[:n]]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def draw_curve(axes, x, y, look: Look, label: str | None) -> None:
+    """A line that is told apart by its dashes and its eight or so markers, not by its colour alone."""
+    every = max(1, len(x) // 8)
+    axes.plot(x, y, color=look.colour, linestyle=look.line, marker=look.marker, markevery=every, label=label)
+
+
+def set_title(axes, text: str) -> None:
+    axes.set_title("\n".join(textwrap.wrap(textwrap.shorten(text, 200, placeholder=" …"), 68)), loc="left")
+
+
+def draw_grouped_bars(axes, rows: Mapping[str, tuple[np.ndarray, Look]], names: Sequence[str], text) -> None:
+    """Horizontal bars: a group for each name, in it a bar for each row, with its value at its end."""
+    height = 0.8 / len(rows)
+    for i, (label, (values, look)) in enumerate(rows.items()):
+        y = np.arange(len(names)) + (i - (len(rows) - 1) / 2) * height
+        axes.barh(
+            y, values, height, color=look.colour, hatch=look.hatch, edgecolor=INK, linewidth=0.8, label=label
+        )
+        for value, place in zip(values, y, strict=True):
+            side = -1 if value < 0 else 1
+            axes.annotate(
+                text(value), (value, place), (4 * side, 0), textcoords="offset points", va="center",
+                ha="left" if side > 0 else "right", fontsize=10,
+            )  # fmt: skip
+    axes.set(yticks=range(len(names)), yticklabels=names)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.legend(loc="best")

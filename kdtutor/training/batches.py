@@ -1,0 +1,107 @@
+"""The batches of a training run: seed and step alone decide examples and masks, however a batch is cut up."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from kdtutor.data.masking import mask_tokens, rarity
+from kdtutor.data.task import Task
+from kdtutor.data.tokens import IGNORED, Encoded, length_bucketed_batches
+
+
+@dataclass
+class Batches:
+    """`batches[step]` is this process's part of the batch of an optimiser step (0 for the first), in micro-batches.
+
+    batch_size: examples a step, over all processes. accumulate: how many micro-batches at most. rank, world: which
+    process this is, of how many. masking: for masked LMs, the fraction of tokens to predict; rare_words: 0, or the
+    exponent by which rare ones are drawn more often; rows: the tokens whose logits count, "masked" or "valid".
+    """
+
+    task: Task
+    data: Encoded
+    batch_size: int
+    seed: int = 0
+    masking: float = 0.15
+    rows: str = "valid"
+    accumulate: int = 1
+    rank: int = 0
+    world: int = 1
+    rare_words: float = 0.0
+
+    def __post_init__(self):
+        self.per_epoch = math.ceil(len(self.data) / self.batch_size)
+        self._fixed: tuple[Encoded, Encoded] | None = None  # corrupted texts, and their labels
+        self._weights = None
+        if self.rare_words:
+            self._weights = rarity(self.data, len(self.task.tokenizer), self.rare_words)
+        self._order: tuple[int, list[Tensor]] = (-1, [])  # an epoch, and its batches
+
+    def index(self, step: int) -> Tensor:
+        """The examples of a step, over all processes. Every epoch has each example once, in an order of its own."""
+        epoch, position = divmod(step, self.per_epoch)
+        if self._order[0] != epoch:
+            order = _generator(self.seed, "order", epoch)
+            self._order = epoch, length_bucketed_batches(self.data.lengths, self.batch_size, order)
+        return self._order[1][position]
+
+    def tokens(self, step: int) -> int:
+        """Tokens of a step, over all processes, padding left out."""
+        return int(self.data.lengths[self.index(step)].sum())
+
+    def fix_masks(self) -> None:
+        """Draw the masks of all texts once: from now on every epoch has the same ones."""
+        drawn = []
+        for index in torch.arange(len(self.data)).split(256):
+            generator = _generator(self.seed, "fixed masks", int(index[0]))
+            whole = self.data.batch(index)
+            masked = mask_tokens(whole, self.task.tokenizer, self.masking, generator, self._weights)
+            real = masked["attention_mask"].bool()
+            drawn.append((masked["input_ids"][real], masked["labels"][real]))
+        ids, labels = (torch.cat(parts).int() for parts in zip(*drawn, strict=True))
+        self._fixed = replace(self.data, ids=ids), replace(self.data, ids=labels, pad=IGNORED)
+
+    def masked(self, index: Tensor) -> dict[str, Tensor]:
+        """The texts `index` with their fixed masks."""
+        corrupted, labels = self._fixed
+        return corrupted.batch(index) | {"labels": labels.batch(index)["input_ids"]}
+
+    def __getitem__(self, step: int) -> list[dict[str, Tensor]]:
+        if self._fixed:
+            batch = self.masked(self.index(step))
+        else:
+            batch = self.data.batch(self.index(step))
+            if (
+                self.task.kind == "masked-lm"
+            ):  # all of it at once, so that masks don't depend on how it is cut
+                masks = _generator(self.seed, "masks", step)
+                batch = mask_tokens(batch, self.task.tokenizer, self.masking, masks, self._weights)
+        # Every world-th example: texts of similar length lie side by side, so no process has the long ones.
+        mine = torch.arange(len(batch["index"]))[self.rank :: self.world]
+        return [self._cut(batch, part) for part in mine.tensor_split(self.accumulate) if len(part)]
+
+    def _cut(self, batch: dict[str, Tensor], part: Tensor) -> dict[str, Tensor]:
+        """Some examples of a batch, padded to the longest of them."""
+        length = int(batch["attention_mask"][part].sum(1).max())
+        cut = {
+            name: value[part, :length] if value.dim() == 2 else value[part] for name, value in batch.items()
+        }
+        if self.task.kind == "masked-lm":  # found here, on the host, where no device has to be waited for
+            wanted = cut["labels"] != IGNORED if self.rows == "masked" else cut["attention_mask"].bool()
+            cut["rows"] = wanted.flatten().nonzero()[:, 0]  # (n,) positions in the flattened (B·L)
+            cut["labels"] = cut["labels"][wanted]  # (n,)
+        return cut
+
+
+def seed_from(*parts: object) -> int:
+    """A seed that depends on all parts, alike on every machine."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
+
+
+def _generator(*parts: object) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_from(*parts))

@@ -1,0 +1,486 @@
+"""The training loop: a student, a teacher (or none), a task, and an objective.
+
+    run = Distillation(student, teacher, task, 0.1 * HardLabels() + 0.9 * SoftTargets(temperature=4), epochs=3)
+    for step in run:            # an iterator: break, plot, change goal.temperature, go on
+        ...
+
+One loop serves pre-training (`MaskedLM()`, no teacher), fine-tuning (`HardLabels()`, no teacher) and distillation.
+Read `Distillation._train_step` first: it is the whole idea, and the rest makes it fast, resumable and safe.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Set
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_model
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from kdtutor.data.task import Task
+from kdtutor.errors import KDTutorError
+from kdtutor.hardware import peak_memory
+from kdtutor.models.forward import Outputs, forward
+from kdtutor.models.load import freeze
+from kdtutor.objectives.formulas import ObjectiveError
+from kdtutor.objectives.terms import Objective, Term
+from kdtutor.training import checkpoints, topk, vocabulary
+from kdtutor.training.answers import Cache, ask_once, fingerprint
+from kdtutor.training.batches import Batches, seed_from
+from kdtutor.training.checks import check_run, number
+from kdtutor.training.processes import (
+    bar,
+    finish_first,
+    on_main,
+    start_alike,
+    sum_gradients,
+    sum_values,
+    wants_bf16,
+)
+
+CHECK_EVERY = 10  # steps between two looks at the NaN flag, each of which makes the host wait for the device
+
+
+class NonFiniteLoss(KDTutorError, FloatingPointError):
+    """A loss or gradient became NaN or infinite. The student has the weights from before that step."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step. Reading `loss` or `terms` waits for the device; not reading them keeps it busy."""
+
+    number: int  # 1 for the first
+    epoch: float  # passes over the data so far
+    total: int
+    run: Distillation = field(repr=False)
+
+    @property
+    def loss(self) -> float:
+        return self.run.history[self.number - 1]["loss"]
+
+    @property
+    def terms(self) -> dict[str, float]:
+        row = self.run.history[self.number - 1]
+        return {name: row[name] for name in self.run.term_names}
+
+
+class Distillation:
+    """Train `student` on `task` to minimise `objective`, with `teacher` (None where no term needs one).
+
+    Iterate over it (a `Step` each optimiser step), or call `run()`. Breaking off and iterating again goes on
+    where it stopped. `learning_rate`, and the objective's weights and temperatures, may be changed between
+    steps. The teacher is frozen: eval mode, no gradients.
+
+    epochs (a fraction will do), or steps: how long; with `steps` the data is repeated as often as needed.
+    batch_size: examples an optimiser step, over all processes; accumulate: micro-batches a process makes of its part.
+    learning_rate: the peak, after a linear warm-up over a fraction `warmup` of the steps; then linear decay to 0.
+    weight_decay: AdamW's, on matrices and embeddings, never on biases and LayerNorm. max_norm: of the gradient.
+    masking: for masked-LM tasks, the fraction of tokens to predict; rare_words: 0 draws them all alike (BERT), 0.7 in
+    proportion to count^−0.7 in the training texts (DistilBERT), any exponent likewise.
+    seed: decides order, masks and dropout of every step, whatever else draws random numbers in between.
+    folder: where checkpoints go, one an epoch or every `save_every` steps, and at the end (the newest two are kept).
+    cache: True keeps the teacher's logits in memory, a folder keeps them on disk for other runs, False asks the
+    teacher anew at each step; "topk:64" or TopK(64), for masked LM, fixes the masks and keeps each token's 64 largest
+    logits, an approximation (see topk.py). `teacher_mode` says what is done and why.
+    precision: "auto" (bf16 where the hardware has it), "bf16" or "fp32". compile: torch.compile on the student.
+    chunked: masked-LM logits a few hundred tokens at a time (see vocabulary.py), where every term that reads them can.
+    progress: whether to show a bar; by default in notebooks and terminals.
+
+    Raises KDTutorError before the first step if anything does not fit, NonFiniteLoss within ten if a loss does not.
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel | None,
+        task: Task,
+        objective: Objective | Term,
+        *,
+        epochs: float = 3,
+        steps: int | None = None,
+        batch_size: int = 32,
+        accumulate: int = 1,
+        learning_rate: float = 5e-4,
+        warmup: float = 0.05,
+        weight_decay: float = 0.01,
+        max_norm: float = 1.0,
+        masking: float = 0.15,
+        rare_words: float = 0.0,
+        seed: int = 0,
+        split: str = "train",
+        folder: str | os.PathLike | None = None,
+        save_every: int | None = None,
+        cache: Cache | topk.TopK = True,
+        precision: str = "auto",
+        compile: bool = False,
+        chunked: bool = True,
+        progress: bool | None = None,
+    ):
+        check_run(student, teacher, task, objective, split)
+        if rare_words and task.kind != "masked-lm":
+            raise KDTutorError(f"rare_words says which tokens to mask, but {task.name} is a {task.kind} task")
+        self.student, self.teacher, self.task, self.split = student, teacher, task, split
+        self.objective = objective if isinstance(objective, Objective) else Objective([objective])
+        self.term_names = _numbered(type(term).__name__ for term in self.objective.terms)
+        self.learning_rate, self.warmup = learning_rate, number("warmup", warmup)
+        self.weight_decay, self.max_norm = number("weight_decay", weight_decay), number("max_norm", max_norm)
+        self.masking, self.rare_words = number("masking", masking), number("rare_words", rare_words)
+        self.batch_size = number("batch_size", batch_size)
+        self.seed, self.progress = int(seed), progress
+        self.accelerator = Accelerator()
+        self.device = self.accelerator.device
+        self.bf16 = wants_bf16(self.accelerator, precision)
+
+        self.batches = Batches(
+            task,
+            task.encode(split),
+            self.batch_size,
+            seed=self.seed,
+            masking=self.masking,
+            rare_words=self.rare_words,
+            rows=self.objective.rows,
+            accumulate=number("accumulate", accumulate),
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+        passes = number("epochs", epochs) * self.batches.per_epoch
+        self.total_steps = max(1, round(passes)) if steps is None else number("steps", steps)
+        self.save_every = self.batches.per_epoch if save_every is None else number("save_every", save_every)
+        self.folder = None if folder is None else checkpoints.writable(folder)
+
+        with self._own_randomness("projections"):
+            self.objective.prepare(student, teacher)
+        for model in filter(None, (student, teacher)):
+            if "attentions" in self.objective.needs:
+                model.set_attn_implementation("eager")  # fused attention returns no maps
+            model.to(self.device)
+        self.objective.to(self.device)
+        if teacher is not None:
+            freeze(teacher)
+        can = task.kind == "masked-lm" and vocabulary.reads_rows(self.objective, student, teacher)
+        self.chunked = chunked and can
+        if compile:
+            student.base_model.compile(dynamic=True)
+        learned = [*student.parameters(), *self.objective.parameters()]  # the student's, and projections
+        self.parameters = [p for p in learned if p.requires_grad]
+        self.optimizer = _adamw(self.parameters, self.learning_rate, self.weight_decay)
+        start_alike(self.accelerator, (student, self.objective))
+
+        self.done = 0  # optimiser steps taken
+        self._rows: list[dict] = []  # the history on the host …
+        self._pending: list[tuple[dict, Tensor]] = []  # … and what of it still lies on the device
+        self._failed = torch.tensor(False, device=self.device)  # has a loss or gradient not been finite?
+        self._began_with = {"objective": repr(self.objective), "learning_rate": self.learning_rate}
+        needs = (term.needs for term in self.objective.terms if term.needs_teacher)
+        self._teacher_needs = frozenset().union(*needs)  # "logits", "hidden_states", …
+        self.teacher_logits, self.teacher_top, self.cache = None, None, topk.TopK.wanted(cache)
+        if self.cache:
+            topk.refuse(self.cache, task, self.objective.terms, self.chunked)
+            hottest = max(term.temperature for term in self.objective.terms if term.needs_teacher)
+            self.teacher_top, self.teacher_mode = topk.ask_for_top(
+                self.cache, teacher, self.batches, hottest, self.bf16, self.accelerator, progress
+            )
+        else:
+            self.teacher_logits, self.teacher_mode = ask_once(
+                teacher, task, split, self._teacher_needs, cache, self.bf16, self.accelerator, progress
+            )
+
+    # ------------------------------------------------------------------------------------------ the step
+
+    def _train_step(self) -> dict:
+        """Forward, loss, backward, update: with one mean over all micro-batches and all processes."""
+        if not any(term.weight for term in self.objective.terms):
+            raise ObjectiveError(f"every weight of {self.objective} is 0: there is nothing to learn")
+        if not self.student.training:
+            self.student.train()
+        micro_batches = self.batches[self.done]
+        weights = torch.tensor([term.weight for term in self.objective.terms], device=self.device)
+        counts = self._counts(micro_batches)
+        sums = torch.zeros_like(weights)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._own_randomness("dropout", self.done, self.accelerator.process_index):
+            for batch in micro_batches:
+                loss, losses = self._losses(batch, weights / counts)
+                loss.backward()
+                sums += losses
+        sum_gradients(self.accelerator, self.parameters)
+        terms = sum_values(self.accelerator, sums) / counts
+        loss = (weights * terms).sum()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+        # From the first NaN on, this flag makes fused AdamW leave the weights alone; nobody has to wait for it.
+        self._failed |= ~torch.isfinite(norm + loss)
+        self.optimizer.found_inf = self._failed.float()
+        rate = self._scheduled_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        return self._record(rate, torch.cat([torch.stack([loss, norm]), terms]))
+
+    def _losses(self, batch: dict, factors: Tensor) -> tuple[Tensor, Tensor]:
+        """Both forward passes, then every term summed over its valid items (0 where its weight is 0).
+
+        Returns Σ factor · loss, to go backward from (0-d), and the losses without gradients (n_terms,).
+        """
+        if self.teacher_logits is not None:
+            batch["teacher_logits"] = self.teacher_logits[batch["index"]]
+        if self.teacher_top is not None:
+            batch |= self.teacher_top.of(batch)
+        batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+        rows = batch.pop("rows", None)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            student = forward(self.student, batch, self._reads(self.objective.needs), rows)
+            teacher = self._teacher_outputs(batch, rows)
+            total, by_rows = 0, 0
+            if self.chunked:
+                labels = batch["labels"]
+                total, by_rows = vocabulary.losses(self.objective.terms, factors, student, teacher, labels)
+        nothing = torch.zeros((), device=self.device)
+        losses = [
+            term(student, teacher, batch, reduction="sum")
+            if term.weight and not (self.chunked and "logits" in term.needs)
+            else nothing
+            for term in self.objective.terms
+        ]
+        losses = torch.stack([loss.float() for loss in losses])
+        return total + (factors * losses).sum(), by_rows + losses.detach()
+
+    def _reads(self, needs: Set[str]) -> Set[str]:
+        """What the forward passes compute: features instead of logits, where those are made chunk by chunk."""
+        return (needs - {"logits"}) | {"features"} if self.chunked and "logits" in needs else needs
+
+    @torch.no_grad()
+    def _teacher_outputs(self, batch: dict, rows: Tensor | None) -> Outputs | None:
+        if not self._teacher_needs:
+            return None
+        if self.teacher_logits is not None:
+            return Outputs(batch["teacher_logits"])
+        if self.teacher_top is not None:
+            return Outputs(None, top=(batch["top_log_p"], batch["top_tokens"]))
+        return forward(self.teacher.eval(), batch, self._reads(self._teacher_needs), rows)
+
+    def _counts(self, micro_batches: list[dict]) -> Tensor:
+        """How many valid items each term has in the whole step, over all processes; at least 1: (n_terms,)."""
+        counts = torch.zeros(len(self.objective.terms))
+        for batch in micro_batches:
+            counts += torch.stack([term.count(batch) for term in self.objective.terms])
+        return sum_values(self.accelerator, counts.to(self.device, non_blocking=True)).clamp(min=1)
+
+    def _scheduled_rate(self) -> float:
+        """Linear warm-up to `learning_rate`, then linear decay that would reach 0 one step after the last."""
+        warm = round(self.warmup * self.total_steps)
+        rise = (self.done + 1) / max(1, warm)
+        fall = (self.total_steps - self.done) / max(1, self.total_steps - warm)
+        return self.learning_rate * min(1.0, rise, fall)
+
+    @property
+    def learning_rate(self) -> float:
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._learning_rate = number("learning_rate", value)
+
+    # ------------------------------------------------------------------------------------------ iterating
+
+    def __len__(self) -> int:
+        return self.total_steps
+
+    def __iter__(self) -> Iterator[Step]:
+        with self._own_folder(), self._bar() as bar:
+            while self.done < self.total_steps:
+                with finish_first():  # whoever interrupts finds a whole step
+                    started = time.perf_counter()
+                    row = self._train_step()
+                    self.done += 1
+                    if self.done % CHECK_EVERY == 0 or self.done == self.total_steps:
+                        self._look_for_nan()
+                        bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+                    row["seconds"] = time.perf_counter() - started
+                    row["peak_memory"] = peak_memory(self.device)
+                bar.update()
+                if self.folder and (self.done % self.save_every == 0 or self.done == self.total_steps):
+                    self.save()
+                yield Step(self.done, row["epoch"], self.total_steps, self)
+
+    def run(self) -> list[dict]:
+        """All remaining steps; returns the history."""
+        for _ in self:
+            pass
+        return self.history
+
+    @property
+    def history(self) -> list[dict]:
+        """One dict a step: step, epoch, tokens, learning_rate, settings (each term's weight and temperature), seconds,
+        peak_memory (bytes, of the process so far), loss, grad_norm (before clipping), and every term's own loss."""
+        with finish_first():
+            self._fetch()
+        return self._rows
+
+    def _record(self, rate: float, values: Tensor) -> dict:
+        """A new row of the history, whose values (loss, norm, terms) stay on the device until someone asks."""
+        row = {
+            "step": self.done + 1,
+            "epoch": (self.done + 1) / self.batches.per_epoch,
+            "tokens": self.batches.tokens(self.done),
+            "learning_rate": rate,
+            "settings": self.objective.settings(),
+            "seconds": 0.0,
+            "peak_memory": 0,
+        }
+        self._pending.append((row, values))
+        return row
+
+    def _fetch(self) -> None:
+        """Bring what lies on the device into the history: the only place where training waits for the device."""
+        if self._pending:
+            rows, values = zip(*self._pending, strict=True)
+            for row, numbers in zip(rows, torch.stack(values).tolist(), strict=True):
+                row.update(zip(("loss", "grad_norm", *self.term_names), numbers, strict=True))
+            self._rows.extend(rows)
+            self._pending.clear()
+
+    def _look_for_nan(self) -> None:
+        """Raise NonFiniteLoss if a late step was not finite, and go back to before it, where the weights still are."""
+        self._fetch()
+        for row in self._rows[-CHECK_EVERY:]:
+            if not math.isfinite(row["loss"] + row["grad_norm"]):
+                self.done = row["step"] - 1
+                del self._rows[self.done :]
+                self._failed.fill_(False)
+                terms = [f"the term {name}" for name in self.term_names if not math.isfinite(row[name])]
+                culprit = " and ".join(terms) or "the gradient (every term is finite)"
+                saved = checkpoints.found(self.folder) if self.folder else []
+                raise NonFiniteLoss(
+                    f"step {row['step']}: {culprit} is not finite (learning rate {row['learning_rate']:.2g}). The "
+                    f"student has the weights from before that step{f'; {saved[-1]} is whole' if saved else ''}"
+                )
+
+    @contextmanager
+    def _own_folder(self) -> Iterator[None]:
+        """Nobody else writes to the run's folder while it runs."""
+        with ExitStack() as held:
+            if self.folder:
+                checkpoints.refuse_later(self.folder, self.done)
+                on_main(self.accelerator, lambda: held.enter_context(checkpoints.held(self.folder)))
+            yield
+
+    def _bar(self) -> tqdm:
+        return bar(self.accelerator, self.progress, total=self.total_steps, initial=self.done, unit="step")
+
+    # ------------------------------------------------------------------------------------------ saving and resuming
+
+    def save(self, folder: str | os.PathLike | None = None) -> Path:
+        """Write a checkpoint, whole or not at all: student (loads with from_pretrained), optimiser, history."""
+        folder = self.folder if folder is None else checkpoints.writable(folder)
+        if folder is None:
+            raise KDTutorError("no folder to save to: save(folder) or Distillation(…, folder=…)")
+        with finish_first():
+            self._look_for_nan()
+        checkpoints.refuse_later(folder, self.done)
+        tensors = {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
+        for i, parameter in enumerate(self.parameters):
+            moments = self.optimizer.state.get(parameter, {})
+            tensors |= {f"{name}.{i}": value for name, value in moments.items()}
+        state = {
+            "done": self.done,
+            "belongs_to": self._belongs_to,
+            "formula": repr(self.objective),
+            "objective": self.objective.settings(),
+            "learning_rate": self.learning_rate,
+            "history": self.history,
+        }
+        write = partial(checkpoints.write, folder, self.done, self.student, tensors, state)
+        on_main(self.accelerator, write)
+        return checkpoints.found(folder)[-1]
+
+    def resume(self, folder: str | os.PathLike | None = None) -> Distillation:
+        """Go on from the newest checkpoint in `folder` (default: the run's own). Returns the run itself.
+
+        What was changed during the run, such as a temperature or the learning rate, comes back as well. A damaged
+        checkpoint is named in a warning and set aside, and the one before it is used. Raises KDTutorError if none is
+        whole, or if it was made with another task, teacher, objective or setting.
+        """
+        folder = self.folder if folder is None else Path(folder)
+        if folder is None:
+            raise KDTutorError("no checkpoint in None: resume(folder) or Distillation(…, folder=…)")
+        device = "cpu" if self.device.type == "cpu" else str(self.device)  # safetensors knows no "cpu:0"
+        newest, state, tensors, damaged = checkpoints.newest_whole(folder, device)
+        for what in self._belongs_to | state["belongs_to"]:
+            mine, theirs = self._belongs_to.get(what), state["belongs_to"].get(what)
+            steered = what == "objective" and mine == state["formula"]  # the very object, changed since
+            if mine != theirs and not steered:
+                raise KDTutorError(f"{newest.name} was made with another {what}: {theirs}, now {mine}")
+        if damaged:
+            warnings.warn(f"{'; '.join(map(str, damaged))}: going on from {newest.name}", stacklevel=2)
+            on_main(self.accelerator, partial(checkpoints.set_aside, folder, newest))
+
+        load_model(self.student, newest / "model.safetensors", device=device)
+        projections = {name: tensors[f"objective.{name}"] for name in self.objective.state_dict()}
+        self.objective.load_state_dict(projections)
+        self.optimizer.state.clear()
+        for i, parameter in enumerate(self.parameters):
+            if f"step.{i}" in tensors:
+                moments = {name: tensors[f"{name}.{i}"] for name in ("step", "exp_avg", "exp_avg_sq")}
+                self.optimizer.state[parameter] = moments
+        self.objective.restore(state["objective"])
+        self.done, self._rows, self.learning_rate = state["done"], state["history"], state["learning_rate"]
+        self._pending.clear()
+        self._failed.fill_(False)
+        return self
+
+    @cached_property
+    def _belongs_to(self) -> dict[str, object]:
+        """What a checkpoint can be resumed with."""
+        count = sum(p.numel() for p in self.student.parameters())
+        same = ("batch_size", "total_steps", "warmup", "weight_decay", "max_norm", "masking", "rare_words", "seed",
+                "split")  # fmt: skip
+        return {
+            "task": f"{self.task.name} {self.task.fingerprint}",
+            "student": f"{type(self.student).__name__}, {count:,} parameters, {len(self.parameters)} tensors trained",
+            "teacher": fingerprint(self.teacher) if self._teacher_needs else "none",
+            **self._began_with,
+            **{name: getattr(self, name) for name in same},
+            **({"cache": str(self.cache)} if self.cache else {}),
+        }
+
+    @contextmanager
+    def _own_randomness(self, *what: object) -> Iterator[None]:
+        """A block whose randomness depends on seed and `what` alone, and leaves the caller's random state alone."""
+        with torch.random.fork_rng(devices=[self.device.index or 0] if self.device.type == "cuda" else []):
+            # Not torch.manual_seed: it looks for every kind of GPU, and a small student's step is soon done.
+            torch.default_generator.manual_seed(seed_from(self.seed, *what))
+            if self.device.type == "cuda":
+                torch.cuda.manual_seed(seed_from(self.seed, *what))
+            yield
+
+
+# ------------------------------------------------------------------------------------------------ functions
+
+
+def _adamw(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW whose weight decay acts on matrices and embeddings only."""
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+
+
+def _numbered(names: Iterable[str]) -> tuple[str, ...]:
+    """Names with a number behind those that repeat: A, B, A → A, B, A2."""
+    seen, numbered = Counter(), []
+    for name in names:
+        seen[name] += 1
+        numbered.append(name if seen[name] == 1 else f"{name}{seen[name]}")
+    return tuple(numbered)

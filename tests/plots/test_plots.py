@@ -1,0 +1,332 @@
+"""The figures: what their sentences say comes from the data, and reaches the reader with the picture."""
+
+from io import BytesIO
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+from kdtutor import plots
+from kdtutor.errors import KDTutorError
+
+NAMES = ("animal", "food", "plant", "time")
+LOGITS = np.array([3.0, 2.0, 1.0, -2.0])
+EVALUATIONS = {
+    "teacher": SimpleNamespace(parameters=8_000_000, latency_ms=10.0, score=0.86),
+    "student": SimpleNamespace(parameters=2_000_000, latency_ms=2.5, score=0.774),
+}
+
+
+def softmax(logits):
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()
+
+
+def said(picture):
+    return picture.alt.replace("\u00a0", " ")
+
+
+def test_distributions_name_the_likeliest_classes_of_both_in_order():
+    picture = plots.distributions([0.7, 0.2, 0.1, 0], [0.1, 0.6, 0.3, 0], NAMES, label="animal")
+    assert "teacher's are animal 70 %, food 20 % and plant 10 %" in said(picture)
+    assert "student's are food 60 %, plant 30 % and animal 10 %" in said(picture)
+    assert said(picture).endswith("the true class is animal.")
+
+
+def test_distributions_draw_only_the_classes_asked_for_and_star_the_true_one():
+    picture = plots.distributions(softmax(LOGITS), None, NAMES, top=2, label="food")
+    assert [text.get_text() for text in picture.axes[0].get_yticklabels()] == ["animal", "★ food"]
+    assert "student" not in said(picture)
+
+
+def test_logits_are_refused_where_probabilities_are_due():
+    with pytest.raises(
+        KDTutorError, match=r"the student's are not probabilities of 4 classes: 4 numbers from -2"
+    ):
+        plots.distributions(softmax(LOGITS), LOGITS, NAMES)
+
+
+def test_a_text_is_shown_as_it_is_dollars_included_and_shortened_if_long():
+    picture = plots.distributions(softmax(LOGITS), None, NAMES, title="costs $5, then $x_{2 " + "long " * 200)
+    picture.savefig(BytesIO())
+    assert picture.axes[0].get_title(loc="left").startswith("costs $5, then $x_{2 long")
+    assert len(picture.axes[0].get_title(loc="left")) <= 200
+
+
+def test_a_tensor_with_a_gradient_can_be_drawn():
+    torch = pytest.importorskip("torch")
+    z = torch.tensor(LOGITS, requires_grad=True)
+    assert said(plots.temperature_curves(z, NAMES)) == said(plots.temperature_curves(LOGITS, NAMES))
+
+
+def test_temperature_curves_say_how_probability_and_entropy_change():
+    picture = plots.temperature_curves(LOGITS, NAMES, temperatures=[1, 2, 1e6])
+    p = softmax(LOGITS)
+    assert f"animal goes from {100 * p[0]:.0f} % to 25 %" in said(picture)
+    assert f"entropy from {-(p * np.log(p)).sum():.2f} to 1.39 nats, of at most 1.39" in said(picture)
+
+
+def test_gradients_say_what_each_objective_raises_and_lowers():
+    picture = plots.gradients({"KL": [-0.5, 0.3, 0.2, 0], "MSE": [0.1, -0.2, 0, 0.1]}, NAMES)
+    assert "KL raises animal most (−0.50) and lowers food most (+0.30)" in said(picture)
+    assert "MSE raises food most (−0.20)" in said(picture)
+
+
+def test_gradient_sizes_follow_the_closed_forms():
+    z_s, z_t = np.zeros((2, 4)), np.stack([LOGITS, -LOGITS])
+    picture = plots.gradient_sizes(z_s, z_t, [0, 3], temperatures=[1, 10])
+    gaps = [np.mean([np.linalg.norm(softmax(row / T) - 0.25) for row in z_t]) for T in (1, 10)]
+    assert f"with T² from {gaps[0]:.2g} to {10 * gaps[1]:.2g}" in said(picture)
+    assert f"without T² from {gaps[0]:.2g} to {gaps[1] / 10:.2g}" in said(picture)
+    assert f"hard labels {np.sqrt(0.75):.2g} at any T" in said(picture)
+
+
+def test_second_guesses_name_the_largest_shares_and_put_classes_that_share_together():
+    shares = np.array([[0, 0.1, 0.9, 0], [0.2, 0, 0, 0.8], [0.95, 0.05, 0, 0], [np.nan] * 4])
+    picture = plots.second_guesses(shares, NAMES)
+    assert "plant to animal 95 %; from animal to plant 90 %; from food to time 80 %" in said(picture)
+    drawn = [text.get_text() for text in picture.axes[0].get_yticklabels()]
+    assert abs(drawn.index("animal") - drawn.index("plant")) == 1
+    assert abs(drawn.index("food") - drawn.index("time")) == 1
+
+
+def test_learning_curves_take_histories_and_pairs_and_smooth_only_the_long_ones():
+    history = [{"step": i + 1, "loss": 2.0 if i < 50 else 1.0} for i in range(100)]
+    picture = plots.learning_curves({"student": history, "control": [(1, 3.0), (100, 2.5)]})
+    assert "student goes from 2 to 1; control goes from 3 to 2.5" in said(picture)
+    assert len(picture.axes[0].lines) == 3  # the history is there both pale and smoothed
+
+
+def test_scores_say_mean_and_interval_over_the_seeds_and_show_every_seed():
+    pytest.importorskip("torch")
+    picture = plots.scores_with_intervals(
+        {"a": [0.60, 0.62, 0.64], "b": [0.7, 0.7, 0.7]}, reference=("teacher", 0.9)
+    )
+    # Student's t with 2 degrees of freedom: 4.303 · 2 points / √3 = 5.0 points
+    assert "over 3 seeds, with 95 % intervals: a 62.0 % ± 5.0; b 70.0 % ± 0.0; teacher: 90.0 %" in said(
+        picture
+    )
+    assert list(picture.axes[0].lines[0].get_xdata()) == [0.60, 0.62, 0.64]
+
+
+def test_one_seed_is_said_to_be_one_and_gets_no_interval():
+    pytest.importorskip("torch")
+    assert "over one seed" in (text := said(plots.scores_with_intervals({"a": [0.6]})))
+    assert "a 60.0 % (one seed)" in text
+
+
+def test_the_comparison_says_what_the_student_saves_and_costs():
+    sentence = said(plots.comparison(EVALUATIONS))
+    assert "teacher (86.0 % accuracy)" in sentence
+    assert "student has 4.0 times fewer parameters, needs 25 % of the time and reaches 77.4 %" in sentence
+
+
+def test_size_and_accuracy_are_said_for_every_model():
+    assert "teacher 8.0 M, 86.0 %; student 2.0 M, 77.4 %" in said(plots.size_accuracy(EVALUATIONS))
+
+
+ABLATION = {
+    "accuracy": {"full": [0.80, 0.82, 0.84], "without A": [0.79, 0.80, 0.81], "random": [0.70, 0.72, 0.74]},
+    "masked words": {"full": [0.30, 0.30, 0.30], "without A": [0.31, 0.32, 0.33], "random": [0.2, 0.2, 0.2]},
+}
+
+
+def test_the_ablation_says_each_paired_difference_with_its_interval():
+    pytest.importorskip("torch")
+    from scipy import stats
+
+    picture = plots.ablation(ABLATION)
+    picture.savefig(BytesIO())
+    # without A: −1, −2, −3 points; the interval is t · s / √n with 2 degrees of freedom
+    half_width = stats.t.ppf(0.975, 2) * 1 / np.sqrt(3)
+    text = said(picture)
+    assert f"accuracy (full 82.0 %): without A −2.00 ± {half_width:.2f}, random −10.00 ± 0.00" in text
+    assert "masked words (full 30.0 %): without A +2.00" in text and "over 3 seeds" in text
+    names = [label.get_text() for label in picture.axes[0].get_yticklabels()]
+    assert names == ["without A", "random"]
+    assert sorted(picture.axes[0].lines[0].get_xdata()) == pytest.approx([-3, -2, -1])
+    assert text.startswith("Difference from the full recipe in points")
+    assert said(plots.ablation(ABLATION, base="the control")).startswith("Difference from the control in")
+
+
+def test_an_ablation_over_other_seeds_than_the_full_recipe_s_is_refused():
+    pytest.importorskip("torch")
+    with pytest.raises(KDTutorError, match="same seeds on both sides"):
+        plots.ablation({"accuracy": {"full": [0.8, 0.9], "without A": [0.8, 0.9, 0.7]}})
+
+
+def test_our_figures_stand_beside_the_paper_s():
+    pytest.importorskip("torch")
+    claims = {"score retained": ([0.96, 0.98, 1.0], 0.97), "share of the parameters": ([0.65], 0.6)}
+    picture = plots.beside_paper(claims, ["{:.1%}"])
+    picture.savefig(BytesIO())
+    text = said(picture)
+    assert "score retained: 98.0% ± 5.0%, paper 97.0%" in text
+    assert "share of the parameters: 0.65, paper 0.60." in text
+    assert [bar.get_height() for bar in picture.axes[0].patches] == pytest.approx([0.98, 0.97])
+
+
+def test_size_accuracy_and_latency_are_compared_with_the_first_model():
+    pytest.importorskip("torch")
+    models = {"teacher": ([0.8, 0.82], 10.0, 8_000_000), "student, distilled": ([0.78, 0.78], 5.5, 5_200_000)}
+    picture = plots.size_accuracy_latency(models)
+    picture.savefig(BytesIO())
+    text = said(picture)
+    assert "Beside teacher (81.0 %, 10.0 ms, 8.0 M parameters)" in text
+    assert "student, distilled reaches 78.0 % with 65 % of the parameters in 55 % of the time" in text
+    areas = [
+        float(marks.get_sizes()[0])
+        for marks in picture.axes[0].collections
+        if hasattr(marks, "get_sizes") and len(marks.get_sizes())
+    ]
+    assert areas[1] / areas[0] == pytest.approx(0.65)
+
+
+def test_memory_is_said_by_its_total_and_its_largest_part_and_drawn_part_by_part():
+    runs = {"whole": {"weights": 1e9, "logits": 4e9}, "in pieces": {"weights": 1e9, "other": 0.5e9}}
+    picture = plots.memory(runs)
+    assert "whole 5.0 GB, of which logits 4.0; in pieces 1.5 GB, of which weights 1.0." in said(picture)
+    widths = [[bar.get_width() for bar in bars] for bars in picture.axes[0].containers]
+    assert widths == [[1, 1], [4, 0], [0, 0.5]]
+    assert [text.get_text() for text in picture.legends[0].get_texts()] == ["weights", "logits", "other"]
+
+
+def test_class_scores_are_the_f1_of_each_class_the_largest_first_with_its_commonest_mistake():
+    labels = [0] * 5 + [1] * 3 + [2] * 2  # nothing is a time, and nothing is taken for one
+    predicted = [0, 0, 0, 1, 2, 1, 0, 0, 2, 2]
+    picture = plots.class_scores(predicted, labels, NAMES)
+    axes = picture.axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["animal (5)", "food (3)", "plant (2)"]
+    # animal: TP 3, FP 2, FN 2; food: TP 1, FP 1, FN 2; plant: TP 2, FP 1, FN 0
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.6, 0.4, 0.8])
+    beside = [text.get_text().replace("\u00a0", " ") for text in axes.texts]
+    assert beside[:5] == ["60 %", "food 20 %", "40 %", "animal 67 %", "80 %"]
+    assert "from plant 80 % to food 40 %, mean 60 %; most often, food is taken for animal (2 of 3)" in said(
+        picture
+    )
+
+
+def test_class_scores_without_a_mistake_name_none():
+    assert said(plots.class_scores([0, 1], [0, 1], NAMES)).endswith("mean 100 %.")
+
+
+def test_class_scores_name_no_mistake_of_a_class_that_has_no_text():
+    picture = plots.class_scores([1, 1], [0, 1], NAMES)
+    assert said(picture).endswith("most often, animal is taken for food (1 of 1).")
+    picture.savefig(BytesIO())
+
+
+def test_the_transformer_s_diagram_holds_the_example_and_says_what_reads_what():
+    picture = plots.encoder_decoder("three hundred", "<s> 3", "0")
+    drawn = [text.get_text() for text in picture.axes[0].texts]
+    assert {"three hundred", "<s> 3", "0", "encoder layer, N times", "decoder layer, N times"} < set(drawn)
+    assert drawn.count("add & norm") == 5  # two sublayers in an encoder layer, three in a decoder layer
+    assert "The encoder reads “three hundred”" in said(picture)
+    assert "cross-attention to the memory" in said(picture)
+
+
+def test_positions_say_whether_dot_products_depend_on_the_distance_alone():
+    angles = np.arange(10)[:, None] / np.array([1.0, 5.0])
+    sinusoids = np.stack([np.sin(angles), np.cos(angles)], -1).reshape(10, 4)
+    expected = [np.cos(distance * np.array([1, 0.2])).sum() for distance in (0, 1, 6)]
+    text = said(plots.positions(sinusoids, reach=6))
+    assert (
+        "depends on the distance alone: 2.0 at distance 0, {1:.1f} at 1, {2:.1f} at 6".format(*expected)
+        in text
+    )
+    assert "Encoding of 10 positions in 4 columns" in text
+    assert "depends on more than the distance" in said(plots.positions(np.eye(5)[:, [0, 1, 1]]))
+
+
+def test_teacher_and_student_look_the_same_in_every_place_and_nobody_else_looks_like_them():
+    assert plots.look_of("teacher", 3) == plots.TEACHER
+    assert plots.look_of("Student, distilled", 0) == plots.STUDENT
+    looks = [plots.TEACHER, plots.STUDENT, *plots.OTHERS]
+    for parts in zip(*looks, strict=True):  # colours, markers, dashes, hatchings: each tells them all apart
+        assert len(set(parts)) == len(looks)
+
+
+def test_the_reader_s_own_settings_neither_change_the_figures_nor_are_changed():
+    import matplotlib as mpl
+
+    with mpl.rc_context({"font.size": 30, "text.color": "red"}):
+        picture = plots.distributions(softmax(LOGITS), None, NAMES, title="any text")
+        assert (
+            picture.axes[0].title.get_color() == "#1a1a1a"
+            or picture.axes[0]._left_title.get_color() == "#1a1a1a"
+        )
+        assert mpl.rcParams["font.size"] == 30
+
+
+def test_in_a_notebook_the_sentence_is_the_alt_text_and_is_printed_below(monkeypatch, capsys):
+    display = pytest.importorskip("IPython.display")
+    shown = []
+    monkeypatch.setattr(display, "display", lambda data, **more: shown.append((data, more)))
+    picture = plots.size_accuracy(EVALUATIONS)
+    picture._ipython_display_()
+    (data, more), printed = shown[0], capsys.readouterr().out
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert more["metadata"]["image/png"]["alt"] == picture.alt
+    assert printed.split() == picture.alt.split()
+
+
+def test_the_same_figure_is_the_same_bytes():
+    files = [BytesIO(), BytesIO()]
+    for file in files:
+        plots.size_accuracy(EVALUATIONS).savefig(file, format="png", metadata={"Software": None})
+    assert files[0].getvalue() == files[1].getvalue()
+
+
+TOKENS = ("[CLS]", "a", "bird", "[SEP]")
+
+
+def test_attention_maps_say_where_most_of_it_goes_and_name_the_largest_weight():
+    towards_bird = np.full((4, 4), 0.1) + 0.6 * (np.arange(4) == 2)
+    towards_bird[1] = [0, 0, 0.05, 0.95]
+    picture = plots.attention_maps({"head 3": towards_bird, "head 4": np.eye(4, k=-1)}, TOKENS)
+    assert "head 3: most of it goes to bird (54 % on average)" in said(picture)
+    assert "the largest single weight is 95 %, from a to [SEP]" in said(picture)
+    assert "head 4: from each token, 75 % of it goes to the token before" in said(picture)
+    assert [text.get_text() for text in picture.axes[0].get_yticklabels()] == list(TOKENS)
+    assert "10" in [text.get_text() for text in picture.axes[0].texts]
+
+
+def test_attention_maps_may_have_other_keys_than_queries_and_refuse_another_shape():
+    picture = plots.attention_maps({"cross": np.full((4, 2), 0.5)}, TOKENS, ["ein", "Vogel"])
+    assert "4 queries over 2 keys" in said(picture)
+    with pytest.raises(
+        KDTutorError, match=r"cross has the shape \(4, 2\), but there are 4 queries and 4 keys"
+    ):
+        plots.attention_maps({"cross": np.full((4, 2), 0.5)}, TOKENS)
+
+
+def test_masks_count_and_tick_what_they_allow():
+    picture = plots.masks({"causal": np.tri(4, dtype=bool), "all": np.ones((4, 4), bool)}, TOKENS)
+    assert "Of 16 pairs are allowed: causal 10, all 16" in said(picture)
+    assert [len(axes.texts) for axes in picture.axes] == [10, 16]
+
+
+def test_the_overview_has_a_map_for_every_head_and_counts_the_favourites():
+    torch = pytest.importorskip("torch")
+    layer = torch.zeros(1, 3, 4, 4)  # three heads: two look at the bird only, one at [SEP]
+    layer[:, :2, :, 2] = layer[:, 2, :, 3] = 1
+    picture = plots.attention_overview([layer, layer], TOKENS)
+    assert len(picture.axes) == 6
+    assert "looked at most is bird in 4, [SEP] in 2 of the 6 maps" in said(picture)
+
+
+def test_head_shares_say_the_mean_and_the_extreme_head_and_print_every_number():
+    shares = np.array([[0.1, 0.2, 0.9], [0.1, 0.2, 0.3]])
+    picture = plots.head_shares({"back": shares, "on": shares / 2, "self": shares / 3})
+    assert "back: 30 % over all heads, most in layer 0, head 2 (90 %)" in said(picture)
+    assert [text.get_text() for text in picture.axes[0].texts] == ["10", "20", "90", "10", "20", "30"]
+    assert [axes.get_visible() for axes in picture.axes] == [True, True, True, False]
+
+
+def test_saturation_says_how_the_largest_weight_and_its_gradient_end():
+    largest, gradient = {"q·k": [0.2, 0.96]}, {"q·k": [0.05, 0.004]}
+    assert (
+        "from 1 to 1024: q·k, the largest weight goes from 20 % to 96 % and the gradient from 0.05 to 0.004"
+        in (said(plots.saturation([1, 1024], largest, gradient)))
+    )

@@ -1,0 +1,469 @@
+"""What a run survives: SIGKILL at any moment, Ctrl-C, a full disk, damage, a second run, a lost process.
+
+The runs to be killed are forked from a server that has imported everything, so that each costs no start-up.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers import (
+    PATIENCE,
+    make_run,
+    make_task,
+    model,
+    processes,
+    same,
+    take,
+    weights,
+    without_time,
+)
+
+from kdtutor.errors import KDTutorError
+from kdtutor.evaluation.scores import predict
+from kdtutor.objectives.logits import HardLabels, blend
+from kdtutor.training import answers, checkpoints
+from kdtutor.training.distillation import Distillation
+from kdtutor.training.processes import finish_first
+
+TESTS = Path(__file__).parent
+resource = pytest.importorskip("resource", reason="Windows has neither the limits nor the signals")
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["test_surviving"])
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make_task()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread_here_and_in_the_forks_and_a_path_for_them():
+    """The last digits depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    before, path = os.environ.get("OMP_NUM_THREADS"), os.environ.get("PYTHONPATH")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent), *filter(None, [path])])
+    yield
+    for name, value in {"OMP_NUM_THREADS": before, "PYTHONPATH": path}.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    torch.set_num_threads(threads)
+
+
+# ------------------------------------------------------------------------------------------------ SIGKILL
+
+
+def steered_run(folder, **changes) -> Distillation:
+    """Dropout, a cached teacher, and a checkpoint at every second step."""
+    goal = blend(alpha=0.3, temperature=2)
+    settings = {
+        "epochs": 6,
+        "save_every": 2,
+        "dropout": 0.1,
+        "folder": folder,
+        "cache": Path(folder, "answers"),
+    }
+    return make_run(make_task(), goal, **(settings | changes))
+
+
+def steps_of(run: Distillation) -> None:
+    """All steps, with the temperature raised after the 9th and the learning rate halved after the 19th.
+
+    After odd ones: the checkpoint of the next step has the change, and from the one before it the change is made again.
+    """
+    for step in run:
+        if step.number == 9:
+            run.objective.temperature = 4
+        if step.number == 19:
+            run.learning_rate /= 2
+
+
+def slowly(seconds: float, function):
+    def slow(*arguments, **settings):
+        time.sleep(seconds)
+        return function(*arguments, **settings)
+
+    return slow
+
+
+def victim(folder: str, moment: str, tell) -> None:
+    """Start or go on, dawdling at the moment at which it is to be killed."""
+    torch.set_num_threads(1)
+    answers.texts_at_once = lambda device: 4  # eleven batches; their shapes decide the last digits
+    if moment == "asking the teacher":
+        answers.FLUSH_EVERY = 0
+        answers.refuse_non_finite = slowly(0.02, answers.refuse_non_finite)
+    elif moment == "saving":
+        checkpoints._flush = slowly(0.02, checkpoints._flush)
+        checkpoints.save_file = slowly(0.02, checkpoints.save_file)
+    else:
+        Distillation._train_step = slowly(0.01, Distillation._train_step)
+    tell.send("begun")
+    run = steered_run(folder)
+    if checkpoints.found(Path(folder)):
+        run.resume()
+    tell.send(run.done)
+    steps_of(run)
+    tell.send("done")
+
+
+def kill(folder: Path, moment: str, after: float) -> str | int:
+    """Kill a run so many seconds after it began; returns the last thing it said."""
+    mine, its = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=victim, args=(str(folder), moment, its))
+    process.start()
+    its.close()
+    assert mine.poll(PATIENCE)
+    said = mine.recv()
+    if moment != "asking the teacher":
+        assert mine.poll(PATIENCE)
+        said = mine.recv()
+    process.join(after)
+    process.kill()
+    process.join()
+    while mine.poll():
+        try:
+            said = mine.recv()
+        except EOFError:
+            break
+    return said
+
+
+@pytest.mark.parametrize("moment", ["training", "saving", "asking the teacher"])
+def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path, monkeypatch, moment):
+    monkeypatch.setattr(answers, "texts_at_once", lambda device: 4)  # as in the forks
+    straight = steered_run(tmp_path / "straight")
+    steps_of(straight)
+    chance, folder, kills = random.Random(0), tmp_path / "killed", 0
+    for _ in range(4):
+        kills += kill(folder, moment, chance.uniform(0.0, 0.5)) != "done"
+    assert kills >= 3, "it was too quick to be killed"
+    resumed = steered_run(folder, student=model(make_task(), seed=77, dropout=0.1))
+    if checkpoints.found(folder):
+        resumed.resume()
+        assert resumed.done or moment != "training"
+    else:
+        resumed = steered_run(folder)
+    steps_of(resumed)
+    assert same(weights(resumed.student), weights(straight.student))
+    assert without_time(resumed.history) == without_time(straight.history)
+    assert torch.equal(resumed.teacher_logits, straight.teacher_logits)
+    left = {path.name for path in folder.iterdir() if not path.name.startswith((".lock", ".held"))}
+    assert left == {"answers", "checkpoint-0000034", "checkpoint-0000036"}, "nothing half done is left"
+
+
+def test_a_killed_build_of_the_teachers_answers_goes_on_where_it_was(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(answers, "texts_at_once", lambda device: 4)
+    monkeypatch.setattr(answers, "FLUSH_EVERY", 0)
+    asked = []
+
+    def dies_at_the_sixth(logits, index):
+        asked.append(index)
+        if len(asked) == 6:
+            raise KeyboardInterrupt
+        return logits
+
+    with monkeypatch.context() as patch:
+        patch.setattr(answers, "refuse_non_finite", dies_at_the_sixth)
+        with pytest.raises(KeyboardInterrupt):
+            make_run(task, cache=tmp_path)
+    count = len(make_run(task).batches.data)
+    second = []
+    real = answers.refuse_non_finite
+    monkeypatch.setattr(answers, "refuse_non_finite", lambda z, i: second.append(i) or real(z, i))
+    run = make_run(task, cache=tmp_path)
+    assert sum(map(len, asked[:5])) + sum(map(len, second)) == count, "the first five were not asked again"
+    assert torch.equal(run.teacher_logits, make_run(task).teacher_logits)
+
+
+def test_a_killed_build_whose_mark_cannot_be_read_begins_anew(task, tmp_path):
+    whole = make_run(task, cache=tmp_path)
+    [file] = tmp_path.glob("teacher-*.npy")
+    file.rename(file.with_suffix(".partial"))
+    for mark in ("", "[]", '{"done": 1, "shape": [3, 3], "batches": 9}'):
+        file.with_suffix(".partial.json").write_text(mark)
+        assert torch.equal(make_run(task, cache=tmp_path).teacher_logits, whole.teacher_logits)
+        file.rename(file.with_suffix(".partial"))
+
+
+# ------------------------------------------------------------------------------------------------ Ctrl-C
+
+
+def press_ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_waits_until_the_block_is_done_and_the_second_gets_through():
+    reached = []
+    with pytest.raises(KeyboardInterrupt), finish_first():
+        press_ctrl_c()
+        reached.append("the end")
+    with pytest.raises(KeyboardInterrupt), finish_first():
+        press_ctrl_c()
+        press_ctrl_c()
+        reached.append("never")
+    assert reached == ["the end"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_blocks_may_lie_in_blocks_and_other_threads_are_left_alone():
+    reached = []
+    with pytest.raises(KeyboardInterrupt), finish_first():
+        with finish_first():
+            press_ctrl_c()
+        reached.append("the outer end")
+
+    def elsewhere() -> None:
+        with finish_first():
+            reached.append("a thread")
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert reached == ["the outer end", "a thread"]
+
+
+@pytest.mark.parametrize("where", ["forward", "optimizer", "clip"])
+def test_a_run_interrupted_within_a_step_goes_on_in_the_same_kernel_as_if_nothing_had_been(
+    task, monkeypatch, where
+):
+    straight = make_run(task, dropout=0.1, epochs=2)
+    straight.run()
+    run = make_run(task, dropout=0.1, epochs=2)
+    owner, name = {
+        "forward": (run, "_losses"),
+        "optimizer": (run.optimizer, "step"),
+        "clip": (torch.nn.utils, "clip_grad_norm_"),
+    }[where]
+    real, calls = getattr(owner, name), []
+
+    def interrupted(*arguments, **settings):
+        calls.append(1)
+        if len(calls) in (3, 6):
+            press_ctrl_c()
+        return real(*arguments, **settings)
+
+    monkeypatch.setattr(owner, name, interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run.run()
+    assert 0 < run.done < run.total_steps
+    run.run()
+    assert same(weights(run.student), weights(straight.student))
+    assert without_time(run.history) == without_time(straight.history)
+
+
+def test_a_run_interrupted_while_it_saves_or_is_evaluated_goes_on(task, tmp_path, monkeypatch):
+    straight = make_run(task, HardLabels(), epochs=2)
+    straight.run()
+    run = make_run(task, HardLabels(), epochs=2, folder=tmp_path, save_every=2)
+    real, saves = checkpoints.save_file, []
+
+    def interrupted(*arguments):
+        real(*arguments)
+        saves.append(1)
+        if len(saves) == 2:
+            press_ctrl_c()
+
+    monkeypatch.setattr(checkpoints, "save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert [path.name for path in checkpoints.found(tmp_path)] == ["checkpoint-0000002"]
+    monkeypatch.setattr(sys.modules["kdtutor.models.forward"], "forward", lambda *_: press_ctrl_c())
+    with pytest.raises(KeyboardInterrupt):
+        predict(run.student, task, "test")
+    monkeypatch.undo()
+    resumed = make_run(task, HardLabels(), epochs=2, folder=tmp_path, save_every=2).resume()
+    run.run()
+    resumed.folder = None
+    resumed.run()
+    assert same(weights(run.student), weights(straight.student))
+    assert same(weights(resumed.student), weights(straight.student))
+
+
+# ------------------------------------------------------------------------------------------------ disks and damage
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it_whole_says_so_and_the_run_can_go_on(task, tmp_path):
+    run = make_run(task, HardLabels(), epochs=2, folder=tmp_path, save_every=2)
+    take(run, 2)
+    first = {path.name: path.read_bytes() for path in (tmp_path / "checkpoint-0000002").iterdir()}
+    before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # a file can't grow: as on a full disk
+    try:
+        with pytest.raises(KDTutorError, match=r"checkpoint-0000004 could not be written .*0000002 is whole"):
+            take(run, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "checkpoint-0000002").iterdir()} == first
+    assert not (tmp_path / ".partial").exists()
+    run.run()
+    assert [path.name for path in checkpoints.found(tmp_path)] == ["checkpoint-0000010", "checkpoint-0000012"]
+
+
+def test_a_damaged_newest_checkpoint_is_named_set_aside_and_the_one_before_it_used(task, tmp_path):
+    settings = {"epochs": 2, "dropout": 0.1, "folder": tmp_path}
+    straight = make_run(task, **settings)
+    straight.run()
+    newest = tmp_path / "checkpoint-0000012" / "optimizer.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    resumed = make_run(task, **settings, student=model(task, seed=77, dropout=0.1))
+    with pytest.warns(UserWarning, match=r"checkpoint-0000012 is damaged .*going on from checkpoint-0000006"):
+        resumed.resume()
+    assert resumed.done == 6
+    assert (tmp_path / "damaged-checkpoint-0000012").is_dir()
+    resumed.run()
+    assert same(weights(resumed.student), weights(straight.student))
+
+
+def test_a_checkpoint_that_was_being_replaced_when_the_process_died_is_put_back(task, tmp_path):
+    run = make_run(task, HardLabels(), folder=tmp_path, steps=2)
+    run.run()
+    (tmp_path / "checkpoint-0000002").rename(tmp_path / ".replaced-0000002")
+    (tmp_path / ".partial").mkdir()
+    with checkpoints.held(tmp_path):
+        assert [path.name for path in checkpoints.found(tmp_path)] == ["checkpoint-0000002"]
+    assert not (tmp_path / ".partial").exists()
+
+
+def test_answers_too_large_for_the_memory_or_the_disk_are_refused_before_the_teacher_is_asked(
+    task, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(answers, "logits_by_batch", lambda *_: pytest.fail("the teacher was asked"))
+    monkeypatch.setattr(answers, "memory", lambda: (2000, 1000))  # 44 texts × 3 classes × 4 bytes
+    with pytest.raises(
+        KDTutorError, match=r"0\.5 kB of memory, and 1\.0 kB are free: cache='a folder' keeps"
+    ):
+        make_run(task)
+    monkeypatch.setattr(answers.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(KDTutorError, match=f"0.5 kB in {tmp_path}, and 0.1 kB are free"):
+        make_run(task, cache=tmp_path)
+
+
+def test_answers_on_disk_are_mapped_not_read(task, tmp_path):
+    run = make_run(task, cache=tmp_path)
+    [file] = tmp_path.glob("teacher-*.npy")
+    mapped = np.load(file, mmap_mode="r")
+    assert mapped.dtype == np.float32
+    assert torch.equal(run.teacher_logits, torch.from_numpy(np.array(mapped)))
+    if sys.platform == "linux":
+        assert file.name in Path("/proc/self/maps").read_text()
+
+
+def test_the_history_has_the_peak_memory(task):
+    history = make_run(task, HardLabels()).run()
+    peaks = [row["peak_memory"] for row in history]
+    assert peaks == sorted(peaks)
+    assert 50e6 < peaks[-1] < 100e9
+
+
+# ------------------------------------------------------------------------------------------------ two runs
+
+
+def keep_folder(folder: str, tell) -> None:
+    with checkpoints.held(Path(folder)):
+        tell.send(os.getpid())
+        time.sleep(PATIENCE)
+
+
+def test_a_second_run_in_a_folder_is_refused_and_a_dead_ones_hold_ends_with_it(task, tmp_path):
+    mine, its = FORKS.Pipe(duplex=False)
+    other = FORKS.Process(target=keep_folder, args=(str(tmp_path), its))
+    other.start()
+    try:
+        assert mine.poll(PATIENCE)
+        pid = mine.recv()
+        run = make_run(task, HardLabels(), folder=tmp_path)
+        with pytest.raises(KDTutorError, match=f"{tmp_path} is in use by process {pid} on"):
+            run.run()
+        assert run.done == 0
+        with pytest.raises(KDTutorError, match="is in use by"):
+            make_run(task, HardLabels()).save(tmp_path)
+    finally:
+        other.kill()
+        other.join()
+    run.run()
+
+
+def test_a_run_broken_off_leaves_its_folder_to_the_next_one(task, tmp_path):
+    take(make_run(task, HardLabels(), folder=tmp_path, epochs=2), 3)
+    make_run(task, HardLabels(), folder=tmp_path).run()
+
+
+# ------------------------------------------------------------------------------------------------ several processes
+
+LOSES_A_PROCESS = """
+import os, sys, signal
+from test_surviving import *
+torch.set_num_threads(1)
+run = steered_run({folder!r}, save_every=1000)
+for step in run:
+    if step.number == 3 and run.accelerator.process_index == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+MAIN_FAILS = """
+import os, sys
+from test_surviving import *
+torch.set_num_threads(1)
+def full(*_): raise OSError(28, "No space left on device")
+checkpoints.save_file = full
+steered_run({folder!r}).run()
+"""
+
+SHARED_ANSWERS = """
+import os, sys
+from test_surviving import *
+torch.set_num_threads(1)
+answers.texts_at_once = lambda device: 3
+run = steered_run({folder!r})
+torch.save(run.teacher_logits.clone(), {folder!r} + "/seen-" + os.environ["RANK"])
+"""
+
+
+def test_a_process_that_dies_takes_the_run_down_with_a_clear_message_instead_of_a_hang(tmp_path):
+    first, second = processes(2, LOSES_A_PROCESS.format(folder=str(tmp_path)))
+    assert second.returncode == -signal.SIGKILL
+    assert first.returncode == 1
+    assert "process 0 waited for the others, and one is gone" in first.stderr
+
+
+def test_a_main_process_that_cannot_save_takes_the_others_with_it(tmp_path):
+    first, second = processes(2, MAIN_FAILS.format(folder=str(tmp_path)))
+    assert first.returncode == second.returncode == 1
+    assert "checkpoint-0000002 could not be written" in first.stderr
+    assert "No space left on device" in first.stderr
+    assert "the main process could not go on; its message says why" in second.stderr
+
+
+def test_two_processes_ask_the_teacher_once_each_its_share_and_one_writes(tmp_path):
+    (tmp_path / "answers").mkdir()
+    results = processes(2, SHARED_ANSWERS.format(folder=str(tmp_path)))
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr + results[1].stderr
+    alone = make_run(make_task(), blend(alpha=0.3, temperature=2)).teacher_logits
+    for rank in range(2):
+        seen = torch.load(tmp_path / f"seen-{rank}", weights_only=True)
+        torch.testing.assert_close(seen, alone, rtol=0, atol=1e-5)
+    assert len([*(tmp_path / "answers").glob("teacher-*")]) == 1
+
+
+def test_a_state_tells_all_that_resuming_needs(task, tmp_path):
+    run = make_run(task, folder=tmp_path, steps=2)
+    run.run()
+    state = json.loads((tmp_path / "checkpoint-0000002" / "state.json").read_text())
+    assert state["done"] == 2
+    assert set(state["belongs_to"]) >= {"task", "student", "teacher", "objective", "seed", "learning_rate"}

