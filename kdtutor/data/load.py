@@ -24,7 +24,7 @@ import torch
 
 from kdtutor.assets import verified
 from kdtutor.data.hub import hub_access, unavailable
-from kdtutor.data.task import Split, Task, _shuffled
+from kdtutor.data.task import Split, Task, random_order
 from kdtutor.errors import KDTutorError, nearest
 
 SPLITS = ("train", "validation", "test")
@@ -133,7 +133,7 @@ def _load_files(path: Path, text, pair, label, seed: int) -> Task:
         )
     columns = _read(path, text, pair, label)
     n = len(columns[text])
-    train, validation, test = _shuffled(n, seed).tensor_split([int(0.8 * n), int(0.9 * n)])
+    train, validation, test = random_order(n, seed).tensor_split([int(0.8 * n), int(0.9 * n)])
     rows = {"train": train.tolist(), "validation": validation.tolist(), "test": test.tolist()}
     if not all(rows.values()):
         raise KDTutorError(

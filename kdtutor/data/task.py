@@ -27,6 +27,17 @@ class Split:
     def __len__(self) -> int:
         return len(self.texts[0])
 
+    def select(self, index: Tensor) -> Split:
+        """The rows `index`, int64 (n,), as a split of their own, in that order."""
+        rows = index.tolist()
+        texts = tuple([column[i] for i in rows] for column in self.texts)
+        domains = None if self.domains is None else [self.domains[i] for i in rows]
+        return Split(texts, None if self.targets is None else self.targets[index], domains)
+
+    def sample(self, n: int, seed: int = 0) -> Split:
+        """`n` random rows, in the split's own order; all of them if there are fewer."""
+        return self.select(random_rows(len(self), n, seed))
+
 
 @dataclass(frozen=True)
 class Task:
@@ -103,9 +114,8 @@ class Task:
         part, kind = self.split(split), "training" if split == "train" else split
         if not 0 < n <= len(part):
             raise KDTutorError(f"{self.name} has {len(part)} {kind} examples: no subset of {n} can be drawn")
-        keep = _random_indices(len(part), n, seed)
         which = f"{n}" if split == "train" else f"{n} of {split}"
-        return self._with(f"{self.name}[{which}, seed {seed}]", **{split: _select(part, keep)})
+        return self._with(f"{self.name}[{which}, seed {seed}]", **{split: part.sample(n, seed)})
 
     def transfer(self, labelled: int = 2000, seed: int = 0) -> Task:
         """All training texts, but only `labelled` random ones keep their label; the others get -100 ("unlabelled").
@@ -119,7 +129,7 @@ class Task:
                 f"{labelled} labelled examples of {self.name}, a {self.kind} task: "
                 f"a transfer set needs a classification task, and 1 to {len(train)} of them"
             )
-        keep = _random_indices(len(train), labelled, seed)
+        keep = random_rows(len(train), labelled, seed)
         targets = torch.full_like(train.targets, IGNORED)
         targets[keep] = train.targets[keep]
         name = f"{self.name}[{labelled} labelled, seed {seed}]"
@@ -131,7 +141,7 @@ class Task:
         if train.targets is None:
             raise KDTutorError(f"{self.name} is a {self.kind} task: none of its texts is labelled")
         keep = (train.targets != IGNORED).nonzero()[:, 0]
-        return self._with(f"{self.name}[labelled only]", train=_select(train, keep))
+        return self._with(f"{self.name}[labelled only]", train=train.select(keep))
 
     def _with(self, name: str, **splits: Split) -> Task:
         return replace(self, name=name, splits=self.splits | splits)
@@ -149,16 +159,11 @@ class Task:
         return digest.hexdigest()[:16]
 
 
-def _select(split: Split, keep: Tensor) -> Split:
-    rows = keep.tolist()
-    texts = tuple([column[i] for i in rows] for column in split.texts)
-    domains = None if split.domains is None else [split.domains[i] for i in rows]
-    return Split(texts, None if split.targets is None else split.targets[keep], domains)
-
-
-def _random_indices(total: int, n: int, seed: int) -> Tensor:
-    return _shuffled(total, seed)[:n].sort().values
-
-
-def _shuffled(total: int, seed: int) -> Tensor:
+def random_order(total: int, seed: int) -> Tensor:
+    """0 to total - 1, shuffled: int64 (total,). `seed` alone decides it."""
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+
+
+def random_rows(total: int, n: int, seed: int) -> Tensor:
+    """`n` of `total` row numbers, drawn at random, in increasing order: int64 (n,)."""
+    return random_order(total, seed)[:n].sort().values

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kdtutor import evaluation
-from kdtutor.data.task import Task, _random_indices, _select
+from kdtutor.data.task import Task
 from kdtutor.data.tokens import IGNORED
 from kdtutor.errors import KDTutorError
 from kdtutor.models.forward import forward, logits_of
@@ -148,8 +148,8 @@ class Score:
                 f"{task.name} has no labelled validation texts, so no {self.name.partition(' ')[2]} is shown."
             )
             return
-        chosen = rows[_random_indices(len(rows), min(size, len(rows)), seed=0)]
-        self.task = replace(task, splits={"validation": _select(split, chosen)})
+        chosen = split.select(rows).sample(size)
+        self.task = replace(task, splits={"validation": chosen})
         self.possible = True
         some = "all" if len(chosen) == len(split) else "the same random"
         self.note = f"The score is taken on {some} {len(chosen):,} of {len(split):,} validation texts."

@@ -201,6 +201,21 @@ def test_masks_are_drawn_by_the_generator_alone(sentiment):
 # ----------------------------------------------------------------------- parts of a task
 
 
+def test_rows_of_a_split_are_picked_by_number_and_keep_what_belongs_to_them():
+    part = load_task("valence").split("validation")
+    few = part.select(torch.tensor([7, 0, 3]))
+    assert list(few.texts[0]) == [part.texts[0][i] for i in (7, 0, 3)]
+    assert torch.equal(few.targets, part.targets[[7, 0, 3]])
+    assert list(few.domains) == [part.domains[i] for i in (7, 0, 3)]
+    assert len(part) == 1453
+
+
+def test_a_sample_is_the_same_at_the_same_seed_and_all_rows_if_there_are_fewer(sentiment):
+    part = sentiment.split("train")
+    assert part.sample(20, seed=3).texts == part.sample(20, seed=3).texts != part.sample(20, seed=4).texts
+    assert part.sample(999).texts[0] == list(part.texts[0])
+
+
 def test_a_subset_draws_training_examples_and_keeps_their_targets(sentiment):
     full = load_task("sentiment")
     label_of = dict(zip(full.texts("train"), full.targets("train").tolist(), strict=True))

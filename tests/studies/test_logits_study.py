@@ -10,7 +10,6 @@ import torch
 
 from kdtutor import data, models, studies
 from kdtutor.cli import main
-from kdtutor.data.task import _select
 from kdtutor.errors import KDTutorError
 from kdtutor.studies import logits
 from kdtutor.studies import stored as files
@@ -25,7 +24,7 @@ def task():
     """Real definitions, a handful in every split."""
     task = data.load_task("supersense")
     few = torch.arange(16)
-    return replace(task, splits={name: _select(split, few) for name, split in task.splits.items()})
+    return replace(task, splits={name: split.select(few) for name, split in task.splits.items()})
 
 
 @pytest.fixture(scope="module")
