@@ -14,44 +14,58 @@ Importing this package imports nothing heavy: each name is fetched from its modu
 
 from __future__ import annotations
 
+import ast
+import sys
 from importlib import import_module
+from pathlib import Path
 
 __version__ = "0.1.0"
 
-#: module → the names that `kd.` offers from it; the module itself is there as well, as in `kd.objectives.soft_targets`
-_EXPORTS = {
-    "errors": "KDTutorError",
-    "data": "load_task load_tokenizer Task",
-    "models": "load_teacher load_model half_depth small_bert layer_choice sizes freeze",
-    "objectives": (
-        "HardLabels SoftTargets SoftCrossEntropy LogitsMSE CosineHidden HiddenStates MaskedLM blend Term Objective"
-    ),
-    "evaluation": "evaluate predict mean_and_interval paired_test",
-    "training.distillation": "Distillation",
-    "training.topk": "TopK",
-    "training.plan": "plan",
-    "plots": "",
-    "studies": "",
-    "transformer": "",
-    "doctor": "",
-    "exercises": "",
-    "widgets": "",
-}
-_HOME = {name: module for module, names in _EXPORTS.items() for name in names.split()}
+_FOLDER = Path(__file__).parent
+
+
+def _offered() -> dict[str, str]:
+    """Maps each name that `kd.` offers to its module, as the stub says that editors and type checkers read."""
+    stub = ast.parse((_FOLDER / "__init__.pyi").read_text(encoding="utf-8"))
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    return {name.name: str(node.module) for node in imports for name in node.names}
+
+
+_HOME = _offered()
 
 
 def __getattr__(name: str):
-    if name in _HOME:
-        value = getattr(import_module(f"kdtutor.{_HOME[name]}"), name)
-    elif name in _EXPORTS and "." not in name:
-        value = import_module(f"kdtutor.{name}")
-    else:
+    if name not in _HOME:
         from kdtutor.errors import nearest
 
         raise AttributeError(nearest("name in kdtutor", name, __dir__()), name=name)
+    home = _HOME[name]
+    value = import_module(f"kdtutor.{name}") if home == __name__ else getattr(import_module(home), name)
     globals()[name] = value  # the next look-up does not come here
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*_HOME, "__version__", *(module for module in _EXPORTS if "." not in module)})
+    return sorted({*_HOME, "__version__"})
+
+
+class _NearestModule:
+    """The last finder that `import kdtutor.…` asks: it finds nothing, but says what there is.
+
+    Without it, `import kdtutor.distillation`, where the loop once was, would say "No module named …" and no more.
+    """
+
+    @staticmethod
+    def find_spec(name: str, path=None, target=None) -> None:
+        if not name.startswith(f"{__name__}."):
+            return
+        from difflib import SequenceMatcher
+
+        files = (file.relative_to(_FOLDER.parent).with_suffix("") for file in _FOLDER.rglob("[!_]*.py"))
+        options = sorted({".".join(file.parts) for file in files} | {f"{__name__}.{name}" for name in _HOME})
+        last = name.rpartition(".")[2]
+        options.sort(key=lambda option: -SequenceMatcher(None, last, option.rpartition(".")[2]).ratio())
+        raise ModuleNotFoundError(f'unknown module "{name}"; nearest: {", ".join(options[:5])}')
+
+
+sys.meta_path.append(_NearestModule)

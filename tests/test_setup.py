@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import http.server
 import importlib
+import inspect
 import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 import tomllib
 from pathlib import Path
 
+import jedi
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -118,23 +121,64 @@ def test_what_the_readme_says_to_make_can_be_made():
     targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
     named = set(re.findall(r"(?:^|`) *make ([a-z]+)\b", read("README.md"), re.MULTILINE))
     assert named <= targets, named - targets
-    assert {"lab", "test"} <= named
-    assert {"lab", "notebooks", "course", "test", "assets"} <= targets
+    assert {"lab", "check", "test"} <= named
     assert set(re.findall(r"`make ([a-z]+)`", read("benchmarks/README.md"))) <= targets
 
 
-def test_every_target_has_a_line_in_make_help_and_is_no_file():
-    targets = re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE)
-    assert re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE).group(1).split() == targets
-    assert re.findall(r"^([a-z]+):[^#\n]*## ", MAKEFILE, re.MULTILINE) == targets
+@pytest.fixture
+def make():
+    """What a target would run: its commands, without those that set up the environment."""
+    if shutil.which("make") is None:
+        pytest.skip("there is no make here")
+
+    def commands(target: str) -> list[str]:
+        command = ["make", "-n", "-o", ".venv/.installed", target]
+        said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        return [line.replace(".venv/bin/", "") for line in said.splitlines()]
+
+    return commands
 
 
-def test_make_test_runs_nbval_over_all_notebooks_and_ci_runs_make_test():
-    recipe = re.search(r"^test:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE).group(1)
-    assert "pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks" in recipe
-    assert recipe.index("tools/chromium.py") < recipe.index("python -m pytest\n")
+def test_make_test_runs_what_make_check_runs_then_every_test_and_nbval_over_all_notebooks(make):
+    *lint, some = make("check")
+    assert lint == ["ruff check .", "ruff format --check .", "lint-imports --no-logo"]
+    assert some.endswith('-m "not browser and not slow"')
+    assert make("test") == [
+        *lint,
+        "python tools/chromium.py",
+        "python -m pytest",
+        "python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks",
+    ]
+
+
+def test_ci_runs_make_test():
     assert re.search(r"^make test\b", read(".ci/run"), re.MULTILINE)
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_make_help_has_a_line_for_every_target_and_none_of_them_is_a_file():
+    targets = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE).group(1).split()
+    said = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert [line.split()[:2] for line in said.splitlines()] == [["make", target] for target in targets]
+
+
+def test_everything_in_the_package_is_packaged():
+    script = """
+from setuptools import Distribution
+here = Distribution({"script_name": "-"})
+here.parse_config_files()
+command = here.get_command_obj("build_py")
+command.build_lib = ""
+command.ensure_finalized()
+print(*command.get_outputs(include_bytecode=False), sep="\\n")
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    packaged = subprocess.run(
+        command, cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    files = (path.relative_to(ROOT) for path in (ROOT / "kdtutor").rglob("*") if path.is_file())
+    assert {Path(name) for name in packaged} == {path for path in files if "__pycache__" not in path.parts}
+    assert {"kdtutor/py.typed", "kdtutor/__init__.pyi"} <= set(packaged)
 
 
 # ------------------------------------------------------------------------------------------------ the imports
@@ -192,10 +236,75 @@ def test_modules_are_reached_through_the_package():
     assert kd.objectives.soft_targets is importlib.import_module("kdtutor.objectives").soft_targets
 
 
-def test_an_unknown_name_is_an_attribute_error_that_lists_the_nearest_first():
-    with pytest.raises(AttributeError, match=r'unknown name in kdtutor "load_tusk"; there are: load_task, '):
-        kd.load_tusk  # noqa: B018
-    assert not hasattr(kd, "load_tusk")
+@pytest.mark.parametrize("name", ["load_task", "Distillation", "objectives"])
+def test_an_editor_finds_where_a_name_is_defined(name):
+    offered = getattr(kd, name)
+    [found] = jedi.Script(f"import kdtutor as kd\nkd.{name}", project=jedi.Project(ROOT)).goto(
+        2, 4, follow_imports=True
+    )
+    assert str(found.module_path) == inspect.getsourcefile(offered)
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "nearest"), [("load_tusk", "load_task"), ("objctives", "objectives"), ("study", "studies")]
+)
+def test_an_unknown_name_is_an_attribute_error_that_lists_the_nearest_first(misspelt, nearest):
+    with pytest.raises(AttributeError, match=f'unknown name in kdtutor "{misspelt}"; there are: {nearest}, '):
+        getattr(kd, misspelt)
+    assert not hasattr(kd, misspelt)
+
+
+@pytest.mark.parametrize(
+    ("statement", "nearest"),
+    [
+        ("import kdtutor.distillation", "kdtutor.training.distillation"),
+        ("from kdtutor import distillation", "kdtutor.training.distillation"),
+        ("from kdtutor.study_distilbert import Results", "kdtutor.studies.distilbert"),
+        ("import kdtutor.data.tokns", "kdtutor.data.tokens"),
+        ("from kdtutor import load_tusk", "kdtutor.load_task"),
+    ],
+)
+def test_an_unknown_module_is_an_import_error_that_lists_the_nearest_first(statement, nearest):
+    with pytest.raises(ModuleNotFoundError, match=rf'unknown module "kdtutor\.[\w.]+"; nearest: {nearest}, '):
+        exec(statement)
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess:
+    program = "from importlinter.cli import lint_imports_command as lint; lint(['--no-logo', '--no-cache'])"
+    command = [sys.executable, "-c", program]
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "imports", "broken"),
+    [
+        (None, None, None),
+        ("models/sizes.py", "import kdtutor.training.plan", "a folder imports only what stands before it"),
+        (
+            "data/masking.py",
+            "def f():\n    import kdtutor.models",
+            "a folder imports only what stands before it",
+        ),
+        ("doctor.py", "from kdtutor.studies import stored", "a folder imports only what stands before it"),
+        ("data/tokens.py", "from kdtutor.data.load import load_task", "no circles within a folder"),
+        ("new/__init__.py", "", "a folder imports only what stands before it"),
+    ],
+)
+def test_the_contract_of_imports_is_kept_and_would_notice(tmp_path, file, imports, broken):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for source in (ROOT / "kdtutor").rglob("*.py"):
+        copy = tmp_path / source.relative_to(ROOT)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(source, copy)
+    if file is not None:
+        changed = tmp_path / "kdtutor" / file
+        changed.parent.mkdir(exist_ok=True)
+        with open(changed, "a", encoding="utf-8") as end:
+            end.write(f"\n{imports}\n")
+    result = lint_imports(tmp_path)
+    assert result.returncode == (broken is not None), result.stdout
+    assert broken is None or f"{broken} BROKEN" in result.stdout
 
 
 # ------------------------------------------------------------------------------------------------ the doctor

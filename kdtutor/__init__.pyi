@@ -1,0 +1,44 @@
+# What `kd.` offers, and where each name lives: editors and type checkers read this file, and __init__.py does too.
+from kdtutor import assets as assets
+from kdtutor import data as data
+from kdtutor import doctor as doctor
+from kdtutor import errors as errors
+from kdtutor import evaluation as evaluation
+from kdtutor import exercises as exercises
+from kdtutor import models as models
+from kdtutor import objectives as objectives
+from kdtutor import plots as plots
+from kdtutor import studies as studies
+from kdtutor import training as training
+from kdtutor import transformer as transformer
+from kdtutor import widgets as widgets
+from kdtutor.data import Task as Task
+from kdtutor.data import load_task as load_task
+from kdtutor.data import load_tokenizer as load_tokenizer
+from kdtutor.errors import KDTutorError as KDTutorError
+from kdtutor.evaluation import evaluate as evaluate
+from kdtutor.evaluation import mean_and_interval as mean_and_interval
+from kdtutor.evaluation import paired_test as paired_test
+from kdtutor.evaluation import predict as predict
+from kdtutor.models import freeze as freeze
+from kdtutor.models import half_depth as half_depth
+from kdtutor.models import layer_choice as layer_choice
+from kdtutor.models import load_model as load_model
+from kdtutor.models import load_teacher as load_teacher
+from kdtutor.models import sizes as sizes
+from kdtutor.models import small_bert as small_bert
+from kdtutor.objectives import CosineHidden as CosineHidden
+from kdtutor.objectives import HardLabels as HardLabels
+from kdtutor.objectives import HiddenStates as HiddenStates
+from kdtutor.objectives import LogitsMSE as LogitsMSE
+from kdtutor.objectives import MaskedLM as MaskedLM
+from kdtutor.objectives import Objective as Objective
+from kdtutor.objectives import SoftCrossEntropy as SoftCrossEntropy
+from kdtutor.objectives import SoftTargets as SoftTargets
+from kdtutor.objectives import Term as Term
+from kdtutor.objectives import blend as blend
+from kdtutor.training.distillation import Distillation as Distillation
+from kdtutor.training.plan import plan as plan
+from kdtutor.training.topk import TopK as TopK
+
+__version__: str
