@@ -25,7 +25,14 @@ endef
 LAB_FLAGS = $(if $(filter 0,$(shell id -u)),--allow-root) \
 	$(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname)),,--no-browser)
 
-.PHONY: help lab notebooks course test colab bench assets constraints clean
+# What needs no test to be run: style, and the order of imports (pyproject.toml).
+define lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+endef
+
+.PHONY: help lab notebooks course check test colab bench assets constraints clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
@@ -39,9 +46,12 @@ notebooks: $(READY) ## execute every notebook in place, top to bottom, and store
 course: $(READY) ## execute every notebook without a screen and make build/site: pages whose widgets live without Python
 	$(BIN)/python tools/build_site.py build/site
 
-test: $(READY) ## everything: style, unit tests, a real browser, and every notebook against its stored outputs
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+check: $(READY) ## before a commit, in minutes: style, imports and the unit tests without browser and notebooks
+	$(lint)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not browser and not slow"
+
+test: $(READY) ## everything: that, a real browser, and every notebook against its stored outputs
+	$(lint)
 	$(BIN)/python tools/chromium.py
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
@@ -78,7 +88,7 @@ constraints: ## take the newest versions of everything into constraints.txt; the
 	mv build/newest.txt constraints.txt
 
 clean: ## remove what was built and the tools' caches; .venv stays
-	rm -rf build .hypothesis .pytest_cache .ruff_cache *.egg-info
+	rm -rf build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache *.egg-info
 
 # One environment for everything, made again when the versions change.
 $(READY): pyproject.toml constraints.txt

@@ -386,6 +386,7 @@ def rebuilt(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_sources_give_the_shipped_files_again(rebuilt):
     """The same bytes; from another version of pyarrow than wrote them, the same rows in the same order."""
     for path in (path for path in rebuilt.rglob("*") if path.is_file()):
@@ -400,6 +401,7 @@ def created_by(path: Path) -> str:
     return pq.read_metadata(path).created_by
 
 
+@pytest.mark.slow
 def test_all_files_but_models_are_made_again(rebuilt):
     made = {path.relative_to(rebuilt).as_posix() for path in rebuilt.rglob("*") if path.is_file()}
     assert {name for name in assets.manifest() if not name.startswith("models/")} <= made

@@ -166,7 +166,7 @@ def made(*cells: tuple[str, bool]) -> nbformat.NotebookNode:
 
 def nbval(path: Path) -> subprocess.CompletedProcess:
     """What `make test` runs over each notebook."""
-    flags = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=120", "-p", "no:cacheprovider"]
+    flags = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *flags, "--rootdir", str(path.parent), str(path)]
     return subprocess.run(command, cwd=path.parent, capture_output=True, text=True)
 
@@ -194,12 +194,14 @@ def small(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_nbval_passes_on_what_the_tool_stored(small):
     result = nbval(small)
     assert result.returncode == 0, result.stdout
     assert "3 passed" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [0, 1], ids=["printed", "returned"])
 def test_nbval_fails_when_a_stored_claim_is_falsified(small, which):
     notebook = nbformat.read(small, as_version=4)
@@ -211,6 +213,7 @@ def test_nbval_fails_when_a_stored_claim_is_falsified(small, which):
     assert "1 failed, 2 passed" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_nbval_fails_when_the_first_claim_of_a_real_notebook_is_falsified(path):
     notebook = nbformat.read(path, as_version=4)
@@ -233,6 +236,7 @@ def test_nbval_fails_when_the_first_claim_of_a_real_notebook_is_falsified(path):
 # ------------------------------------------------------------------------------------------------------- the tool
 
 
+@pytest.mark.slow
 def test_the_tool_stops_at_an_error_and_leaves_the_notebook_as_it_was(tmp_path):
     path = tmp_path / "broken.ipynb"
     write(path, made(("1 / 0", False)))
@@ -242,6 +246,7 @@ def test_the_tool_stops_at_an_error_and_leaves_the_notebook_as_it_was(tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_tool_refuses_output_on_stderr(tmp_path):
     path = tmp_path / "noisy.ipynb"
     write(path, made(("import sys; print('careful', file=sys.stderr)", False)))
@@ -249,6 +254,7 @@ def test_the_tool_refuses_output_on_stderr(tmp_path):
         run(path)
 
 
+@pytest.mark.slow
 def test_the_tool_runs_interact_and_stores_no_view_of_it(tmp_path):
     path = tmp_path / "slider.ipynb"
     write(path, made(("from ipywidgets import interact\ninteract(lambda x: print(x), x=(0, 3));", False)))
@@ -273,6 +279,7 @@ def test_the_tool_looks_for_a_reply_every_second_until_its_time_is_over():
         asyncio.run(look(timeout=0))
 
 
+@pytest.mark.slow
 def test_executing_again_changes_no_byte(small):
     before = small.read_bytes()
     write(small, run(small))
@@ -304,6 +311,7 @@ def test_views_of_widgets_are_not_stored_but_their_plain_pictures_are():
     assert "widgets" not in cleaned.metadata
 
 
+@pytest.mark.slow
 def test_for_a_page_the_views_of_widgets_and_their_state_are_kept(tmp_path):
     path = tmp_path / "slider.ipynb"
     write(path, made(("from ipywidgets import IntSlider\nIntSlider(7)", False)))
@@ -315,6 +323,7 @@ def test_for_a_page_the_views_of_widgets_and_their_state_are_kept(tmp_path):
     assert "widget" not in nbformat.writes(clean(notebook)).replace("ipywidgets", "")
 
 
+@pytest.mark.slow
 def test_for_a_page_a_widget_is_kept_as_the_background_left_it(tmp_path):
     path = tmp_path / "background.ipynb"
     start = """import asyncio

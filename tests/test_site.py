@@ -15,6 +15,8 @@ import pytest
 from build_site import COURSE, SiteError, build, for_the_page
 from execute_notebooks import WIDGET_STATE, WIDGET_VIEW
 
+pytestmark = pytest.mark.slow
+
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
 LOCK = json.loads((COURSE / "package-lock.json").read_text(encoding="utf-8"))["packages"]
 MARKUP = "</script><script>alert(1)</SCRIPT><!--"
