@@ -100,6 +100,9 @@ class Distillation:
     Raises KDTutorError before the first step if anything does not fit, NonFiniteLoss within ten if a loss does not.
     """
 
+    _saved: tuple | None = None  # step and settings of the checkpoint that the loop wrote last
+    _torn = False  # was an update broken off?
+
     def __init__(
         self,
         student: PreTrainedModel,
@@ -224,6 +227,7 @@ class Distillation:
         rate = self._scheduled_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self._torn = True  # until the step is counted: whoever gets through between the two leaves half of it
         self.optimizer.step()
         return self._record(rate, torch.cat([torch.stack([loss, norm]), terms]))
 
@@ -297,21 +301,66 @@ class Distillation:
         return self.total_steps
 
     def __iter__(self) -> Iterator[Step]:
+        """Take the remaining steps: the loop's body sees each of them once, in order.
+
+        A checkpoint is written when the body has run, so it has what the body changed; leaving the body, by `break` or
+        an exception, counts as its end. Ctrl-C within a step is raised after that step's body and checkpoint. Pressed
+        twice it gets through at once: the step is taken again, or refused if its update was torn. Steps that
+        NonFiniteLoss took back, or that lie after the checkpoint a run is resumed from, are seen again.
+        """
         with self._own_folder(), self._bar() as bar:
+            self._refuse_torn()
+            self._save_if_expected()  # what could not be written before, or was changed since
             while self.done < self.total_steps:
-                with finish_first():  # whoever interrupts finds a whole step
-                    started = time.perf_counter()
-                    row = self._train_step()
-                    self.done += 1
-                    if self.done % CHECK_EVERY == 0 or self.done == self.total_steps:
-                        self._look_for_nan()
-                        bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-                    row["seconds"] = time.perf_counter() - started
-                    row["peak_memory"] = peak_memory(self.device)
-                bar.update()
-                if self.folder and (self.done % self.save_every == 0 or self.done == self.total_steps):
-                    self.save()
-                yield Step(self.done, row["epoch"], self.total_steps, self)
+                number = self.done + 1
+                step = Step(number, number / self.batches.per_epoch, self.total_steps, self)
+                interrupted = False
+                try:
+                    with finish_first():
+                        self._take_step(bar)
+                except KeyboardInterrupt:
+                    if self.done < number:  # pressed twice
+                        raise
+                    interrupted = True
+
+                try:
+                    yield step
+                finally:
+                    self._save_if_expected()
+                if interrupted:
+                    raise KeyboardInterrupt
+
+    def _take_step(self, bar: tqdm) -> None:
+        """One optimiser step, counted, timed, and looked at where a checkpoint may follow."""
+        started = time.perf_counter()
+        row = self._train_step()
+        self.done += 1
+        self._torn = False
+        if self.done % CHECK_EVERY == 0 or self._is_saved_here():
+            self._look_for_nan()
+            bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+        row["seconds"] = time.perf_counter() - started
+        row["peak_memory"] = peak_memory(self.device)
+        bar.update()
+
+    def _is_saved_here(self) -> bool:
+        """Whether the step just taken ends with a checkpoint, or with the run."""
+        return self.done == self.total_steps or bool(self.folder and self.done % self.save_every == 0)
+
+    def _save_if_expected(self) -> None:
+        """Write this step's checkpoint, unless that has been done and nothing was changed since."""
+        now = self.done, self.objective.settings(), self.learning_rate
+        if self.folder and self.done and self._is_saved_here() and self._saved != now:
+            with finish_first():
+                self.save()
+                self._saved = now
+
+    def _refuse_torn(self) -> None:
+        if self._torn:
+            raise KDTutorError(
+                f"step {self.done + 1} was broken off within its update, so the weights are neither those before nor "
+                "those after it: resume() goes back to the newest checkpoint; without one, begin anew"
+            )
 
     def run(self) -> list[dict]:
         """All remaining steps; returns the history."""
@@ -385,6 +434,7 @@ class Distillation:
         folder = self.folder if folder is None else checkpoints.writable(folder)
         if folder is None:
             raise KDTutorError("no folder to save to: save(folder) or Distillation(…, folder=…)")
+        self._refuse_torn()
         with finish_first():
             self._look_for_nan()
         checkpoints.refuse_later(folder, self.done)
@@ -437,6 +487,8 @@ class Distillation:
         self.done, self._rows, self.learning_rate = state["done"], state["history"], state["learning_rate"]
         self._pending.clear()
         self._failed.fill_(False)
+        self._saved = self.done, self.objective.settings(), self.learning_rate
+        self._torn = False
         return self
 
     @cached_property

@@ -122,24 +122,38 @@ def bar(accelerator: Accelerator, wanted: bool | None, iterable: Iterable | None
     return tqdm(iterable, file=file, leave=False, disable=disable, **options)
 
 
+class _Waiting:
+    """A handler of SIGINT that counts the presses, and lets the second one through to the handler before it."""
+
+    def __init__(self, before: object) -> None:
+        self.before, self.presses = before, 0
+
+    def __call__(self, *signal_and_frame: object) -> None:
+        self.presses += 1
+        if self.presses == 2:
+            signal.signal(signal.SIGINT, self.before)
+            signal.raise_signal(signal.SIGINT)
+
+
 @contextmanager
-def finish_first() -> Iterator[None]:
-    """Let Ctrl-C, or a notebook's stop button, wait until this block is done; pressed again, it gets through."""
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield  # signals come to the main thread alone
+def finish_first() -> Iterator[_Waiting]:
+    """Let Ctrl-C, or a notebook's stop button, wait until this block is done; pressed again, it gets through.
+
+    Yields an object whose `presses` says how often it was pressed so far. Of blocks within blocks the outermost counts.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if isinstance(before, _Waiting):
+        yield before
         return
-    pressed = []
+    waiting = _Waiting(before)
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield waiting  # signals come to the main thread alone
+        return
 
-    def wait(*signal_and_frame) -> None:
-        pressed.append(signal_and_frame)
-        if len(pressed) == 2:
-            handler(*signal_and_frame)
-
-    signal.signal(signal.SIGINT, wait)
+    signal.signal(signal.SIGINT, waiting)
     try:
-        yield
+        yield waiting
     finally:
-        signal.signal(signal.SIGINT, handler)
-        if len(pressed) == 1:
-            handler(*pressed[0])
+        signal.signal(signal.SIGINT, before)
+        if waiting.presses == 1:
+            signal.raise_signal(signal.SIGINT)

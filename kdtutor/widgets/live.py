@@ -16,13 +16,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import signal
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from numbers import Real
 
@@ -35,6 +33,7 @@ from kdtutor.plots.live import live_distillation
 from kdtutor.training import checkpoints
 from kdtutor.training.checks import number
 from kdtutor.training.distillation import Distillation
+from kdtutor.training.processes import finish_first
 from kdtutor.widgets.base import Instrument, Number, OneOf, SettingError
 from kdtutor.widgets.live_parts import (
     TERM_NAMES,
@@ -182,13 +181,13 @@ class LiveDistillation(Instrument):
 
         The teacher's answers are kept. Training pauses. KDTutorError if the run has written checkpoints.
         """
+        self.pause()
         for run in self._runs.values():
             if run.folder and checkpoints.found(run.folder):
                 raise KDTutorError(
                     f"{run.folder} keeps this run's checkpoints, and a run from the start would not be theirs: "
                     "make a new Distillation with another folder"
                 )
-        self.pause()
         for start in self._starts:
             start.restore()
         self._begin_anew()
@@ -259,9 +258,12 @@ class LiveDistillation(Instrument):
             self._fail(error)
 
     def _next(self) -> None:
-        """A step, what it adds to the curves, and a picture if it is time for one."""
+        """A step, what it adds to the curves, and a picture if it is time for one.
+
+        Between two cells ipykernel ignores the stop button: while a step runs in the background, it is heard here.
+        """
         self._apply()
-        with self._holding_interrupts() as pressed:
+        with finish_first() as interrupt:
             started = time.perf_counter()
             self._advance()
             self._record()
@@ -269,15 +271,12 @@ class LiveDistillation(Instrument):
             self._score_if_due()
             if self.distillation.done == self.distillation.total_steps:
                 self._rest("finished")
-            elif pressed or self._pause_wanted:
+            elif interrupt.presses or self._pause_wanted:
                 self._rest("paused")
             elif time.perf_counter() - self._shown >= 1 / PICTURES:
                 self._show()
-        if pressed and self.status == "training":
+        if interrupt.presses and self.status == "training":
             self._rest("paused")
-        for handler, arguments in pressed[:1]:
-            if callable(handler):
-                handler(*arguments)  # raises KeyboardInterrupt in a script, cancels a notebook's waiting cell
 
     def _take_over(self) -> None:
         """Become the one that trains. KDTutorError if there is another, or nothing is left to do."""
@@ -312,23 +311,6 @@ class LiveDistillation(Instrument):
         self.error, self.problem = error, one_sentence(error)
         if self.status == "training":
             self._rest("paused", ask=False)
-
-    @contextmanager
-    def _holding_interrupts(self) -> Iterator[list]:
-        """Keep Ctrl-C, or a notebook's stop button, until this block is done: (handler, its arguments) in the list.
-
-        Between two cells ipykernel ignores the signal, so somebody has to listen while a step runs in the background.
-        """
-        pressed: list[tuple] = []
-        if threading.current_thread() is not threading.main_thread():
-            yield pressed  # signals come to the main thread alone
-            return
-        before = signal.getsignal(signal.SIGINT)
-        signal.signal(signal.SIGINT, lambda *arguments: pressed.append((before, arguments)))
-        try:
-            yield pressed
-        finally:
-            signal.signal(signal.SIGINT, before if before is not None else signal.SIG_DFL)
 
     # ------------------------------------------------------------------------------------------ what is shown
 

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -80,14 +81,11 @@ def steered_run(folder, **changes) -> Distillation:
 
 
 def steps_of(run: Distillation) -> None:
-    """All steps, with the temperature raised after the 9th and the learning rate halved after the 19th.
-
-    After odd ones: the checkpoint of the next step has the change, and from the one before it the change is made again.
-    """
+    """All steps, steered after some that are saved and after some that are not."""
     for step in run:
-        if step.number == 9:
-            run.objective.temperature = 4
-        if step.number == 19:
+        if step.number in (9, 14):
+            run.objective.temperature += 2
+        if step.number in (19, 24):
             run.learning_rate /= 2
 
 
@@ -163,6 +161,60 @@ def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path, monkeypatch, 
     assert torch.equal(resumed.teacher_logits, straight.teacher_logits)
     left = {path.name for path in folder.iterdir() if not path.name.startswith((".lock", ".held"))}
     assert left == {"answers", "checkpoint-0000034", "checkpoint-0000036"}, "nothing half done is left"
+
+
+# ------------------------------------------------------------------------------------------------ steering
+
+
+LEAVING = {
+    "going on": lambda run: None,
+    "break": lambda run: None,
+    "an exception": lambda run: 1 / 0,
+    "Ctrl-C": lambda run: press_ctrl_c(),
+}
+
+
+@pytest.mark.parametrize("how", LEAVING)
+def test_what_the_loops_body_changes_at_a_saved_step_is_in_its_checkpoint(task, tmp_path, how):
+    settings = {"epochs": 2, "dropout": 0.1, "save_every": 2, "folder": tmp_path}
+    run = make_run(task, **settings)
+    with suppress(ZeroDivisionError, KeyboardInterrupt):
+        for step in run:
+            if step.number == 4:
+                assert [path.name for path in checkpoints.found(tmp_path)] == ["checkpoint-0000002"]
+                run.objective.temperature, run.learning_rate = 5, 2e-4
+                LEAVING[how](run)
+                if how == "break":
+                    break
+            if step.number == 5:
+                break
+    resumed = make_run(task, **settings).resume()
+    assert (resumed.done, resumed.objective.temperature, resumed.learning_rate) == (4, 5, 2e-4)
+    resumed.folder = None
+    resumed.run(), run.run()
+    assert same(weights(resumed.student), weights(run.student))
+    assert without_time(resumed.history) == without_time(run.history)
+
+
+def test_what_is_changed_between_two_loops_is_in_the_checkpoint_before_the_next_step(task, tmp_path):
+    run = make_run(task, epochs=2, save_every=2, folder=tmp_path)
+    take(run, 2)
+    run.objective.temperature = 5
+    take(run, 1)
+    resumed = make_run(task, epochs=2, save_every=2, folder=tmp_path).resume()
+    assert (resumed.done, resumed.objective.temperature) == (2, 5)
+
+
+def test_a_run_taken_step_by_step_saves_when_it_is_asked_for_the_next_one_or_closed(task, tmp_path):
+    run = make_run(task, epochs=2, save_every=2, folder=tmp_path)
+    steps = iter(run)
+    next(steps), next(steps)
+    assert not checkpoints.found(tmp_path)
+    next(steps)
+    assert [path.name for path in checkpoints.found(tmp_path)] == ["checkpoint-0000002"]
+    next(steps)
+    steps.close()
+    assert [path.name for path in checkpoints.found(tmp_path)] == ["checkpoint-0000002", "checkpoint-0000004"]
 
 
 def test_a_killed_build_of_the_teachers_answers_goes_on_where_it_was(task, tmp_path, monkeypatch):
@@ -266,6 +318,86 @@ def test_a_run_interrupted_within_a_step_goes_on_in_the_same_kernel_as_if_nothin
     assert without_time(run.history) == without_time(straight.history)
 
 
+@pytest.mark.parametrize(
+    "where", ["a step", "the last step", "the loop's body", "a checkpoint", "the last checkpoint"]
+)
+def test_ctrl_c_skips_no_step_and_no_checkpoint(task, tmp_path, monkeypatch, where):
+    settings = {"epochs": 2, "save_every": 2, "dropout": 0.1}
+    straight = make_run(task, **settings)
+    straight.run()
+    run, seen, pressed = make_run(task, folder=tmp_path, **settings), [], []
+    at = 12 if "last" in where else 4
+
+    def interrupted(function):
+        def presses(*arguments, **options):
+            result = function(*arguments, **options)
+            if run.done == (at - 1 if "step" in where else at) and not pressed:
+                pressed.append(True)
+                press_ctrl_c()
+            return result
+
+        return presses
+
+    see = seen.append
+    if "step" in where:
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", interrupted(torch.nn.utils.clip_grad_norm_))
+    elif "checkpoint" in where:
+        monkeypatch.setattr(checkpoints, "save_file", interrupted(checkpoints.save_file))
+    else:
+        see = interrupted(see)
+    with pytest.raises(KeyboardInterrupt):
+        for step in run:
+            see(step.number)
+    assert run.done == at
+    assert checkpoints.found(tmp_path)[-1].name == f"checkpoint-{at:07d}"
+    for step in run:
+        see(step.number)
+    assert seen == [*range(1, 13)]
+    assert run.run() == run.history
+    assert checkpoints.found(tmp_path)[-1].name == "checkpoint-0000012"
+    assert same(weights(run.student), weights(straight.student))
+
+
+def test_ctrl_c_twice_before_the_update_takes_that_step_again(task, monkeypatch):
+    straight, run = make_run(task, dropout=0.1), make_run(task, dropout=0.1)
+    straight.run()
+    take(run, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: [press_ctrl_c(), press_ctrl_c()])
+        with pytest.raises(KeyboardInterrupt):
+            run.run()
+    assert run.done == len(run.history) == 3
+    assert [step.number for step in run] == [4, 5, 6]
+    assert same(weights(run.student), weights(straight.student))
+    assert without_time(run.history) == without_time(straight.history)
+
+
+def test_a_run_whose_update_was_torn_by_ctrl_c_is_not_gone_on_with_but_resumed(task, tmp_path, monkeypatch):
+    settings = {"epochs": 2, "save_every": 2, "dropout": 0.1}
+    straight = make_run(task, **settings)
+    straight.run()
+    run = make_run(task, folder=tmp_path, **settings)
+    take(run, 3)
+
+    def torn() -> None:
+        type(run.optimizer).step(run.optimizer)
+        press_ctrl_c(), press_ctrl_c()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.optimizer, "step", torn)
+        with pytest.raises(KeyboardInterrupt):
+            run.run()
+    assert run.done == 3
+    for going_on in (run.run, run.save):
+        with pytest.raises(KDTutorError, match=r"step 4 was broken off .*resume\(\)"):
+            going_on()
+    assert [path.name for path in checkpoints.found(tmp_path)] == ["checkpoint-0000002"]
+    assert run.resume().done == 2
+    run.run()
+    assert same(weights(run.student), weights(straight.student))
+    assert without_time(run.history) == without_time(straight.history)
+
+
 def test_a_run_interrupted_while_it_saves_or_is_evaluated_goes_on(task, tmp_path, monkeypatch):
     straight = make_run(task, HardLabels(), epochs=2)
     straight.run()
@@ -281,7 +413,7 @@ def test_a_run_interrupted_while_it_saves_or_is_evaluated_goes_on(task, tmp_path
     monkeypatch.setattr(checkpoints, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run.run()
-    assert [path.name for path in checkpoints.found(tmp_path)] == ["checkpoint-0000002"]
+    assert [path.name for path in checkpoints.found(tmp_path)] == ["checkpoint-0000002", "checkpoint-0000004"]
     monkeypatch.setattr(sys.modules["kdtutor.models.forward"], "forward", lambda *_: press_ctrl_c())
     with pytest.raises(KeyboardInterrupt):
         predict(run.student, task, "test")
@@ -305,7 +437,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it_whole_says_so_and_the_run_c
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # a file can't grow: as on a full disk
     try:
         with pytest.raises(KDTutorError, match=r"checkpoint-0000004 could not be written .*0000002 is whole"):
-            take(run, 2)
+            run.run()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
