@@ -7,12 +7,12 @@ library is imported here.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from functools import cache
 from pathlib import Path
 
 from ..errors import KDTutorError, nearest
+from ..files import sha256
 
 ROOT = Path(__file__).resolve().parent
 
@@ -62,12 +62,6 @@ def verify_all() -> dict[str, str]:
         except AssetError as error:
             report[name] = str(error)
     return report
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check(name: str) -> None:

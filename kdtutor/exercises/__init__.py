@@ -18,8 +18,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdtutor.errors import nearest
-from kdtutor.exercises.progress import Progress, ProgressError
+from kdtutor.errors import KDTutorError, nearest
+from kdtutor.exercises.progress import Progress
 
 if TYPE_CHECKING:
     from kdtutor.exercises.checker import Exercise, Verdict
@@ -48,7 +48,7 @@ class Check:
             return Text(table)
         try:
             return Text(f"{table}\n{self._progress.write(path, name)}")
-        except ProgressError as error:
+        except KDTutorError as error:
             return Text(f"{table}\nNot written: {error}.")
 
     def __getattr__(self, name: str) -> ExerciseCheck:

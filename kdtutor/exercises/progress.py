@@ -25,13 +25,14 @@ from typing import Any
 
 import kdtutor
 from kdtutor.errors import KDTutorError
+from kdtutor.files import write_atomically
 
 FORMAT, VERSION = "kdtutor progress", 1
 Record = dict[str, Any]
 
 
 class ProgressError(KDTutorError):
-    """A progress file that cannot be read, merged or written."""
+    """A progress file that cannot be read or merged."""
 
 
 class Progress:
@@ -86,7 +87,7 @@ class Progress:
         }
         content = {"format": FORMAT, "version": VERSION, "name": before["name"] if name is None else name}
         content |= {"course": kdtutor.__version__, "exercises": exercises}
-        _write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         self._written[path.resolve()] = copy.deepcopy(self.records)
         solved = sum(record["solved"] for record in exercises.values())
         return f"{path.name} now has {len(exercises)} attempted exercises, of which {solved} are solved."
@@ -129,15 +130,3 @@ def _read(path: Path) -> Record:
     if content.get("version") != VERSION:
         raise ProgressError(f"{path} was written by a later kdtutor: update kdtutor, or choose another name")
     return {"name": name, "exercises": content["exercises"]}
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """The file is there whole or as it was before; a reader never sees half of it."""
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise ProgressError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -13,13 +13,13 @@ only reported. The study `distilbert`, which trains in two stages, stands in dis
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdtutor.assets import asset_path
 from kdtutor.errors import KDTutorError, nearest
+from kdtutor.files import write_atomically
 
 SPLITS = ("validation", "test")
 IDENTITY = ("teacher", "data", "versions", "plan")  # what all runs of one file have in common
@@ -94,16 +94,14 @@ def read_file(file: Path) -> dict:
 
 
 def write(file: Path, record: dict) -> None:
-    """Whole or not at all; one line a run, which makes for a readable diff."""
+    """Write a record, whole or not at all; one line per run makes for a readable diff."""
     lists = {name: rows for name, rows in record.items() if rows and isinstance(rows, list)}
     text = json.dumps(record | {name: [] for name in lists}, indent=2)
     for name, rows in lists.items():
         lines = ",\n    ".join(map(json.dumps, rows))
         text = text.replace(f'\n  "{name}": []', f'\n  "{name}": [\n    {lines}\n  ]')
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".partial")
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    os.replace(unfinished, file)
+    write_atomically(file, text + "\n")
 
 
 def versions() -> dict[str, str]:

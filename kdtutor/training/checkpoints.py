@@ -11,7 +11,6 @@ or the one before. No random state is stored, since a run's randomness follows f
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -29,6 +28,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from kdtutor.errors import KDTutorError
+from kdtutor.files import sha256
 
 KEPT = 2  # the newest ones; older ones are deleted
 TENSORS = ("model.safetensors", "optimizer.safetensors")
@@ -78,7 +78,7 @@ def write(folder: Path, step: int, student: PreTrainedModel, tensors: dict[str, 
         try:
             _save_quietly(student, partial)
             save_file({name: value.contiguous() for name, value in tensors.items()}, partial / TENSORS[1])
-            state = state | {"sha256": {name: _sha256(partial / name) for name in TENSORS}}
+            state = state | {"sha256": {name: sha256(partial / name) for name in TENSORS}}
             (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
             for path in (*partial.iterdir(), partial):
                 _flush(path)
@@ -106,7 +106,7 @@ def read(checkpoint: Path, device: str) -> tuple[dict, dict[str, Tensor]]:
     try:
         state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
         for name in TENSORS:
-            if _sha256(checkpoint / name) != state["sha256"][name]:
+            if sha256(checkpoint / name) != state["sha256"][name]:
                 raise ValueError(f"{name} is not what was written")
         return state, load_file(checkpoint / TENSORS[1], device=device)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -179,8 +179,3 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

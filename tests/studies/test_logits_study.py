@@ -3,7 +3,6 @@
 import json
 import os
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -80,13 +79,13 @@ def test_what_is_stored_is_not_run_again(tiny, file, task, teacher):
 
 def test_a_run_that_is_killed_leaves_the_finished_ones(tiny, file, task, teacher, monkeypatch):
     def full_disk(source, target):
-        if len(json.loads(source.read_text())["runs"]) == 2:
+        if target == file and len(json.loads(source.read_text())["runs"]) == 2:
             raise OSError("no space left")
         rename(source, target)
 
     rename = os.replace
-    monkeypatch.setattr(files, "os", SimpleNamespace(replace=full_disk))
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(KDTutorError, match="no space"):
         run(tiny, file, task, teacher)
     assert len(json.loads(file.read_text())["runs"]) == 1
     monkeypatch.undo()
