@@ -25,7 +25,6 @@ from kdtutor.plots.results import (
     learning_curves,
     memory,
     scores_with_intervals,
-    size_accuracy,
     size_accuracy_latency,
 )
 from kdtutor.plots.style import (
@@ -94,7 +93,6 @@ __all__ = [
     "second_guesses",
     "set_title",
     "signed",
-    "size_accuracy",
     "size_accuracy_latency",
     "softmax",
     "styled",

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from kdtutor.plots.style import (
     INK,
@@ -126,25 +126,6 @@ def comparison(evaluations: Mapping[str, object]) -> Picture:
         for name, e in rest
     ]
     return describe(picture, f"Beside {first} ({percent(base.score, 1)} accuracy), {'; '.join(said)}.")
-
-
-@styled
-def size_accuracy(evaluations: Mapping[str, object]) -> Picture:
-    """Each model by its parameters (log scale) and its score, from `evaluate`; latency too if measured."""
-    picture, axes = canvas(7.2, 4.0)
-    for i, (name, e) in enumerate(evaluations.items()):
-        look = look_of(name, i)
-        axes.plot(e.parameters, e.score, look.marker, color=look.colour, markersize=11)
-        speed = f"\n{e.latency_ms:.1f} ms a text" if e.latency_ms else ""
-        axes.annotate(name + speed, (e.parameters, e.score), (10, 0), textcoords="offset points", va="center")
-    axes.set(xscale="log", xlabel="parameters", ylabel="score")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / 1e6:g} M"))
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda v, _: f"{v / 1e6:g}" if f"{v:e}"[0] in "25" else ""))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    axes.margins(x=0.35, y=0.15)
-    axes.grid()
-    said = [f"{name} {e.parameters / 1e6:.1f} M, {percent(e.score, 1)}" for name, e in evaluations.items()]
-    return describe(picture, f"Parameters and score of {len(said)} models: {'; '.join(said)}.")
 
 
 @styled

@@ -48,17 +48,18 @@ class Picture(Figure):
 
     alt: str = ""
 
+    def png(self) -> tuple[bytes, dict]:
+        """Draw the image: its bytes, and the alt text and size that Jupyter stores beside it."""
+        file, (width, height) = BytesIO(), self.get_size_inches() * 100
+        self.savefig(file, format="png", dpi=160, metadata={"Software": None})
+        return file.getvalue(), {"alt": self.alt, "width": round(width), "height": round(height)}
+
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        png, (width, height) = BytesIO(), self.get_size_inches() * 100
-        self.savefig(png, format="png", dpi=160, metadata={"Software": None})
-        size = {"width": round(width), "height": round(height)}
-        data = {
-            "image/png": png.getvalue(),
-            "text/plain": "<a picture; the sentence below says what it shows>",
-        }
-        display(data, raw=True, metadata={"image/png": {"alt": self.alt, **size}})
+        png, metadata = self.png()
+        data = {"image/png": png, "text/plain": "<a picture; the sentence below says what it shows>"}
+        display(data, raw=True, metadata={"image/png": metadata})
         print(textwrap.fill(self.alt, 100))
 
 
@@ -88,18 +89,18 @@ def describe(picture: Picture, sentence: str) -> Picture:
 
 
 def look_of(name: str, position: int) -> Look:
-    """Teacher and student by the first word of their name; anything else by its place in the figure."""
+    """Look up teacher and student by the first word of their name, anything else by its place in the figure."""
     known = {"teacher": TEACHER, "student": STUDENT}
     return known.get(name.lower().partition(" ")[0].rstrip(",:"), OTHERS[position % len(OTHERS)])
 
 
 def as_vector(values) -> np.ndarray:
-    """A tensor, array or list as float64 (C,)."""
+    """Convert a tensor, array or list to float64 (C,)."""
     return as_array(values).reshape(-1)
 
 
 def as_array(values) -> np.ndarray:
-    """A tensor (on any device, with or without a gradient), array or list, as float64."""
+    """Convert a tensor (on any device, with or without a gradient), array or list to float64."""
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, float)
 
 
@@ -118,7 +119,7 @@ def as_grid(values, rows: int, columns: int, name: str) -> np.ndarray:
 
 
 def draw_heatmap(axes, grid: np.ndarray, highest: float, rows, columns, numbers: bool = False):
-    """White is 0 and dark blue `highest`; numbers: each cell's per cent as well."""
+    """Draw a grid of colours: white is 0 and dark blue `highest`. numbers: each cell's per cent as well."""
     drawn = axes.imshow(grid, cmap="Blues", vmin=0, vmax=highest or 1, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=90)
     axes.set_yticks(range(len(rows)), rows)
@@ -140,13 +141,13 @@ def signed(value: float) -> str:
 
 
 def ranking(p: np.ndarray, class_names: Sequence[str], n: int = 3) -> str:
-    """'animal 62 %, food 20 % and plant 9 %'."""
+    """List the likeliest classes: 'animal 62 %, food 20 % and plant 9 %'."""
     *most, last = [f"{class_names[i]} {percent(p[i])}" for i in np.argsort(-p, kind="stable")[:n]]
     return f"{', '.join(most)} and {last}" if most else last
 
 
 def draw_curve(axes, x, y, look: Look, label: str | None) -> None:
-    """A line that is told apart by its dashes and its eight or so markers, not by its colour alone."""
+    """Draw a line that is told apart by its dashes and its eight or so markers, not by its colour alone."""
     every = max(1, len(x) // 8)
     axes.plot(x, y, color=look.colour, linestyle=look.line, marker=look.marker, markevery=every, label=label)
 
@@ -156,7 +157,7 @@ def set_title(axes, text: str) -> None:
 
 
 def draw_grouped_bars(axes, rows: Mapping[str, tuple[np.ndarray, Look]], names: Sequence[str], text) -> None:
-    """Horizontal bars: a group for each name, in it a bar for each row, with its value at its end."""
+    """Draw horizontal bars: a group for each name, in it a bar for each row, with its value at its end."""
     height = 0.8 / len(rows)
     for i, (label, (values, look)) in enumerate(rows.items()):
         y = np.arange(len(names)) + (i - (len(rows) - 1) / 2) * height

@@ -27,7 +27,7 @@ import shutil
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -55,14 +55,8 @@ TASKS = ("supersense", "sentiment", "valence")
 MEASURE = {"glosses": "accuracy", "supersense": "accuracy", "sentiment": "accuracy", "valence": "spearman"}
 TRIPLE = "5 * SoftTargets(2) + 2 * MaskedLM() + 1 * CosineHidden()"
 
-#: Sanh et al. 2019, arXiv:1910.01108: its tables 1 and 3, relative to BERT-base, and table 4, in points of GLUE
+#: Sanh et al. 2019, arXiv:1910.01108: its tables 1 and 3, relative to BERT-base
 PAPER = {"retention": 77.0 / 79.5, "parameters": 66 / 110, "speed": 668 / 410}
-PAPER_ABLATION = {
-    "without soft targets": -2.96,
-    "without masked LM": -0.31,
-    "without cosine": -1.46,
-    "random weights": -3.69,
-}
 
 
 @dataclass(frozen=True)
@@ -81,6 +75,11 @@ class Arm:
     again: bool = False
     body: str = ""
     tasks: tuple[str, ...] = TASKS
+
+    @property
+    def measured_on(self) -> tuple[str, ...]:
+        """The tasks of its rows: masked LM first, unless another arm has the same body."""
+        return self.tasks if self.body else ("glosses", *self.tasks)
 
 
 TEACHER, CONTROL, RANDOM = "teacher", "masked LM alone", "random weights"
@@ -149,14 +148,14 @@ def run(
     for place in (folder, file.parent):
         writable(place)  # said now, not after the first run
     logging.disable_progress_bar()  # transformers' own, one for each small file it writes
-    arms = {arm.name: _plain(arm) for arm in ARMS.values()}
+    arms = {arm.name: as_stored(arm) for arm in ARMS.values()}
     record = {
         "study": "distilbert",
         "command": "kdtutor study distilbert",
         "teacher": fingerprint(teacher),
         "data": ", ".join(f"{name} {task.fingerprint}" for name, task in tasks.items()),
         "versions": versions(),
-        "plan": _plain(plan) | {"chosen_on": {name: arms[name] for name in (CONTROL, RANDOM, TEACHER)}},
+        "plan": as_stored(plan) | {"chosen_on": {name: arms[name] for name in (CONTROL, RANDOM, TEACHER)}},
         "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores",
         "configurations": arms,
         "sizes": {},
@@ -176,19 +175,14 @@ def run(
         for seed in plan.seeds:
             workshop.compare_speed(seed)
             for arm in ARMS.values():
-                for task in _measured_on(arm):
+                for task in arm.measured_on:
                     workshop.make(arm, task, seed)
     return Results(record)
 
 
-def _plain(what) -> dict:
-    """A dataclass as the file gives it back."""
+def as_stored(what) -> dict:
+    """Convert a dataclass to what the file gives back of it."""
     return json.loads(json.dumps(asdict(what)))
-
-
-def _measured_on(arm: Arm) -> tuple[str, ...]:
-    """The tasks of an arm's rows: masked LM first, unless another arm has the same body."""
-    return arm.tasks if arm.body else ("glosses", *arm.tasks)
 
 
 class _Workshop:
@@ -201,7 +195,7 @@ class _Workshop:
         self.record, self.save, self.report = record, save, report
         self.tasks = {name: _part(task, getattr(plan, name)) for name, task in tasks.items()}
         self.done = {(row["configuration"], row["task"], row["seed"]) for row in record["runs"]}
-        total = sum(len(_measured_on(arm)) for arm in ARMS.values()) * len(plan.seeds)
+        total = sum(len(arm.measured_on) for arm in ARMS.values()) * len(plan.seeds)
         self.count = lambda: f"{len(self.record['runs'])} of {total}"
 
     # -------------------------------------------------------------------------------- rows of the file
@@ -223,7 +217,8 @@ class _Workshop:
         """The learning rates, at a seed outside the study: see the module's docstring."""
         both = [(who, task) for task in TASKS for who in (CONTROL, TEACHER)]
         for who, task in [(CONTROL, "glosses"), (RANDOM, "glosses"), *both]:
-            while rate := self.untried(who, task):
+            planned = self.plan.random_rates if who == RANDOM else getattr(self.plan, task).rates
+            while rate := rate_to_try(planned, _tried(self.record, who, task), self.plan.beyond):
                 model, seconds = self.trained(ARMS[who], task, self.plan.choosing_seed, rate)
                 scores = self.scores(model, task, "validation")
                 row = {"configuration": who, "task": task, "learning_rate": rate, "seconds": seconds}
@@ -231,17 +226,6 @@ class _Workshop:
                 self.save()
                 shown = f"validation {scores[MEASURE[task]]:.4f}, {seconds:.0f} s"
                 self.report(f"choosing: {who}, {task}, learning rate {rate:g}: {shown}")
-
-    def untried(self, who: str, task: str) -> float | None:
-        """The next learning rate to try: those of the plan, then beyond the best while that is the last on its side."""
-        planned = self.plan.random_rates if who == RANDOM else getattr(self.plan, task).rates
-        tried = [row["learning_rate"] for row in _choices(self.record, who, task)]
-        if left := [rate for rate in planned if rate not in tried]:
-            return left[0]
-        best = chosen_rate(self.record, who, task)
-        if len(tried) >= len(planned) + self.plan.beyond or min(tried) < best < max(tried):
-            return None
-        return 2 * best if best == max(tried) else best / 2
 
     def trained(self, arm: Arm, task: str, seed: int, rate: float | None) -> tuple[PreTrainedModel, float]:
         """A model to be measured on `task`, and the seconds of its training."""
@@ -402,7 +386,7 @@ class Results(Stored):
     def seeds(self) -> list[int]:
         """The seeds at which every configuration was measured on each of its tasks."""
         arms = [Arm(**arm) for arm in self.record["configurations"].values()]
-        wanted = {(arm.name, task) for arm in arms for task in _measured_on(arm)}
+        wanted = {(arm.name, task) for arm in arms for task in arm.measured_on}
         found = defaultdict(set)
         for row in self.record["runs"]:
             found[row["seed"]].add((row["configuration"], row["task"]))
@@ -421,7 +405,7 @@ class Results(Stored):
             return [statistics.mean(scores) for scores in zip(*tasks, strict=True)]
         if configuration not in self.configurations:
             raise KDTutorError(nearest("configuration of distilbert", configuration, self.configurations))
-        measured = _measured_on(Arm(**self.record["configurations"][configuration]))
+        measured = Arm(**self.record["configurations"][configuration]).measured_on
         if task not in measured:
             raise KDTutorError(f'"{configuration}" was measured on {", ".join(measured)}, not on {task}')
         rows = {
@@ -453,7 +437,7 @@ class Results(Stored):
         lines = [f"test scores over {len(self.seeds)} seeds" + "".join(f"{task:>17}" for task in tasks)]
         for name in self.configurations:
             arm = Arm(**self.record["configurations"][name])
-            measured = {*_measured_on(arm), *(["macro"] if set(TASKS) <= set(arm.tasks) else [])}
+            measured = {*arm.measured_on, *(["macro"] if set(TASKS) <= set(arm.tasks) else [])}
             cells = [_cell(self.mean(name, task=task)) if task in measured else "" for task in tasks]
             lines.append(f"{name:<29}" + "".join(f"{cell:>17}" for cell in cells))
         for name in (CONTROL, DISTILLED, TWICE):
@@ -468,14 +452,32 @@ def _cell(found: Interval) -> str:
     return f"{found.mean:.4f} ± {found.half_width:.4f}"
 
 
-def _choices(record: Mapping, who: str, task: str) -> list[dict]:
-    return [row for row in record["choosing"] if (row["configuration"], row["task"]) == (who, task)]
+# ------------------------------------------------------------------------------------------------ learning rates
+
+
+def rate_to_try(planned: Sequence[float], tried: Mapping[float, float], beyond: int) -> float | None:
+    """Choose the next learning rate: those planned, then up to `beyond` more while the best is the last on its side.
+
+    tried: learning rate → what it was worth, higher is better.
+    """
+    if left := [rate for rate in planned if rate not in tried]:
+        return left[0]
+    best = max(tried, key=tried.__getitem__)
+    if len(tried) >= len(planned) + beyond or min(tried) < best < max(tried):
+        return None
+    return 2 * best if best == max(tried) else best / 2
 
 
 def chosen_rate(record: Mapping, who: str, task: str) -> float:
-    """The learning rate with the best score on validation (masked LM: the lowest loss), of those that were tried."""
+    """Look up the learning rate with the best score on validation (masked LM: the lowest loss)."""
+    tried = _tried(record, who, task)
+    return max(tried, key=tried.__getitem__)
 
-    def worth(row: Mapping) -> float:
-        return -row["validation"]["loss"] if task == "glosses" else row["validation"][MEASURE[task]]
 
-    return max(_choices(record, who, task), key=worth)["learning_rate"]
+def _tried(record: Mapping, who: str, task: str) -> dict[float, float]:
+    """What each learning rate was worth on validation, in the order of trying."""
+    rows = [row for row in record["choosing"] if (row["configuration"], row["task"]) == (who, task)]
+    worth = {row["learning_rate"]: row["validation"] for row in rows}
+    return {
+        rate: -found["loss"] if task == "glosses" else found[MEASURE[task]] for rate, found in worth.items()
+    }

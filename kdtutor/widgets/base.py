@@ -17,7 +17,6 @@ import base64
 import math
 from collections.abc import Iterable
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 
 import anywidget
@@ -36,7 +35,7 @@ class SettingError(KDTutorError, traitlets.TraitError, ValueError):
 
 @cache
 def static(name: str) -> str:
-    """The text of a file in static/."""
+    """Read a file in static/."""
     return (STATIC / name).read_text(encoding="utf-8")
 
 
@@ -60,11 +59,11 @@ class Instrument(anywidget.AnyWidget):
         super().__init_subclass__(**kwargs)
 
     def picture(self) -> Picture:
-        """The plain matplotlib picture of the present state, with its alt text."""
+        """Draw the present state with matplotlib, with its alt text."""
         raise NotImplementedError
 
     def _hear(self, widget, content: dict, buffers) -> None:
-        """What the browser asks: "ping", whether anybody is there; "text", to read what was typed.
+        """Answer what the browser asks: "ping", whether anybody is there; "text", to read what was typed.
 
         For `on_msg`, in a subclass with a trait `text`.
         """
@@ -82,15 +81,12 @@ class Instrument(anywidget.AnyWidget):
         return self.summary or type(self).__name__  # never an address: stored outputs must not change
 
     def _repr_mimebundle_(self, include=None, exclude=None, **kwargs) -> tuple[dict, dict]:
-        """One bundle: the live view for front ends that run widgets, the plain picture for all others."""
+        """Give one bundle: the live view for front ends that run widgets, the plain picture for all others."""
         data, metadata = super()._repr_mimebundle_()
-        picture, png = self.picture(), BytesIO()
-        picture.savefig(png, format="png", dpi=160, metadata={"Software": None})
-        width, height = picture.get_size_inches() * 100
-        data["image/png"] = base64.b64encode(png.getvalue()).decode("ascii")
-        data["text/plain"] = picture.alt
-        size = {"width": round(width), "height": round(height)}
-        return data, {**metadata, "image/png": {"alt": picture.alt, **size}}
+        picture = self.picture()
+        png, about = picture.png()
+        data["image/png"], data["text/plain"] = base64.b64encode(png).decode("ascii"), picture.alt
+        return data, {**metadata, "image/png": about}
 
     def _ipython_display_(self, **kwargs) -> None:
         from IPython.display import display

@@ -5,10 +5,12 @@ import math
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from scipy import stats
+from transformers import PreTrainedModel
 
 from kdtutor import data, models, studies
 from kdtutor.errors import KDTutorError
@@ -106,7 +108,6 @@ def test_the_arms_are_the_paper_s_ablation():
         assert terms(name) == full[:left_out] + full[left_out + 1 :]
     assert terms("random weights") == full and not ARMS["random weights"].copied
     assert terms(CONTROL) == ["MaskedLM()"] and ARMS["copied layers alone"].pretraining is None
-    assert study_distilbert.PAPER_ABLATION.keys() < ARMS.keys()
     assert len(Plan().seeds) == 5 and Plan().choosing_seed not in Plan().seeds
 
 
@@ -155,22 +156,34 @@ def test_the_lowest_masked_lm_loss_and_the_highest_score_are_chosen():
     assert study_distilbert.chosen_rate(choosing("valence", spearman=0), CONTROL, "valence") == 0.2
 
 
-def test_beyond_the_planned_learning_rates_it_goes_on_while_the_best_is_the_last(tasks, teacher, tmp_path):
+def test_beyond_the_planned_learning_rates_it_goes_on_while_the_best_is_the_last():
     def tried(worth, beyond=2):
         """The learning rates in the order of trying, if `worth(rate)` is the validation accuracy."""
-        record = {"runs": [], "choosing": []}
-        plan = replace(PLAN, beyond=beyond)
-        workshop = study_distilbert._Workshop(plan, tasks, teacher, tmp_path, record, None, None)
-        while rate := workshop.untried(TEACHER, "sentiment"):
-            row = {"configuration": TEACHER, "task": "sentiment", "learning_rate": rate}
-            record["choosing"].append(row | {"validation": {"accuracy": worth(rate)}})
-        return [row["learning_rate"] for row in record["choosing"]]
+        found = {}
+        while rate := study_distilbert.rate_to_try((1e-3, 2e-3), found, beyond):
+            found[rate] = worth(rate)
+        return list(found)
 
     assert tried(lambda rate: -abs(rate - 2e-3)) == [1e-3, 2e-3, 4e-3]
     assert tried(lambda rate: -abs(rate - 1e-3)) == [1e-3, 2e-3, 5e-4]
     assert tried(lambda rate: rate) == [1e-3, 2e-3, 4e-3, 8e-3]
     assert tried(lambda rate: -rate) == [1e-3, 2e-3, 5e-4, 2.5e-4]
     assert tried(lambda rate: rate, beyond=0) == [1e-3, 2e-3]
+
+
+class Training(NamedTuple):
+    """What `Distillation` was called with, and the student's weights at that moment."""
+
+    student: PreTrainedModel
+    teacher: PreTrainedModel | None
+    task: data.Task
+    formula: str
+    settings: dict
+    start: dict[str, torch.Tensor]
+
+    @property
+    def seed(self) -> int:
+        return self.settings["seed"]
 
 
 class Trainings:
@@ -182,7 +195,7 @@ class Trainings:
 
         def recorded(student, teacher, task, objective, **settings):
             state = {name: value.clone() for name, value in student.state_dict().items()}
-            self.calls.append((student, teacher, task, repr(objective), settings, state))
+            self.calls.append(Training(student, teacher, task, repr(objective), settings, state))
             return make(student, teacher, task, objective, **settings)
 
         monkeypatch.setattr(study_distilbert, "Distillation", recorded)
@@ -198,39 +211,43 @@ def test_rivals_have_the_same_texts_steps_and_settings_and_start_as_the_arm_says
 ):
     run(tmp_path, tasks, teacher, replace(PLAN, seeds=(0,)))
     copied = models.half_depth(teacher).state_dict()
-    pretraining = [call for call in trainings.calls if call[2].kind == "masked-lm" and call[4]["seed"] == 0]
+    pretraining = [call for call in trainings.calls if call.task.kind == "masked-lm" and call.seed == 0]
     assert len(pretraining) == 6
-    settings = [{**call[4], "learning_rate": 0} for call in pretraining]
+    settings = [{**call.settings, "learning_rate": 0} for call in pretraining]
     assert settings == settings[:1] * 6
-    assert len({call[4]["learning_rate"] for call in pretraining[:5]}) == 1  # "random weights" has its own
-    assert len({call[2].fingerprint for call in pretraining}) == 1
-    assert len(pretraining[0][2].split("train")) == STAGE.texts
-    for student, its_teacher, _, formula, _, _start in pretraining:
-        assert (its_teacher is None) == (formula == "MaskedLM()")
-        assert student.config.dropout == student.config.attention_dropout == 0
-        assert not any(m.p for m in student.modules() if isinstance(m, torch.nn.Dropout))
-        assert student.config.n_layers == 1
-    equal = [all(torch.equal(start[name], copied[name]) for name in copied) for *_, start in pretraining]
+    assert (
+        len({call.settings["learning_rate"] for call in pretraining[:5]}) == 1
+    )  # "random weights" has its own
+    assert len({call.task.fingerprint for call in pretraining}) == 1
+    assert len(pretraining[0].task.split("train")) == STAGE.texts
+    for call in pretraining:
+        assert (call.teacher is None) == (call.formula == "MaskedLM()")
+        assert call.student.config.dropout == call.student.config.attention_dropout == 0
+        assert not any(m.p for m in call.student.modules() if isinstance(m, torch.nn.Dropout))
+        assert call.student.config.n_layers == 1
+    equal = [all(torch.equal(call.start[name], copied[name]) for name in copied) for call in pretraining]
     assert equal == [True] * 5 + [False]  # all but the last, "random weights"
 
     for name in TASKS:
-        fine = [call for call in trainings.calls if call[2].kind != "masked-lm" and call[4]["seed"] == 0]
-        fine = [call for call in fine if call[2].name.startswith(name)]
+        fine = [call for call in trainings.calls if call.task.kind != "masked-lm" and call.seed == 0]
+        fine = [call for call in fine if call.task.name.startswith(name)]
         assert len(fine) == (9 if name == "supersense" else 4)
-        assert len({call[2].fingerprint for call in fine}) == 1
-        assert len({(call[4]["epochs"], call[4]["batch_size"]) for call in fine}) == 1
-        taught = [call for call in fine if call[1] is not None]
+        assert len({call.task.fingerprint for call in fine}) == 1
+        assert len({(call.settings["epochs"], call.settings["batch_size"]) for call in fine}) == 1
+        taught = [call for call in fine if call.teacher is not None]
         assert len(taught) == 1
         soft = "LogitsMSE()" if name == "valence" else "SoftTargets(temperature=2)"
-        assert taught[0][3] == f"0.5 * HardLabels() + 0.5 * {soft}"
-        assert taught[0][1].config.num_hidden_layers == 2  # the teacher, fine-tuned on this task …
+        assert taught[0].formula == f"0.5 * HardLabels() + 0.5 * {soft}"
+        assert taught[0].teacher.config.num_hidden_layers == 2  # the teacher, fine-tuned on this task …
         folders = [
             path.parent for path in (tmp_path / "work" / "seed-0").glob(f"teacher-of-{name}-*/about.json")
         ]
         assert len(folders) == 1  # … at this seed
         expected = models.load_model(folders[0], tasks[name]).state_dict()
-        assert all(torch.equal(value, expected[key]) for key, value in taught[0][1].state_dict().items())
-        assert all(call[0].config.to_dict().get("attention_dropout", 0.1) == PLAN.dropout for call in fine)
+        assert all(torch.equal(value, expected[key]) for key, value in taught[0].teacher.state_dict().items())
+        assert all(
+            call.student.config.to_dict().get("attention_dropout", 0.1) == PLAN.dropout for call in fine
+        )
 
 
 def test_fine_tuning_starts_from_the_body_of_the_same_seed(tmp_path, tasks, teacher, trainings):
@@ -238,11 +255,11 @@ def test_fine_tuning_starts_from_the_body_of_the_same_seed(tmp_path, tasks, teac
     folder = next((tmp_path / "work" / "seed-1").glob("triple-loss-*"))
     body = models.load_model(folder, tasks["glosses"]).state_dict()
     starts = [
-        call[5]
+        call.start
         for call in trainings.calls
-        if call[2].name.startswith("sentiment")
-        and call[4]["seed"] == 1
-        and "distilbert.embeddings" in str(list(call[5]))
+        if call.task.name.startswith("sentiment")
+        and call.seed == 1
+        and "distilbert.embeddings" in str(list(call.start))
     ]
     name = "distilbert.transformer.layer.0.ffn.lin1.weight"
     same = [torch.equal(start[name], body[name]) for start in starts]
@@ -353,11 +370,11 @@ def made_up(seeds=3):
         }
         for seed in reversed(range(seeds))
         for place, arm in enumerate(ARMS.values())
-        for task in study_distilbert._measured_on(arm)
+        for task in arm.measured_on
     ]
     return {
         "study": "distilbert",
-        "configurations": {arm.name: study_distilbert._plain(arm) for arm in ARMS.values()},
+        "configurations": {arm.name: study_distilbert.as_stored(arm) for arm in ARMS.values()},
         "sizes": {"teacher": {"parameters": 200}, "student": {"parameters": 130}},
         "speed": [
             {"seed": seed, "milliseconds": {"teacher": 6.0 + seed, "student": 3.0}} for seed in range(seeds)
@@ -448,8 +465,8 @@ def test_what_ships_is_complete_and_of_the_teacher_and_data_that_ship():
     results, tasks = studies.load("distilbert"), study_distilbert.load_tasks()
     record = results.record
     assert results.seeds == list(Plan().seeds)
-    assert record["configurations"] == {name: study_distilbert._plain(arm) for name, arm in ARMS.items()}
-    assert study_distilbert._plain(Plan()).items() <= record["plan"].items()
+    assert record["configurations"] == {name: study_distilbert.as_stored(arm) for name, arm in ARMS.items()}
+    assert study_distilbert.as_stored(Plan()).items() <= record["plan"].items()
     assert record["teacher"] == fingerprint(models.load_teacher(tasks["glosses"]))
     assert record["data"] == ", ".join(f"{name} {task.fingerprint}" for name, task in tasks.items())
 
