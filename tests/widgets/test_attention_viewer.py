@@ -17,7 +17,6 @@ from kdtutor import transformer
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
 from kdtutor.widgets.attention import AttentionViewer, as_parts, attention_weights, copied_layers
-from kdtutor.widgets.base import static
 
 TEXT = "a bird that is roasted and eaten on feast days"
 
@@ -293,18 +292,3 @@ def test_its_plain_picture_says_what_is_seen(viewer):
     assert alt == data["text/plain"] == viewer.picture().alt
     assert "teacher, layer 0, head 0: from each token" in alt and "student, layer 0, head 0" in alt
     assert repr(viewer) == viewer.summary and "0x" not in repr(viewer)
-
-
-def test_the_front_end_writes_no_html_and_fetches_nothing():
-    text = static("attention.js") + static("attention.css")
-    for word in (
-        "innerHTML",
-        "outerHTML",
-        "insertAdjacentHTML",
-        "document.write",
-        "eval(",
-        "fetch(",
-        "import",
-        "http",
-    ):
-        assert word not in text, word
