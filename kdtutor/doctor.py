@@ -60,11 +60,11 @@ def doctor(hub_timeout: float = 3.0) -> list[Check]:
 
 
 def report(checks: Iterable[Check] | None = None) -> str:
-    """The checks as text, each with what it means, and a last line that sums up."""
+    """Write the checks as text, each with what it means, and a last line that sums up."""
     checks = doctor() if checks is None else list(checks)
     problems = [check.name for check in checks if check.status == "problem"]
     verdict = (
-        f"The course will not run until this is mended: {', '.join(problems)}."
+        f"The course will not run until this is fixed: {', '.join(problems)}."
         if problems
         else "The course runs here."
     )
@@ -94,7 +94,7 @@ def _python() -> Check:
 
 
 def _packages() -> list[Check]:
-    """The installed versions against what kdtutor itself declares: one check for the core, one for the notebooks."""
+    """Compare the installed versions with what kdtutor itself declares: core and notebooks apart."""
     try:
         version, declared = metadata.version("kdtutor"), metadata.requires("kdtutor") or []
         from packaging.requirements import Requirement

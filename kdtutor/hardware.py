@@ -11,7 +11,7 @@ CGROUP = Path("/sys/fs/cgroup")  # where Linux mounts the limits of the containe
 
 
 def has_bf16(device) -> bool:
-    """Whether the hardware multiplies bf16 faster than float32: CUDA from Ampere on; x86 with AMX or AVX512-BF16.
+    """Tell whether the hardware multiplies bf16 faster than float32: CUDA from Ampere on; x86 with AMX or AVX512-BF16.
 
     `device` is a torch.device. Emulated bf16 does not count: it is slower than float32.
     """
@@ -27,7 +27,7 @@ def has_bf16(device) -> bool:
 
 
 def processors(cgroup: Path = CGROUP) -> float:
-    """Processors this process may use: those it may be scheduled on, or its container's share if that is less."""
+    """Count the processors this process may use: those it may run on, or its container's share if that is less."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, _, period = _read(cgroup / "cpu.max").partition(" ")  # cgroup v2: "200000 100000" or "max 100000"
     if not quota:  # v1
@@ -37,7 +37,7 @@ def processors(cgroup: Path = CGROUP) -> float:
 
 
 def memory(cgroup: Path = CGROUP) -> tuple[int, int]:
-    """(total, free) memory in bytes that this process may use: the machine's, or its container's if that is less."""
+    """Measure (total, free) bytes of memory for this process: the machine's, or its container's if that is less."""
     import psutil  # comes with accelerate
 
     machine = psutil.virtual_memory()
@@ -56,7 +56,7 @@ def memory(cgroup: Path = CGROUP) -> tuple[int, int]:
 
 
 def peak_memory(device) -> int:
-    """The most bytes this process has held so far: on a CUDA `device` torch's own, else resident in main memory."""
+    """Measure the most bytes held so far: on a CUDA `device` torch's own, else resident in main memory."""
     if device.type == "cuda":
         import torch
 

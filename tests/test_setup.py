@@ -358,7 +358,7 @@ def test_the_doctor_fails_when_an_asset_is_damaged(offline, monkeypatch, capsys)
     text = capsys.readouterr().out
     assert re.search(r"^problem +assets: 1 of 2 files are damaged", text, re.MULTILINE)
     assert "data/glosses/test.parquet is missing" in text
-    assert text.rstrip().endswith("The course will not run until this is mended: assets.")
+    assert text.rstrip().endswith("The course will not run until this is fixed: assets.")
 
 
 def test_a_missing_package_of_the_core_is_a_problem_and_one_of_the_notebooks_a_note():

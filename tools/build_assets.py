@@ -189,7 +189,7 @@ def build_manifest(out: Path) -> None:
 
 
 def fetch(source: Source, folder: Path) -> Path:
-    """Path of the tarball in `folder`, fetched if it is not there; its SHA-256 must be the pinned one."""
+    """Fetch the tarball to `folder` if it is not there; its SHA-256 must be the pinned one."""
     path = folder / source.file
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -212,7 +212,7 @@ def fetch(source: Source, folder: Path) -> Path:
 
 
 def read_tar(file: Path | io.BytesIO) -> dict[str, bytes]:
-    """Content of a .tar.gz in memory: nothing is unpacked to disk."""
+    """Read a .tar.gz in memory: nothing is unpacked to disk."""
     with tarfile.open(
         fileobj=file if isinstance(file, io.BytesIO) else io.BytesIO(file.read_bytes())
     ) as archive:
@@ -220,7 +220,7 @@ def read_tar(file: Path | io.BytesIO) -> dict[str, bytes]:
 
 
 def read_glosses(wordnet: dict[str, bytes]) -> list[tuple[int, str]]:
-    """Lexicographer file number and gloss of each synset: nouns, verbs, adjectives, adverbs in file order."""
+    """Read lexicographer file number and gloss of each synset: nouns, verbs, adjectives, adverbs in file order."""
     glosses = []
     for part in ("noun", "verb", "adj", "adv"):
         for line in wordnet[f"package/dict/data.{part}"].decode("utf-8").splitlines():
@@ -231,7 +231,7 @@ def read_glosses(wordnet: dict[str, bytes]) -> list[tuple[int, str]]:
 
 
 def read_snippets(content: bytes) -> list[tuple[str, str, float]]:
-    """(id, text, mean human rating) of every line of a *_GroundTruth.txt file."""
+    """Read (id, text, mean human rating) of every line of a *_GroundTruth.txt file."""
     snippets = []
     for line in content.decode("utf-8").splitlines():
         identifier, rating, text = line.split("\t")
@@ -242,7 +242,7 @@ def read_snippets(content: bytes) -> list[tuple[str, str, float]]:
 
 
 def wordnet_licence(wordnet: dict[str, bytes]) -> str:
-    """The WordNet 3.1 licence as it heads each database file (the npm package's LICENSE is that of 3.0)."""
+    """Read the WordNet 3.1 licence as it heads each database file (the npm package's LICENSE is that of 3.0)."""
     lines = wordnet["package/dict/data.noun"].decode("utf-8").splitlines()
     header = [line for line in lines[:40] if line.startswith("  ")]
     return (
@@ -256,12 +256,12 @@ def wordnet_licence(wordnet: dict[str, bytes]) -> str:
 
 
 def clean(text: str) -> str:
-    """Composed Unicode, one space between words, none around."""
+    """Write composed Unicode, one space between words, none around."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def normal_form(text: str) -> str:
-    """Letters and digits only, lower case, no accents: what two texts share when they count as the same text.
+    """Keep letters and digits only, lower case, no accents: what two texts share when they count as the same text.
 
     Spaces go as well, so that "co-writer", "co writer" and "cowriter" are equal, and a text that differs from
     another only in case, punctuation, accents or spacing can never be in another split.
@@ -280,7 +280,7 @@ def split_of(key: str) -> str:
 
 
 def parts(gloss: str) -> list[str]:
-    """A gloss cut at each semicolon that is outside quotation marks and parentheses.
+    """Cut a gloss at each semicolon that is outside quotation marks and parentheses.
 
     >>> parts('a bar (of iron; or steel); a lever; "give me a lever; I shall move the world"')
     ['a bar (of iron; or steel)', 'a lever', '"give me a lever; I shall move the world"']
@@ -298,7 +298,7 @@ def parts(gloss: str) -> list[str]:
 
 
 def definition(gloss: str) -> str:
-    """The gloss before its first example: a part that opens with a quotation mark, or what a colon quotes.
+    """Keep the gloss before its first example: a part that opens with a quotation mark, or what a colon quotes.
 
     >>> definition('a feline; kept as a pet; "the cat sat"- Kipling; "two cats"')
     'a feline; kept as a pet'
@@ -331,7 +331,7 @@ def sentiment_rows(movies: list[tuple[str, str, float]]) -> list[Row]:
 
 
 def valence_rows(movies: list[tuple[str, str, float]], products: list[tuple[str, str, float]]) -> list[Row]:
-    """Movies are split by text, as in sentiment; products by review (id "12_3": sentence 3 of review 12)."""
+    """Split movies by text, as in sentiment, and products by review (id "12_3": sentence 3 of review 12)."""
     rows = [Row(text, rating, split_of(normal_form(text)), "movies") for _, text, rating in movies]
     for identifier, text, rating in products:
         review = identifier.split("_")[0]
@@ -340,7 +340,7 @@ def valence_rows(movies: list[tuple[str, str, float]], products: list[tuple[str,
 
 
 def glosses_rows(glosses: list[str], snippets: list[str], tasks: Iterable[list[Row]]) -> list[Row]:
-    """Raw text: a line that holds a task's validation (test) text goes to validation (test), else to train.
+    """Collect raw text: a line that holds a task's validation (test) text goes to validation (test), else to train.
 
     Looked for: each held-out text as a line, as a part of a gloss, as a run of adjacent parts, and, if its
     normal form has CONTAINED letters or more, anywhere inside a line. A line with both kinds is dropped.
@@ -369,7 +369,7 @@ def glosses_rows(glosses: list[str], snippets: list[str], tasks: Iterable[list[R
 
 
 def runs(text: str) -> Iterator[str]:
-    """Normal forms of all runs of adjacent parts of a gloss (without spaces, so they just concatenate)."""
+    """List the normal forms of all runs of adjacent parts of a gloss (without spaces, so they just concatenate)."""
     keys = [normal_form(part) for part in parts(text)]
     for start in range(len(keys)):
         for end in range(start + 1, len(keys) + 1):
@@ -381,7 +381,7 @@ def split_by_text(rows: Iterable[Row]) -> list[Row]:
 
 
 def without_duplicates(rows: Iterable[Row]) -> list[Row]:
-    """One row per normal form: the first if all labels agree, none if they conflict or the form is empty."""
+    """Keep one row per normal form: the first if all labels agree, none if they conflict or the form is empty."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.key].append(row)
@@ -522,7 +522,7 @@ def build_tokenizer(out: Path) -> None:
 
 
 def wordpieces(words: Counter[str], size: int) -> list[str]:
-    """The vocabulary of a WordPiece model: the alphabet, then the most frequent pair joined again and again.
+    """Learn the vocabulary of a WordPiece model: the alphabet, then the most frequent pair joined again and again.
 
     The trainer in `tokenizers` counts the same way but breaks ties by the order of a hash map, so each run
     gives another vocabulary; here ties go to the pair that sorts first. `##` marks a piece inside a word.
@@ -567,7 +567,7 @@ def wordpieces(words: Counter[str], size: int) -> list[str]:
 
 
 def join(word: list[str], pair: tuple[str, str], joined: str) -> list[str]:
-    """`word` with each occurrence of `pair`, from the left, replaced by one piece."""
+    """Replace each occurrence of `pair` in `word`, from the left, by one piece."""
     result, i = [], 0
     while i < len(word):
         found = tuple(word[i : i + 2]) == pair

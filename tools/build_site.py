@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def paths(given: list[Path]) -> Iterator[Path]:
-    """The notebooks among these files and in these folders."""
+    """List the notebooks among these files and in these folders."""
     for path in given:
         if path.is_dir():
             yield from sorted(path.glob("*.ipynb"))
@@ -120,7 +120,7 @@ def build(folder: Path, notebooks: list[Path], execute: bool = True) -> None:
 
 
 def for_the_page(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
-    """The notebook with its pictures as <img> that have their alt texts, and its instruments alive. Works in place.
+    """Turn pictures into <img> with their alt texts, and bring instruments to life. Works in place.
 
     `folder` gets the pictures. Only the instruments that the notebook shows keep their state, in the page's last cell.
     """
@@ -159,12 +159,12 @@ def for_the_page(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.Note
 
 
 def is_instrument(model: dict | None) -> bool:
-    """Whether a widget draws itself in the browser. Every other one asks Python what to show."""
+    """Tell whether a widget draws itself in the browser. Every other one asks Python what to show."""
     return bool(model) and model["model_module"] == "anywidget"
 
 
 def needed(name: str, state: dict) -> dict:
-    """The states of the model called `name` and of all that it refers to."""
+    """Collect the states of the model called `name` and of all that it refers to."""
     found, ask = {}, [name]
     while ask:
         name = ask.pop()
@@ -175,7 +175,7 @@ def needed(name: str, state: dict) -> dict:
 
 
 def last_pictures(name: str, state: dict) -> list[nbformat.NotebookNode]:
-    """What an `interact` showed last, with a line that says why it does not move; [] if it showed nothing."""
+    """Find what an `interact` showed last, with a line that says why it does not move; [] if it showed nothing."""
     shown = [
         nbformat.from_dict(output)
         for model in needed(name, state).values()
@@ -187,7 +187,7 @@ def last_pictures(name: str, state: dict) -> list[nbformat.NotebookNode]:
 
 
 def image(output: nbformat.NotebookNode, kind: str, folder: Path) -> str:
-    """The output's picture, stored in `folder`, as an <img> with its alt text and size."""
+    """Store the output's picture in `folder`, and write it as an <img> with its alt text and size."""
     picture = base64.b64decode(output.data[kind])
     path = Path("pictures") / f"{hashlib.sha256(picture).hexdigest()[:16]}.{PICTURES[kind]}"
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -198,13 +198,13 @@ def image(output: nbformat.NotebookNode, kind: str, folder: Path) -> str:
 
 
 def script_of(kind: str, value: dict) -> str:
-    """`value` as the <script> that the widgets' front end reads. No text in it can end the script."""
+    """Write `value` as the <script> that the widgets' front end reads. No text in it can end the script."""
     text = json.dumps(value, ensure_ascii=True).replace("<", r"\u003c")
     return f'<script type="application/vnd.jupyter.{kind}+json">{text}</script>'
 
 
 def row(notebook: nbformat.NotebookNode, name: str) -> str:
-    """The notebook's line in the map: its title, what the README says it is about, and the time it takes."""
+    """Write the notebook's line in the map: its title, what the README says it is about, and the time it takes."""
     first = notebook.cells[0].source
     title = first.splitlines()[0].lstrip("# ")
     about = re.search(
@@ -223,7 +223,7 @@ def course_map(rows: list[str], names: list[str]) -> str:
 
 
 def javascript() -> Path:
-    """The folder `node_modules` with what site/package-lock.json lists, installed if it is not there yet."""
+    """Give the folder `node_modules` with what site/package-lock.json lists, installed if it is not there yet."""
     folder = BUILD / "npm"
     lock = (COURSE / "package-lock.json").read_bytes()
     done = folder / "installed"
@@ -242,7 +242,7 @@ def javascript() -> Path:
 
 
 def npm() -> tuple[list[str], dict[str, str]]:
-    """The command npm and its environment: the machine's own, else one from PyPI, kept in build/node."""
+    """Find the command npm and its environment: the machine's own, else one from PyPI, kept in build/node."""
     if shutil.which("npm"):
         return ["npm"], dict(os.environ)
     folder = BUILD / "node"

@@ -26,7 +26,7 @@ FLAGS = [
 
 
 def find() -> str | None:
-    """The path of a Chromium: KDTUTOR_CHROMIUM, one in PATH, or Playwright's own; None if there is none."""
+    """Find the path of a Chromium: KDTUTOR_CHROMIUM, one in PATH, or Playwright's own; None if there is none."""
     named = os.environ.get("KDTUTOR_CHROMIUM")
     if named:
         return named
@@ -38,7 +38,7 @@ def find() -> str | None:
 
 
 def playwrights_own() -> Path | None:
-    """Where `playwright install chromium` puts it; None without Playwright."""
+    """Find where `playwright install chromium` puts it; None without Playwright."""
     code = (
         "from playwright.sync_api import sync_playwright\n"
         "with sync_playwright() as playwright: print(playwright.chromium.executable_path)"

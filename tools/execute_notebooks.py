@@ -102,7 +102,7 @@ def run(path: Path, live: bool = False) -> nbformat.NotebookNode:
 
 
 def looking_every_second(get_msg: Callable) -> Callable:
-    """A channel's get_msg that does not sleep through a reply until its time is over.
+    """Make a channel's get_msg that does not sleep through a reply until its time is over.
 
     While nbclient waits for a cell's reply it also answers the cell's Output widgets on the same socket, and ZeroMQ
     tells only one of the two that something has arrived.
@@ -121,7 +121,7 @@ def looking_every_second(get_msg: Callable) -> Callable:
 
 
 def hearing_of_widgets(get_msg: Callable, states: dict[str, dict]) -> Callable:
-    """A channel's get_msg that keeps each widget's state in `states`, whichever cell changes it.
+    """Make a channel's get_msg that keeps each widget's state in `states`, whichever cell changes it.
 
     nbclient hears of the running cell's own changes only; a training in the background belongs to the cell that
     started it.
@@ -138,7 +138,7 @@ def hearing_of_widgets(get_msg: Callable, states: dict[str, dict]) -> Callable:
 
 
 def clean(notebook: nbformat.NotebookNode, live: bool = False) -> nbformat.NotebookNode:
-    """The notebook as it is stored: nothing in it tells when, where or in which editor it ran. Works in place.
+    """Leave nothing in the notebook that tells when, where or in which editor it ran. Works in place.
 
     `live`: what belongs to its widgets stays.
     """
@@ -164,7 +164,7 @@ def clean(notebook: nbformat.NotebookNode, live: bool = False) -> nbformat.Noteb
 
 
 def unique_ids(cells: list[nbformat.NotebookNode]) -> Iterator[str]:
-    """Each cell's own id if it has one that no cell before it has, else one made from its text."""
+    """Give each cell its own id if it has one that no cell before it has, else one made from its text."""
     taken = set()
     for cell in cells:
         name, repeat = cell.get("id", ""), 0
@@ -183,7 +183,7 @@ def write(path: Path, notebook: nbformat.NotebookNode) -> None:
 
 
 def peak_megabytes(process: int) -> int | None:
-    """The most memory that a running process ever had resident; None where the system does not tell (not Linux)."""
+    """Measure the most memory that a running process ever had resident; None where the system does not tell."""
     try:
         status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
     except OSError:

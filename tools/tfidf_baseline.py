@@ -50,7 +50,7 @@ def scores(labels: list[int], predicted) -> dict[str, float]:
 
 
 def baseline(task: str) -> dict:
-    """Best model by validation accuracy: its settings, its scores, and every setting that was tried."""
+    """Find the best model by validation accuracy: its settings, its scores, and every setting that was tried."""
     data = {split: read(task, split) for split in ("train", "validation", "test")}
     start, tried, best = time.process_time(), [], None
     for min_df in MIN_DF:

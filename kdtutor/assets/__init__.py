@@ -22,13 +22,13 @@ class AssetError(KDTutorError):
 
 
 def asset_path(relative: str) -> Path:
-    """Path of an asset such as "data/supersense/train.parquet", whether or not it exists or is intact."""
+    """Give the path of an asset such as "data/supersense/train.parquet", whether or not it exists or is intact."""
     return ROOT / relative
 
 
 @cache
 def manifest() -> dict[str, dict]:
-    """What was shipped: relative path to {"sha256": ..., "bytes": ...}."""
+    """Read what was shipped: relative path to {"sha256": ..., "bytes": ...}."""
     try:
         return json.loads((ROOT / "manifest.json").read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError) as error:
@@ -39,7 +39,7 @@ def manifest() -> dict[str, dict]:
 
 @cache
 def verified(relative: str) -> Path:
-    """Path of an asset file, or of a folder of them, once its content is known to be what was shipped.
+    """Give the path of an asset file, or of a folder of them, once its content is known to be what was shipped.
 
     Each is hashed once per process. Raises AssetError, naming the file, both hashes and how to restore it.
     """
@@ -53,7 +53,7 @@ def verified(relative: str) -> Path:
 
 
 def verify_all() -> dict[str, str]:
-    """State of every asset: relative path to "ok", or to the message that `verified` would raise."""
+    """Check every asset: relative path to "ok", or to the message that `verified` would raise."""
     report = {}
     for name in manifest():
         try:

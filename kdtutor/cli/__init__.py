@@ -18,7 +18,7 @@ from kdtutor.errors import KDTutorError, nearest
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 1 for an error that is the user's to mend, 130 for Ctrl-C."""
+    """Run one command. Returns the exit status: 0, 1 for an error that is the user's to fix, 130 for Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(__doc__)

@@ -13,7 +13,7 @@ from kdtutor.studies.stored import SPLITS, results_file
 
 
 def main(argv: list[str]) -> int:
-    """`kdtutor study NAME`."""
+    """Run `kdtutor study NAME`."""
     parser = argparse.ArgumentParser(prog="kdtutor study", description=__doc__.splitlines()[0])
     parser.add_argument("name", help=f"one of: {', '.join(STUDIES)}")
     parser.add_argument("--output", type=Path, help="results file (default: the one that notebooks show)")

@@ -31,7 +31,7 @@ from kdtutor.plots.style import (
 def attention_maps(
     weights: Mapping[str, object], queries: Sequence[str], keys: Sequence[str] | None = None, title: str = ""
 ) -> Picture:
-    """Who looks where: for each name a map (Lq, Lk), a row for each query and a column for each key.
+    """Show who looks where: for each name a map (Lq, Lk), a row for each query and a column for each key.
 
     keys: by default the queries themselves. Small maps show their weights in per cent. Raises KDTutorError if a map's
     shape is not that of the tokens.
@@ -61,7 +61,7 @@ def attention_maps(
 
 
 def _habit(w: np.ndarray, keys: Sequence[str]) -> str:
-    """Where most of the attention (Lq, Lk) goes: one step back or forward, or else to which key."""
+    """Say where most of the attention (Lq, Lk) goes: one step back or forward, or else to which key."""
     steps = {"the token before": -1, "itself": 0, "the token after": 1}
     shares = {name: np.trace(w, step) / len(w) for name, step in steps.items()}
     favourite = max(shares, key=shares.get)
@@ -74,7 +74,7 @@ def _habit(w: np.ndarray, keys: Sequence[str]) -> str:
 def masks(
     allowed: Mapping[str, object], queries: Sequence[str], keys: Sequence[str] | None = None
 ) -> Picture:
-    """For each name a boolean mask (Lq, Lk): which query may look at which key."""
+    """Draw for each name a boolean mask (Lq, Lk): which query may look at which key."""
     keys = queries if keys is None else keys
     grids = {name: as_grid(m, len(queries), len(keys), name) for name, m in allowed.items()}
     size = len(grids) * (0.9 + 0.36 * len(keys)) + 0.6, 1.7 + 0.36 * len(queries)
@@ -96,7 +96,7 @@ def masks(
 
 @styled
 def attention_overview(attentions: Sequence[object], tokens: Sequence[str]) -> Picture:
-    """Every head of a model as a small map: a row for each layer, whose weights are (H, L, L) or (1, H, L, L)."""
+    """Draw every head of a model as a small map: a row for each layer, whose weights are (H, L, L) or (1, H, L, L)."""
     layers = [as_array(a).reshape(-1, len(tokens), len(tokens)) for a in attentions]
     heads = len(layers[0])
     picture = Picture(figsize=(1.05 * heads + 0.7, 1.05 * len(layers) + 0.6), layout="constrained")
@@ -120,7 +120,7 @@ def attention_overview(attentions: Sequence[object], tokens: Sequence[str]) -> P
 
 @styled
 def head_shares(shares: Mapping[str, object]) -> Picture:
-    """What each head does, as numbers: for each name a share (layers, heads), from 0 to 1."""
+    """Show what each head does, as numbers: for each name a share (layers, heads), from 0 to 1."""
     grids = {name: as_array(share) for name, share in shares.items()}
     layers, heads = next(iter(grids.values())).shape
     rows = -(-len(grids) // 2)
@@ -150,7 +150,7 @@ def head_shares(shares: Mapping[str, object]) -> Picture:
 def saturation(
     widths: Sequence[int], largest: Mapping[str, Sequence[float]], gradient: Mapping[str, Sequence[float]]
 ) -> Picture:
-    """How a softmax over dot products fares as the width grows: its largest weight, and the size of its gradient."""
+    """Show how a softmax over dot products fares as the width grows: largest weight, and size of its gradient."""
     picture, (left, right) = canvas(8.8, 3.8, columns=2)
     for i, name in enumerate(largest):
         draw_curve(left, widths, largest[name], OTHERS[i], name)
@@ -177,7 +177,7 @@ def saturation(
 def encoder_decoder(
     source: str = "source", target: str = "target so far", answer: str = "next token"
 ) -> Picture:
-    """The Transformer of Vaswani et al. 2017 as boxes, to be read from the bottom up; with an example's texts."""
+    """Draw the Transformer of Vaswani et al. 2017 as boxes, read from the bottom up; with an example's texts."""
     picture, axes = canvas(8.4, 8.0)
     attention, other = TEACHER.colour + "33", OTHERS[3].colour + "33"  # pale
     look, cross, think = (
@@ -242,7 +242,7 @@ def encoder_decoder(
 
 @styled
 def positions(encoding, reach: int = 30) -> Picture:
-    """A position encoding (L, D): its numbers, and the dot products of every two of its rows by their distance.
+    """Draw a position encoding (L, D): its numbers, and the dot products of every two of its rows by their distance.
 
     reach: the largest distance drawn. The thin band holds the dot products of all pairs at a distance.
     """

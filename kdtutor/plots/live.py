@@ -26,7 +26,7 @@ from kdtutor.plots.style import (
 def live_distillation(
     plan: dict, curves: dict, snapshot: dict, names: Sequence[str], sentence: str
 ) -> Picture:
-    """Three panels: score, losses, probe.
+    """Draw three panels: score, losses, probe.
 
     plan, curves, snapshot: what the instrument holds. names: who learns, in the order of the scores. sentence: what is
     seen.

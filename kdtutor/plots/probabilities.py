@@ -35,7 +35,7 @@ def distributions(
     teacher_probs, student_probs, class_names: Sequence[str],
     top: int = 8, title: str = "", label: str | None = None,
 ) -> Picture:  # fmt: skip
-    """Teacher's and student's probabilities over the classes: both (C,); the student's may be None.
+    """Draw teacher's and student's probabilities over the classes: both (C,); the student's may be None.
 
     The `top` classes that either of them finds likeliest are drawn. title: the text that was classified, say.
     label: the true class, marked with a star. Raises KDTutorError if what is given are not probabilities.
@@ -65,7 +65,7 @@ def distributions(
 def temperature_curves(
     logits, class_names: Sequence[str], temperatures: Sequence[float] | None = None, top: int = 5
 ) -> Picture:
-    """How softmax(logits / T) of the `top` classes, and its entropy, change with T: logits (C,)."""
+    """Draw how softmax(logits / T) of the `top` classes, and its entropy, change with T: logits (C,)."""
     z = as_vector(logits)
     t = np.geomspace(0.25, 20, 80) if temperatures is None else np.asarray(temperatures, float)
     p = softmax(z / t[:, None])  # (len(t), C)
@@ -100,7 +100,7 @@ def temperature_and_alpha(
     probabilities: Mapping[str, Sequence[float]], pulls: Mapping[str, Sequence[float]], class_names: Sequence[str],
     shown: Sequence[int], title: str = "", setting: str = "", label: int | None = None,
 ) -> Picture:  # fmt: skip
-    """The temperature explorer at one setting: distributions and, beside them, what each term of the loss pulls with.
+    """Draw the temperature explorer at one setting: distributions, and what each term of the loss pulls with.
 
     probabilities: "teacher" and "student", (C,) each. pulls: gradients of the weighted terms "hard" and "soft" with
     respect to the student's logits, (C,) each. shown: the classes to draw, in order; the others are added up. label: a
@@ -133,7 +133,7 @@ def temperature_and_alpha(
 def gradients(
     vectors: Mapping[str, Sequence[float]], class_names: Sequence[str], top: int = 6, title: str = ""
 ) -> Picture:
-    """How several objectives pull on the student's logits: for each one its gradient (C,), of one example.
+    """Draw how several objectives pull on the student's logits: for each one its gradient (C,), of one example.
 
     The `top` classes with the largest gradients are drawn. Gradient descent raises a logit whose gradient is
     negative.
@@ -160,7 +160,7 @@ def gradients(
 
 @styled
 def class_scores(predicted: Sequence[int], labels: Sequence[int], class_names: Sequence[str]) -> Picture:
-    """Each class's F1 = 2·TP / (2·TP + FP + FN), the largest class first, and what its texts are mistaken for.
+    """Draw each class's F1 = 2·TP / (2·TP + FP + FN), the largest class first, and what its texts are mistaken for.
 
     predicted, labels: class indices (N,). Beside a bar: F1, and how many of the class's texts got the commonest wrong
     answer. Classes that are neither predicted nor true are left out; the line is the mean over the others, macro-F1.
@@ -208,7 +208,7 @@ def class_scores(predicted: Sequence[int], labels: Sequence[int], class_names: S
 def gradient_sizes(
     student_logits, teacher_logits, labels, temperatures: Sequence[float] | None = None
 ) -> Picture:
-    """How hard each loss pulls at the student's logits as T changes: mean length of a text's gradient (C,).
+    """Draw how hard each loss pulls at the student's logits as T changes: mean length of a text's gradient (C,).
 
     Both logits: (N, C), labels: (N,). Soft targets with T² have the gradient T (p_S − p_T), KL alone has
     (p_S − p_T) / T, hard labels have p_S − onehot, in which there is no T.
@@ -240,7 +240,7 @@ def gradient_sizes(
 
 @styled
 def second_guesses(shares, class_names: Sequence[str]) -> Picture:
-    """Where a model's probability goes beside its first guess: shares (C, C), a row for each class.
+    """Draw where a model's probability goes beside its first guess: shares (C, C), a row for each class.
 
     shares[i, j] is the part that class j gets of what texts of class i leave for the other classes: rows sum
     to 1, the diagonal is 0. Classes are reordered so that those which share much stand together.
@@ -280,7 +280,7 @@ def second_guesses(shares, class_names: Sequence[str]) -> Picture:
 
 
 def _seriation(shares: np.ndarray) -> np.ndarray:
-    """An order of the classes in which neighbours share much: along the Fiedler vector of the graph of shares."""
+    """Order the classes so that neighbours share much: along the Fiedler vector of the graph of shares."""
     weights = np.nan_to_num(shares)
     weights = weights + weights.T
     np.fill_diagonal(weights, 0)

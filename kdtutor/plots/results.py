@@ -31,7 +31,7 @@ from kdtutor.plots.style import (
 def learning_curves(
     series: Mapping[str, Sequence], value: str = "loss", xlabel: str = "step", ylabel: str | None = None
 ) -> Picture:
-    """Curves over training. Each is (x, y) pairs, or a `Distillation.history`, whose `value` is drawn.
+    """Draw curves over training. Each is (x, y) pairs, or a `Distillation.history`, whose `value` is drawn.
 
     A history has a point for every step: drawn pale, with the mean over a twentieth of the steps on top.
     """
@@ -60,7 +60,7 @@ def scores_with_intervals(
     results: Mapping[str, Sequence[float]],
     xlabel: str = "test accuracy", reference: tuple[str, float] | None = None,
 ) -> Picture:  # fmt: skip
-    """Each method's scores, one a seed: small circles, and their mean with its 95 % interval (Student's t).
+    """Draw each method's scores, one per seed: small circles, and their mean with its 95 % interval (Student's t).
 
     reference: a name and a score drawn as a line, such as the teacher's.
     """
@@ -100,7 +100,7 @@ def scores_with_intervals(
 
 @styled
 def comparison(evaluations: Mapping[str, object]) -> Picture:
-    """Size, time for one text, and accuracy of models, from `evaluate`: what distillation buys, in a picture.
+    """Draw size, time for one text, and accuracy of models, from `evaluate`: what distillation buys, in a picture.
 
     The sentence compares every other model with the first.
     """
@@ -130,9 +130,9 @@ def comparison(evaluations: Mapping[str, object]) -> Picture:
 
 @styled
 def ablation(panels: Mapping[str, Mapping[str, Sequence[float]]], base: str = "the full recipe") -> Picture:
-    """What each part is worth: how far every variant is from the full recipe, paired over the seeds.
+    """Draw what each part is worth: how far every variant is from the full recipe, paired over the seeds.
 
-    panels: for each measure (a fraction, higher is better) the scores of the configurations, one a seed, same seeds;
+    panels: for each measure (a fraction, higher is better) the scores of the configurations, one per seed, same seeds;
     the first configuration is the one to which the others are compared, and `base` says what it is. Small circles are
     seeds; the mean difference has its 95 % interval (Student's t). Raises KDTutorError if the seeds of two are not as
     many.
@@ -179,7 +179,7 @@ def ablation(panels: Mapping[str, Mapping[str, Sequence[float]]], base: str = "t
 
 @styled
 def beside_paper(claims: Mapping[str, tuple[Sequence[float], float]], formats: Sequence[str] = ()) -> Picture:
-    """Figures of our own beside a paper's: for each claim ours, one a seed (or one figure), and the paper's.
+    """Draw our own figures beside a paper's: for each claim ours, one per seed (or one figure), and the paper's.
 
     formats: for each claim how its figures are written, "{:.2f}" by default.
     """
@@ -212,9 +212,9 @@ def beside_paper(claims: Mapping[str, tuple[Sequence[float], float]], formats: S
 
 @styled
 def size_accuracy_latency(models: Mapping[str, tuple[Sequence[float], float, float]]) -> Picture:
-    """Each model by the time it needs and by its score; the area of its mark is its number of parameters.
+    """Draw each model by the time it needs and by its score; the area of its mark is its number of parameters.
 
-    models: for each its scores, one a seed, the milliseconds for one text, and its parameters. The line is the 95 %
+    models: for each its scores, one per seed, the milliseconds for one text, and its parameters. The line is the 95 %
     interval of the mean score. The sentence compares every other model with the first.
     """
     from kdtutor.evaluation.statistics import mean_and_interval
@@ -253,7 +253,7 @@ def size_accuracy_latency(models: Mapping[str, tuple[Sequence[float], float, flo
 
 @styled
 def memory(runs: Mapping[str, Mapping[str, float]]) -> Picture:
-    """What takes the memory of a process: a bar for each run, cut into parts (bytes), such as `plan(…).memory`.
+    """Draw what takes the memory of a process: a bar for each run, cut into parts (bytes), such as `plan(…).memory`.
 
     Parts are in the order in which the runs name them. The sentence has each run's total and its largest part.
     """

@@ -2,7 +2,7 @@
 
     kdtutor study logits              # makes the runs that the file lacks; may be stopped at any time
     stored = load("logits")           # what it found
-    stored.scores("hard labels")      # test accuracy, one a seed
+    stored.scores("hard labels")      # test accuracy, one per seed
     stored.compare("soft targets, T = 2", "hard labels")    # paired over the seeds
 
 Every configuration has the same student and the same steps, and at one seed the same initial weights and the
@@ -20,7 +20,7 @@ STUDIES = ("logits", "distilbert")
 
 
 def load(name: str) -> Stored:
-    """The stored results of a study; of `distilbert`, as `studies.distilbert.Results`."""
+    """Read the stored results of a study; of `distilbert`, as `studies.distilbert.Results`."""
     file = results_file(name)
     if not file.is_file():
         stored = sorted(path.stem for path in file.parent.glob("*.json"))

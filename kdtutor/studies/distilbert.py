@@ -2,7 +2,7 @@
 
     kdtutor study distilbert               # makes the runs that the file lacks; may be stopped at any time
     stored = load("distilbert")            # what it found, of every seed that is complete
-    stored.scores("triple loss", task="sentiment")          # test accuracy, one a seed
+    stored.scores("triple loss", task="sentiment")          # test accuracy, one per seed
     stored.retention("triple loss")        # macro average over the three tasks, as a share of the teacher's
     stored.compare("triple loss", "without cosine", task="macro")    # paired over the seeds
 
@@ -201,7 +201,7 @@ class _Workshop:
     # -------------------------------------------------------------------------------- rows of the file
 
     def make(self, arm: Arm, task: str, seed: int) -> None:
-        """A row for this arm, task and seed, if there is none yet."""
+        """Add a row for this arm, task and seed, if there is none yet."""
         if (arm.name, task, seed) in self.done:
             return
         rate = self.rate(arm, task)
@@ -214,7 +214,7 @@ class _Workshop:
         self.report(f"{self.count()}: seed {seed}, {arm.name}, {task}: {shown}, {seconds:.0f} s")
 
     def choose(self) -> None:
-        """The learning rates, at a seed outside the study: see the module's docstring."""
+        """Try learning rates at a seed outside the study: see the module's docstring."""
         both = [(who, task) for task in TASKS for who in (CONTROL, TEACHER)]
         for who, task in [(CONTROL, "glosses"), (RANDOM, "glosses"), *both]:
             planned = self.plan.random_rates if who == RANDOM else getattr(self.plan, task).rates
@@ -228,21 +228,21 @@ class _Workshop:
                 self.report(f"choosing: {who}, {task}, learning rate {rate:g}: {shown}")
 
     def trained(self, arm: Arm, task: str, seed: int, rate: float | None) -> tuple[PreTrainedModel, float]:
-        """A model to be measured on `task`, and the seconds of its training."""
+        """Train a model to be measured on `task`; also the seconds that took."""
         if task != "glosses":
             return self.finetuned(arm, task, seed, rate)
         folder, seconds = self.body(arm, seed, rate)
         return load_model(folder, self.tasks["glosses"]), seconds
 
     def rate(self, arm: Arm, task: str) -> float | None:
-        """The learning rate that was chosen for this arm on this task; None where it takes no step."""
+        """Look up the learning rate that was chosen for this arm on this task; None where it takes no step."""
         if task == "glosses" and arm.pretraining is None:
             return None
         own = arm.name == TEACHER or (arm.name == RANDOM and task == "glosses")
         return chosen_rate(self.record, arm.name if own else CONTROL, task)
 
     def compare_speed(self, seed: int) -> None:
-        """Teacher and student read one text at a time on the CPU, in turns: a row for each seed."""
+        """Time teacher and student, one text at a time on the CPU, in turns: a row for each seed."""
         if any(row["seed"] == seed for row in self.record["speed"]):
             return
         times = evaluation.latencies_ms(self.pair(), self.tasks[TASKS[0]])
@@ -254,14 +254,14 @@ class _Workshop:
         self.record["sizes"] = {name: asdict(sizes(model)) for name, model in self.pair().items()}
 
     def pair(self) -> dict:
-        """Teacher and student with a classification head, as they would be used."""
+        """Make teacher and student with a classification head, as they would be used."""
         names = {"teacher": ARMS[TEACHER], "student": ARMS["copied layers alone"]}
         return {name: self.with_head(arm, TASKS[0], seed=0) for name, arm in names.items()}
 
     # -------------------------------------------------------------------------------- models
 
     def body(self, arm: Arm, seed: int, rate: float | None = None) -> tuple[Path, float]:
-        """Where the masked LM of an arm lies, and the seconds of its training. rate: by default the chosen one."""
+        """Find or make the masked LM of an arm: folder, seconds of training. rate: by default the chosen one."""
         if arm.name == TEACHER:
             return self.kept({"body": "teacher"}, lambda: self.teacher)
         if arm.pretraining is None:  # the same at every seed
@@ -275,19 +275,19 @@ class _Workshop:
         return self.train(student, self.teacher, "glosses", arm.pretraining, seed, rate)
 
     def student(self, arm: Arm, seed: int):
-        """Half the teacher's layers: the teacher's own, or random ones."""
+        """Take half the teacher's layers: the teacher's own, or random ones."""
         student = half_depth(self.teacher)
         with _random_weights(seed):
             return student if arm.copied else type(student)(student.config).train()
 
     def with_head(self, arm: Arm, task: str, seed: int):
-        """An arm's body with a new head for `task`."""
+        """Put a new head for `task` on an arm's body."""
         folder, _ = self.body(arm, seed)
         with _random_weights(seed):
             return load_model(folder, self.tasks[task])
 
     def finetuned(self, arm: Arm, task: str, seed: int, rate: float) -> tuple[PreTrainedModel, float]:
-        """An arm fine-tuned on a task, and the seconds that took. The teacher is kept: it teaches another arm."""
+        """Fine-tune an arm on a task; also the seconds that took. The teacher is kept: it teaches another arm."""
         if arm.name == TEACHER:
             folder, seconds = self.finetuned_teacher(task, seed, rate)
             return load_model(folder, self.tasks[task]), seconds
@@ -309,7 +309,7 @@ class _Workshop:
         return self.kept({"body": f"teacher of {task}", "seed": seed, "rate": rate}, make)
 
     def train(self, model, teacher, task: str, formula: str, seed: int, rate: float):
-        """One pass over the training texts of a task."""
+        """Train for one pass over the training texts of a task."""
         objective = parse_objective(formula)
         settings = {"epochs": 1, "batch_size": getattr(self.plan, task).batch_size, "learning_rate": rate}
         teacher = teacher if objective.needs_teacher else None
@@ -336,7 +336,7 @@ class _Workshop:
         return {name: round(value, 6) for name, value in found.items()}
 
     def kept(self, decides: dict, make: Callable[[], PreTrainedModel]) -> tuple[Path, float]:
-        """Where a model lies in the work folder, and the seconds that `make` took, now or in an earlier process.
+        """Find or make a model in the work folder: where, and the seconds that `make` took, now or earlier.
 
         Its folder's name tells apart whatever `decides` what the model is, so none is taken for another.
         """
@@ -362,14 +362,14 @@ class _Workshop:
 
 @contextmanager
 def _random_weights(seed: int) -> Iterator[None]:
-    """A block in which new weights depend on `seed` alone."""
+    """Open a block in which new weights depend on `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def _part(task: Task, stage: Stage) -> Task:
-    """The random texts that `stage` trains on and measures."""
+    """Pick the random texts that `stage` trains on and measures."""
     for split, count in {"train": stage.texts, "validation": stage.validation, "test": stage.test}.items():
         if count is not None:
             task = task.subset(count, split=split)
@@ -384,7 +384,7 @@ class Results(Stored):
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds at which every configuration was measured on each of its tasks."""
+        """List the seeds at which every configuration was measured on each of its tasks."""
         arms = [Arm(**arm) for arm in self.record["configurations"].values()]
         wanted = {(arm.name, task) for arm in arms for task in arm.measured_on}
         found = defaultdict(set)
@@ -395,7 +395,7 @@ class Results(Stored):
     def scores(
         self, configuration: str, measure: str | None = None, split: str = "test", task: str = "supersense"
     ) -> list[float]:
-        """One value a seed, seeds in order, of one task ("glosses": masked LM) or "macro": the mean of all three.
+        """List one value per seed, in order, of one task ("glosses": masked LM) or "macro": the mean of all three.
 
         measure: by default accuracy, or spearman for valence; whatever the file has of that task, such as macro_f1,
         ece, perplexity.
@@ -416,17 +416,17 @@ class Results(Stored):
         return [rows[seed][measure or MEASURE[task]] for seed in self.seeds]
 
     def retention(self, configuration: str, task: str = "macro", split: str = "test") -> list[float]:
-        """The score as a share of the teacher's, one value a seed."""
+        """Compute the score as a share of the teacher's, one value per seed."""
         own, teacher = (self.scores(who, None, split, task) for who in (configuration, TEACHER))
         return [score / reference for score, reference in zip(own, teacher, strict=True)]
 
     def speed(self) -> list[float]:
-        """How many times faster than the teacher the student reads one text on the CPU, one value a seed."""
+        """Compute how many times faster than the teacher the student reads one text on the CPU, one value per seed."""
         times = [row["milliseconds"] for row in self.record["speed"] if row["seed"] in self.seeds]
         return [time["teacher"] / time["student"] for time in times]
 
     def size(self) -> float:
-        """The student's parameters as a share of the teacher's."""
+        """Compute the student's parameters as a share of the teacher's."""
         sizes = self.record["sizes"]
         return sizes["student"]["parameters"] / sizes["teacher"]["parameters"]
 
@@ -475,7 +475,7 @@ def chosen_rate(record: Mapping, who: str, task: str) -> float:
 
 
 def _tried(record: Mapping, who: str, task: str) -> dict[float, float]:
-    """What each learning rate was worth on validation, in the order of trying."""
+    """List what each learning rate was worth on validation, in the order of trying."""
     rows = [row for row in record["choosing"] if (row["configuration"], row["task"]) == (who, task)]
     worth = {row["learning_rate"]: row["validation"] for row in rows}
     return {

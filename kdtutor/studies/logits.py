@@ -42,7 +42,7 @@ class Study:
 
 
 def logits_study() -> Study:
-    """Notebook 05: which objective on logits, which temperature, and what unlabelled texts are worth."""
+    """Plan notebook 05's study: which objective on logits, which temperature, what unlabelled texts are worth."""
     transfer = {"examples": 20_000, "labelled": 2000}
     blended = "0.1 * HardLabels() + 0.9 * SoftTargets(1)"  # the temperature that validation chose
     return Study(
@@ -104,7 +104,7 @@ def run(study: Study, file: Path, task=None, teacher=None, restart: bool = False
 
 
 def _run(configuration: Configuration, seed: int, task, teacher, answers: str) -> dict:
-    """One student, trained and measured: a row of the file. `answers`: the folder of the teacher's logits."""
+    """Train and measure one student: a row of the file. `answers`: the folder of the teacher's logits."""
     from kdtutor import evaluation, models
     from kdtutor.objectives.parse import parse_objective
     from kdtutor.training.distillation import Distillation

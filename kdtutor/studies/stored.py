@@ -2,7 +2,7 @@
 
     kdtutor study logits              # makes the runs that the file lacks; may be stopped at any time
     stored = load("logits")           # what it found
-    stored.scores("hard labels")      # test accuracy, one a seed
+    stored.scores("hard labels")      # test accuracy, one per seed
     stored.compare("soft targets, T = 2", "hard labels")    # paired over the seeds
 
 Every configuration has the same student and the same steps, and at one seed the same initial weights and the
@@ -36,7 +36,7 @@ class Stored:
         return tuple(self.record["configurations"])
 
     def scores(self, configuration: str, measure: str = "accuracy", split: str = "test") -> list[float]:
-        """One value a seed, seeds in order. measure: accuracy, macro_f1 or ece, fractions from 0 to 1."""
+        """List one value per seed, seeds in order. measure: accuracy, macro_f1 or ece, fractions from 0 to 1."""
         if configuration not in self.configurations:
             what = f"configuration of {self.record['study']}"
             raise KDTutorError(nearest(what, configuration, self.configurations))
@@ -44,19 +44,19 @@ class Stored:
         return [row[split][measure] for row in sorted(rows, key=lambda row: row["seed"])]
 
     def mean(self, configuration: str, *what, **which):
-        """Mean over the seeds, with its 95 % interval, of what `scores` gives."""
+        """Average over the seeds, with a 95 % interval, of what `scores` gives."""
         from kdtutor.evaluation.statistics import mean_and_interval
 
         return mean_and_interval(self.scores(configuration, *what, **which))
 
     def compare(self, first: str, second: str, *what, **which):
-        """First minus second of what `scores` gives, paired over the seeds."""
+        """Compare first minus second of what `scores` gives, paired over the seeds."""
         from kdtutor.evaluation.statistics import paired_seeds_test
 
         return paired_seeds_test(self.scores(first, *what, **which), self.scores(second, *what, **which))
 
     def best(self, configurations: tuple[str, ...]) -> str:
-        """The one to choose: highest mean accuracy on the validation split, never on the test split."""
+        """Choose the one with the highest mean accuracy on the validation split, never on the test split."""
         return max(configurations, key=lambda name: self.mean(name, split="validation").mean)
 
 
@@ -65,7 +65,7 @@ def results_file(name: str) -> Path:
 
 
 def still_valid(record: dict, file: Path, report: Callable[[str], None]) -> dict[str, list[dict]]:
-    """What `file` holds in the lists of `record` and belongs to it: same identity, same configuration."""
+    """Read what `file` holds in the lists of `record` and belongs to it: same identity, same configuration."""
     if not file.is_file():
         return {}
     old = read_file(file)

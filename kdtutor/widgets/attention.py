@@ -65,7 +65,7 @@ class AttentionViewer(Instrument):
         **settings,
     ) -> None:
         if not (max_tokens >= 3 and padding >= 0):
-            raise SettingError(f"max_tokens = {max_tokens}, padding = {padding}: at least 3 and 0 are due")
+            raise SettingError(f"max_tokens = {max_tokens}, padding = {padding}: expected at least 3 and 0")
         self.task, self.max_tokens, self.padding = task, max_tokens, padding
         self.models = {"teacher": teacher} | ({} if student is None else {"student": student})
         for name, model in self.models.items():
@@ -89,13 +89,13 @@ class AttentionViewer(Instrument):
         self.on_msg(self._hear)
 
     def weights(self, side: str = "teacher") -> Tensor:
-        """Every attention weight of one model for the present text, as the model gave it: (layers, heads, L, L)."""
+        """Return one model's attention weights for the present text, as the model gave them: (layers, heads, L, L)."""
         if side not in self._weights:
             raise SettingError(f'there is no "{side}", only {" and ".join(self._weights)}')
         return self._weights[side]
 
     def shown(self, side: str = "teacher") -> Tensor:
-        """The map on the screen, for the chosen layer and head or mean of heads: (L, L), its rows sum to 1."""
+        """Return the map on the screen, for the chosen layer and head or mean of heads: (L, L), its rows sum to 1."""
         layer, head = self._chosen(side)
         maps = self.weights(side)[layer]
         return maps.mean(0) if head == MEAN else maps[head]
@@ -159,7 +159,7 @@ class AttentionViewer(Instrument):
     # ------------------------------------------------------------------------------------------ reading a text
 
     def _read(self, text: str) -> tuple[dict[str, Tensor], dict]:
-        """All weights for `text`, and what goes to the browser: tokens, what each is, and the weights as base64."""
+        """Read all weights for `text`, and what the browser gets: tokens, what each is, the weights as base64."""
         if not text.strip():
             raise SettingError("the text is empty: give at least one word")
         tokenizer = self.task.tokenizer
@@ -220,7 +220,7 @@ class AttentionViewer(Instrument):
         return f"{self._name(side).capitalize()}: {self.tokens[self.token]} draws {said}."
 
     def picture(self) -> plots.Picture:
-        """The heat maps of the chosen layers and heads."""
+        """Draw the heat maps of the chosen layers and heads."""
         maps = {self._name(side): self.shown(side) for side in self._sides()}
         return plots.attention_maps(maps, self.tokens)
 
@@ -229,7 +229,7 @@ class AttentionViewer(Instrument):
 
 
 def attention_weights(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """The attention weights of one text: (layers, heads, L, L), float32, on the host. The model stays as it was.
+    """Read the attention weights of one text: (layers, heads, L, L), float32, on the host. The model stays as it was.
 
     model: of transformers, or kdtutor.transformer.Bert. batch: input_ids and attention_mask, (1, L).
     """
@@ -245,7 +245,7 @@ def attention_weights(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 @contextmanager
 def _looking(model: nn.Module) -> Iterator[None]:
-    """In eval mode, and with the attention that writes its weights down; afterwards as before, module by module.
+    """Switch to eval mode and to the attention that keeps its weights; afterwards as before, module by module.
 
     The fused kernels (SDPA, Flash) never hold a row of weights, so that they can't give it away.
     """
@@ -265,7 +265,7 @@ def _looking(model: nn.Module) -> Iterator[None]:
 
 
 def as_parts(weights: Tensor) -> np.ndarray:
-    """Weights (…, L), rows that sum to 1, in parts of 1/65535: uint16, rows that sum to *exactly* 65535.
+    """Write weights (…, L), rows that sum to 1, in parts of 1/65535: uint16, rows that sum to *exactly* 65535.
 
     Each is rounded down, and those that lost most get one part back (the method of largest remainders), so that each
     is off by less than 1/65535 = 0.000015.
@@ -279,7 +279,7 @@ def as_parts(weights: Tensor) -> np.ndarray:
 
 
 def copied_layers(teacher: nn.Module, student: nn.Module, least: float = 0.5) -> list[int | None]:
-    """For each layer of the student: the teacher's layer that it was copied from, or None.
+    """Find for each layer of the student the teacher's layer that it was copied from, or None.
 
     Told from the weights themselves: the query matrices of the two layers still point the same way (a cosine above
     `least`, also after training), where those of unrelated layers have a cosine of about 0.
@@ -301,7 +301,7 @@ def copied_layers(teacher: nn.Module, student: nn.Module, least: float = 0.5) ->
 
 
 def _queries(model: nn.Module) -> list[Tensor]:
-    """Each layer's query matrix, flat, by the names that BERT, DistilBERT and kdtutor give them."""
+    """Collect each layer's query matrix, flat, by the names that BERT, DistilBERT and kdtutor give them."""
     found = {}
     for name, value in model.named_parameters():
         match = re.search(r"\blayers?\.(\d+)\..*\b(query|q_lin|q_proj)\.weight$", name)

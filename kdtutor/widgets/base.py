@@ -138,7 +138,7 @@ class Row(traitlets.List):
 
 
 def finite(values, what: str, classes: int | None = None) -> list[float]:
-    """One row of numbers, (C,) or (1, C), as plain Python floats, ready for JSON, which has no NaN.
+    """Convert one row of numbers, (C,) or (1, C), to plain Python floats, ready for JSON, which has no NaN.
 
     values: tensor (of any type, on any device), array or list. Raises SettingError, naming `what`, unless they are
     `classes` finite numbers.

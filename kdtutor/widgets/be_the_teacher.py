@@ -190,11 +190,11 @@ class BeTheTeacher(Instrument):
 
     @property
     def lesson(self) -> dict:
-        """The present text with its label, the teacher's answer, and its related texts."""
+        """Return the present text with its label, the teacher's answer, and its related texts."""
         return next(lesson for lesson in self.lessons if lesson["text"] == self.text)
 
     def student(self, which: str = "yours") -> Tensor:
-        """Its weights W, float64 (C, 32): "start", before the lesson; "yours", your target's; "label", the label's."""
+        """Return its W, float64 (C, 32): "start", before the lesson; "yours", your target's; "label", the label's."""
         if which not in STUDENTS:
             raise SettingError(nearest("student", which, STUDENTS))
         W, x = unpack(self.start, len(self.class_names)), unpack(self.lesson["x"])[0]
@@ -207,17 +207,17 @@ class BeTheTeacher(Instrument):
         return teach(W, x, t, round(self.steps), self.learning_rate, self.temperature)
 
     def beliefs(self, which: str = "yours") -> Tensor:
-        """What that student believes of the text (row 0) and of each related text: float64 (1 + n, C)."""
+        """Compute what that student believes of the text (row 0) and of each related text: float64 (1 + n, C)."""
         x = torch.cat([unpack(self.lesson["x"]), *(unpack(near["x"]) for near in self.lesson["related"])])
         return (x @ self.student(which).T).softmax(-1)
 
     def score(self, which: str = "yours") -> float:
-        """Of how many other texts that student's first guess is the label, as a fraction."""
+        """Compute the share of the other texts whose label is that student's first guess."""
         logits = unpack(self.others["x"], len(self.others["labels"])) @ self.student(which).T
         return float((logits.argmax(-1) == torch.tensor(self.others["labels"])).double().mean())
 
     def compare(self) -> dict:
-        """The same lesson with *all* texts that divide the teacher, by its own answer as target and by the label.
+        """Give the same lesson with *all* texts that divide the teacher, by its own answer as target and by the label.
 
         "lessons": how many. For each student the mean probability of the label: on related texts of the lesson's own
         class, on those of the teacher's second guess; and how often its first guess is right on the other texts. T,
@@ -252,7 +252,7 @@ class BeTheTeacher(Instrument):
         )
 
     def picture(self) -> plots.Picture:
-        """Your target and both students on the text, and the students on each related text."""
+        """Draw your target and both students on the text, and the students on each related text."""
         lesson, names = self.lesson, self.class_names
         rows = {which: self.beliefs(which).numpy() for which in STUDENTS}
         panels = [(self.text, self.label)] + [(near["text"], near["label"]) for near in lesson["related"]]
@@ -265,7 +265,7 @@ class BeTheTeacher(Instrument):
 def teach(
     W: Tensor, x: Tensor, target: Tensor, steps: int, learning_rate: float = 1.0, temperature: float = 1.0
 ) -> Tensor:
-    """`steps` of gradient descent on T² KL(t_T ‖ softmax(W x / T)): W (C, d), x (d,), target (C,) → a new W.
+    """Take `steps` of gradient descent on T² KL(t_T ‖ softmax(W x / T)): W (C, d), x (d,), target (C,) → a new W.
 
     The gradient with respect to the logits z = W x is T (p_T − t_T), so that of W is its outer product with x.
     """
@@ -278,7 +278,7 @@ def teach(
 
 
 def rescaled(target, places, probability: float) -> list[float]:
-    """Targets (C,) in which `places` have `probability` together, and they and all others keep their proportions.
+    """Scale targets (C,) so that `places` have `probability` together, and they and all others keep their proportions.
 
     Where there are none to keep, because all are 0, it is shared evenly.
     """
@@ -309,7 +309,7 @@ class School:
         self.checked = slice(max(0, len(self.texts) - 300), None)  # "other texts" are the last of the pool
 
     def _some(self, split: str, n: int, seed: int, letters: tuple[int, int] | None = None):
-        """Labelled texts in random order: those of a length that fits on a card, if there are enough of them."""
+        """Pick labelled texts in random order: those of a length that fits on a card, if there are enough of them."""
         texts, labels = self.task.texts(split), self.task.targets(split)
         usable = [i for i in (labels >= 0).nonzero()[:, 0].tolist() if texts[i].strip()]
         if not usable:
@@ -321,7 +321,7 @@ class School:
         return [texts[i] for i in chosen], labels[torch.tensor(chosen, dtype=torch.long)]
 
     def _mean_vectors(self, texts: list[str]) -> Tensor:
-        """The mean word vector of each text's pieces, without [CLS] and the like: (N, D). Refuses texts without."""
+        """Average the word vectors of each text's pieces, without [CLS] and the like: (N, D). Refuses texts without."""
         encoded: Encoded = self.task.encode_texts(texts)
         row = torch.repeat_interleave(torch.arange(len(encoded)), encoded.lengths)
         ids = encoded.ids.long()
@@ -334,14 +334,14 @@ class School:
         return sums.index_add_(0, row[known], self.vectors[ids[known]]) / counts[:, None]
 
     def view(self, texts: list[str]) -> Tensor:
-        """How the student sees texts: (N, 32), each of length 1, and rounded to float32 as the browser gets it."""
+        """Compute how the student sees texts: (N, 32), each of length 1, rounded to float32 as the browser gets it."""
         x = F.normalize((self._mean_vectors(texts) - self.middle) @ self.axes, dim=-1)
         if not x.isfinite().all():
             raise SettingError("the teacher's word vectors are not finite")
         return x.float().double()
 
     def telling(self, candidates: int, least: float = 0.2) -> list[int]:
-        """Places in the pool of the texts that divide the teacher, the most telling first.
+        """Find the places in the pool of the texts that divide the teacher, the most telling first.
 
         Among the first `candidates`: the teacher's first guess is the label, and its second has `least` or more. In the
         order of how much more of its label a related text keeps if the lesson is the teacher's answer instead of the
@@ -366,7 +366,7 @@ class School:
         return logits_of(self.teacher, self.task.encode_texts(texts)).double().softmax(-1)
 
     def _after(self, i: int, steps: int, rate: float, temperature: float) -> tuple[Tensor, Tensor]:
-        """The student after the lesson of text i: by the teacher's answer, and by the label."""
+        """Train the student on the lesson of text i: by the teacher's answer, and by the label."""
         onehot = F.one_hot(self.labels[i], self.classes).double()
         x = self.x[i]
         return (
@@ -377,7 +377,7 @@ class School:
     def related(
         self, i: int | None, x: Tensor | None = None, p: Tensor | None = None
     ) -> list[tuple[int, str]]:
-        """Places of five texts to watch, and why.
+        """Pick the places of five texts to watch, and say why.
 
         By x·x': the two nearest whose label is the teacher's first guess, the two nearest whose label is its second,
         and one that is as unlike as can be, with x·x' nearest to 0.
@@ -401,14 +401,14 @@ class School:
         return self._written(self.texts[i], int(self.labels[i]), self.x[i], self.answers[i], self.related(i))
 
     def lesson_of(self, text: str) -> dict:
-        """A lesson with any text; its label is the teacher's first guess, until somebody sets another."""
+        """Make a lesson of any text; its label is the teacher's first guess, until somebody sets another."""
         if not text.strip():
             raise SettingError("the text is empty: give at least one word")
         x, p = self.view([text])[0], self._answers([text])[0]
         return self._written(text, int(p.argmax()), x, p, self.related(None, x, p))
 
     def _written(self, text: str, label: int, x: Tensor, p: Tensor, related: list[tuple[int, str]]) -> dict:
-        """A lesson as the browser gets it."""
+        """Write a lesson as the browser gets it."""
         near = [
             {
                 "text": self.texts[j],
@@ -460,12 +460,12 @@ def _onehot(label: int, classes: int) -> list[float]:
 
 
 def _chance(x: Tensor, W: Tensor, labels: Tensor) -> Tensor:
-    """The probability that student W gives to each text's label: (n,)."""
+    """Compute the probability that student W gives to each text's label: (n,)."""
     return (x @ W.T).softmax(-1).gather(1, labels[:, None])[:, 0]
 
 
 def _fit(x: Tensor, labels: Tensor, classes: int, decay: float = 1e-3) -> Tensor:
-    """Softmax regression: the W (C, d) with the least mean cross-entropy plus decay/2 · |W|², rounded to float32."""
+    """Fit a softmax regression: the W (C, d) of least mean cross-entropy plus decay/2 · |W|², rounded to float32."""
     W = torch.zeros(classes, x.shape[1], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([W], max_iter=200, line_search_fn="strong_wolfe")
 
@@ -480,12 +480,12 @@ def _fit(x: Tensor, labels: Tensor, classes: int, decay: float = 1e-3) -> Tensor
 
 
 def pack(values: Tensor) -> str:
-    """Numbers as base64 of float32, little-endian."""
+    """Write numbers as base64 of float32, little-endian."""
     return base64.b64encode(values.numpy().astype("<f4").tobytes()).decode("ascii")
 
 
 def unpack(text: str, rows: int = 1) -> Tensor:
-    """`pack` undone: float64 (rows, n)."""
+    """Undo `pack`: float64 (rows, n)."""
     return torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f4").astype(float)).reshape(rows, -1)
 
 
@@ -494,7 +494,7 @@ def unpack(text: str, rows: int = 1) -> Tensor:
 
 @plots.styled
 def _drawn(panels, target, rows, classes, names, sentence: str) -> plots.Picture:
-    """A panel for each text; in it the shown classes, and a bar for each student; your target in the first panel."""
+    """Draw a panel for each text: the shown classes, and a bar for each student; your target in the first panel."""
     rest = [c for c in range(len(names)) if c not in classes]
     shown = [names[c] for c in classes] + ([f"{len(rest)} others"] if rest else [])
 

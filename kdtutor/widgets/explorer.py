@@ -78,7 +78,7 @@ class TemperatureExplorer(Instrument):
     def from_logits(
         cls, teacher_logits, student_logits, class_names: Sequence[str], labels=None, texts=None, **settings
     ) -> TemperatureExplorer:
-        """An explorer without models: both logits (N, C), or (C,) for one example; labels: N classes or None.
+        """Make an explorer without models: both logits (N, C), or (C,) for one example; labels: N classes or None.
 
         Raises SettingError, naming what does not fit: shapes, numbers that are not finite, a label that is no class.
         """
@@ -167,7 +167,7 @@ class TemperatureExplorer(Instrument):
     # -------------------------------------------------------------------------------------------- the models
 
     def _ask_models(self, text: str) -> dict:
-        """Both models' logits of a new text, and what there is to say about it."""
+        """Ask for both models' logits of a new text, and what there is to say about it."""
         if not text.strip():
             raise SettingError("the text is empty: a few words at least are needed")
         if self._models is None:
@@ -184,7 +184,7 @@ class TemperatureExplorer(Instrument):
     # -------------------------------------------------------------------------------------------- in numbers
 
     def numbers(self) -> dict[str, float | None]:
-        """What the tiles show, in nats: both entropies and KL at T; hard loss (at T = 1), soft loss, and total.
+        """Compute what the tiles show, in nats: both entropies and KL at T; hard loss (at T = 1), soft loss, and total.
 
         soft: T² · KL, or KL alone without t_squared. total: α · hard + (1 − α) · soft. Without a label hard is None and
         adds nothing, as in a training with unlabelled texts.
@@ -203,7 +203,7 @@ class TemperatureExplorer(Instrument):
         }
 
     def gradients(self) -> dict[str, list[float]]:
-        """What each weighted term pulls with at the student's logits, by autograd: "hard" and "soft", (C,) each.
+        """Compute what each weighted term pulls the student's logits with, by autograd: "hard" and "soft", (C,) each.
 
         A step of gradient descent raises a logit whose gradient is negative. Without a label "hard" is 0 everywhere.
         """
@@ -219,7 +219,7 @@ class TemperatureExplorer(Instrument):
         return {name: torch.autograd.grad(loss, z_s)[0][0].tolist() for name, loss in pulls.items()}
 
     def _logits(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Teacher's and student's logits, float64 (1, C) each."""
+        """Return teacher's and student's logits, float64 (1, C) each."""
         return tuple(
             torch.tensor([z], dtype=torch.float64) for z in (self.teacher_logits, self.student_logits)
         )
@@ -228,7 +228,7 @@ class TemperatureExplorer(Instrument):
         return [(z / self.temperature).softmax(-1)[0].numpy() for z in self._logits()]
 
     def _sentence(self) -> str:
-        """The same sentence as the browser's (`sentence` in explorer.js)."""
+        """Write the same sentence as the browser's (`sentence` in explorer.js)."""
         n = self.numbers()
         of = {
             who: plots.ranking(p, self.class_names)
@@ -243,7 +243,7 @@ class TemperatureExplorer(Instrument):
         )
 
     def picture(self) -> plots.Picture:
-        """Both distributions, and beside them what the weighted terms pull with: of the ten likeliest classes."""
+        """Draw both distributions, and beside them what the weighted terms pull with: of the ten likeliest classes."""
         probabilities = dict(zip(("teacher", "student"), self._probabilities(), strict=True))
         setting = f"T = {self.temperature:.3g}, α = {self.alpha:.2f}"
         picture = plots.temperature_and_alpha(
@@ -259,7 +259,7 @@ class TemperatureExplorer(Instrument):
         return picture
 
     def rows(self, most: int = SHOWN) -> list[int]:
-        """The classes that are drawn, in order. Of more than `most`, those that either model ranks highest.
+        """Choose the classes that are drawn, in order. Of more than `most`, those that either model ranks highest.
 
         Ranks are the same at every temperature, so no row jumps while T moves.
         """
@@ -292,7 +292,7 @@ SETTINGS = ("text", "example", "label", "temperature", "alpha", "t_squared", "or
 def telling_examples(
     teacher_logits: torch.Tensor, student_logits: torch.Tensor, labels: torch.Tensor, each: int = 3
 ) -> dict[int, str]:
-    """Places of examples that show something, and what: both logits (N, C), labels (N,).
+    """Find examples that show something, and say what: both logits (N, C), labels (N,).
 
     `each` of every kind: where the teacher is most undecided (highest entropy); where the student is farthest from it
     (largest KL at T = 1); where the teacher's second guess is the label (the surest of its first guess come first);
@@ -319,7 +319,7 @@ def telling_examples(
 def _examples(
     teacher, student, task: Task, examples: Sequence[str | int] | None, among: int = 300
 ) -> list[dict]:
-    """The examples that may be picked, each with both models' logits. By default chosen from `among` test texts."""
+    """List the examples that may be picked, with both models' logits. By default chosen from `among` test texts."""
     texts, labels = task.texts("test"), task.targets("test")
     given = (
         list(range(0, len(texts), max(1, len(texts) // among)))[:among]
@@ -350,7 +350,7 @@ def _examples(
 
 
 def _entry(text: str, teacher, student, class_names: Sequence[str], label) -> dict:
-    """An example as the browser gets it."""
+    """Write an example as the browser gets it."""
     if not text.strip():
         raise SettingError("one of the texts is empty")
     return {
@@ -368,7 +368,7 @@ def _public(entry: dict) -> dict:
 
 
 def _class(label, class_names: Sequence[str]) -> int | None:
-    """A class by number or name; −100 and None: unlabelled."""
+    """Look up a class by number or name; −100 and None: unlabelled."""
     if isinstance(label, str):
         if label not in class_names:
             raise SettingError(nearest("class", label, class_names))
@@ -381,7 +381,7 @@ def _class(label, class_names: Sequence[str]) -> int | None:
 
 
 def _rows(logits, what: str):
-    """(N, C), or (C,) as one row, as a list of rows."""
+    """Convert (N, C), or (C,) as one row, to a list of rows."""
     if hasattr(logits, "detach"):
         logits = logits.detach().cpu().double().numpy()
     listed = list(logits)

@@ -49,7 +49,7 @@ from kdtutor.widgets.live_parts import (
     twin_name,
 )
 
-PICTURES = 10  # a second, at most
+PICTURES = 10  # per second, at most
 POINTS = 240  # of a curve, at most; a point is the mean over some steps
 SNAPSHOTS = 100  # of the probe's distributions, at most (and the first)
 VALIDATION_SHARE = 0.06  # of the time; together with the probe and the pictures it stays below a fifth
@@ -67,7 +67,7 @@ class LiveDistillation(Instrument):
     name: what others are told who want to start while this one trains.
 
     Settings, which act on the next step: temperature (of all terms that have one), learning_rate (the peak of the
-    schedule), alpha where the objective is a blend, else weights, one a term. None where it does not apply.
+    schedule), alpha where the objective is a blend, else weights, one per term. None where it does not apply.
     Read only: status, curves (all that is drawn), now (what the last picture added), error (what stopped it).
 
     Raises KDTutorError if the run can't be shown, and whenever something asked for is not possible.
@@ -154,7 +154,7 @@ class LiveDistillation(Instrument):
     stop = pause
 
     def step(self) -> None:
-        """One step, here and now. Raises what it raises; the run is then paused and can go on."""
+        """Take one step, here and now. Raises what it raises; the run is then paused and can go on."""
         self.run(1)
 
     def run(self, steps: int | None = None) -> None:
@@ -177,7 +177,7 @@ class LiveDistillation(Instrument):
             raise
 
     def reset(self) -> None:
-        """Back to the initial weights (student, twin, projections), settings and step, as if nothing had been done.
+        """Go back to the initial weights (student, twin, projections), settings and step, as if nothing had been done.
 
         The teacher's answers are kept. Training pauses. KDTutorError if the run has written checkpoints.
         """
@@ -211,7 +211,7 @@ class LiveDistillation(Instrument):
 
     @classmethod
     def in_training(cls) -> LiveDistillation | None:
-        """The live run that is training now, if any: for when its name and its buttons are gone."""
+        """Find the live run that is training now, if any: for when its name and its buttons are gone."""
         newest = LiveDistillation._newest and LiveDistillation._newest()
         return newest if newest is not None and newest.status == "training" else None
 
@@ -223,7 +223,7 @@ class LiveDistillation(Instrument):
     # ------------------------------------------------------------------------------------------ training
 
     def _advance(self) -> None:
-        """One optimiser step of the student and, at the same learning rate, one of its twin.
+        """Take one optimiser step of the student and, at the same learning rate, one of its twin.
 
         Looked at at once: whichever is not finite goes back by that step alone, so the two stay at equal steps. If only
         the twin's failed, it is behind, and the next step is its alone.
@@ -242,7 +242,7 @@ class LiveDistillation(Instrument):
         run._look_for_nan()
 
     async def _train(self) -> None:
-        """The background task. It waits between two steps only, so whoever cancels it finds whole steps."""
+        """Train as a background task. It waits between two steps only, so whoever cancels it finds whole steps."""
         me = asyncio.current_task()
         try:
             while self.status == "training" and self._task is me:
@@ -258,7 +258,7 @@ class LiveDistillation(Instrument):
             self._fail(error)
 
     def _next(self) -> None:
-        """A step, what it adds to the curves, and a picture if it is time for one.
+        """Take a step, add it to the curves, and show a picture if it is time for one.
 
         Between two cells ipykernel ignores the stop button: while a step runs in the background, it is heard here.
         """
@@ -295,7 +295,7 @@ class LiveDistillation(Instrument):
         self.status = "training"
 
     def _rest(self, status: str, ask: bool = True) -> None:
-        """Training is over, for now or for good: let go of the runs' folders, and send everything whole."""
+        """End training, for now or for good: let go of the runs' folders, and send everything whole."""
         for iterator in self._iterators.values():
             iterator.close()
         self._iterators.clear()
@@ -307,7 +307,7 @@ class LiveDistillation(Instrument):
             self._settle(status)
 
     def _fail(self, error: Exception) -> None:
-        """One sentence for the reader, the error itself for Python. The run is paused and can go on."""
+        """Keep one sentence for the reader, the error itself for Python. The run is paused and can go on."""
         self.error, self.problem = error, one_sentence(error)
         if self.status == "training":
             self._rest("paused", ask=False)
@@ -315,7 +315,7 @@ class LiveDistillation(Instrument):
     # ------------------------------------------------------------------------------------------ what is shown
 
     def _begin_anew(self) -> None:
-        """The curves and the picture of a run that has not moved."""
+        """Show the curves and the picture of a run that has not moved."""
         step = self.distillation.done
         self._sums, self._in_sum = [0.0] * len(self._columns), [0] * len(self._columns)
         self._fresh = {"losses": [], "scores": [], "snapshots": []}
@@ -398,7 +398,7 @@ class LiveDistillation(Instrument):
         self._fresh = {name: [] for name in self._fresh}
 
     def _settle(self, status: str) -> None:
-        """Nothing moves now: say so, and send all points."""
+        """Say that nothing moves now, and send all points."""
         self.status = status
         self.summary = self._sentence()
         self._send_whole()
@@ -409,7 +409,7 @@ class LiveDistillation(Instrument):
             self.send_state("curves")
 
     def _speed(self) -> float | None:
-        """Steps a second over the last three seconds of training; None before there are any."""
+        """Compute the steps per second over the last three seconds of training; None before there are any."""
         now, done = time.perf_counter(), self.distillation.done
         if self.status == "training" or (self._marks and self._marks[-1][1] < done):
             self._marks.append((now, done))
@@ -421,7 +421,7 @@ class LiveDistillation(Instrument):
         return (reached - begun) / (last - first) or None
 
     def _make_plan(self, why_no_twin: str) -> dict:
-        """What the front end has to know once."""
+        """Collect what the front end has to know once."""
         run, score = self.distillation, self._score
         twin = "" if self.twin is None else twin_name(self.twin)
         notes = [score.note, why_no_twin, self._probe.note, same_temperature(run)[1]]
@@ -444,7 +444,7 @@ class LiveDistillation(Instrument):
         }
 
     def _sentence(self) -> str:
-        """What is seen now, in one sentence."""
+        """Say what is seen now, in one sentence."""
         run, (_, student, *twin) = self.distillation, self.curves["scores"][-1]
         parts = []
         if self._score.possible:
@@ -467,7 +467,7 @@ class LiveDistillation(Instrument):
         return self._sentence()
 
     def picture(self) -> plots.Picture:
-        """Score, losses and the probe's distributions at this moment, as a matplotlib picture."""
+        """Draw score, losses and the probe's distributions at this moment."""
         return live_distillation(
             self.plan, self.curves, self.now["snapshot"], list(self._runs), self._sentence()
         )
@@ -475,7 +475,7 @@ class LiveDistillation(Instrument):
     # ------------------------------------------------------------------------------------------ settings
 
     def _settings(self) -> dict[str, object]:
-        """The traits' values, as the objective has them."""
+        """Read the traits' values from the objective."""
         objective = self.distillation.objective
         is_blend = isinstance(objective, Blend)
         return {
@@ -496,7 +496,7 @@ class LiveDistillation(Instrument):
         if name == "weights" and value is not None:
             fits = all(isinstance(w, Real) and not isinstance(w, bool) and 0 <= w < math.inf for w in value)
             if not fits or len(value) != len(objective.terms):
-                wanted = f"{len(objective.terms)} finite numbers, 0 or more, one a term"
+                wanted = f"{len(objective.terms)} finite numbers, 0 or more, one per term"
                 raise SettingError(f"weights = {value!r}: there must be {wanted}")
             if not any(value):
                 raise SettingError(f"weights = {value!r}: with every weight 0 there is nothing to learn")
@@ -538,7 +538,7 @@ class LiveDistillation(Instrument):
     # ------------------------------------------------------------------------------------------ the front end
 
     def _message(self, _, content: dict, buffers) -> None:
-        """A button was pressed, or a view wants all points."""
+        """Answer a button that was pressed, or a view that wants all points."""
         do = content.get("do") if isinstance(content, dict) else None
         actions = {name: getattr(self, name) for name in ("start", "pause", "step", "reset")}
         action = (actions | {"whole": self._send_whole}).get(do)

@@ -208,7 +208,7 @@ class Probe:
                 raise KDTutorError(f"the teacher's answer to the probe text: {error}") from error
 
     def about(self, runs: list[str]) -> dict:
-        """For the front end: the text, what is known of it, and who answers, in the order of a snapshot's values."""
+        """Tell the front end the text, what is known of it, and who answers, in the order of a snapshot's values."""
         return {
             "text": textwrap.shorten(self.text, 300, placeholder=" …"),
             "truth": self.truth,
@@ -217,7 +217,7 @@ class Probe:
         }
 
     def snapshot(self, models: dict) -> dict:
-        """What all say now: names of the rows, values [who][row], and for each model its KL from the teacher."""
+        """Ask what all say now: names of the rows, values [who][row], and for each model its KL from the teacher."""
         logits = {} if self.teacher is None else {"teacher": self.teacher}
         logits |= {who: self._logits(model) for who, model in models.items()}
         if self.kind == "value":
@@ -239,7 +239,7 @@ class Probe:
         return {"names": names, "values": values, "distance": distance, "star": star}
 
     def _rows(self, answers: list[Tensor]) -> list[int]:
-        """The classes to show. The teacher's likeliest keep their place; then come the others' favourites."""
+        """Choose the classes to show. The teacher's likeliest keep their place; then come the others' favourites."""
         first = answers[0].argsort(descending=True, stable=True).tolist()
         chosen = dict.fromkeys(first[: ROWS - 2])
         if self.truth in self.task.labels:
@@ -259,7 +259,7 @@ class Probe:
 
     @torch.no_grad()
     def _logits(self, model) -> Tensor:
-        """(C,) in float64: one text, eval mode."""
+        """Compute (C,) in float64: one text, eval mode."""
         if self.at is None:
             return logits_of(model, self.encoded)[0].double()
         device, was_training = next(model.parameters()).device, model.training
@@ -270,7 +270,7 @@ class Probe:
 
 
 def _probe_text(task: Task, probe: str | int) -> tuple[str, str | None]:
-    """The text, and its label or value if it is an example of the task's."""
+    """Find the text, and its label or value if it is an example of the task's."""
     if isinstance(probe, bool) or not isinstance(probe, (str, int)):
         raise KDTutorError(f"probe must be a text, or the number of a validation example, not {probe!r}")
     if isinstance(probe, str):
@@ -298,7 +298,7 @@ def _target(task: Task, split: str, row: int) -> str | None:
 
 
 def same_temperature(run: Distillation) -> tuple[float | None, str]:
-    """The temperature that all terms with one share, or None; and what a reader has to know."""
+    """Find the temperature that all terms share, or None, and say what a reader has to know."""
     values = [term.temperature for term in run.objective.terms if hasattr(term, "temperature")]
     if not values:
         return None, f"No term of {run.objective!r} has a temperature."
@@ -313,7 +313,7 @@ def term_label(who: str, term: str) -> str:
 
 
 def short(x: float) -> float:
-    """Five digits: a curve needs no more, and messages stay small."""
+    """Round to five digits: a curve needs no more, and messages stay small."""
     return float(f"{x:.5g}")
 
 
