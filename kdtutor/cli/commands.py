@@ -179,7 +179,7 @@ def pretrain(a: PretrainArguments, command: str) -> None:
     from kdtutor.objectives.logits import MaskedLM
 
     task = _task(a)
-    if task.kind != "masked-lm":
+    if not task.rules.masks:
         raise KDTutorError(f"pretrain needs raw text, but {task.name} is a {task.kind} task: --task glosses")
     model = (
         models.load_model(a.model, task)
@@ -193,14 +193,14 @@ def finetune(a: FinetuneArguments, command: str) -> None:
     import torch
 
     from kdtutor import models
-    from kdtutor.objectives.logits import HardLabels
+    from kdtutor.objectives.parse import parse_objective
 
     task = _task(a)
     torch.manual_seed(a.seed)  # the new head
     model = models.load_model(a.model, task)
     if a.dropout is not None:
         models.set_dropout(model, a.dropout)
-    _train(a, command, model, None, task, HardLabels())
+    _train(a, command, model, None, task, parse_objective(task.rules.hard))
 
 
 def distill(a: DistillArguments, command: str) -> None:
@@ -224,7 +224,6 @@ def distill(a: DistillArguments, command: str) -> None:
 def evaluate(a: EvaluateArguments, command: str) -> None:
     from kdtutor import models
     from kdtutor.evaluation.scores import evaluate as measure
-    from kdtutor.evaluation.scores import masked_lm_scores
     from kdtutor.training.checkpoints import writable
 
     if a.output:
@@ -232,15 +231,10 @@ def evaluate(a: EvaluateArguments, command: str) -> None:
     task = _task(a)
     model = models.load_teacher(task, a.model)
     teacher = models.load_teacher(task, a.teacher) if a.teacher else None
-    if task.kind == "masked-lm":
-        result = {"task": task.name, "split": a.split} | masked_lm_scores(model, task, a.split)
-        print("\n".join(f"{name:<22}{value}" for name, value in result.items()))
-    else:
-        evaluation = measure(model, task, a.split, teacher=teacher)
-        result = evaluation.to_dict()
-        print(evaluation)
+    evaluation = measure(model, task, a.split, teacher=teacher)
+    print(evaluation)
     if a.output:
-        text = json.dumps({"command": command, **result}, indent=2)
+        text = json.dumps({"command": command, **evaluation.to_dict()}, indent=2)
         Path(a.output).write_text(text + "\n", encoding="utf-8")
 
 
@@ -330,9 +324,7 @@ def _save(run, a: TrainArguments, command: str, evaluation) -> None:
     saved = models.freeze(models.load_model(output, task)).to(run.device)
 
     def scores(split: str) -> dict:
-        if task.kind == "masked-lm":
-            return evaluation.masked_lm_scores(saved, task, split, masking=run.masking)
-        return evaluation.evaluate(saved, task, split, latency=False).to_dict()
+        return evaluation.evaluate(saved, task, split, latency=False, masking=run.masking).to_dict()
 
     seconds = sum(row["seconds"] for row in run.history)
     packages = ("torch", "transformers", "accelerate", "kdtutor")

@@ -1,6 +1,7 @@
 """Text becomes a task, and a task becomes tokens."""
 
 from kdtutor.data.hub import hub_access, unavailable
+from kdtutor.data.kinds import KINDS, Kind
 from kdtutor.data.load import EMBEDDED, HUB, SPLITS, load_task
 from kdtutor.data.masking import mask_tokens, rarity
 from kdtutor.data.task import Split, Task
@@ -10,8 +11,10 @@ __all__ = [
     "EMBEDDED",
     "HUB",
     "IGNORED",
+    "KINDS",
     "SPLITS",
     "Encoded",
+    "Kind",
     "Split",
     "Task",
     "hub_access",

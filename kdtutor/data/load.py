@@ -19,11 +19,11 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from kdtutor.assets import verified
 from kdtutor.data.hub import hub_access, unavailable
+from kdtutor.data.kinds import KINDS
 from kdtutor.data.task import Split, Task, random_order
 from kdtutor.errors import KDTutorError, nearest
 
@@ -87,17 +87,16 @@ def _load_embedded(name: str) -> Task:
     import pyarrow.parquet as parquet
 
     about = json.loads(verified(f"data/{name}/task.json").read_text(encoding="utf-8"))
-    splits = {}
+    kind, splits = about["kind"], {}
     for split in SPLITS:
         table = parquet.read_table(verified(f"data/{name}/{split}.parquet"))
         targets = None
         if "label" in table.column_names:
-            dtype = np.int64 if about["kind"] == "classification" else np.float32
-            targets = torch.from_numpy(table["label"].to_numpy().astype(dtype))
+            targets = torch.tensor(table["label"].to_numpy(), dtype=KINDS[kind].dtype)
         domains = table["domain"].to_pylist() if "domain" in table.column_names else None
         splits[split] = Split((table["text"].to_pylist(),), targets, domains)
-    labels = ("value",) if about["kind"] == "regression" else tuple(about["labels"])
-    return Task(name, about["kind"], labels, splits, description=about["description"])
+    labels = ("value",) if kind == "regression" else tuple(about["labels"])
+    return Task(name, kind, labels, splits, description=about["description"])
 
 
 def _read_csv(path: Path):

@@ -11,13 +11,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from kdtutor.data.kinds import KINDS, Kind
 from kdtutor.data.tokens import IGNORED, Encoded, _tokenize, load_tokenizer
 from kdtutor.errors import KDTutorError, nearest
 
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a task. `texts` holds one tuple of columns (usually one text each), `targets` is (N,) or None."""
+    """One part of a task. `texts` holds one tuple of columns (usually one text each), `targets` is (N, …) or None."""
 
     texts: tuple[Sequence[str], ...]
     targets: Tensor | None
@@ -26,6 +27,13 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.texts[0])
+
+    @property
+    def labelled(self) -> Tensor:
+        """Which rows have a label: bool (N,)."""
+        if self.targets is None:
+            return torch.zeros(len(self), dtype=torch.bool)
+        return (self.targets != IGNORED).reshape(len(self), -1).all(1)
 
     def select(self, index: Tensor) -> Split:
         """The rows `index`, int64 (n,), as a split of their own, in that order."""
@@ -43,7 +51,8 @@ class Split:
 class Task:
     """Texts, targets and what they mean. Make one with `load_task`.
 
-    kind: "classification" (targets: class indices), "regression" (floats) or "masked-lm" (no targets).
+    kind: "classification" (targets: class indices), "regression" (floats), "masked-lm" (no targets), or another name
+    in `kdtutor.data.kinds.KINDS`.
     """
 
     name: str
@@ -55,9 +64,18 @@ class Task:
     splits_long: bool = False  # long texts give several rows; otherwise their end is cut off
     description: str = field(default="", repr=False)
 
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise KDTutorError(nearest("kind of task", self.kind, KINDS))
+
+    @property
+    def rules(self) -> Kind:
+        """What the kind of this task decides."""
+        return KINDS[self.kind]
+
     @property
     def num_labels(self) -> int:
-        return len(self.labels) if self.kind == "classification" else 1
+        return max(1, len(self.labels))
 
     @property
     def split_names(self) -> tuple[str, ...]:
@@ -105,7 +123,7 @@ class Task:
         if part.domains is not None:
             columns["domain"] = list(part.domains)
         dataset = Dataset.from_dict(columns)
-        if self.kind != "classification":
+        if self.rules.answer != "classes":
             return dataset
         return dataset.cast_column("label", ClassLabel(names=list(self.labels)))
 
@@ -124,7 +142,7 @@ class Task:
         the *transfer set* of Hinton et al. 2015.
         """
         train = self.split("train")
-        if self.kind != "classification" or not 0 < labelled <= len(train):
+        if self.rules.answer != "classes" or not 0 < labelled <= len(train):
             raise KDTutorError(
                 f"{labelled} labelled examples of {self.name}, a {self.kind} task: "
                 f"a transfer set needs a classification task, and 1 to {len(train)} of them"
@@ -140,7 +158,7 @@ class Task:
         train = self.split("train")
         if train.targets is None:
             raise KDTutorError(f"{self.name} is a {self.kind} task: none of its texts is labelled")
-        keep = (train.targets != IGNORED).nonzero()[:, 0]
+        keep = train.labelled.nonzero()[:, 0]
         return self._with(f"{self.name}[labelled only]", train=train.select(keep))
 
     def _with(self, name: str, **splits: Split) -> Task:

@@ -1,13 +1,18 @@
 """What a student is worth, and whether a difference is real."""
 
 from kdtutor.evaluation.scores import (
+    FORMATS,
+    SCORES,
     Evaluation,
     accuracy,
     ece,
     evaluate,
     macro_f1,
     masked_lm_scores,
+    mean_squared_error,
+    measure,
     predict,
+    scores_of,
     spearman,
 )
 from kdtutor.evaluation.speed import latencies_ms, latency_ms
@@ -20,6 +25,8 @@ from kdtutor.evaluation.statistics import (
 )
 
 __all__ = [
+    "FORMATS",
+    "SCORES",
     "Evaluation",
     "Interval",
     "PairedTest",
@@ -31,8 +38,11 @@ __all__ = [
     "macro_f1",
     "masked_lm_scores",
     "mean_and_interval",
+    "mean_squared_error",
+    "measure",
     "paired_seeds_test",
     "paired_test",
     "predict",
+    "scores_of",
     "spearman",
 ]

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from kdtutor.data.masking import mask_tokens
+from kdtutor.data.kinds import Kind
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import length_bucketed_batches
 from kdtutor.errors import KDTutorError
@@ -29,10 +30,11 @@ from kdtutor.models.sizes import sizes
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model on one split. Scores are fractions from 0 to 1; None where they do not apply or were not asked for.
+    """One model on one split. Its scores are attributes too, as in `result.accuracy`; None if not measured here.
 
-    ece: expected calibration error. latency_ms: one text at a time on the CPU, median. throughput: texts a second, in
-    batches, where the model is. retention: this model's main score as a fraction of its teacher's.
+    scores: by name, the main one first. ece: expected calibration error. latency_ms: one text at a time on the CPU,
+    median. throughput: texts per second, in batches, on the model's device. retention: this model's main score as a
+    fraction of its teacher's.
     """
 
     task: str
@@ -40,29 +42,32 @@ class Evaluation:
     examples: int
     parameters: int
     bytes: int
-    accuracy: float | None = None
-    macro_f1: float | None = None
-    ece: float | None = None
-    spearman: float | None = None
-    mean_squared_error: float | None = None
+    scores: dict[str, float]
     latency_ms: float | None = None
     throughput: float | None = None
     retention: float | None = None
 
+    def __getattr__(self, name: str) -> float | None:
+        scores = self.__dict__.get("scores", {})
+        if name in scores or name in FORMATS:
+            return scores.get(name)
+        raise AttributeError(f"an evaluation has no {name}; its scores are {', '.join(scores)}", name=name)
+
     @property
     def score(self) -> float:
         """The one figure to compare by: accuracy, or rank correlation for a regression."""
-        return self.accuracy if self.accuracy is not None else self.spearman
+        return next(iter(self.scores.values()))
 
     def to_dict(self) -> dict:
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        """Everything that was measured, scores beside the rest."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        scores = given.pop("scores")
+        return given | scores
 
     def __str__(self) -> str:
-        formats = {
-            "accuracy": "{:.2%}", "macro_f1": "{:.2%}", "ece": "{:.2%}", "retention": "{:.1%}", "spearman": "{:.3f}",
-            "mean_squared_error": "{:.3f}", "latency_ms": "{:.1f} ms a text", "throughput": "{:,.0f} texts a second",
-        }  # fmt: skip
-        values = {name: formats[name].format(v) for name, v in self.to_dict().items() if name in formats}
+        values = {n: FORMATS.get(n, "{:.3f}").format(v) for n, v in self.scores.items()}
+        measured = ((n, getattr(self, n)) for n in ("latency_ms", "throughput", "retention"))
+        values |= {n: FORMATS[n].format(v) for n, v in measured if v is not None}
         values["size"] = f"{self.parameters:,} parameters, {self.bytes / 1e6:.1f} MB"
         lines = [f"{self.task}, {self.split} split, {self.examples:,} texts"]
         return "\n".join(lines + [f"  {name.replace('_', ' '):<20}{value}" for name, value in values.items()])
@@ -78,36 +83,52 @@ def evaluate(
     teacher: PreTrainedModel | None = None,
     latency: bool = True,
     batch_size: int | None = None,
+    masking: float = 0.15,
 ) -> Evaluation:
     """Measure `model` on a whole split, in eval mode; its mode is restored afterwards.
 
-    Accuracy and macro-F1 are taken over the split at once, never as a mean of batch means. `teacher`: adds retention.
-    Raises KDTutorError if the model does not fit the task, an example is unlabelled, or a logit is not finite.
+    Every score is taken over the split at once, never as a mean of batch means. `teacher`: adds retention. `masking`:
+    for a masked LM, the fraction of tokens to predict. Raises KDTutorError if the model does not fit the task, an
+    example is unlabelled, or a logit is not finite.
     """
     check_fits(model, task)
-    labels = task.targets(split)
-    if labels is None:
-        raise KDTutorError(
-            f"{task.name} has no labels to compare with; for a masked LM there is masked_lm_scores"
-        )
-    encoded = task.encode(split)
     start = time.perf_counter()
-    logits = logits_of(model, encoded, batch_size)
+    scores = measure(model, task, split, batch_size=batch_size, masking=masking)
     seconds = time.perf_counter() - start
-    if task.kind == "regression":
-        error = (logits[:, 0].double() - labels).square().mean()
-        scores = {"spearman": spearman(logits[:, 0], labels), "mean_squared_error": float(error)}
-    else:
-        f1, calibration = macro_f1(logits, labels), ece(logits, labels)
-        scores = {"accuracy": accuracy(logits, labels), "macro_f1": f1, "ece": calibration}
+
+    examples, size = len(task.split(split)), sizes(model)
+    result = Evaluation(task.name, split, examples, size.parameters, size.bytes, scores)
     if latency:
-        scores |= {"latency_ms": latency_ms(model, task, split), "throughput": len(logits) / seconds}
-    size = sizes(model)
-    result = Evaluation(task.name, split, len(logits), size.parameters, size.bytes, **scores)
+        per_text = latency_ms(model, task, split)
+        result = replace(result, latency_ms=per_text, throughput=examples / seconds)
     if teacher is None:
         return result
-    reference = evaluate(teacher, task, split, latency=False, batch_size=batch_size).score
+    check_fits(teacher, task, "the teacher")
+    theirs = measure(teacher, task, split, batch_size=batch_size, masking=masking)
+    reference = next(iter(theirs.values()))
     return replace(result, retention=result.score / reference if reference else None)
+
+
+def measure(
+    model: PreTrainedModel,
+    task: Task,
+    split: str = "test",
+    *,
+    batch_size: int | None = None,
+    masking: float = 0.15,
+) -> dict[str, float]:
+    """The scores that a task of this kind is measured by, by name, the main one first."""
+    if task.rules.per_token:
+        found = masked_lm_scores(model, task, split, masking=masking, batch_size=batch_size or 256)
+        return {name: found[name] for name in task.rules.scores}
+    if task.targets(split) is None:
+        raise KDTutorError(f"{task.name} has no labels to compare with in its {split} split")
+    return scores_of(predict(model, task, split, batch_size), task.targets(split), task.rules)
+
+
+def scores_of(logits: Tensor, targets: Tensor, rules: Kind) -> dict[str, float]:
+    """What a kind of task makes of logits (N, C) and targets (N, …): its scores by name, the main one first."""
+    return {name: SCORES[name](logits, targets) for name in rules.scores}
 
 
 def predict(model: PreTrainedModel, task: Task, split: str = "test", batch_size: int | None = None) -> Tensor:
@@ -172,6 +193,27 @@ def spearman(predicted: Tensor, targets: Tensor) -> float:
     return float(torch.corrcoef(both)[0, 1]) if (both.std(dim=1) > 0).all() else 0.0
 
 
+def mean_squared_error(predicted: Tensor, targets: Tensor) -> float:
+    """Mean of the squared differences of two (N,) tensors."""
+    return float((predicted.double() - targets).square().mean())
+
+
+#: How a score is computed from logits (N, C) and targets (N, …). A kind of task names those that it is measured by.
+SCORES: dict[str, Callable[[Tensor, Tensor], float]] = {
+    "accuracy": accuracy,
+    "macro_f1": macro_f1,
+    "ece": ece,
+    "spearman": lambda logits, targets: spearman(logits[:, 0], targets),
+    "mean_squared_error": lambda logits, targets: mean_squared_error(logits[:, 0], targets),
+}
+#: How a measured value is printed; other scores get three digits.
+FORMATS = {
+    "accuracy": "{:.2%}", "macro_f1": "{:.2%}", "ece": "{:.2%}", "spearman": "{:.3f}", "mean_squared_error": "{:.3f}",
+    "loss": "{:.4f}", "perplexity": "{:.2f}", "masked_tokens": "{:,}",
+    "latency_ms": "{:.1f} ms per text", "throughput": "{:,.0f} texts per second", "retention": "{:.1%}",
+}  # fmt: skip
+
+
 @torch.no_grad()
 def masked_lm_scores(
     model: PreTrainedModel,
@@ -182,7 +224,7 @@ def masked_lm_scores(
     seed: int = 0,
     batch_size: int = 256,
 ) -> dict[str, float]:
-    """Masked-LM loss (nats a masked token), perplexity and accuracy over the whole split.
+    """Masked-LM loss (nats per masked token), perplexity and accuracy over the whole split.
 
     The masks are drawn once, by `seed` and `batch_size`: compare models at the same ones.
     """
@@ -192,8 +234,8 @@ def masked_lm_scores(
     model.eval()
     try:
         for index in length_bucketed_batches(encoded.lengths, batch_size):
-            batch = mask_tokens(encoded.batch(index), task.tokenizer, masking, generator)
-            rows = (batch["labels"] != -100).flatten().nonzero()[:, 0]
+            batch = task.rules.with_labels(encoded.batch(index), task.tokenizer, masking, generator)
+            rows = task.rules.counted(batch, "masked").flatten().nonzero()[:, 0]
             batch = {name: value.to(device) for name, value in batch.items()}
             labels = batch["labels"].flatten()[rows]
             logits = forward(model, batch, rows=rows.to(device)).logits.float()
@@ -205,9 +247,11 @@ def masked_lm_scores(
     if not count:
         raise KDTutorError(f"no token of {task.name}, {split} split, was masked: the split is too small")
     mean_loss = loss / count
+    if math.isnan(mean_loss):
+        raise KDTutorError(f"the model's logits on {task.name}, {split} split, are not finite")
     return {
         "loss": mean_loss,
-        "perplexity": math.exp(mean_loss),
+        "perplexity": math.exp(mean_loss) if mean_loss < 709 else math.inf,  # math.exp would overflow
         "accuracy": right / count,
         "masked_tokens": count,
     }

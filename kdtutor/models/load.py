@@ -9,18 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import transformers
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from kdtutor.assets import manifest, verified
 from kdtutor.data.hub import hub_access, unavailable
+from kdtutor.data.kinds import KINDS
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import load_tokenizer
 from kdtutor.errors import KDTutorError, nearest
@@ -67,12 +63,12 @@ def _load(name: str | os.PathLike, task: Task) -> tuple[PreTrainedModel, list[st
             f"{name} holds no .safetensors file; kdtutor loads no other format, since a pickle can run code"
         )
     source, safe = str(place) if place.is_dir() else str(name), {"trust_remote_code": False}
-    auto = AutoModelForMaskedLM if task.kind == "masked-lm" else AutoModelForSequenceClassification
+    auto = getattr(transformers, f"AutoModelFor{task.rules.head}")
     try:
         with hub_access(place), _quiet():
             config = AutoConfig.from_pretrained(source, **safe)
-            _check_config(config, task, str(name), "ForSequenceClassification" in str(config.architectures))
-            for key, value in _label_config(task).items():
+            _check_config(config, task, str(name), f"For{task.rules.head}" in str(config.architectures))
+            for key, value in label_config(task).items():
                 setattr(config, key, value)
             model, report = auto.from_pretrained(
                 source,
@@ -122,14 +118,14 @@ def shipped() -> list[str]:
 
 def check_fits(model: PreTrainedModel, task: Task, who: str = "the model") -> None:
     """Refuse a model whose kind, classes, vocabulary or positions are not the task's."""
-    other = "ForSequenceClassification" if task.kind == "masked-lm" else "ForMaskedLM"
-    if other in type(model).__name__:
+    others = {f"For{rules.head}" for rules in KINDS.values()} - {f"For{task.rules.head}"}
+    if any(other in type(model).__name__ for other in others):
         raise KDTutorError(f'{who} is a {type(model).__name__}, but "{task.name}" is a {task.kind} task')
-    _check_config(model.config, task, who, has_head=task.kind != "masked-lm")
+    _check_config(model.config, task, who, has_head=True)
 
 
 def _check_config(config: PretrainedConfig, task: Task, who: str, has_head: bool) -> None:
-    if has_head and task.kind != "masked-lm":
+    if has_head and task.rules.problem_type:
         names = [str(name) for _, name in sorted(config.id2label.items())]
         unnamed = any(name.startswith("LABEL_") for name in names)
         if len(names) != task.num_labels:
@@ -178,12 +174,13 @@ def freeze(model: nn.Module) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _label_config(task: Task) -> dict:
-    if task.kind == "masked-lm":
+def label_config(task: Task) -> dict:
+    """What a model's configuration says of its outputs: their names, and what kind of problem they solve."""
+    if task.rules.problem_type is None:
         return {}
-    kind = "regression" if task.kind == "regression" else "single_label_classification"
     names = dict(enumerate(task.labels))
-    return {"id2label": names, "label2id": {name: i for i, name in names.items()}, "problem_type": kind}
+    numbers = {name: i for i, name in names.items()}
+    return {"id2label": names, "label2id": numbers, "problem_type": task.rules.problem_type}
 
 
 def _few(names: Sequence[str]) -> str:

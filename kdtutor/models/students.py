@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import (
     BertConfig,
@@ -16,7 +17,7 @@ from transformers import (
 
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
-from kdtutor.models.load import _label_config
+from kdtutor.models.load import label_config
 
 #: what BERT and DistilBERT call it in their configurations
 DROPOUTS = (
@@ -63,12 +64,12 @@ def small_bert(
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
         pad_token_id=task.tokenizer.pad_token_id,
-        **_label_config(task),
+        **label_config(task),
     )
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        return BertForMaskedLM(config) if task.kind == "masked-lm" else BertForSequenceClassification(config)
+        return getattr(transformers, f"BertFor{task.rules.head}")(config)
 
 
 def layer_choice(n: int, m: int) -> list[int]:

@@ -145,8 +145,12 @@ class Objective(Formula):
 
 
 def _token_mask(batch: Batch) -> Tensor | None:
-    """The attention mask where labels, and so logits, are per token; None where every row is an item."""
-    return batch["attention_mask"] if batch["labels"].dim() == 2 else None
+    """The attention mask where labels, and so logits, are per token; None where every row is an item.
+
+    Labels (B, C) that are floats belong to a row's outputs, not to its tokens.
+    """
+    labels = batch["labels"]
+    return batch["attention_mask"] if labels.dim() == 2 and not labels.is_floating_point() else None
 
 
 def _part(outputs: Any, name: str, who: str) -> Any:

@@ -295,7 +295,7 @@ class _Workshop:
         if arm.again:
             folder, _ = self.finetuned_teacher(task, seed, self.rate(ARMS[TEACHER], task))
             teacher = load_teacher(self.tasks[task], folder)
-            soft = "LogitsMSE()" if self.tasks[task].kind == "regression" else "SoftTargets(2)"
+            soft = "SoftTargets(2)" if self.tasks[task].rules.answer == "classes" else "LogitsMSE()"
             formula = f"0.5 * HardLabels() + 0.5 * {soft}"
         start = time.perf_counter()
         self.train(set_dropout(student, self.plan.dropout), teacher, task, formula, seed, rate)
@@ -323,16 +323,11 @@ class _Workshop:
             found = evaluation.masked_lm_scores(model, texts, split)
         else:
             logits, targets = evaluation.predict(model, texts, split), texts.targets(split)
-            if texts.kind == "regression":
-                found = {"spearman": evaluation.spearman(logits[:, 0], targets)}
-                found["mean_squared_error"] = float((logits[:, 0] - targets).square().mean())
-                domains = texts.split(split).domains or ()
-                for domain in sorted(set(domains)):
-                    inside = torch.tensor([other == domain for other in domains])
-                    found[f"spearman_{domain}"] = evaluation.spearman(logits[inside, 0], targets[inside])
-            else:
-                measures = evaluation.accuracy, evaluation.macro_f1, evaluation.ece
-                found = {measure.__name__: measure(logits, targets) for measure in measures}
+            found = evaluation.scores_of(logits, targets, texts.rules)
+            domains = texts.split(split).domains or ()
+            for domain in sorted(set(domains)):
+                inside = torch.tensor([other == domain for other in domains])
+                found[f"spearman_{domain}"] = evaluation.spearman(logits[inside, 0], targets[inside])
         return {name: round(value, 6) for name, value in found.items()}
 
     def kept(self, decides: dict, make: Callable[[], PreTrainedModel]) -> tuple[Path, float]:

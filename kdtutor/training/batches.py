@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from kdtutor.data.masking import mask_tokens, rarity
+from kdtutor.data.masking import rarity
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import IGNORED, Encoded, length_bucketed_batches
 
@@ -60,7 +60,7 @@ class Batches:
         for index in torch.arange(len(self.data)).split(256):
             generator = _generator(self.seed, "fixed masks", int(index[0]))
             whole = self.data.batch(index)
-            masked = mask_tokens(whole, self.task.tokenizer, self.masking, generator, self._weights)
+            masked = self._with_labels(whole, generator)
             real = masked["attention_mask"].bool()
             drawn.append((masked["input_ids"][real], masked["labels"][real]))
         ids, labels = (torch.cat(parts).int() for parts in zip(*drawn, strict=True))
@@ -76,11 +76,8 @@ class Batches:
             batch = self.masked(self.index(step))
         else:
             batch = self.data.batch(self.index(step))
-            if (
-                self.task.kind == "masked-lm"
-            ):  # all of it at once, so that masks don't depend on how it is cut
-                masks = _generator(self.seed, "masks", step)
-                batch = mask_tokens(batch, self.task.tokenizer, self.masking, masks, self._weights)
+            # Labels and masks are made for all of it at once, so that they don't depend on how it is cut.
+            batch = self._with_labels(batch, _generator(self.seed, "masks", step))
         # Every world-th example: texts of similar length lie side by side, so no process has the long ones.
         mine = torch.arange(len(batch["index"]))[self.rank :: self.world]
         return [self._cut(batch, part) for part in mine.tensor_split(self.accumulate) if len(part)]
@@ -88,14 +85,20 @@ class Batches:
     def _cut(self, batch: dict[str, Tensor], part: Tensor) -> dict[str, Tensor]:
         """Some examples of a batch, padded to the longest of them."""
         length = int(batch["attention_mask"][part].sum(1).max())
-        cut = {
-            name: value[part, :length] if value.dim() == 2 else value[part] for name, value in batch.items()
-        }
-        if self.task.kind == "masked-lm":  # found here, on the host, where no device has to be waited for
-            wanted = cut["labels"] != IGNORED if self.rows == "masked" else cut["attention_mask"].bool()
-            cut["rows"] = wanted.flatten().nonzero()[:, 0]  # (n,) positions in the flattened (B·L)
-            cut["labels"] = cut["labels"][wanted]  # (n,)
+        by_token = {"input_ids", "attention_mask", "token_type_ids"}
+        if self.task.rules.per_token:
+            by_token.add("labels")
+        cut = {name: v[part, :length] if name in by_token else v[part] for name, v in batch.items()}
+        # Found here, on the host, where no device has to be waited for.
+        counted = self.task.rules.counted(cut, self.rows)
+        if counted is not None:
+            cut["rows"] = counted.flatten().nonzero()[:, 0]  # (n,) positions in the flattened (B·L)
+            cut["labels"] = cut["labels"][counted]  # (n,)
         return cut
+
+    def _with_labels(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        rules, tokenizer = self.task.rules, self.task.tokenizer
+        return rules.with_labels(batch, tokenizer, self.masking, generator, self._weights)
 
 
 def seed_from(*parts: object) -> int:

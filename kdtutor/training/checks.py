@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from kdtutor.data.task import Task
-from kdtutor.data.tokens import IGNORED
 from kdtutor.errors import KDTutorError
 from kdtutor.models.load import check_fits
 from kdtutor.objectives.terms import Objective, Term
@@ -59,27 +58,15 @@ def check_run(
                     f"student and teacher share the tensor {name}: training one would change the other; copy it"
                 )
         sizes = student.config.vocab_size, teacher.config.vocab_size
-        if task.kind == "masked-lm" and objective.needs_teacher and sizes[0] != sizes[1]:
+        if task.rules.per_token and objective.needs_teacher and sizes[0] != sizes[1]:
             raise KDTutorError(
                 f"the student's vocabulary has {sizes[0]} tokens and the teacher's {sizes[1]}: their logits can't be "
                 "compared; student.resize_token_embeddings(…) makes them alike"
             )
     masked = [type(term).__name__ for term in objective.terms if term.rows == "masked"]
-    if masked and task.kind != "masked-lm":
+    if masked and not task.rules.masks:
         raise KDTutorError(f"{masked[0]} predicts masked tokens, but {task.name} is a {task.kind} task")
-    targets, last = task.targets(split), task.num_labels - 1
-    if task.kind == "classification":
-        wrong = ((targets < 0) | (targets > last)) & (targets != IGNORED)
-        expected = f"has classes 0 to {last}"
-    elif task.kind == "regression":
-        wrong, expected = ~targets.isfinite(), "needs finite numbers"
-    else:
-        return
-    if wrong.any():
-        row = int(wrong.nonzero()[0, 0])
-        raise KDTutorError(
-            f"{split} example {row} has label {targets[row].item():g}, but {task.name} {expected}"
-        )
+    task.rules.check(task.targets(split), task.num_labels, split, task.name)
 
 
 def number(name: str, value: object) -> float | int:

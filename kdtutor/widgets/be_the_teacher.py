@@ -103,8 +103,9 @@ class BeTheTeacher(Instrument):
         seed: int = 0,
         **settings,
     ) -> None:
-        if task.kind != "classification" or task.num_labels < 2:
-            what = "has one class only" if task.kind == "classification" else f"is a {task.kind} task"
+        classes = task.rules.answer == "classes"
+        if not classes or task.num_labels < 2:
+            what = "has one class only" if classes else f"is a {task.kind} task"
             raise SettingError(
                 f'"{task.name}" {what}: a soft target needs at least two classes to choose from'
             )

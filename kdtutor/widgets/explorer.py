@@ -65,7 +65,7 @@ class TemperatureExplorer(Instrument):
     def __init__(
         self, teacher, student, task: Task, examples: Sequence[str | int] | None = None, **settings
     ) -> None:
-        if task.kind != "classification":
+        if task.rules.answer != "classes":
             raise SettingError(
                 f'the explorer shows probabilities of classes, and "{task.name}" is a {task.kind} task'
             )

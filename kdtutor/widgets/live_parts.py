@@ -15,11 +15,10 @@ from torch import Tensor
 
 from kdtutor import evaluation
 from kdtutor.data.task import Task
-from kdtutor.data.tokens import IGNORED
 from kdtutor.errors import KDTutorError
 from kdtutor.models.forward import forward, logits_of
 from kdtutor.objectives.formulas import kl_divergence
-from kdtutor.objectives.logits import HardLabels, MaskedLM
+from kdtutor.objectives.parse import parse_objective
 from kdtutor.training.distillation import Distillation
 
 ROWS = 8  # classes of the probe that are shown
@@ -37,11 +36,11 @@ def make_twin(run: Distillation, wanted: bool) -> tuple[Distillation | None, str
     """The same run with hard labels alone; or None, and a sentence if one was wanted."""
     if not wanted:
         return None, ""
-    hard = MaskedLM() if run.task.kind == "masked-lm" else HardLabels()
+    hard = parse_objective(run.task.rules.hard)
     if {type(term) for term in run.objective.terms} == {type(hard)}:
         return None, "The student itself learns from hard labels alone, so there is no twin beside it."
-    labels = run.task.targets(run.split)
-    if labels is not None and not (labels != IGNORED).any():
+    part = run.task.split(run.split)
+    if part.targets is not None and not part.labelled.any():
         return None, "No training text has a label, so there is no twin that learns from labels."
     same = ("batch_size", "learning_rate", "warmup", "weight_decay", "max_norm", "masking", "seed", "split")
     twin = Distillation(
@@ -59,8 +58,8 @@ def make_twin(run: Distillation, wanted: bool) -> tuple[Distillation | None, str
 
 
 def twin_name(twin: Distillation) -> str:
-    only = [type(term) for term in twin.objective.terms]
-    return "hard labels alone" if only in ([HardLabels], [MaskedLM]) else repr(twin.objective)
+    formula = repr(twin.objective)
+    return "hard labels alone" if formula == twin.task.rules.hard else formula
 
 
 def check_live(run: Distillation, twin: bool | Distillation) -> None:
@@ -127,52 +126,34 @@ def _copy(state: dict) -> dict:
 
 
 class Score:
-    """How good a model is on some validation texts, always the same: accuracy, or a regression's rank correlation.
+    """How good a model is on some validation texts, always the same, by the main score of the task's kind.
 
     seconds: what one model's score took the last time.
     """
 
     def __init__(self, run: Distillation, size: int):
         task, self.masking, self.seconds, self.possible = run.task, run.masking, 0.0, False
-        self.is_fraction, self.name = task.kind != "regression", "validation accuracy"
-        if task.kind == "regression":
-            self.name = "validation rank correlation (Spearman)"
-        elif task.kind == "masked-lm":
-            self.name = "validation accuracy at masked tokens"
+        name = task.rules.score_name
+        self.is_fraction, self.name = task.rules.is_fraction, f"validation {name}"
         split = task.splits.get("validation")
-        rows = torch.arange(0 if split is None else len(split))
-        if split is not None and split.targets is not None and task.kind == "classification":
-            rows = rows[split.targets != IGNORED]
-        if len(rows) < 2:
-            self.note = (
-                f"{task.name} has no labelled validation texts, so no {self.name.partition(' ')[2]} is shown."
-            )
+        if split is not None and not task.rules.per_token:
+            split = split.select(split.labelled.nonzero()[:, 0])
+        if split is None or len(split) < 2:
+            self.note = f"{task.name} has no labelled validation texts, so no {name} is shown."
             return
-        chosen = split.select(rows).sample(size)
+        chosen, whole = split.sample(size), task.split("validation")
         self.task = replace(task, splits={"validation": chosen})
         self.possible = True
-        some = "all" if len(chosen) == len(split) else "the same random"
-        self.note = f"The score is taken on {some} {len(chosen):,} of {len(split):,} validation texts."
+        some = "all" if len(chosen) == len(whole) else "the same random"
+        self.note = f"The score is taken on {some} {len(chosen):,} of {len(whole):,} validation texts."
 
     def __call__(self, model) -> float | None:
         if not self.possible:
             return None
         started = time.perf_counter()
-        if self.task.kind == "masked-lm":
-            score = evaluation.masked_lm_scores(model, self.task, "validation", masking=self.masking)[
-                "accuracy"
-            ]
-        else:
-            logits, targets = (
-                evaluation.predict(model, self.task, "validation"),
-                self.task.targets("validation"),
-            )
-            if self.task.kind == "regression":
-                score = evaluation.spearman(logits[:, 0], targets)
-            else:
-                score = evaluation.accuracy(logits, targets)
+        scores = evaluation.measure(model, self.task, "validation", masking=self.masking)
         self.seconds = time.perf_counter() - started
-        return score
+        return next(iter(scores.values()))
 
 
 class Probe:
@@ -180,7 +161,7 @@ class Probe:
 
     def __init__(self, run: Distillation, probe: str | int):
         task = self.task = run.task
-        self.kind = {"classification": "classes", "regression": "value", "masked-lm": "token"}[task.kind]
+        self.kind = task.rules.answer
         self.text, self.truth = _probe_text(task, probe)
         if self.kind == "token" and task.tokenizer.mask_token not in self.text:
             words = self.text.split()
@@ -221,8 +202,8 @@ class Probe:
         logits = {} if self.teacher is None else {"teacher": self.teacher}
         logits |= {who: self._logits(model) for who, model in models.items()}
         if self.kind == "value":
-            values = [[short(float(z[0]))] for z in logits.values()]
-            return {"names": ["value"], "values": values, "distance": [], "star": None}
+            values = [[short(x) for x in z.tolist()] for z in logits.values()]
+            return {"names": list(self.task.labels), "values": values, "distance": [], "star": None}
         answers = [z.softmax(-1) for z in logits.values()]
         rows = self._rows(answers)
         values = [p[rows].tolist() for p in answers]
@@ -288,10 +269,8 @@ def _probe_text(task: Task, probe: str | int) -> tuple[str, str | None]:
 
 
 def _target(task: Task, split: str, row: int) -> str | None:
-    targets = task.targets(split)
-    if targets is None or (task.kind == "classification" and targets[row] == IGNORED):
-        return None
-    return task.labels[targets[row]] if task.kind == "classification" else f"{targets[row]:.2f}"
+    part = task.split(split)
+    return task.rules.text_of(part.targets[row], task.labels) if part.labelled[row] else None
 
 
 # ------------------------------------------------------------------------------------------------ small helpers

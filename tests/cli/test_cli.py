@@ -435,7 +435,7 @@ def test_pretraining_on_a_file_of_raw_text(corpus, tmp_path, capsys):
     new = ["--layers", "1", "--width", "32", "--masking", "0.3", "--epochs", "1", "--output", str(tmp_path)]
     assert main(["pretrain", *raw, *TINY, *new]) == 0
     card = json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))
-    assert card["scores"]["test"].keys() == {"loss", "perplexity", "accuracy", "masked_tokens"}
+    assert {"loss", "perplexity", "accuracy", "masked_tokens"} <= card["scores"]["test"].keys()
     capsys.readouterr()
     result = tmp_path / "result.json"
     evaluating = [*raw, "--max_length", "24", "--model", str(tmp_path), "--output", str(result)]

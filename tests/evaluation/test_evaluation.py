@@ -195,7 +195,7 @@ def test_an_evaluation_reports_size_and_speed_and_goes_into_json(task, model):
     assert json.loads(json.dumps(result.to_dict())) == result.to_dict()
     assert "retention" not in result.to_dict()
     assert "accuracy" in str(result)
-    assert "ms a text" in str(result)
+    assert "ms per text" in str(result)
 
 
 def test_retention_is_the_share_of_the_teachers_score(task, model):
@@ -253,12 +253,9 @@ def test_a_logit_that_is_not_finite_stops_the_evaluation_naming_the_example(task
 
 def test_unlabelled_or_missing_examples_are_not_scored(task, model):
     assert "is unlabelled (-100)" in refusal(evaluate, model, task.transfer(20), "train", latency=False)
-    raw = replace(
-        task, kind="masked-lm", labels=(), splits={"test": replace(task.split("test"), targets=None)}
-    )
-    language_model = small_bert(raw, layers=1, width=32)
-    assert "masked_lm_scores" in refusal(evaluate, language_model, raw)
     part = task.split("test")
+    bare = replace(task, splits={"test": replace(part, targets=None)})
+    assert "sentiment has no labels to compare with in its test split" in refusal(evaluate, model, bare)
     empty = replace(task, splits={"test": replace(part, texts=([],), targets=part.targets[:0], encodings={})})
     assert "the split is empty" in refusal(evaluate, model, empty)
     assert 'unknown split of sentiment "dev"' in refusal(evaluate, model, task, "dev")
@@ -293,6 +290,22 @@ def test_masked_lm_scores_are_means_over_all_masked_tokens(task):
     assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"]))
     assert scores["accuracy"] == pytest.approx(sum(right) / len(where))
     assert "was masked" in refusal(masked_lm_scores, model, raw, masking=0.0)
+    result = evaluate(model, raw, batch_size=60, latency=False)
+    assert result.score == result.accuracy == masked_lm_scores(model, raw, batch_size=60)["accuracy"]
+    assert "perplexity" in str(result)
+
+
+def test_a_masked_lm_whose_logits_are_not_finite_is_not_scored_and_a_hopeless_one_is(task):
+    raw = replace(task, kind="masked-lm", labels=())
+    model = small_bert(raw, layers=1, width=32, seed=0)
+    with torch.no_grad():
+        model.cls.predictions.bias[:1000] = 5000.0  # some token is always far likelier than the right one
+    assert masked_lm_scores(model, raw)["perplexity"] == math.inf
+    with torch.no_grad():
+        model.cls.predictions.bias[7] = float("nan")
+    message = refusal(evaluate, model, raw, latency=False)
+    assert "the model's logits on sentiment" in message
+    assert "are not finite" in message
 
 
 # ----------------------------------------------------------------------- is a difference real?
@@ -387,4 +400,4 @@ def test_statistics_need_no_scipy(monkeypatch):
 
 
 def test_an_evaluation_without_a_score_prints_what_it_has():
-    assert "parameters" in str(Evaluation("t", "test", 1, 10, 40, accuracy=0.5))
+    assert "parameters" in str(Evaluation("t", "test", 1, 10, 40, {"accuracy": 0.5}))

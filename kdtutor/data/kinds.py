@@ -1,0 +1,134 @@
+"""What a kind of task decides: labels, head, targets, scores. Whoever needs to know asks `task.rules`.
+
+A kind of your own is a subclass of `Kind` and an entry in `KINDS`; nothing else has to change:
+
+    class Ordinal(Classification):
+        scores = ("off_by", "accuracy")             # names of functions in kdtutor.evaluation.SCORES
+
+    KINDS["ordinal"] = Ordinal()
+    task = Task("stars", "ordinal", ("1", "2", "3"), splits)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kdtutor.data.masking import mask_tokens
+from kdtutor.data.tokens import IGNORED
+from kdtutor.errors import KDTutorError
+
+Batch = dict[str, Tensor]
+
+
+class Kind:
+    """A kind of task whose model gives one row of outputs for each text. Subclasses say what differs.
+
+    answer: what a model's output is: "classes" (logits of a softmax), "value" (numbers as they are) or "token" (logits
+    over the vocabulary). head: the model's class, as in BertFor…, AutoModelFor…. problem_type: what transformers calls
+    the kind in a model's configuration, or None if outputs have no names of their own. dtype: of the targets.
+    masks: whether inputs are masked anew at each step. hard: the formula that learns from the labels alone.
+    scores: names in `kdtutor.evaluation.SCORES`, the main one first; score_name: the main one's, for people;
+    is_fraction: whether it runs from 0 to 1.
+    """
+
+    answer = "value"
+    head = "SequenceClassification"
+    problem_type: str | None = None
+    dtype = torch.float32
+    masks = False
+    hard = "HardLabels()"
+    scores: tuple[str, ...] = ()
+    score_name = ""
+    is_fraction = True
+
+    @property
+    def per_token(self) -> bool:
+        """Whether labels and logits belong to tokens, and are made from the text."""
+        return self.answer == "token"
+
+    def with_labels(self, batch: Batch, tokenizer, masking: float, generator, weights=None) -> Batch:
+        """The batch with labels; a kind that makes them from the text does it here."""
+        return batch
+
+    def counted(self, batch: Batch, which: str) -> Tensor | None:
+        """Which tokens' logits count, bool (B, L): "valid" or only the "masked" ones. None: one row for each text."""
+        return None
+
+    def wrong(self, targets: Tensor, outputs: int) -> Tensor:
+        """Which targets (N, …) no model can learn: bool (N,)."""
+        return ~targets.isfinite().reshape(len(targets), -1).all(1)
+
+    def expected(self, outputs: int) -> str:
+        """What targets must be, as the end of "the task …"."""
+        return "needs finite numbers"
+
+    def check(self, targets: Tensor | None, outputs: int, where: str, who: str) -> None:
+        """Raise KDTutorError, naming the first example of `where`, if a target is not what the task `who` needs."""
+        if targets is None:
+            raise KDTutorError(f"the {where} split of {who} has no labels")
+        if (wrong := self.wrong(targets, outputs)).any():
+            row = int(wrong.nonzero()[0, 0])
+            value = ", ".join(f"{number:g}" for number in targets[row].flatten().tolist())
+            raise KDTutorError(f"{where} example {row} has label {value}, but {who} {self.expected(outputs)}")
+
+    def text_of(self, target: Tensor, names: Sequence[str]) -> str:
+        """One target as people read it."""
+        return ", ".join(f"{number:.2f}" for number in target.flatten().tolist())
+
+
+class Classification(Kind):
+    """One of several classes for each text. Targets: class indices, -100 where unlabelled."""
+
+    answer = "classes"
+    problem_type = "single_label_classification"
+    dtype = torch.int64
+    scores = ("accuracy", "macro_f1", "ece")
+    score_name = "accuracy"
+
+    def wrong(self, targets: Tensor, outputs: int) -> Tensor:
+        return ((targets < 0) | (targets >= outputs)) & (targets != IGNORED)
+
+    def expected(self, outputs: int) -> str:
+        return f"has classes 0 to {outputs - 1}"
+
+    def text_of(self, target: Tensor, names: Sequence[str]) -> str:
+        return names[target]
+
+
+class Regression(Kind):
+    """A number for each text."""
+
+    problem_type = "regression"
+    scores = ("spearman", "mean_squared_error")
+    score_name = "rank correlation (Spearman)"
+    is_fraction = False
+
+
+class MaskedLM(Kind):
+    """Hidden tokens of raw text. There are no targets: the labels are what the masks hide."""
+
+    answer = "token"
+    head = "MaskedLM"
+    masks = True
+    hard = "MaskedLM()"
+    scores = ("accuracy", "loss", "perplexity", "masked_tokens")
+    score_name = "accuracy at masked tokens"
+
+    def with_labels(self, batch: Batch, tokenizer, masking: float, generator, weights=None) -> Batch:
+        return mask_tokens(batch, tokenizer, masking, generator, weights)
+
+    def counted(self, batch: Batch, which: str) -> Tensor:
+        return batch["labels"] != IGNORED if which == "masked" else batch["attention_mask"].bool()
+
+    def check(self, targets: Tensor | None, outputs: int, where: str, who: str) -> None:
+        """Nothing to refuse."""
+
+
+KINDS: dict[str, Kind] = {
+    "classification": Classification(),
+    "regression": Regression(),
+    "masked-lm": MaskedLM(),
+}
