@@ -12,9 +12,6 @@ import platform
 import shutil
 import sys
 import textwrap
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -47,7 +44,7 @@ def doctor(hub_timeout: float = 3.0) -> list[Check]:
 
     `hub_timeout` is how many seconds the Hub has to answer. Nothing is asked when HF_HUB_OFFLINE is set.
     """
-    checks = [_python(), *_packages()]
+    checks, hub = [_python(), *_packages()], []
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a shared library of torch is missing
@@ -56,7 +53,8 @@ def doctor(hub_timeout: float = 3.0) -> list[Check]:
         )
     else:
         checks += [_device(torch), _bf16(torch), _threads(torch)]
-    return [*checks, _memory(), _disk(), _assets(), _hub(hub_timeout)]
+        hub = [_hub(hub_timeout)]
+    return [*checks, _memory(), _disk(), _assets(), *hub]
 
 
 def report(checks: Iterable[Check] | None = None) -> str:
@@ -249,23 +247,9 @@ def _hub(timeout: float) -> Check:
             "Hub", "not asked, as HF_HUB_OFFLINE is set", "note", f"{own} work only if they are in the cache."
         )
 
-    answer = []
+    from kdtutor.data.hub import ask
 
-    def ask() -> None:
-        request = urllib.request.Request(os.environ.get("HF_ENDPOINT") or HUB, method="HEAD")
-        try:
-            with urllib.request.urlopen(request, timeout=timeout):
-                answer.append("reachable")
-        except urllib.error.HTTPError as error:
-            answer.append(f"answered {error.code}")
-        except (OSError, ValueError) as error:
-            answer.append(f"not reachable ({getattr(error, 'reason', error)})")
-
-    # In a thread, since the timeout does not cover looking the name up, which can take much longer.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    value = answer[0] if answer else f"no answer in {timeout:g} s"
+    value = ask(os.environ.get("HF_ENDPOINT") or HUB, timeout).said
     if value == "reachable":
         return Check(
             "Hub",

@@ -378,6 +378,13 @@ def test_a_version_out_of_range_is_a_note_that_names_both():
     assert f"numpy {importlib.metadata.version('numpy')} (declared: <1)" in check.meaning
 
 
+def test_the_doctor_reports_also_where_torch_does_not_import():
+    code = "import sys; sys.modules['torch'] = None; from kdtutor import doctor; print(doctor.report())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert re.search(r"^problem +torch: does not import", result.stdout, re.MULTILINE)
+    assert "will not run until this is fixed: torch" in result.stdout
+
+
 def test_the_hub_is_not_asked_when_hf_hub_offline_is_set(offline, monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("asked"))
     assert "HF_HUB_OFFLINE" in doctor._hub(3.0).value

@@ -6,21 +6,23 @@ import os
 import ssl
 import sys
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 
 @contextmanager
 def hub_access(name: str | os.PathLike) -> Iterator[None]:
-    """Around a look-up of `name`: if the Hub does not answer, only the cache is asked.
+    """Wrap a look-up of `name`: if the Hub does not answer, only the cache is asked.
 
     The Hub's own libraries would try again and again, for half a minute.
     """
     from huggingface_hub import constants
 
-    offline = constants.HF_HUB_OFFLINE or not (Path(name).is_dir() or _answers(constants.ENDPOINT))
+    offline = constants.HF_HUB_OFFLINE or not (Path(name).is_dir() or ask(constants.ENDPOINT).came)
     places = [constants, *([sys.modules["datasets"].config] if "datasets" in sys.modules else [])]
     before = [place.HF_HUB_OFFLINE for place in places]
     try:
@@ -32,30 +34,36 @@ def hub_access(name: str | os.PathLike) -> Iterator[None]:
             place.HF_HUB_OFFLINE = value
 
 
-def _answers(address: str, seconds: float = 4) -> bool:
-    """Whether a web server answers in time, be it with an error. In a thread: name look-up knows no time limit."""
-    answer = []
+class Answer(NamedTuple):
+    """Whether anything answered, be it an error or an odd certificate, and in words what it said."""
 
-    def ask() -> None:
+    came: bool
+    said: str
+
+
+def ask(address: str, seconds: float = 4) -> Answer:
+    """Ask a web server for its head. In a thread, since the time-out does not cover looking up a name."""
+    answers = []
+
+    def request() -> None:
         try:
             urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=seconds).close()
-        except urllib.error.HTTPError:
-            pass
+            answers.append(Answer(True, "reachable"))
+        except urllib.error.HTTPError as error:
+            answers.append(Answer(True, f"answered {error.code}"))
         except (OSError, ValueError) as error:
-            if not isinstance(
-                getattr(error, "reason", None), ssl.SSLError
-            ):  # the Hub's libraries may know better
-                return
-        answer.append(True)
+            reason = getattr(error, "reason", error)
+            # The Hub's own libraries may know a certificate that Python does not.
+            answers.append(Answer(isinstance(reason, ssl.SSLError), f"not reachable ({reason})"))
 
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=request, daemon=True)
     thread.start()
     thread.join(seconds)
-    return bool(answer)
+    return answers[0] if answers else Answer(False, f"no answer in {seconds:g} s")
 
 
 def unavailable(what: str, name: str | os.PathLike, error: Exception) -> str:
-    """One sentence on what could not be loaded, neither from a folder nor the Hub: what was tried, how to go on."""
+    """Say in one sentence what could not be loaded, neither from a folder nor the Hub, and how to go on."""
     from huggingface_hub import constants
 
     reason = f"{type(error).__name__}: {' '.join(str(error).split()).split('. ')[0][:160]}"
