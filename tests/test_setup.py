@@ -30,10 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-CONDA_NAMES = {
-    "pytorch-cpu": "torch",
-    "matplotlib-base": "matplotlib",
-}  # where conda-forge's name is another one
+# Where conda-forge's name is another one.
+CONDA_NAMES = {"pytorch-cpu": "torch", "matplotlib-base": "matplotlib"}
 NOT_IN_THE_CORE = {
     "datasets",
     "ipywidgets",

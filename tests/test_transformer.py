@@ -150,9 +150,8 @@ def test_a_width_that_heads_do_not_divide_is_refused():
 # ------------------------------------------------------------------------------------------------ torch.nn.Transformer
 
 
-@pytest.mark.filterwarnings(
-    "ignore:enable_nested_tensor is True"
-)  # a speed-up of torch's that is not used here
+# A speed-up of torch's that is not used here.
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
 @pytest.mark.parametrize("norm_first", [False, True], ids=["post-norm", "pre-norm"])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_encoder_and_decoder_are_torch_s_with_masks_and_padding(norm_first, activation):

@@ -56,9 +56,8 @@ def test_it_starts_pauses_changes_t_on_the_way_and_finishes(notebook, live, scre
     live["start"].click()
     expect(live.root).to_have_attribute("data-status", "training", timeout=20_000)
     reaches(live, 10)
-    assert (
-        notebook.run("print(sum(range(10)), live.status)") == "45 training"
-    )  # the kernel runs other cells meanwhile
+    # The kernel runs other cells meanwhile.
+    assert notebook.run("print(sum(range(10)), live.status)") == "45 training"
     live["temperature"].focus()
     for _ in range(40):
         notebook.page.keyboard.press("ArrowRight")

@@ -556,11 +556,8 @@ def test_hidden_labels_never_become_a_class(tmp_path):
     assert "every label is hidden (-1)" in refused(folder, text="sentence", label="label")
     folder = hub_folder(tmp_path / "some", labels=(-1, 0, 2, 2), hidden=())
     task = load_task(folder, text="sentence", label="label")
-    assert task.labels == (
-        "negative",
-        "neutral",
-        "positive",
-    )  # an index keeps its name, even if one is never used
+    # An index keeps its name, even if one is never used.
+    assert task.labels == ("negative", "neutral", "positive")
     assert task.targets("train").tolist() == [0, 2, 2] * 10
     assert task.texts("train")[:3] == TEXTS[1:4]
 

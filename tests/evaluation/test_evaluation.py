@@ -96,9 +96,8 @@ def test_calibration_error_is_zero_if_sure_and_right_and_one_if_sure_and_wrong()
     logits = 100 * torch.eye(3)
     assert ece(logits, torch.tensor([0, 1, 2])) == pytest.approx(0, abs=1e-12)
     assert ece(logits, torch.tensor([1, 2, 0])) == pytest.approx(1, abs=1e-12)
-    assert ece(torch.zeros(4, 2), torch.tensor([0, 1, 0, 0])) == pytest.approx(
-        0.25
-    )  # half sure, three quarters right
+    # Half sure, three quarters right.
+    assert ece(torch.zeros(4, 2), torch.tensor([0, 1, 0, 0])) == pytest.approx(0.25)
 
 
 def test_rank_correlation_is_scipys_ties_included():
@@ -114,9 +113,8 @@ def test_rank_correlation_is_that_of_ranks_counted_one_by_one(seed):
     generator = torch.Generator().manual_seed(seed)
     a, b = (torch.randint(6, (30,), generator=generator).double() for _ in range(2))
 
-    def rank(
-        values, x
-    ):  # how many are lower, and half of those that are equal: ranks from ½ on, ties share one
+    # How many are lower, and half of those that are equal: ranks from ½ on, ties share one.
+    def rank(values, x):
         return sum(float(v < x) + 0.5 * float(v == x) for v in values)
 
     x, y = (np.array([rank(values, v) for v in values]) for values in (a, b))
@@ -314,12 +312,10 @@ def test_a_masked_lm_whose_logits_are_not_finite_is_not_scored_and_a_hopeless_on
 def test_the_interval_over_seeds_is_that_of_students_table():
     interval = mean_and_interval([1.0, 2.0, 3.0, 4.0, 5.0])
     assert interval.mean == 3
-    assert interval.half_width == pytest.approx(
-        2.776 * math.sqrt(2.5) / math.sqrt(5), rel=1e-3
-    )  # t(0.975; 4)
-    assert mean_and_interval([0.0, 2.0]).half_width == pytest.approx(
-        12.706, rel=1e-4
-    )  # t(0.975; 1), s/√n = 1
+    t = 2.776  # t(0.975; 4)
+    assert interval.half_width == pytest.approx(t * math.sqrt(2.5) / math.sqrt(5), rel=1e-3)
+    # t(0.975; 1), s/√n = 1
+    assert mean_and_interval([0.0, 2.0]).half_width == pytest.approx(12.706, rel=1e-4)
     assert "n = 5" in str(interval)
 
 

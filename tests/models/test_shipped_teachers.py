@@ -25,9 +25,8 @@ def test_a_teacher_scores_on_the_whole_test_split_what_its_card_says(task):
     accuracy = evaluation.accuracy(logits, loaded.targets("test"))
     assert told["data"]["fingerprint"] == loaded.fingerprint
     assert told["scores"]["test"]["examples"] == len(logits)
-    assert accuracy == pytest.approx(
-        told["scores"]["test"]["accuracy"], abs=0.001
-    )  # other processors round otherwise
+    # Other processors round otherwise.
+    assert accuracy == pytest.approx(told["scores"]["test"]["accuracy"], abs=0.001)
     assert all(p.dtype == torch.float32 and not p.requires_grad for p in teacher.parameters())
 
 
