@@ -257,8 +257,6 @@ def _task(a: DataArguments):
 
 def _train(a: TrainArguments, command: str, model, teacher, task, objective, **more) -> None:
     """Train, save, measure the saved model, and write its card."""
-    from transformers.utils import logging
-
     from kdtutor import evaluation, models
 
     # evaluation is for later: what it lacks is noticed now
@@ -277,7 +275,6 @@ def _train(a: TrainArguments, command: str, model, teacher, task, objective, **m
     begun = checkpoints.found(run.folder)
     if a.resume and begun:
         run.resume()
-    logging.disable_progress_bar()  # transformers' own, one for each small file it writes
     main_process = run.accelerator.is_main_process
     if main_process:
         if a.resume:
@@ -319,7 +316,8 @@ def _save(run, a: TrainArguments, command: str, evaluation) -> None:
     from kdtutor import models
 
     task, output = run.task, Path(a.output)
-    run.student.to(getattr(torch, a.save_dtype)).save_pretrained(output)
+    with models.load.quiet():
+        run.student.to(getattr(torch, a.save_dtype)).save_pretrained(output)
     task.tokenizer.save_pretrained(output)  # so that transformers' pipeline(output) works
     saved = models.freeze(models.load_model(output, task)).to(run.device)
 

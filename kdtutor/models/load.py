@@ -65,7 +65,7 @@ def _load(name: str | os.PathLike, task: Task) -> tuple[PreTrainedModel, list[st
     source, safe = str(place) if place.is_dir() else str(name), {"trust_remote_code": False}
     auto = getattr(transformers, f"AutoModelFor{task.rules.head}")
     try:
-        with hub_access(place), _quiet():
+        with hub_access(place), quiet():
             config = AutoConfig.from_pretrained(source, **safe)
             _check_config(config, task, str(name), f"For{task.rules.head}" in str(config.architectures))
             for key, value in label_config(task).items():
@@ -98,8 +98,8 @@ def _load(name: str | os.PathLike, task: Task) -> tuple[PreTrainedModel, list[st
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' bars and tables about a loaded checkpoint: what matters in them is checked here."""
+def quiet() -> Iterator[None]:
+    """Silence transformers' bars and tables about a checkpoint read or saved: what matters is checked here."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -35,14 +35,13 @@ from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from kdtutor import evaluation
 from kdtutor.data.load import load_task
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError, nearest
 from kdtutor.evaluation.statistics import Interval, mean_and_interval
-from kdtutor.models.load import load_model, load_teacher
+from kdtutor.models.load import load_model, load_teacher, quiet
 from kdtutor.models.sizes import sizes
 from kdtutor.models.students import half_depth, set_dropout
 from kdtutor.objectives.parse import parse_objective
@@ -147,7 +146,6 @@ def run(
     teacher = teacher or load_teacher(tasks["glosses"])
     for place in (folder, file.parent):
         writable(place)  # said now, not after the first run
-    logging.disable_progress_bar()  # transformers' own, one for each small file it writes
     arms = {arm.name: as_stored(arm) for arm in ARMS.values()}
     record = {
         "study": "distilbert",
@@ -348,7 +346,8 @@ class _Workshop:
             unfinished = folder.with_name(f"{folder.name}.partial")
             for remains in (folder, unfinished):
                 shutil.rmtree(remains, ignore_errors=True)
-            model.save_pretrained(unfinished)
+            with quiet():
+                model.save_pretrained(unfinished)
             told = decides | {"seconds": seconds}
             (unfinished / about.name).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
             os.replace(unfinished, folder)

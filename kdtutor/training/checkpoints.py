@@ -25,10 +25,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from kdtutor.errors import KDTutorError
 from kdtutor.files import sha256
+from kdtutor.models.load import quiet
 
 KEPT = 2  # the newest ones; older ones are deleted
 TENSORS = ("model.safetensors", "optimizer.safetensors")
@@ -76,7 +76,8 @@ def write(folder: Path, step: int, student: PreTrainedModel, tensors: dict[str, 
     target, partial = folder / f"checkpoint-{step:07d}", folder / ".partial"
     with held(folder):
         try:
-            _save_quietly(student, partial)
+            with quiet():
+                student.save_pretrained(partial)
             save_file({name: value.contiguous() for name, value in tensors.items()}, partial / TENSORS[1])
             state = state | {"sha256": {name: sha256(partial / name) for name in TENSORS}}
             (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
@@ -149,17 +150,6 @@ def writable(folder: str | os.PathLike) -> Path:
             return Path(folder)
     except OSError as error:
         raise KDTutorError(f"can't write to {folder}: {error.strerror}") from error
-
-
-def _save_quietly(model: PreTrainedModel, folder: Path) -> None:
-    """save_pretrained without its progress bar, which it shows for each small file."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        model.save_pretrained(folder)
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _tidy(folder: Path) -> None:
