@@ -8,48 +8,43 @@ is named if the learner's function does on every probe what the reference does w
 
 from __future__ import annotations
 
-import copy
 import dis
 import inspect
-import itertools
 import random
 import textwrap
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from kdtutor.exercises import sandbox
-from kdtutor.exercises.comparing import (
-    GRADIENT_FLOWS,
-    RESULT,
-    Difference,
-    common_factor,
-    compare,
-    describe,
-    in_words,
-    same,
-    tensors,
-)
+from kdtutor.exercises import naming, sandbox
+from kdtutor.exercises.comparing import RESULT, Difference, compare, tensors
+from kdtutor.exercises.running import Run, everything_as_it_was, operations, replaced_functions, run
+from kdtutor.exercises.words import describe, factor_in_words, missing_term, quantities
 
 ROWS = 8, 64  # for which torch operations are counted: a loop over the rows needs eight times as many
+UNSTABLE = 0.01  # of the largest entry: with extreme arguments, less than that is rounding
 INDENT = "    "
 IN_THIS_ORDER = "wrong type", "wrong shape", "NaN", "wrong dtype", "detached", "another mistake"
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A misconception: its name, which the reference knows as a switch, and a hint that leads without giving away."""
+    """A misconception: its name, which the reference knows as a switch, and a hint that leads without giving away.
+
+    also: further switches, each another way to write the same mistake.
+    """
 
     name: str
     hint: str
+    also: tuple[str, ...] = ()
+
+    @property
+    def switches(self) -> tuple[str, ...]:
+        return (self.name, *self.also)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +56,7 @@ class Exercise:
     stress(generator): arguments at which a right but unstable function fails. growth(n): arguments with n rows; if
     the number of torch operations grows with n, the function is right but slow. observe(function, *args): what to
     look at, as readable phrase → tensor, number, bool or str; by default the result and its gradients.
+    terms: where things are counted, product of the arguments → what it is the size of.
     """
 
     name: str
@@ -73,6 +69,7 @@ class Exercise:
     stress: Callable[[torch.Generator], Sequence[tuple]] | None = None
     growth: Callable[[int], tuple] | None = None
     observe: Callable[..., dict[str, Any]] | None = None
+    terms: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def arguments(self) -> list[str]:
@@ -103,127 +100,189 @@ def judge(exercise: Exercise, answer: Any, seed: int | None = None) -> Verdict:
     if problem := _not_worth_running(exercise, answer):
         return problem
     generator = torch.Generator().manual_seed(random.SystemRandom().getrandbits(32) if seed is None else seed)
-    learner, reference = Watched(answer), Watched(exercise.reference)
-    with _everything_as_it_was():
+    with everything_as_it_was():
         probes = list(exercise.probes(generator))
-        right = [observe(exercise, reference, probe) for probe in probes]
-        outcome = sandbox.run(lambda: [observe(exercise, learner, probe) for probe in probes])
+        # first the reference: what torch imports at its first use is then there for all children
+        right = [run(exercise, exercise.reference, probe) for probe in probes]
+        outcome = sandbox.run(lambda: [run(exercise, answer, probe) for probe in probes])
         if outcome.value is None:
-            return _did_not_finish(exercise, learner, reference, outcome)
-        try:
-            verdict = _compared(exercise, probes, right, outcome.value, learner, reference)
-            if verdict.solved:
-                verdict = _unstable(exercise, generator, learner) or _slow(exercise, learner) or verdict
-        except Exception as error:  # a result like nothing we know
-            text = f"Your function returns {describe(learner.returned)}, which cannot be compared: {error}"
-            verdict = Verdict(False, "wrong type", f"Not yet. {text}")
+            verdict = _did_not_end(outcome)
+        else:
+            verdict = _compared(exercise, probes, outcome.value, right, answer, generator)
     return _finished(verdict, outcome.printed)
 
 
-def _compared(exercise, probes, expected, observed, learner, reference) -> Verdict:
+def _compared(
+    exercise: Exercise, probes: list[tuple], mine: list[Run], right: list[Run], answer: Callable,
+    generator: torch.Generator,
+) -> Verdict:  # fmt: skip
     """The verdict on what was observed: right, a known mistake, or the most telling difference."""
-    mine, right = [seen for seen, _ in observed], [seen for seen, _ in expected]
-    differences = [found for pair in zip(mine, right, strict=True) for found in compare(*pair)]
-    changed_by = [set().union(*(names for _, names in runs)) for runs in (observed, expected)]
-    changed = [name for name in exercise.arguments if name in changed_by[0] - changed_by[1]]
-    if not differences and not changed:
-        return Verdict(True, "right", f"Right. Exercise {exercise.number} is solved.")
-    if differences and (names := _mistakes_that_explain(exercise, probes, mine)):
-        hints = [mistake.hint for mistake in exercise.mistakes if mistake.name in names]
-        if len(names) == 1:
-            return Verdict(False, "a known mistake", f"Not yet: {names[0]}.\n{hints[0]}", names)
-        listed = "\n".join(
-            f"{i}. {name}: {hint}" for i, (name, hint) in enumerate(zip(names, hints, strict=True), 1)
-        )
-        return Verdict(False, "two known mistakes", f"Not yet. Two things at once:\n{listed}", names)
-    if changed:
-        text = f"Your function changes its argument {_listed(changed)} in place. Whoever called it may still need that."
-        hint = "Operations such as x += y or x.exp_() write into x; x = x + y makes a new tensor."
-        return Verdict(False, "changes its inputs", f"Not yet. {text} {hint}")
-    if learner.returned is None and reference.returned is not None:
-        return Verdict(False, "returns nothing", "Not yet. Your function returns None: is there a return?")
-    first = min(differences, key=lambda difference: IN_THIS_ORDER.index(difference.kind))
-    text = _sentence(_most_telling(exercise, first, differences, learner))
-    if exercise.observe and (mistake := _mistake_behind(exercise, probes, mine, first.what)):
-        text = f"{text}\nAmong other things, this is known: {mistake.name}.\n{mistake.hint}"
-    return Verdict(False, first.kind, f"Not yet. {text}")
-
-
-def _mistakes_that_explain(
-    exercise: Exercise, probes: Sequence[tuple], mine: Sequence[dict]
-) -> tuple[str, ...]:
-    """The smallest set of at most two mistakes with which the reference does what the learner's function does."""
-    names = [mistake.name for mistake in exercise.mistakes]
-    sets = itertools.chain(itertools.combinations(names, 1), itertools.combinations(names, 2))
-    return next((chosen for chosen in sets if _explain(exercise, chosen, probes, mine)), ())
-
-
-def _mistake_behind(
-    exercise: Exercise, probes: Sequence[tuple], mine: Sequence[dict], what: str
-) -> Mistake | None:
-    """The only mistake, if there is just one, with which the reference shows this one thing as the learner's does."""
-    parts = [{what: seen[what]} for seen in mine if what in seen]
-    found = [m for m in exercise.mistakes if parts and _explain(exercise, (m.name,), probes, parts)]
-    return found[0] if len(found) == 1 else None
-
-
-def _explain(exercise: Exercise, names: Sequence[str], probes: Sequence[tuple], mine: Sequence[dict]) -> bool:
-    """Whether the reference with these mistakes shows what the learner's function does, on every probe."""
-    wrong = exercise.with_mistakes(names)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            runs = (
-                (seen, observe(exercise, wrong, args)[0]) for args, seen in zip(probes, mine, strict=True)
+        differences = [
+            (probe, found)
+            for probe, (one, other) in enumerate(zip(mine, right, strict=True))
+            if not one.failure
+            for found in compare(one.seen, other.seen)
+        ]
+        changed = set().union(*(run.changed for run in mine)) - set().union(*(run.changed for run in right))
+        failed = next((one for one in mine if one.failure), None)
+        if not (differences or changed or failed):
+            return _unstable_or_slow(exercise, generator, answer) or _right(exercise)
+        if differences or failed:
+            again = partial(_fresh_runs, exercise, answer, generator)
+            if verdict := _named(exercise, naming.explanations(exercise, probes, mine, again)):
+                return verdict
+        if failed:
+            return _did_not_finish(failed, nothing_is_right=right[0].returned is None)
+        if changed and not differences:
+            names = _listed([name for name in exercise.arguments if name in changed])
+            text = (
+                f"Your function changes its argument {names} in place. Whoever called it may still need that."
             )
-            return all(same(seen, {what: other[what] for what in seen}) for seen, other in runs)
-    except Exception:  # some mistakes do not go together
-        return False
+            hint = "Operations such as x += y or x.exp_() write into x; x = x + y makes a new tensor."
+            return Verdict(False, "changes its inputs", f"Not yet. {text} {hint}")
+        return _different(exercise, probes, differences, mine, right)
+    except Exception as error:  # a result like nothing we know
+        text = f"Your function returns {describe(mine[-1].returned)}, which cannot be compared: {error}"
+        return Verdict(False, "wrong type", f"Not yet. {text}")
+
+
+def _right(exercise: Exercise) -> Verdict:
+    return Verdict(True, "right", f"Right. Exercise {exercise.number} is solved.")
+
+
+def _fresh_runs(exercise: Exercise, answer: Callable, generator: torch.Generator) -> list[tuple[tuple, Run]]:
+    """Further probes, and what the learner's function does on them."""
+    probes = list(exercise.probes(generator))
+    outcome = sandbox.run(lambda: [run(exercise, answer, probe) for probe in probes])
+    return list(zip(probes, outcome.value or (), strict=False))
+
+
+def _named(exercise: Exercise, sets: Sequence[tuple[str, ...]]) -> Verdict | None:
+    """The verdict on known mistakes. What several sets explain equally well is named as far as they agree."""
+    if not sets:
+        return None
+    hints = {mistake.name: mistake.hint for mistake in exercise.mistakes}
+    hints[naming.EXCHANGED] = naming.EXCHANGED_HINT
+    sure = tuple(name for name in sets[0] if all(name in names for names in sets))
+    if len(sets) == 1 and len(sure) == 1:
+        return Verdict(False, "a known mistake", f"Not yet: {sure[0]}.\n{hints[sure[0]]}", sure)
+    lines = [f"{name}: {hints[name]}" for name in sure]
+    if others := dict.fromkeys(name for names in sets for name in names if name not in sure):
+        lines.append(f"one of these: {'; or '.join(others)}. Here they come to the same.")
+    listed = "\n".join(f"{i}. {line}" for i, line in enumerate(lines, 1))
+    if len(lines) == 1:
+        return Verdict(False, "one of several mistakes", f"Not yet. It is {lines[0]}", sure)
+    return Verdict(False, "two known mistakes", f"Not yet. Two things at once:\n{listed}", sure)
+
+
+def _different(
+    exercise: Exercise, probes: list[tuple], differences: list[tuple[int, Difference]], mine: list[Run],
+    right: list[Run],
+) -> Verdict:  # fmt: skip
+    """The verdict on a difference that no known mistake explains: what is most telling of it."""
+    if mine[0].returned is None and right[0].returned is not None:
+        return Verdict(False, "returns nothing", "Not yet. Your function returns None: is there a return?")
+    _, first = min(differences, key=lambda found: IN_THIS_ORDER.index(found[1].kind))
+    text = _sentence(_most_telling(exercise, first, differences, probes, mine[0].returned))
+    known = naming.known_among_others(exercise, probes, mine, right, first.what) if exercise.observe else ""
+    if known:
+        hint = next(mistake.hint for mistake in exercise.mistakes if mistake.name == known)
+        text = f"{text}\nAmong other things, this is known: {known}.\n{hint}"
+    return Verdict(False, first.kind, f"Not yet. {text}", (known,) if known else ())
 
 
 def _most_telling(
-    exercise: Exercise, first: Difference, differences: list[Difference], learner: Watched
-) -> str:
+    exercise: Exercise, first: Difference, differences: list[tuple[int, Difference]], probes: list[tuple],
+    returned: Any,
+) -> str:  # fmt: skip
     """What to say of the difference from which a learner can best go on."""
     if first.kind == "detached":
         names = _listed([exercise.arguments[position] for position in exercise.gradients])
         return (
-            f"No gradient flows back from what you return ({describe(learner.returned)}) to {names}, so nobody could "
+            f"No gradient flows back from what you return ({describe(returned)}) to {names}, so nobody could "
             "learn from it. Is there a .detach(), .item(), .data, float(…), torch.tensor(…) or no_grad in the way?"
         )
-    pairs = [found.values for found in differences if found.what == first.what and found.values]
+    pairs = {probe: found.values for probe, found in differences if found.what == first.what and found.values}
     if first.kind != "another mistake" or not pairs:
         return first.text
-    right_value = exercise.observe is None and all(found.what != RESULT for found in differences)
-    return f"{'the values are right. ' if right_value else ''}{_sentence(common_factor(pairs) + first.text)}"
+    sizes = [quantities(exercise.arguments, probes[probe]) for probe in pairs]
+    always = ""
+    if exercise.terms and len(pairs) == len(probes):
+        sides = ([side.item() for side in both] for both in zip(*pairs.values(), strict=True))
+        always = missing_term(*sides, sizes, dict(exercise.terms))
+    always = always or factor_in_words(list(pairs.values()), sizes)
+    right_value = exercise.observe is None and all(RESULT not in found.what for _, found in differences)
+    return f"{'the values are right. ' if right_value else ''}{_sentence(always + first.text)}"
 
 
-def _unstable(exercise: Exercise, generator: torch.Generator, learner: Watched) -> Verdict | None:
-    """The verdict on a function that is right on the probes but not at extreme arguments."""
-    for args in exercise.stress(generator) if exercise.stress else ():
-        right, _ = observe(exercise, exercise.reference, args)
-        outcome = sandbox.run(lambda args=args: observe(exercise, learner, args)[0])
-        found = () if outcome.value is None else list(compare(outcome.value, right))
-        if outcome.value is not None and not found:
-            continue
-        largest = max(
-            (value.abs().max().item() for value in tensors(args) if value.is_floating_point()), default=0
-        )
-        what = _sentence(found[0].text) if found else f"There, it stops with {in_words(outcome.error)}."
-        hint = "Look for exp of a large number, log of 0, or a difference of two large numbers."
-        text = f"Right, but unstable. With numbers as large as {largest:.4g} in its arguments it fails. {what} {hint}"
-        return Verdict(True, "right, but unstable", text)
-    return None
+# ---------------------------------------------------------------------------------------- right, but …
 
 
-def _slow(exercise: Exercise, learner: Watched) -> Verdict | None:
-    """The verdict on a function that is right but loops over rows in Python: it is counted, not timed."""
-    if exercise.growth is None:
+def _unstable_or_slow(exercise: Exercise, generator: torch.Generator, answer: Callable) -> Verdict | None:
+    """The verdict on a function that is right on the probes, but fails at extreme arguments, or loops over rows."""
+    extreme = list(exercise.stress(generator)) if exercise.stress else []
+
+    def look() -> tuple:
+        again = [(run(exercise, answer, args), run(exercise, answer, _in_float64(args))) for args in extreme]
+        return again, [
+            operations(answer, exercise.growth(rows)) for rows in ROWS
+        ] if exercise.growth else None
+
+    outcome = sandbox.run(look)
+    if outcome.value is None:
         return None
+    seen, counts = outcome.value
+    for args, (mine, twin) in zip(extreme, seen, strict=True):
+        if text := _unstable(args, mine, twin, run(exercise, exercise.reference, args)):
+            return Verdict(True, "right, but unstable", text)
+    return _slow(exercise, counts) if counts else None
+
+
+def _unstable(args: tuple, mine: Run, twin: Run, right: Run) -> str:
+    """What to say of a function that fails at these arguments, where more digits (its twin's) would have helped.
+
+    Only overflow is its fault in any number of digits.
+    """
+    found = [] if mine.failure else list(compare(mine.seen, right.seen, UNSTABLE))
+    if not mine.failure and not found:
+        return ""
+    overflow = any(difference.kind == "NaN" for difference in found)
+    if not (overflow or mine.failure or twin.failure or _differ(mine.seen, twin.seen)):
+        return ""
+    largest = max(
+        (value.abs().max().item() for value in tensors(args) if value.is_floating_point()), default=0
+    )
+    what = _sentence(found[0].text) if found else f"There, it stops with {mine.failure.words}."
+    hint = "Look for exp of a large number, log of 0, or a difference of two large numbers."
+    return f"Right, but unstable. With numbers as large as {largest:.4g} in its arguments it fails. {what} {hint}"
+
+
+def _differ(mine: dict[str, Any], twin: dict[str, Any]) -> bool:
+    single = {what: value.float() if _is_double(value) else value for what, value in twin.items()}
+    single = {
+        what: type(value)(part.float() if _is_double(part) else part for part in value)
+        if isinstance(value, (list, tuple)) else value
+        for what, value in single.items()
+    }  # fmt: skip
+    return any(True for _ in compare(mine, single, UNSTABLE))
+
+
+def _is_double(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.float64
+
+
+def _in_float64(args: tuple) -> tuple:
+    return tuple(
+        value.double() if isinstance(value, Tensor) and value.is_floating_point() else value for value in args
+    )
+
+
+def _slow(exercise: Exercise, counts: Sequence[int]) -> Verdict | None:
+    """The verdict on a function that is right but loops over rows in Python: it is counted, not timed."""
     few, many = (operations(exercise.reference, exercise.growth(rows)) for rows in ROWS)
     due = many - few
-    outcome = sandbox.run(lambda: [operations(learner, exercise.growth(rows)) for rows in ROWS])
-    few, many = outcome.value or (0, 0)
+    few, many = counts
     if many - few < due + ROWS[1] - ROWS[0]:  # less than one operation for each further row
         return None
     text = (
@@ -251,6 +310,12 @@ def _not_worth_running(exercise: Exercise, answer: Any) -> Verdict | None:
         return not_a_function("Your function is declared with async, and an ordinary def is due.")
     if inspect.isgeneratorfunction(answer) and not inspect.isgeneratorfunction(exercise.reference):
         return not_a_function("Your function has a yield, which makes it a generator; a return is due.")
+    if replaced := replaced_functions():
+        text = (
+            f"In this notebook {_listed(replaced)} is no longer torch's own, and the check needs torch as it is. "
+            "Restart the kernel, and give your function a name of its own."
+        )
+        return Verdict(False, "torch was changed", _wrapped(f"Not checked. {text}"))
     return None
 
 
@@ -268,39 +333,49 @@ def _is_empty(answer: Any) -> bool:
     return returns_constant and (values[0] is None or values[0] is ...)
 
 
-def _did_not_finish(
-    exercise: Exercise, learner: Watched, reference: Watched, outcome: sandbox.Outcome
-) -> Verdict:
-    """The verdict on a function that ran out of time or raised."""
-    error, where = outcome.error, f", in {outcome.line}" if outcome.line else ""
-    kind, text = "raises", f"Your function stopped with {in_words(error)}{where}."
+def _did_not_end(outcome: sandbox.Outcome) -> Verdict:
+    """The verdict on a function that ran out of time, or took its process with it."""
+    where = f", in {outcome.line}" if outcome.line else ""
     if outcome.out_of_time:
-        kind, text = (
-            "out of time",
-            f"Your function was still running after {sandbox.TIME_LIMIT:.0f} seconds{where}",
-        )
+        text = f"Your function was still running after {sandbox.TIME_LIMIT:.0f} seconds{where}"
         if outcome.still_running:
             text += ", and could not be stopped: restart the kernel when it becomes slow."
         else:
             text += ", and was stopped. Is there a loop that never ends?"
-    elif "ellipsis" in str(error).lower():
+        return Verdict(False, "out of time", f"Not yet. {text}")
+    if outcome.ended:
+        how = "by os._exit" if outcome.ended == "os._exit" else f"with a crash ({outcome.ended})"
+        text = f"Your function ended its whole process {how}. In the kernel, everything in this notebook would be lost."
+        return Verdict(False, "ends the process", f"Not yet. {text}")
+    return Verdict(False, "raises", f"Not yet. Your function stopped with {outcome.error}{where}.")
+
+
+def _did_not_finish(mine: Run, nothing_is_right: bool) -> Verdict:
+    """The verdict on a function that raised."""
+    failure, where = mine.failure, f", in {mine.failure.line}" if mine.failure.line else ""
+    kind, text = "raises", f"Your function stopped with {failure.words}{where}."
+    if "ellipsis" in failure.words.lower():
         text = f"Not finished yet. There still is a ... in your function{where}."
-        return _finished(Verdict(False, "not attempted", text), outcome.printed)
-    elif isinstance(error, CannotCall):
-        kind, text = "wrong arguments", str(error)
-    elif isinstance(error, RecursionError):
-        text = f"Your function calls itself without end{where}."
-    elif isinstance(error, SystemExit):
-        text = f"Your function calls exit(), which would end the whole program{where}. return is enough."
-    elif isinstance(error, KeyboardInterrupt):
-        text = f"Your function raised KeyboardInterrupt{where}."
-    elif not learner.running and learner.returned is None and reference.returned is not None:
-        kind, text = "returns nothing", "Your function returns None: is there a return?"
-    elif not learner.running:  # it returned, and then its result was used, or its gradient computed
-        text = (
-            f"What your function returned, {describe(learner.returned)}, cannot be used: {in_words(error)}."
+        return Verdict(False, "not attempted", text)
+    if "CannotCall" in failure.kinds:
+        kind, text = "wrong arguments", failure.words.partition(": ")[2]
+    elif "MemoryError" in failure.kinds or "can't allocate memory" in failure.words:
+        limit = sandbox.MEMORY_LIMIT / 2**30
+        kind, text = (
+            "out of memory",
+            f"Your function wanted more than {limit:g} GB of memory{where}, and was stopped.",
         )
-    return _finished(Verdict(False, kind, f"Not yet. {text}"), outcome.printed)
+    elif "RecursionError" in failure.kinds:
+        text = f"Your function calls itself without end{where}."
+    elif "SystemExit" in failure.kinds:
+        text = f"Your function calls exit(), which would end the whole program{where}. return is enough."
+    elif "KeyboardInterrupt" in failure.kinds:
+        text = f"Your function raised KeyboardInterrupt{where}."
+    elif mine.has_returned and mine.returned is None and not nothing_is_right:
+        kind, text = "returns nothing", "Your function returns None: is there a return?"
+    elif mine.has_returned:  # and then its result was used, or its gradient computed
+        text = f"What your function returned, {describe(mine.returned)}, cannot be used: {failure.words}."
+    return Verdict(False, kind, f"Not yet. {text}")
 
 
 def _finished(verdict: Verdict, printed: sandbox.Printed) -> Verdict:
@@ -310,124 +385,6 @@ def _finished(verdict: Verdict, printed: sandbox.Printed) -> Verdict:
         shown = "\n".join(f"{INDENT}{line[:90]}" for line in printed.kept.splitlines()[:5])
         text += f"\nIt printed {printed.characters:,} characters, which begin with\n{shown}"
     return Verdict(verdict.solved, verdict.kind, text, verdict.mistakes)
-
-
-# ----------------------------------------------------------------------------------------------- looking at a run
-
-
-class CannotCall(TypeError):
-    """The function takes other arguments than it is given."""
-
-
-class Watched:
-    """A function that remembers what it returned last, and whether it has returned at all."""
-
-    def __init__(self, function: Callable) -> None:
-        self.function, self.returned, self.running = function, None, False
-        try:
-            self.signature = inspect.signature(function)
-        except (TypeError, ValueError):  # some functions written in C have none
-            self.signature = None
-
-    def __call__(self, *args: Any, **named: Any) -> Any:
-        self._check_call(args, named)
-        self.running = True
-        self.returned = self.function(*args, **named)
-        self.running = False
-        return self.returned
-
-    def _check_call(self, args: tuple, named: dict) -> None:
-        try:
-            if self.signature:
-                self.signature.bind(*args, **named)
-        except TypeError as error:
-            given = len(args) + len(named)
-            raise CannotCall(
-                f"Your function takes the arguments {self.signature}, and it is called with {given}: {error}. "
-                "Keep the first line as it was."
-            ) from error
-
-
-def observe(exercise: Exercise, function: Callable, args: tuple) -> tuple[dict[str, Any], set[str]]:
-    """What is seen when `function` gets a copy of `args`, and the names of the arguments that it changed."""
-    torch.default_generator.manual_seed(0)  # random choices inside of it are the same each time
-    random.seed(0)
-    np.random.seed(0)  # noqa: NPY002 (it is the learner's global generator that is meant)
-    args, before = copy.deepcopy(args), copy.deepcopy(args)
-    if exercise.observe:
-        seen = exercise.observe(function, *args)
-    else:
-        args, seen = _result_and_gradients(exercise, function, args)
-    pairs = zip(exercise.arguments, args, before, strict=False)
-    return seen, {name for name, now, then in pairs if not _unchanged(now, then)}
-
-
-def _result_and_gradients(
-    exercise: Exercise, function: Callable, args: tuple
-) -> tuple[tuple, dict[str, Any]]:
-    leaves = {position: args[position].requires_grad_() for position in exercise.gradients}
-    # not the leaves themselves: in a copy, changes in place are allowed and can be seen
-    args = tuple(arg.clone() if position in leaves else arg for position, arg in enumerate(args))
-    result = function(*args)
-    seen = {RESULT: result}
-    outputs = [value for value in tensors(result) if value.requires_grad]
-    if leaves:
-        seen[GRADIENT_FLOWS] = bool(outputs)
-        # one number from all that it returned, each entry with another weight
-        total = sum(
-            (value * torch.arange(1.0, value.numel() + 1).cos().view_as(value)).sum() for value in outputs
-        )
-        gradients = dict.fromkeys(leaves)
-        if outputs:
-            found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-            gradients = dict(zip(leaves, found, strict=True))
-        for position, leaf in leaves.items():
-            name = f"its gradient with respect to {exercise.arguments[position]}"
-            gradient = gradients[position]
-            seen[name] = torch.zeros_like(leaf) if gradient is None else gradient
-    return args, seen
-
-
-def _unchanged(now: Any, then: Any) -> bool:
-    pairs = itertools.zip_longest(tensors(now), tensors(then))
-    return all(a is not None and b is not None and a.shape == b.shape and _equal(a, b) for a, b in pairs)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a.detach().nan_to_num(nan=0.5), b.detach().nan_to_num(nan=0.5))
-
-
-class _Counter(TorchFunctionMode):
-    count = 0
-
-    def __torch_function__(self, operation, types, args=(), kwargs=None):
-        self.count += 1
-        return operation(*args, **(kwargs or {}))
-
-
-def operations(function: Callable, args: tuple) -> int:
-    """The number of torch operations in function(*args)."""
-    with _Counter() as counter:
-        function(*args)
-    return counter.count
-
-
-@contextmanager
-def _everything_as_it_was() -> Iterator[None]:
-    """Random numbers and torch's settings are afterwards as they were before, and meanwhile as they usually are."""
-    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
-    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.default_generator.set_state(states[2])
-        torch.set_default_dtype(dtype)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
 
 
 # ------------------------------------------------------------------------------------------------------- words

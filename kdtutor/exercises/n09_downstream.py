@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtutor.evaluation.statistics import mean_and_interval
 from kdtutor.exercises.checker import Exercise, Mistake
 from kdtutor.exercises.n05_logits import CLASSES, WORDS, Output, TinyClassifier
 
@@ -186,6 +185,8 @@ def honest_report(
 
     All: (settings, seeds), the same seeds.
     """
+
+    from kdtutor.evaluation.statistics import mean_and_interval  # here: it takes seconds to import
 
     def choice(scores: Tensor, asked: Tensor) -> int:
         scores = asked if "chosen on the test set" in wrong else scores

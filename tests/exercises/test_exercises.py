@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
+import os
 import random
 import re
 import subprocess
@@ -372,11 +374,79 @@ def test_the_learners_own_line_is_shown_and_none_of_ours():
     assert "checker" not in str(verdict) and "Traceback" not in str(verdict)
 
 
-def test_something_that_waits_in_compiled_code_is_left_behind(soon, monkeypatch):
+def test_without_a_child_something_that_waits_in_compiled_code_is_left_behind(soon, monkeypatch):
+    monkeypatch.setattr(sandbox, "can_fork", lambda: False)
     monkeypatch.setattr(sandbox, "GRACE", 0.1)
     verdict = judge(SOFTMAX, lambda z, t: time.sleep(3))
     assert verdict.kind == "out of time"
     assert "could not be stopped" in str(verdict)
+
+
+def adds_up_for_years(z, t):
+    return sum(range(10**13))
+
+
+def matches_for_years(z, t):
+    return re.match(r"(a+)+$", "a" * 40 + "b")
+
+
+def takes_all_memory(z, t):
+    kept = [torch.empty(2**26) for _ in range(1000)]
+    return kept[0]
+
+
+def ends_the_process(z, t):
+    os._exit(0)
+
+
+def crashes(z, t):
+    ctypes.string_at(0)
+
+
+class Speechless(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+def raises_without_words(z, t):
+    raise Speechless
+
+
+@pytest.mark.skipif(not sandbox.can_fork(), reason="no child can be forked here")
+@pytest.mark.parametrize(
+    ("answer", "kind", "sentence"),
+    [
+        (adds_up_for_years, "out of time", "`return sum(range(10**13))`, and was stopped"),
+        (matches_for_years, "out of time", "and was stopped"),
+        (takes_all_memory, "out of memory", "wanted more than 1 GB of memory"),
+        (ends_the_process, "ends the process", "ended its whole process by os._exit"),
+        (crashes, "ends the process", "with a crash (SIGSEGV)"),
+        (raises_without_words, "raises", "Speechless: (its message cannot be shown)"),
+    ],
+)
+def test_the_kernel_survives_what_no_exception_stops(soon, answer, kind, sentence):
+    verdict = judge(SOFTMAX, answer)
+    assert (verdict.kind, sentence in " ".join(str(verdict).split())) == (kind, True), verdict
+    assert judge(SOFTMAX, right).solved  # and the next check works
+
+
+def test_a_function_of_torch_that_the_notebook_has_replaced_is_said(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "softmax", lambda z, axis: z)
+    verdict = judge(SOFTMAX, right)
+    assert (verdict.solved, verdict.kind) == (False, "torch was changed")
+    assert "torch.Tensor.softmax is no longer torch's own" in " ".join(str(verdict).split())
+
+
+def test_the_first_check_of_a_session_imports_nothing_heavy():
+    code = (
+        "import sys, time, torch\n"
+        "from kdtutor.exercises import check\n"
+        "start = time.process_time()\n"
+        "check.soft_targets(lambda student_logits, teacher_logits, temperature: student_logits)\n"
+        "print('transformers' in sys.modules, time.process_time() - start < 1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "False True\n", done.stderr
 
 
 def test_the_first_lines_that_it_prints_are_shown():
@@ -436,10 +506,10 @@ def test_it_works_in_any_thread_and_in_several_at_once(soon):
 
 def test_ctrl_c_reaches_the_learner():
     code = (
-        "import _thread, threading, time\n"
-        "from kdtutor.exercises import check\n"
+        "import os, signal, threading, time\n"
+        "from kdtutor.exercises import check, sandbox\n"
         "def forever(logits, temperature):\n"
-        "    _thread.interrupt_main()\n"
+        "    os.kill(os.getppid() if sandbox.can_fork() else os.getpid(), signal.SIGINT)\n"
         "    while True: pass\n"
         "try:\n"
         "    check.softmax_with_temperature(forever)\n"

@@ -1,0 +1,145 @@
+"""Which known mistakes explain what was seen of a learner's function: on every probe, in everything, and only they."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kdtutor.exercises.comparing import RESULT, same
+from kdtutor.exercises.running import Run, run
+
+if TYPE_CHECKING:
+    from kdtutor.exercises.checker import Exercise
+
+Names = tuple[str, ...]
+SEARCH = 0.8  # seconds of processor time for the pairs
+EXCHANGED = "return values exchanged"
+EXCHANGED_HINT = (
+    "What you return are the right things in another order. Read again which of them comes first."
+)
+
+
+def explanations(
+    exercise: Exercise, probes: Sequence[tuple], mine: Sequence[Run], again: Callable[[], Sequence[tuple]]
+) -> list[Names]:
+    """The smallest sets of at most two mistakes with which the reference does what the learner's function does.
+
+    again() makes fresh probes and runs the learner's function on them: a set that only happened to fit is found out.
+    More than one set is left where they do the same, whatever the arguments.
+    """
+    confirmed: list[tuple] = []
+    for candidates in (_singles(exercise), _pairs(exercise)):
+        fitting = [names for names in candidates if explains(exercise, names, probes, mine)]
+        if fitting and not confirmed:
+            confirmed = list(again())
+        fitting = [
+            names for names in fitting if all(explains(exercise, names, [p], [r]) for p, r in confirmed)
+        ]
+        if fitting:
+            return _without_twins(exercise, fitting)
+    return []
+
+
+def _singles(exercise: Exercise) -> Iterator[Names]:
+    yield from ((switch,) for mistake in exercise.mistakes for switch in mistake.switches)
+    if _several_values(exercise):
+        yield (EXCHANGED,)
+
+
+def _pairs(exercise: Exercise) -> Iterator[Names]:
+    """All pairs of mistakes, in their order, until the time for it is over."""
+    stop = time.process_time() + SEARCH
+    names = [*dict.fromkeys(names[0] for names in _singles(exercise))]
+    for pair in itertools.combinations(names, 2):
+        if time.process_time() > stop:
+            return
+        yield pair
+
+
+def _without_twins(exercise: Exercise, fitting: Sequence[Names]) -> list[Names]:
+    """In the names that learners see, of which one may stand for several ways to write the same mistake."""
+    visible = {switch: mistake.name for mistake in exercise.mistakes for switch in mistake.switches}
+    named = [tuple(dict.fromkeys(visible.get(name, name) for name in names)) for names in fitting]
+    shortest = min(map(len, named))
+    return [*dict.fromkeys(names for names in named if len(names) == shortest)]
+
+
+def explains(exercise: Exercise, names: Names, probes: Sequence[tuple], mine: Sequence[Run]) -> bool:
+    """Whether the reference with these mistakes shows what the learner's function does, on every probe."""
+    exchanged = EXCHANGED in names
+    wrong = exercise.with_mistakes(name for name in names if name != EXCHANGED)
+    failed_everywhere = all(seen.failure for seen in mine)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for args, seen in zip(probes, mine, strict=True):
+            other = run(exercise, wrong, args)
+            if seen.failure or other.failure:
+                if not _same_failure(seen, other, failed_everywhere):
+                    return False
+            elif seen.changed != other.changed or not _same(seen.seen, other.seen, exchanged):
+                return False
+    return True
+
+
+def _same_failure(mine: Run, other: Run, in_words: bool) -> bool:
+    if not (mine.failure and other.failure) or mine.failure.kinds != other.failure.kinds:
+        return False
+    return mine.failure.words == other.failure.words or not in_words
+
+
+def _same(mine: dict[str, Any], other: dict[str, Any], exchanged: bool) -> bool:
+    if set(mine) != set(other):
+        return False
+    if not exchanged:
+        return same(mine, other)
+    result = mine.get(RESULT)
+    return any(same(mine | {RESULT: turned}, other) for turned in _exchanged(result, other.get(RESULT)))
+
+
+def _exchanged(mine: Any, right: Any) -> Iterator[Any]:
+    """The learner's values in every other order, or under every other key."""
+    if isinstance(right, Mapping) and isinstance(mine, Mapping) and set(mine) == set(right):
+        orders = itertools.permutations(mine[key] for key in right)
+        yield from (dict(zip(right, order, strict=True)) for order in itertools.islice(orders, 1, None))
+    elif isinstance(right, tuple) and isinstance(mine, (tuple, list)) and len(mine) == len(right):
+        yield from itertools.islice(itertools.permutations(mine), 1, None)
+
+
+def _several_values(exercise: Exercise) -> bool:
+    """Whether the exercise asks for a few values at once, which can change places."""
+    asked = str(exercise.reference.__annotations__.get("return", ""))
+    return exercise.observe is None and asked.startswith(("tuple", "dict"))
+
+
+def known_among_others(
+    exercise: Exercise, probes: Sequence[tuple], mine: Sequence[Run], right: Sequence[Run], what: str
+) -> str:
+    """The one mistake that surely is behind one thing seen, among several unknown ones, if there is one.
+
+    It shows itself in answers of yes or no, `what` among them, which are all wrong in the learner's function as well;
+    and what any other mistake shows of that kind, it shows too.
+    """
+    wrongs = _yes_or_no(mine, right)
+    shown = {
+        mistake.name: _yes_or_no(
+            [run(exercise, exercise.with_mistakes([mistake.name]), p) for p in probes], right
+        )
+        for mistake in exercise.mistakes
+    }
+    behind = {name: found for name, found in shown.items() if what in {question for _, question in found}}
+    fitting = {name: found for name, found in behind.items() if found <= wrongs}
+    best = [name for name, found in fitting.items() if all(other <= found for other in fitting.values())]
+    return best[0] if len(best) == 1 else ""
+
+
+def _yes_or_no(some: Sequence[Run], right: Sequence[Run]) -> set[tuple[int, str]]:
+    """The questions, by probe, which some runs answer in another way than the right ones."""
+    return {
+        (probe, what)
+        for probe, (one, other) in enumerate(zip(some, right, strict=True))
+        for what, answer in other.seen.items()
+        if isinstance(answer, bool) and one.seen.get(what) is (not answer)
+    }
