@@ -22,7 +22,7 @@ from kdtutor.errors import KDTutorError, nearest
 from kdtutor.exercises.progress import Progress
 
 if TYPE_CHECKING:
-    from kdtutor.exercises.checker import Exercise, Verdict
+    from kdtutor.exercises.definitions import Exercise, Verdict
 
 #: the files of exercises, named after their notebooks' numbers and so in their order
 FILES = tuple(sorted(file.stem for file in Path(__file__).parent.glob("n[0-9][0-9]_*.py")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kdtutor.exercises.checker import Exercise, Mistake
+from kdtutor.exercises.definitions import Exercise, Mistake
 
 
 def softmax_with_temperature(

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from kdtutor.exercises.checker import Exercise, Mistake
+from kdtutor.exercises.definitions import Exercise, Mistake
 
 # ------------------------------------------------------------------------------------------ 1.1 the size of a score
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdtutor.exercises.checker import Exercise, Mistake
+from kdtutor.exercises.definitions import Exercise, Mistake
 
 SIZES = ((4, 7), (6, 3), (5, 12))  # texts × classes: never equal, or a mistake over the wrong axis could hide
 RIGHT = frozenset()

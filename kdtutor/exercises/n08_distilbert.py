@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtutor.exercises.checker import Exercise, Mistake
+from kdtutor.exercises.definitions import Exercise, Mistake
 
 Wrong = frozenset[str]  # names of mistakes; each switches a line below
 NONE: Wrong = frozenset()

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtutor.exercises.checker import Exercise, Mistake
+from kdtutor.exercises.definitions import Exercise, Mistake
 from kdtutor.exercises.n05_logits import CLASSES, WORDS, Output, TinyClassifier
 
 RIGHT: frozenset[str] = frozenset()

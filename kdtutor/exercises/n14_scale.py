@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtutor.exercises.checker import Exercise, Mistake
+from kdtutor.exercises.definitions import Exercise, Mistake
 
 RIGHT: frozenset[str] = frozenset()
 IGNORED = -100

@@ -6,13 +6,11 @@ import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kdtutor.exercises.comparing import RESULT, same
+from kdtutor.exercises.definitions import Exercise
 from kdtutor.exercises.running import Run, run
-
-if TYPE_CHECKING:
-    from kdtutor.exercises.checker import Exercise
 
 Names = tuple[str, ...]
 SEARCH = 0.8  # seconds of processor time for the pairs

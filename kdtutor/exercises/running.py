@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Number
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 from kdtutor.exercises import sandbox
 from kdtutor.exercises.comparing import GRADIENT_FLOWS, RESULT, tensors
+from kdtutor.exercises.definitions import Exercise
 from kdtutor.exercises.words import Unlike, describe, in_words
-
-if TYPE_CHECKING:
-    from kdtutor.exercises.checker import Exercise
 
 
 class CannotCall(TypeError):

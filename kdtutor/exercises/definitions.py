@@ -1,0 +1,72 @@
+"""What an exercise is made of, and what comes of checking an answer to it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A misconception: its name, which the reference knows as a switch, and a hint that leads without giving away.
+
+    also: further switches, each another way to write the same mistake.
+    """
+
+    name: str
+    hint: str
+    also: tuple[str, ...] = ()
+
+    @property
+    def switches(self) -> tuple[str, ...]:
+        return (self.name, *self.also)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exercise:
+    """What a learner has to write, and how to find out what they wrote.
+
+    reference(*args, wrong=frozenset()) is the answer; `wrong` holds names of mistakes, each of which changes a line.
+    probes(generator) makes a list of argument tuples. gradients: positions of the tensors whose gradients count too.
+    stress(generator): arguments at which a right but unstable function fails. growth(n): arguments with n rows; if
+    the number of torch operations grows with n, the function is right but slow. observe(function, *args): what to
+    look at, as readable phrase → tensor, number, bool or str; by default the result and its gradients.
+    terms: where things are counted, product of the arguments → what it is the size of.
+    """
+
+    name: str
+    number: str
+    title: str
+    reference: Callable
+    mistakes: Sequence[Mistake]
+    probes: Callable[[torch.Generator], Sequence[tuple]]
+    gradients: tuple[int, ...] = ()
+    stress: Callable[[torch.Generator], Sequence[tuple]] | None = None
+    growth: Callable[[int], tuple] | None = None
+    observe: Callable[..., dict[str, Any]] | None = None
+    terms: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def arguments(self) -> list[str]:
+        return [name for name in inspect.signature(self.reference).parameters if name != "wrong"]
+
+    def with_mistakes(self, names: Iterable[str]) -> Callable:
+        return partial(self.reference, wrong=frozenset(names))
+
+
+@dataclass(frozen=True, repr=False)
+class Verdict:
+    """Feedback. `kind` is a short name of it, `mistakes` are those recognised, the text is what it shows itself as."""
+
+    solved: bool
+    kind: str
+    text: str
+    mistakes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return self.text
