@@ -39,6 +39,6 @@ from kdtutor.objectives import Term as Term
 from kdtutor.objectives import blend as blend
 from kdtutor.training.distillation import Distillation as Distillation
 from kdtutor.training.plan import plan as plan
-from kdtutor.training.topk import TopK as TopK
+from kdtutor.training.settings import TopK as TopK
 
 __version__: str

@@ -1,9 +1,15 @@
-"""The errors that kdtutor raises on purpose: each message names the culprit and says how to go on."""
+"""The errors that kdtutor raises on purpose, and the checks that raise them: each message names the culprit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from difflib import SequenceMatcher
+from numbers import Real
+from reprlib import Repr
+from typing import Any
 
 
 class KDTutorError(Exception):
@@ -21,3 +27,113 @@ def nearest(kind: str, name: object, options: Iterable[str]) -> str:
     ranked = sorted(options, key=lambda option: -SequenceMatcher(None, wanted, option.lower()).ratio())
     listing = f"there are: {', '.join(ranked)}" if ranked else "there are none"
     return f'unknown {kind} "{name}"; {listing}'
+
+
+# ------------------------------------------------------------------------------------------------ checks
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a setting may be. `check(name, value)` returns the value as it is kept, or raises `error` in one sentence.
+
+    allowed: the end of "… must be". keep: the value as it is kept; TypeError, ValueError or OverflowError where it is
+    not allowed. read: makes a value of the text that a flag or a YAML file has.
+    """
+
+    allowed: str
+    keep: Callable[[Any], Any]
+    read: Callable[[str], Any] = str
+    error: type[KDTutorError] = KDTutorError
+
+    def __call__(self, name: str, value: object) -> Any:
+        return self._or_refuse(name, value, self.keep)
+
+    def from_text(self, name: str, text: str) -> Any:
+        return self._or_refuse(name, text, lambda text: self.keep(self.read(text)))
+
+    def _or_refuse(self, name: str, value: Any, keep: Callable[[Any], Any]) -> Any:
+        try:
+            return keep(value)
+        except (TypeError, ValueError, OverflowError):
+            raise self.error(f"{name} must be {self.allowed}, not {_shown(value)}") from None
+
+
+def number(allowed: str, fits: Callable[[float], bool], error: type[KDTutorError] = KDTutorError) -> Check:
+    """A finite number, kept as a float."""
+
+    def keep(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, Real) or not fits(value):
+            raise ValueError
+        return float(value)
+
+    return Check(allowed, keep, float, error)
+
+
+def whole(allowed: str, fits: Callable[[int], bool]) -> Check:
+    """A whole number, kept as an int."""
+    real = number(allowed, lambda value: value % 1 == 0 and fits(value))
+
+    def keep(value: Any) -> int:
+        real.keep(value)
+        return int(value)
+
+    return Check(allowed, keep, int)
+
+
+def one_of(*options: str) -> Check:
+    """One of some names."""
+
+    def keep(value: str) -> str:
+        if value not in options:
+            raise ValueError
+        return value
+
+    return Check(", ".join(options[:-1]) + f" or {options[-1]}", keep)
+
+
+def optional(check: Check) -> Check:
+    """What `check` allows, or None."""
+    return Check(check.allowed, lambda value: value if value is None else check.keep(value), check.read)
+
+
+def _shown(value: object) -> str:
+    """The repr of what was given, cut where it is long."""
+    short = Repr()
+    short.maxstring = short.maxother = 80
+    try:
+        return short.repr(value)
+    except ValueError:  # a number of more digits than Python prints
+        return f"an {type(value).__name__} of that size"
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+        raise ValueError
+    return value
+
+
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _yes_or_no(text: str) -> bool:
+    return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower())
+
+
+COUNT = whole("a whole number, 1 or more", lambda value: value >= 1)
+POSITIVE = number("a number above 0", lambda value: 0 < value < math.inf)
+FRACTION = number("a fraction from 0 to below 1", lambda value: 0 <= value < 1)
+TEXT = Check("a text", _text)
+FOLDER = Check("the name of a folder", _text)
+SWITCH = Check("True or False", _switch, _yes_or_no)
+
+
+class Checked:
+    """A dataclass whose fields' metadata say, as "check", what they may be."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = field.metadata["check"](field.name, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)

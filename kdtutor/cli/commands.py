@@ -7,149 +7,150 @@ import os
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields
+from argparse import SUPPRESS, ArgumentParser
+from dataclasses import Field, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
-from kdtutor.errors import KDTutorError, nearest
+from kdtutor.errors import (
+    COUNT,
+    FOLDER,
+    FRACTION,
+    SWITCH,
+    TEXT,
+    Check,
+    Checked,
+    KDTutorError,
+    nearest,
+    one_of,
+    optional,
+)
+from kdtutor.training.settings import Settings
 
 
-@dataclass
-class DataArguments:
-    task: str = field(
-        default="supersense",
-        metadata={"help": "embedded task, Hub task, or a CSV / JSON lines / Parquet file"},
-    )
-    text: str | None = field(default=None, metadata={"help": "text column of your own file"})
-    pair: str | None = field(default=None, metadata={"help": "second text column"})
-    label: str | None = field(default=None, metadata={"help": "label column"})
-    tokenizer: str | None = field(
-        default=None, metadata={"help": "tokenizer name or folder (default: the course's)"}
-    )
-    max_length: int = field(default=128, metadata={"help": "tokens a text is cut to"})
+def _field(default: object, check: Check, help: str):
+    return field(default=default, metadata={"check": check, "help": help})
 
 
-@dataclass
-class TrainArguments(DataArguments):
-    output: str = field(default="runs/latest", metadata={"help": "folder for model, card and checkpoints"})
-    epochs: float = field(
-        default=3, metadata={"help": "passes over the training split, or a fraction of one"}
+@dataclass(frozen=True)
+class DataArguments(Checked):
+    task: str = _field("supersense", TEXT, "embedded task, Hub task, or a CSV / JSON lines / Parquet file")
+    text: str | None = _field(None, optional(TEXT), "text column of your own file")
+    pair: str | None = _field(None, optional(TEXT), "second text column")
+    label: str | None = _field(None, optional(TEXT), "label column")
+    tokenizer: str | None = _field(None, optional(TEXT), "tokenizer name or folder (default: the course's)")
+    max_length: int = _field(128, COUNT, "tokens a text is cut to")
+
+
+@dataclass(frozen=True)
+class TrainArguments(DataArguments, Settings):
+    output: str = _field("runs/latest", FOLDER, "folder for model, card and checkpoints")
+    subset: int | None = _field(None, optional(COUNT), "train on this many random examples")
+    save_dtype: str = _field(
+        "float32", one_of("float32", "float16"), "float32, or float16 for a model half the size"
     )
-    steps: int | None = field(default=None, metadata={"help": "optimiser steps, instead of epochs"})
-    batch_size: int = field(default=32, metadata={"help": "examples an optimiser step, over all processes"})
-    accumulate: int = field(
-        default=1, metadata={"help": "micro-batches a process cuts its part of a step into"}
-    )
-    learning_rate: float = field(default=5e-4, metadata={"help": "peak learning rate"})
-    warmup: float = field(default=0.05, metadata={"help": "fraction of the steps for the linear warm-up"})
-    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's, not on biases and LayerNorm"})
-    max_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
-    seed: int = field(default=0, metadata={"help": "order, masks, dropout, new weights"})
-    subset: int | None = field(default=None, metadata={"help": "train on this many random examples"})
-    precision: str = field(default="auto", metadata={"help": "auto, bf16 or fp32"})
-    compile: bool = field(default=False, metadata={"help": "torch.compile the model"})
-    save_dtype: str = field(
-        default="float32", metadata={"help": "float32, or float16 for a model half the size"}
-    )
-    save_every: int | None = field(
-        default=None, metadata={"help": "steps between checkpoints (default: an epoch)"}
-    )
-    resume: bool = field(
-        default=False, metadata={"help": "go on from the newest checkpoint in the output folder"}
-    )
-    dry_run: bool = field(
-        default=False, metadata={"help": "print steps, tokens, memory and time, and train nothing"}
-    )
-    launch: str | None = field(
-        default=None, metadata={"help": "for --dry_run: accelerate's configuration that it is meant for"}
+    resume: bool = _field(False, SWITCH, "go on from the newest checkpoint in the output folder")
+    dry_run: bool = _field(False, SWITCH, "print steps, tokens, memory and time, and train nothing")
+    launch: str | None = _field(
+        None, optional(TEXT), "for --dry_run: accelerate's configuration that it is meant for"
     )
 
 
-RARE_WORDS = "masked LM: exponent by which rare words are masked more often; 0.7 is DistilBERT's, 0 none"
-
-
-@dataclass
+@dataclass(frozen=True)
 class PretrainArguments(TrainArguments):
     """Masked-LM pre-training of a BERT with random weights (or of --model)."""
 
-    task: str = field(
-        default="glosses", metadata={"help": "a masked-LM task: glosses, wikitext, or your own file"}
-    )
-    model: str | None = field(
-        default=None, metadata={"help": "go on from this checkpoint instead of random weights"}
-    )
-    layers: int = field(default=6, metadata={"help": "depth of a new model"})
-    width: int = field(default=256, metadata={"help": "hidden size of a new model"})
-    dropout: float = field(default=0.1, metadata={"help": "dropout of a new model"})
-    masking: float = field(default=0.15, metadata={"help": "fraction of tokens to predict"})
-    rare_words: float = field(default=0.0, metadata={"help": RARE_WORDS})
+    task: str = _field("glosses", TEXT, "a masked-LM task: glosses, wikitext, or your own file")
+    model: str | None = _field(None, optional(TEXT), "go on from this checkpoint instead of random weights")
+    layers: int = _field(6, COUNT, "depth of a new model")
+    width: int = _field(256, COUNT, "hidden size of a new model")
+    dropout: float = _field(0.1, FRACTION, "dropout of a new model")
 
 
-@dataclass
+@dataclass(frozen=True)
 class FinetuneArguments(TrainArguments):
     """Fine-tune a pretrained model on a task's hard labels."""
 
-    model: str = field(default="bert-glosses", metadata={"help": "embedded checkpoint, folder or Hub name"})
-    dropout: float | None = field(
-        default=None, metadata={"help": "dropout while fine-tuning (default: the model's)"}
+    model: str = _field("bert-glosses", TEXT, "embedded checkpoint, folder or Hub name")
+    dropout: float | None = _field(
+        None, optional(FRACTION), "dropout while fine-tuning (default: the model's)"
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class DistillArguments(TrainArguments):
     """Distil a teacher into a smaller student."""
 
-    teacher: str | None = field(
-        default=None, metadata={"help": "folder or Hub name (default: the embedded teacher of the task)"}
+    teacher: str | None = _field(
+        None, optional(TEXT), "folder or Hub name (default: the embedded teacher of the task)"
     )
-    student: str = field(
-        default="half-depth", metadata={"help": "half-depth, small-bert, or a folder or Hub name"}
+    student: str = _field("half-depth", TEXT, "half-depth, small-bert, or a folder or Hub name")
+    layers: int | None = _field(None, optional(COUNT), "the student's depth")
+    width: int = _field(128, COUNT, "a small-bert's hidden size")
+    dropout: float | None = _field(None, optional(FRACTION), "the student's (default: as it comes)")
+    objective: str = _field(
+        "0.1 * HardLabels() + 0.9 * SoftTargets(temperature=4)",
+        TEXT,
+        "a formula as in Python: terms, weights, blend(alpha=…, temperature=…)",
     )
-    layers: int | None = field(default=None, metadata={"help": "the student's depth"})
-    width: int = field(default=128, metadata={"help": "a small-bert's hidden size"})
-    dropout: float | None = field(default=None, metadata={"help": "the student's (default: as it comes)"})
-    objective: str = field(
-        default="0.1 * HardLabels() + 0.9 * SoftTargets(temperature=4)",
-        metadata={"help": "a formula as in Python: terms, weights, blend(alpha=…, temperature=…)"},
-    )
-    cache: str | None = field(
-        default=None,
-        metadata={"help": "folder that keeps the teacher's answers for other runs, or topk:64 (masked LM)"},
-    )
-    masking: float = field(default=0.15, metadata={"help": "masked LM: fraction of tokens to predict"})
-    rare_words: float = field(default=0.0, metadata={"help": RARE_WORDS})
 
 
-@dataclass
+@dataclass(frozen=True)
 class EvaluateArguments(DataArguments):
     """Measure a model on a task's held-out split."""
 
-    model: str | None = field(
-        default=None,
-        metadata={"help": "folder, Hub name or embedded checkpoint (default: the embedded teacher)"},
+    model: str | None = _field(
+        None,
+        optional(TEXT),
+        "folder, Hub name or embedded checkpoint (default: the embedded teacher)",
     )
-    teacher: str | None = field(default=None, metadata={"help": "to compare with: retention"})
-    split: str = field(default="test", metadata={"help": "validation while choosing, test once at the end"})
-    output: str | None = field(default=None, metadata={"help": "write the result to this JSON file"})
+    teacher: str | None = _field(None, optional(TEXT), "to compare with: retention")
+    split: str = _field("test", TEXT, "validation while choosing, test once at the end")
+    output: str | None = _field(None, optional(TEXT), "write the result to this JSON file")
+
+
+def flags_of(kind: type) -> dict[str, Field]:
+    """The fields that a command takes as flags and in a YAML file, by name."""
+    command = next((name for name, (arguments, _) in COMMANDS.items() if arguments is kind), None)
+    return {f.name: f for f in fields(kind) if command in f.metadata.get("commands", (command,))}
 
 
 def parse(kind: type, argv: list[str], name: str):
     """Flags, or a YAML file and flags that win over it, into a `kind`. An unknown field lists those that exist."""
-    from transformers import HfArgumentParser
-
-    known = [f.name for f in fields(kind)]
-    parser = HfArgumentParser(kind, prog=name, description=kind.__doc__, allow_abbrev=False)
-    parser.error = _refuse  # argparse itself would print all flags and leave
-    if argv and not argv[0].startswith("-"):
-        argv = [*_flags(argv[0], known), *argv[1:]]  # argparse lets the later flag win
-    parsed, unknown = parser.parse_args_into_dataclasses(
-        argv, return_remaining_strings=True, look_for_args_file=False
+    known = flags_of(kind)
+    parser = ArgumentParser(
+        prog=name, description=kind.__doc__, allow_abbrev=False, argument_default=SUPPRESS
     )
+    parser.error = _refuse  # argparse itself would print all flags and leave
+    for flag in known.values():
+        _add(parser, flag)
+    if argv and not argv[0].startswith("-"):
+        argv = [*_flags(argv[0], [*known]), *argv[1:]]  # argparse lets the later flag win
+    parsed, unknown = parser.parse_known_args(argv)
     if unknown and unknown[0].endswith((".yaml", ".yml")):
         raise KDTutorError(f"name the YAML file before the flags: {name} {unknown[0]} …")
     if unknown:
         raise KDTutorError(nearest("field", unknown[0].lstrip("-").split("=")[0], known))
-    return parsed
+    return kind(**vars(parsed))
+
+
+def _add(parser: ArgumentParser, flag: Field) -> None:
+    """A field as --batch_size and --batch-size; what is True by default also as --no_…"""
+
+    def spelt(name: str) -> list[str]:
+        return [*dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))]
+
+    check, help = flag.metadata["check"], flag.metadata["help"]
+    if flag.default is not None and "default" not in help:
+        help += f" (default: {flag.default})"
+    optional_value = {"nargs": "?", "const": True} if check is SWITCH else {}
+    read, metavar = partial(check.from_text, flag.name), flag.name.upper()
+    parser.add_argument(
+        *spelt(flag.name), type=read, metavar=metavar, help=help.replace("%", "%%"), **optional_value
+    )
+    if flag.default is True:
+        parser.add_argument(*spelt(f"no_{flag.name}"), dest=flag.name, action="store_false")
 
 
 def _flags(file: str, known: list[str]) -> list[str]:
@@ -158,7 +159,7 @@ def _flags(file: str, known: list[str]) -> list[str]:
 
     try:
         recipe = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise KDTutorError(f"{file} can't be read as YAML: {error}") from error
     if not isinstance(recipe, dict):
         raise KDTutorError(f"{file} should hold `field: value` lines, not a {type(recipe).__name__}")
@@ -186,7 +187,7 @@ def pretrain(a: PretrainArguments, command: str) -> None:
         if a.model
         else models.small_bert(task, a.layers, a.width, dropout=a.dropout, seed=a.seed)
     )
-    _train(a, command, model, None, task, MaskedLM(), masking=a.masking, rare_words=a.rare_words)
+    _train(a, command, model, None, task, MaskedLM())
 
 
 def finetune(a: FinetuneArguments, command: str) -> None:
@@ -217,8 +218,7 @@ def distill(a: DistillArguments, command: str) -> None:
         student = models.load_model(a.student, task)
     if a.dropout is not None:
         models.set_dropout(student, a.dropout)
-    masks = {"masking": a.masking, "rare_words": a.rare_words}
-    _train(a, command, student, teacher, task, objective, cache=a.cache or True, **masks)
+    _train(a, command, student, teacher, task, objective)
 
 
 def evaluate(a: EvaluateArguments, command: str) -> None:
@@ -255,7 +255,7 @@ def _task(a: DataArguments):
     return task.subset(a.subset, a.seed) if getattr(a, "subset", None) is not None else task
 
 
-def _train(a: TrainArguments, command: str, model, teacher, task, objective, **more) -> None:
+def _train(a: TrainArguments, command: str, model, teacher, task, objective) -> None:
     """Train, save, measure the saved model, and write its card."""
     from kdtutor import evaluation, models
 
@@ -263,15 +263,12 @@ def _train(a: TrainArguments, command: str, model, teacher, task, objective, **m
     from kdtutor.training import checkpoints
     from kdtutor.training.distillation import Distillation
 
-    if a.save_dtype not in ("float32", "float16"):
-        raise KDTutorError(nearest("save_dtype", a.save_dtype, ["float32", "float16"]))
-    passed = ("epochs", "steps", "batch_size", "accumulate", "learning_rate", "warmup", "weight_decay", "max_norm",
-              "seed", "precision", "compile", "save_every")  # fmt: skip
-    settings = {name: getattr(a, name) for name in passed} | more
+    settings = {f.name: getattr(a, f.name) for f in fields(Settings)}
+    settings["folder"] = Path(a.output, "checkpoints")
     if a.dry_run:
         _print_plan(a, model, teacher, task, objective, settings)
         return
-    run = Distillation(model, teacher, task, objective, folder=Path(a.output, "checkpoints"), **settings)
+    run = Distillation(model, teacher, task, objective, **settings)
     begun = checkpoints.found(run.folder)
     if a.resume and begun:
         run.resume()
@@ -328,7 +325,8 @@ def _save(run, a: TrainArguments, command: str, evaluation) -> None:
     packages = ("torch", "transformers", "accelerate", "kdtutor")
     card = {
         "command": command,
-        "settings": asdict(a) | {"objective": repr(run.objective)},
+        "settings": {name: getattr(a, name) for name in flags_of(type(a))}
+        | {"objective": repr(run.objective)},
         "seed": a.seed,
         "data": {"task": task.name, "fingerprint": task.fingerprint, "train": len(task.split("train"))},
         "scores": {split: scores(split) for split in ("validation", "test")},

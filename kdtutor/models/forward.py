@@ -40,17 +40,19 @@ def forward(
     batch: dict[str, Tensor],
     needs: Set[str] = frozenset({"logits"}),
     rows: Tensor | None = None,
+    fast: bool = True,
 ) -> Outputs:
     """One forward pass that computes only what the objective `needs`.
 
     rows: for masked LMs, int64 (n,): which tokens' logits are wanted, as positions in the flattened (B·L) batch. The
     vocabulary projection, the costliest matrix product of a small model, then runs on those alone: logits is (n, V).
-    Where "features" are needed instead of logits, it does not run at all.
+    Where "features" are needed instead of logits, it does not run at all. fast: whether BERT and DistilBERT may run in
+    fewer operations (see lean.py), or as transformers has them.
     """
     inputs = inputs_of(model, batch)
     by_rows = rows is not None and any(hasattr(model, head) for head in ("vocab_transform", "cls", "lm_head"))
     known = by_rows or (rows is None and type(model) in _CLASSIFIERS)
-    if known and "attentions" not in needs and lean.reads(model):
+    if fast and known and "attentions" not in needs and lean.reads(model):
         keeps = "hidden_states" in needs
         states = lean.encode(model.base_model, **inputs, first_only=not (by_rows or keeps))
         last, states, maps = states[-1], tuple(states) if keeps else None, None
@@ -99,18 +101,18 @@ def texts_at_once(device: torch.device) -> int:
     return 256 if device.type == "cuda" else 32
 
 
-def logits_of(model: nn.Module, encoded: Encoded, batch_size: int | None = None, autocast=None) -> Tensor:
+def logits_of(model: nn.Module, encoded: Encoded, batch_size: int | None = None, fast: bool = True) -> Tensor:
     """The model's logits for encoded texts, in order: float32 (N, C) on the host. Eval mode; the mode is restored.
 
-    batch_size: by default, what suits the model's device. Raises KDTutorError if there is no text, or, naming the first
-    example, if a logit is not finite.
+    batch_size: by default, what suits the model's device. fast: as for `forward`. Raises KDTutorError if there is no
+    text, or, naming the first example, if a logit is not finite.
     """
     if not len(encoded):
         raise KDTutorError("there are no texts to compute logits for: the split is empty")
     order = length_bucketed_batches(
         encoded.lengths, batch_size or texts_at_once(next(model.parameters()).device)
     )
-    gathered = torch.cat([*logits_by_batch(model, encoded, order, autocast)]).cpu()
+    gathered = torch.cat([*logits_by_batch(model, encoded, order, fast=fast)]).cpu()
     logits = torch.empty_like(gathered)
     logits[torch.cat(order)] = gathered
     return refuse_non_finite(logits, torch.arange(len(logits)))
@@ -118,7 +120,7 @@ def logits_of(model: nn.Module, encoded: Encoded, batch_size: int | None = None,
 
 @torch.no_grad()
 def logits_by_batch(
-    model: nn.Module, encoded: Encoded, order: Iterable[Tensor], autocast=None
+    model: nn.Module, encoded: Encoded, order: Iterable[Tensor], autocast=None, fast: bool = True
 ) -> Iterator[Tensor]:
     """For each batch of indices its logits: float32 (n, C) on the model's device. Eval mode; the mode is restored."""
     device, was_training = next(model.parameters()).device, model.training
@@ -129,7 +131,7 @@ def logits_by_batch(
                 name: value.to(device, non_blocking=True) for name, value in encoded.batch(index).items()
             }
             with autocast or nullcontext():
-                yield forward(model, batch).logits.float()
+                yield forward(model, batch, fast=fast).logits.float()
     finally:
         model.train(was_training)
 

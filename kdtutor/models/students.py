@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from kdtutor.data.task import Task
-from kdtutor.errors import KDTutorError
+from kdtutor.errors import FRACTION, KDTutorError
 from kdtutor.models.load import label_config
 
 #: what BERT and DistilBERT call it in their configurations
@@ -31,6 +31,7 @@ DROPOUTS = (
 
 def set_dropout(model: PreTrainedModel, probability: float) -> PreTrainedModel:
     """The same dropout everywhere, in the modules and in the configuration that is saved. Returns the model."""
+    probability = FRACTION("dropout", probability)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
@@ -49,6 +50,7 @@ def small_bert(
     seed: int | None = None,
 ) -> PreTrainedModel:
     """A BERT of any size with random weights for `task`; feed-forward 4 × width, heads of 32 (64 from width 512 on)."""
+    dropout = FRACTION("dropout", dropout)
     if layers < 1 or width < 1:
         raise KDTutorError(f"a BERT of {layers} layers × {width}: both must be at least 1")
     heads = heads or max(1, width // (64 if width >= 512 else 32))

@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdtutor.errors import KDTutorError
+from kdtutor.errors import Check, KDTutorError, number
 
 IGNORED = -100
 
@@ -214,18 +213,15 @@ def _reduce(losses: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
     return total / count if reduction == "mean" else total
 
 
-LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
-    "weight": (lambda value: value >= 0, "a finite number, 0 or more"),
-    "temperature": (lambda value: value > 0, "a finite number above 0"),
-    "alpha": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+LIMITS: dict[str, Check] = {
+    "weight": number("a finite number, 0 or more", lambda value: 0 <= value < math.inf, ObjectiveError),
+    "temperature": number("a finite number above 0", lambda value: 0 < value < math.inf, ObjectiveError),
+    "alpha": number("a number from 0 to 1", lambda value: 0 <= value <= 1, ObjectiveError),
 }
 
 
 def _check(name: str, value: Any) -> float:
-    fits, wanted = LIMITS[name]
-    if not (isinstance(value, Real) and math.isfinite(value) and fits(value)):
-        raise ObjectiveError(f"{name} must be {wanted}, not {value!r}")
-    return float(value)
+    return LIMITS[name](name, value)
 
 
 def _check_shapes(student: Tensor, teacher: Tensor, what: str, axes: int | None = None) -> None:

@@ -30,7 +30,6 @@ from kdtutor.models.forward import logits_by_batch, refuse_non_finite, texts_at_
 from kdtutor.training.checkpoints import writable
 from kdtutor.training.processes import bar, on_main, sum_values
 
-Cache = bool | str | os.PathLike
 FLUSH_EVERY = 30  # seconds that a killed build may lose
 
 
@@ -39,8 +38,9 @@ def ask_once(
     task: Task,
     split: str,
     needs: Set[str],
-    cache: Cache,
+    cache: bool | str | os.PathLike,
     bf16: bool,
+    fast: bool,
     accelerator: Accelerator,
     progress: bool | None = False,
 ) -> tuple[Tensor | None, str]:
@@ -60,7 +60,7 @@ def ask_once(
     elif cache is False:
         reason = "cache=False"
     else:
-        asking = _Asking(teacher, task, split, bf16, accelerator, progress)
+        asking = _Asking(teacher, task, split, bf16, fast, accelerator, progress)
         size = _size(asking.bytes)
         if cache is True:
             return asking.in_memory(), f"asked once, answers cached in memory, {size}"
@@ -73,8 +73,9 @@ def ask_once(
 class _Asking:
     """Asking one teacher about one split: all processes take their share of every batch, and all get every answer."""
 
-    def __init__(self, teacher, task: Task, split: str, bf16: bool, accelerator: Accelerator, progress):
-        self.teacher, self.bf16, self.accelerator, self.progress = teacher, bf16, accelerator, progress
+    def __init__(self, teacher, task: Task, split: str, bf16: bool, fast: bool, accelerator, progress):
+        self.teacher, self.bf16, self.fast = teacher, bf16, fast
+        self.accelerator, self.progress = accelerator, progress
         self.task, self.split, self.data = task, split, task.encode(split)
         self.shape = len(self.data), teacher.config.num_labels
         self.bytes = 4 * self.shape[0] * self.shape[1]  # float32
@@ -164,7 +165,7 @@ class _Asking:
         batches = self.order[first:]
         autocast = torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.bf16)
         share = (index[rank::world] for index in batches if len(index) > rank)
-        mine = logits_by_batch(self.teacher, self.data, share, autocast)
+        mine = logits_by_batch(self.teacher, self.data, share, autocast, self.fast)
         title = f"asking the teacher, {_size(self.bytes)}"
         for index in bar(self.accelerator, self.progress, batches, desc=title):
             answers = torch.zeros(len(index), self.shape[1], device=self.accelerator.device)
@@ -178,12 +179,19 @@ class _Asking:
                 raise KDTutorError(f"{who}: {error}") from error
 
 
-def fingerprint(model: PreTrainedModel) -> str:
-    """SHA-256 of a model's configuration and weights, shortened to 16 digits."""
+def configuration(model: PreTrainedModel) -> dict[str, object]:
+    """A model's configuration, less what changes when the model is saved."""
     config = model.config.to_diff_dict()
-    for name in ("transformers_version", "architectures", "dtype"):  # these change when a model is saved
-        config.pop(name, None)
-    digest = hashlib.sha256(repr(sorted(config.items())).encode())
+    return {
+        name: config[name]
+        for name in config
+        if name not in ("transformers_version", "architectures", "dtype")
+    }
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """Take the SHA-256 of a model's configuration and weights, shortened to 16 digits."""
+    digest = hashlib.sha256(repr(sorted(configuration(model).items())).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

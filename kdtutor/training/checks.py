@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Real
-
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
 from kdtutor.models.load import check_fits
 from kdtutor.objectives.terms import Objective, Term
-
-LIMITS = {
-    "epochs": (lambda x: 0 < x < math.inf, "a number above 0"),
-    "learning_rate": (lambda x: 0 < x < math.inf, "a number above 0"),
-    "warmup": (lambda x: 0 <= x <= 1, "a fraction from 0 to 1"),
-    "weight_decay": (lambda x: 0 <= x < math.inf, "a number, 0 or more"),
-    "max_norm": (lambda x: x > 0, "a number above 0"),
-    "masking": (lambda x: 0 < x < 1, "a fraction between 0 and 1"),
-    "rare_words": (lambda x: 0 <= x < math.inf, "an exponent, 0 or more"),
-}
-COUNT = (lambda x: x >= 1 and x % 1 == 0, "a whole number, 1 or more")
+from kdtutor.training.settings import Settings
 
 
 def check_run(
-    student: nn.Module, teacher: nn.Module | None, task: Task, objective: Objective | Term, split: str
+    student: PreTrainedModel,
+    teacher: PreTrainedModel | None,
+    task: Task,
+    objective: Objective | Term,
+    settings: Settings,
 ) -> None:
     """Refuse, before anything is computed, what could only fail later or teach nothing."""
-    if not isinstance(student, nn.Module):
-        raise KDTutorError(f"the student is a {type(student).__name__}, not a model")
+    for who, model in (("student", student), ("teacher", teacher)):
+        if model is None and who == "teacher":
+            continue
+        if not isinstance(model, PreTrainedModel):
+            raise KDTutorError(f"the {who} is a {type(model).__name__}, not a model of transformers")
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise KDTutorError(f"the {who}'s weights are on the meta device, which holds no numbers")
+    if not isinstance(task, Task):
+        raise KDTutorError(f"the task is a {type(task).__name__}, not a Task: load_task(…) makes one")
     if not isinstance(objective, (Objective, Term)):
         raise KDTutorError(
             f"the objective is a {type(objective).__name__}, not terms like HardLabels() + SoftTargets(4)"
         )
     if objective.needs_teacher and teacher is None:
         raise KDTutorError(f"the objective {objective} needs a teacher, but teacher is None")
+    split = settings.split
     if len(task.split(split)) == 0:
         raise KDTutorError(f"the {split} split of {task.name} is empty")
     check_fits(student, task, "the student")
@@ -66,12 +65,6 @@ def check_run(
     masked = [type(term).__name__ for term in objective.terms if term.rows == "masked"]
     if masked and not task.rules.masks:
         raise KDTutorError(f"{masked[0]} predicts masked tokens, but {task.name} is a {task.kind} task")
+    if settings.rare_words and not task.rules.masks:
+        raise KDTutorError(f"rare_words says which tokens to mask, but {task.name} is a {task.kind} task")
     task.rules.check(task.targets(split), task.num_labels, split, task.name)
-
-
-def number(name: str, value: object) -> float | int:
-    """`value` as a plain number, if the setting `name` can be that."""
-    fits, wanted = LIMITS.get(name, COUNT)
-    if isinstance(value, bool) or not isinstance(value, Real) or not fits(value):
-        raise KDTutorError(f"{name} must be {wanted}, not {value!r}")
-    return float(value) if name in LIMITS else int(value)

@@ -28,17 +28,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from kdtutor.data.load import load_task
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
 from kdtutor.hardware import peak_memory
 from kdtutor.models.forward import Outputs, forward
-from kdtutor.models.load import freeze
+from kdtutor.models.load import freeze, load_teacher
 from kdtutor.objectives.formulas import ObjectiveError
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training import checkpoints, topk, vocabulary
-from kdtutor.training.answers import Cache, ask_once, fingerprint
+from kdtutor.training.answers import ask_once, configuration, fingerprint
 from kdtutor.training.batches import Batches, seed_from
-from kdtutor.training.checks import check_run, number
+from kdtutor.training.checks import check_run
 from kdtutor.training.processes import (
     bar,
     finish_first,
@@ -48,6 +49,7 @@ from kdtutor.training.processes import (
     sum_values,
     wants_bf16,
 )
+from kdtutor.training.settings import Settings, TopK, check_setting, describe, takes_settings
 
 CHECK_EVERY = 10  # steps between two looks at the NaN flag, each of which makes the host wait for the device
 
@@ -82,85 +84,50 @@ class Distillation:
     where it stopped. `learning_rate`, and the objective's weights and temperatures, may be changed between
     steps. The teacher is frozen: eval mode, no gradients.
 
-    epochs (a fraction will do), or steps: how long; with `steps` the data is repeated as often as needed.
-    batch_size: examples an optimiser step, over all processes; accumulate: micro-batches a process makes of its part.
-    learning_rate: the peak, after a linear warm-up over a fraction `warmup` of the steps; then linear decay to 0.
-    weight_decay: AdamW's, on matrices and embeddings, never on biases and LayerNorm. max_norm: of the gradient.
-    masking: for masked-LM tasks, the fraction of tokens to predict; rare_words: 0 draws them all alike (BERT), 0.7 in
-    proportion to count^−0.7 in the training texts (DistilBERT), any exponent likewise.
-    seed: decides order, masks and dropout of every step, whatever else draws random numbers in between.
-    folder: where checkpoints go, one an epoch or every `save_every` steps, and at the end (the newest two are kept).
-    cache: True keeps the teacher's logits in memory, a folder keeps them on disk for other runs, False asks the
-    teacher anew at each step; "topk:64" or TopK(64), for masked LM, fixes the masks and keeps each token's 64 largest
-    logits, an approximation (see topk.py). `teacher_mode` says what is done and why.
-    precision: "auto" (bf16 where the hardware has it), "bf16" or "fp32". compile: torch.compile on the student.
-    chunked: masked-LM logits a few hundred tokens at a time (see vocabulary.py), where every term that reads them can.
-    progress: whether to show a bar; by default in notebooks and terminals.
+    Training needs, and computes, what the objective's terms read and nothing else; `teacher_mode` says how the teacher
+    is asked, and why. Of several processes each takes its part of a step.
 
     Raises KDTutorError before the first step if anything does not fit, NonFiniteLoss within ten if a loss does not.
     """
 
-    _saved: tuple | None = None  # step and settings of the checkpoint that the loop wrote last
-    _torn = False  # was an update broken off?
-
+    @takes_settings
     def __init__(
         self,
         student: PreTrainedModel,
-        teacher: PreTrainedModel | None,
-        task: Task,
+        teacher: PreTrainedModel | str | None,
+        task: Task | str,
         objective: Objective | Term,
-        *,
-        epochs: float = 3,
-        steps: int | None = None,
-        batch_size: int = 32,
-        accumulate: int = 1,
-        learning_rate: float = 5e-4,
-        warmup: float = 0.05,
-        weight_decay: float = 0.01,
-        max_norm: float = 1.0,
-        masking: float = 0.15,
-        rare_words: float = 0.0,
-        seed: int = 0,
-        split: str = "train",
-        folder: str | os.PathLike | None = None,
-        save_every: int | None = None,
-        cache: Cache | topk.TopK = True,
-        precision: str = "auto",
-        compile: bool = False,
-        chunked: bool = True,
-        progress: bool | None = None,
+        **settings,
     ):
-        check_run(student, teacher, task, objective, split)
-        if rare_words and task.kind != "masked-lm":
-            raise KDTutorError(f"rare_words says which tokens to mask, but {task.name} is a {task.kind} task")
-        self.student, self.teacher, self.task, self.split = student, teacher, task, split
+        task = load_task(task) if isinstance(task, str) else task
+        teacher = load_teacher(task, teacher) if isinstance(teacher, str) else teacher
+        self.settings = Settings.of(settings)
+        check_run(student, teacher, task, objective, self.settings)
+        self.student, self.teacher, self.task = student, teacher, task
         self.objective = objective if isinstance(objective, Objective) else Objective([objective])
         self.term_names = _numbered(type(term).__name__ for term in self.objective.terms)
-        self.learning_rate, self.warmup = learning_rate, number("warmup", warmup)
-        self.weight_decay, self.max_norm = number("weight_decay", weight_decay), number("max_norm", max_norm)
-        self.masking, self.rare_words = number("masking", masking), number("rare_words", rare_words)
-        self.batch_size = number("batch_size", batch_size)
-        self.seed, self.progress = int(seed), progress
+        self.split, self.seed, self.masking = self.settings.split, self.settings.seed, self.settings.masking
+        self.learning_rate, self.progress = self.settings.learning_rate, self.settings.progress
         self.accelerator = Accelerator()
         self.device = self.accelerator.device
-        self.bf16 = wants_bf16(self.accelerator, precision)
+        self.bf16 = wants_bf16(self.accelerator, self.settings.precision)
 
         self.batches = Batches(
             task,
-            task.encode(split),
-            self.batch_size,
+            task.encode(self.split),
+            self.settings.batch_size,
             seed=self.seed,
             masking=self.masking,
-            rare_words=self.rare_words,
+            rare_words=self.settings.rare_words,
             rows=self.objective.rows,
-            accumulate=number("accumulate", accumulate),
+            accumulate=self.settings.accumulate,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
         )
-        passes = number("epochs", epochs) * self.batches.per_epoch
-        self.total_steps = max(1, round(passes)) if steps is None else number("steps", steps)
-        self.save_every = self.batches.per_epoch if save_every is None else number("save_every", save_every)
-        self.folder = None if folder is None else checkpoints.writable(folder)
+        passes = self.settings.epochs * self.batches.per_epoch
+        self.total_steps = self.settings.steps or max(1, round(passes))
+        self.save_every = self.settings.save_every or self.batches.per_epoch
+        self.folder = None if self.settings.folder is None else checkpoints.writable(self.settings.folder)
 
         with self._own_randomness("projections"):
             self.objective.prepare(student, teacher)
@@ -172,31 +139,50 @@ class Distillation:
         if teacher is not None:
             freeze(teacher)
         can = task.kind == "masked-lm" and vocabulary.reads_rows(self.objective, student, teacher)
-        self.chunked = chunked and can
-        if compile:
+        self.chunked = self.settings.chunked and can
+        if self.settings.compile:
             student.base_model.compile(dynamic=True)
         learned = [*student.parameters(), *self.objective.parameters()]  # the student's, and projections
         self.parameters = [p for p in learned if p.requires_grad]
-        self.optimizer = _adamw(self.parameters, self.learning_rate, self.weight_decay)
+        self.optimizer = _adamw(self.parameters, self.learning_rate, self.settings.weight_decay)
         start_alike(self.accelerator, (student, self.objective))
 
         self.done = 0  # optimiser steps taken
+        self._saved: tuple | None = None  # step and settings of the checkpoint that the loop wrote last
+        self._torn = False  # was an update broken off?
         self._rows: list[dict] = []  # the history on the host …
         self._pending: list[tuple[dict, Tensor]] = []  # … and what of it still lies on the device
         self._failed = torch.tensor(False, device=self.device)  # has a loss or gradient not been finite?
-        self._began_with = {"objective": repr(self.objective), "learning_rate": self.learning_rate}
+        self._began_with = repr(self.objective)
         needs = (term.needs for term in self.objective.terms if term.needs_teacher)
         self._teacher_needs = frozenset().union(*needs)  # "logits", "hidden_states", …
-        self.teacher_logits, self.teacher_top, self.cache = None, None, topk.TopK.wanted(cache)
-        if self.cache:
-            topk.refuse(self.cache, task, self.objective.terms, self.chunked)
+        self.teacher_logits, self.teacher_top, cache = None, None, self.settings.cache
+        if isinstance(cache, TopK):
+            topk.refuse(cache, task, self.objective.terms, self.chunked)
+            self.batches.fix_masks()
+        if isinstance(cache, TopK) and self._teacher_needs:
             hottest = max(term.temperature for term in self.objective.terms if term.needs_teacher)
             self.teacher_top, self.teacher_mode = topk.ask_for_top(
-                self.cache, teacher, self.batches, hottest, self.bf16, self.accelerator, progress
+                cache,
+                teacher,
+                self.batches,
+                hottest,
+                self.bf16,
+                self.settings.fast,
+                self.accelerator,
+                self.progress,
             )
         else:
             self.teacher_logits, self.teacher_mode = ask_once(
-                teacher, task, split, self._teacher_needs, cache, self.bf16, self.accelerator, progress
+                teacher,
+                task,
+                self.split,
+                self._teacher_needs,
+                cache,
+                self.bf16,
+                self.settings.fast,
+                self.accelerator,
+                self.progress,
             )
 
     # ------------------------------------------------------------------------------------------ the step
@@ -220,7 +206,7 @@ class Distillation:
         sum_gradients(self.accelerator, self.parameters)
         terms = sum_values(self.accelerator, sums) / counts
         loss = (weights * terms).sum()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_norm)
         # From the first NaN on, this flag makes fused AdamW leave the weights alone; nobody has to wait for it.
         self._failed |= ~torch.isfinite(norm + loss)
         self.optimizer.found_inf = self._failed.float()
@@ -243,7 +229,9 @@ class Distillation:
         batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         rows = batch.pop("rows", None)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            student = forward(self.student, batch, self._reads(self.objective.needs), rows)
+            student = forward(
+                self.student, batch, self._reads(self.objective.needs), rows, self.settings.fast
+            )
             teacher = self._teacher_outputs(batch, rows)
             total, by_rows = 0, 0
             if self.chunked:
@@ -271,7 +259,7 @@ class Distillation:
             return Outputs(batch["teacher_logits"])
         if self.teacher_top is not None:
             return Outputs(None, top=(batch["top_log_p"], batch["top_tokens"]))
-        return forward(self.teacher.eval(), batch, self._reads(self._teacher_needs), rows)
+        return forward(self.teacher.eval(), batch, self._reads(self._teacher_needs), rows, self.settings.fast)
 
     def _counts(self, micro_batches: list[dict]) -> Tensor:
         """How many valid items each term has in the whole step, over all processes; at least 1: (n_terms,)."""
@@ -282,7 +270,7 @@ class Distillation:
 
     def _scheduled_rate(self) -> float:
         """Linear warm-up to `learning_rate`, then linear decay that would reach 0 one step after the last."""
-        warm = round(self.warmup * self.total_steps)
+        warm = round(self.settings.warmup * self.total_steps)
         rise = (self.done + 1) / max(1, warm)
         fall = (self.total_steps - self.done) / max(1, self.total_steps - warm)
         return self.learning_rate * min(1.0, rise, fall)
@@ -293,7 +281,7 @@ class Distillation:
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        self._learning_rate = number("learning_rate", value)
+        self._learning_rate = check_setting("learning_rate", value)
 
     # ------------------------------------------------------------------------------------------ iterating
 
@@ -466,11 +454,7 @@ class Distillation:
             raise KDTutorError("no checkpoint in None: resume(folder) or Distillation(…, folder=…)")
         device = "cpu" if self.device.type == "cpu" else str(self.device)  # safetensors knows no "cpu:0"
         newest, state, tensors, damaged = checkpoints.newest_whole(folder, device)
-        for what in self._belongs_to | state["belongs_to"]:
-            mine, theirs = self._belongs_to.get(what), state["belongs_to"].get(what)
-            steered = what == "objective" and mine == state["formula"]  # the very object, changed since
-            if mine != theirs and not steered:
-                raise KDTutorError(f"{newest.name} was made with another {what}: {theirs}, now {mine}")
+        self._refuse_another_runs(newest.name, state)
         if damaged:
             warnings.warn(f"{'; '.join(map(str, damaged))}: going on from {newest.name}", stacklevel=2)
             on_main(self.accelerator, partial(checkpoints.set_aside, folder, newest))
@@ -491,19 +475,31 @@ class Distillation:
         self._torn = False
         return self
 
+    def _refuse_another_runs(self, name: str, state: dict) -> None:
+        """KDTutorError if a checkpoint of this name and state was made by a run that is not this one."""
+        theirs = {"cache": None} | state["belongs_to"]
+        for what, mine in self._belongs_to.items():
+            if what not in theirs:
+                continue  # written before this was recorded
+            is_steered = what == "objective" and mine == state["formula"]  # the very object, changed since
+            if mine != theirs[what] and not is_steered:
+                raise KDTutorError(f"{name} was made with another {what}: {theirs[what]}, now {mine}")
+
     @cached_property
     def _belongs_to(self) -> dict[str, object]:
         """What a checkpoint can be resumed with."""
         count = sum(p.numel() for p in self.student.parameters())
-        same = ("batch_size", "total_steps", "warmup", "weight_decay", "max_norm", "masking", "rare_words", "seed",
-                "split")  # fmt: skip
+        cache = self.settings.cache
         return {
             "task": f"{self.task.name} {self.task.fingerprint}",
             "student": f"{type(self.student).__name__}, {count:,} parameters, {len(self.parameters)} tensors trained",
+            **{f"student's {name}": repr(value) for name, value in configuration(self.student).items()},
             "teacher": fingerprint(self.teacher) if self._teacher_needs else "none",
-            **self._began_with,
-            **{name: getattr(self, name) for name in same},
-            **({"cache": str(self.cache)} if self.cache else {}),
+            "objective": self._began_with,
+            "total_steps": self.total_steps,
+            **self.settings.marked("resume"),
+            "precision": "bf16" if self.bf16 else "fp32",
+            "cache": str(cache) if isinstance(cache, TopK) else None,  # other answers, and fixed masks
         }
 
     @contextmanager
@@ -518,6 +514,8 @@ class Distillation:
 
 
 # ------------------------------------------------------------------------------------------------ functions
+
+Distillation.__doc__ += f"\n{describe()}\n"
 
 
 def _adamw(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.AdamW:

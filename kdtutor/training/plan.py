@@ -27,7 +27,8 @@ from kdtutor.training import vocabulary
 from kdtutor.training.batches import Batches
 from kdtutor.training.distillation import Distillation
 from kdtutor.training.processes import Launch
-from kdtutor.training.topk import TopK, refuse
+from kdtutor.training.settings import Settings, TopK, takes_settings
+from kdtutor.training.topk import bytes_of, refuse
 
 TRIAL_TEXTS, TRIAL_STEPS = (
     32,
@@ -67,6 +68,7 @@ class Plan:
         return "\n".join(f"{name:<26}{value}" for name, value in rows)
 
 
+@takes_settings
 def plan(
     student: PreTrainedModel,
     teacher: PreTrainedModel | None,
@@ -82,11 +84,13 @@ def plan(
     launch: the processes it will be launched with (default: as this is). measure: whether to time a few steps, which
     is done only where the run is meant for this machine. Raises what Distillation would raise.
     """
-    top = TopK.wanted(settings.get("cache"))
+    wanted = Settings.of(settings)
+    top = wanted.cache if isinstance(wanted.cache, TopK) else None
     cacheable = task.kind != "masked-lm" and _teacher_needs(objective) == {"logits"}
-    keep = top or (cacheable and settings.get("cache", True) is not False)
+    keep = top or (cacheable and wanted.cache is not False)
     settings = settings | {"cache": False, "folder": None, "progress": False}
-    run = Distillation(student, teacher, task, copy.deepcopy(objective), **settings)
+    uncompiled = settings | {"compile": False}  # compiling would change the student
+    run = Distillation(student, teacher, task, copy.deepcopy(objective), **uncompiled)
     here = launch is None
     launch = launch or Launch(run.accelerator.num_processes, run.device.type, run.bf16)
     batches = replace(run.batches, world=launch.processes, rank=0)
@@ -98,7 +102,7 @@ def plan(
     memory = _memory(run, launch, micro, known.length)
     if top:
         refuse(top, task, run.objective.terms, run.chunked)
-        memory["teacher's answers"] = top.bytes(batches.data)
+        memory["teacher's answers"] = bytes_of(top, batches.data)
     elif keep:
         memory["teacher's answers"] = 4 * len(batches.data) * task.num_labels
     known = replace(known, memory=memory)
@@ -181,7 +185,9 @@ def _kept_by_forward(run: Distillation, bf16: bool, texts: int, length: int) -> 
 
     with _as_it_was(run.student), torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing):
         with torch.autocast(run.device.type, torch.bfloat16, enabled=bf16):
-            outputs = forward(run.student.train(), batch, run._reads(run.objective.needs), rows)
+            outputs = forward(
+                run.student.train(), batch, run._reads(run.objective.needs), rows, run.settings.fast
+            )
         del outputs
     sizes = [storage.nbytes() for storage in kept.values()]
     return _Kept(sum(sizes), max(sizes, default=0))
@@ -194,7 +200,9 @@ def _outputs_of_teacher(run: Distillation, bf16: bool, length: int) -> int:
         return 0
     batch, rows = _example(run, 1, length)
     with torch.autocast(run.device.type, torch.bfloat16, enabled=bf16):
-        outputs: Outputs = forward(run.teacher.eval(), batch, run._reads(run._teacher_needs), rows)
+        outputs: Outputs = forward(
+            run.teacher.eval(), batch, run._reads(run._teacher_needs), rows, run.settings.fast
+        )
     parts = [*(outputs.hidden_states or ()), *(outputs.attentions or ())]
     if outputs.features is not None:
         parts.append(outputs.features)

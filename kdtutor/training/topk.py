@@ -25,37 +25,12 @@ from kdtutor.objectives.logits import SoftCrossEntropy, SoftTargets
 from kdtutor.objectives.terms import Term
 from kdtutor.training.batches import Batches
 from kdtutor.training.processes import bar, sum_values
+from kdtutor.training.settings import TopK
 
 LEFT_OUT = (
     -1e30
 )  # a logit whose probability is 0 at any temperature, and no infinity, which would make NaN of 0 · ∞
 ASKED_AT_ONCE = 64  # texts a process
-
-
-@dataclass(frozen=True)
-class TopK:
-    """Keep each token's k largest logits of the teacher. Raises KDTutorError if k is no whole number above 0."""
-
-    k: int
-
-    def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise KDTutorError(f"topk keeps a whole number of logits, 1 or more, not {self.k!r}")
-
-    @classmethod
-    def wanted(cls, cache: object) -> TopK | None:
-        """`cache`, if it is a TopK or "topk:64"."""
-        if isinstance(cache, str) and cache.startswith("topk:"):
-            number = cache.removeprefix("topk:")
-            return cls(int(number) if number.isdigit() else number)
-        return cache if isinstance(cache, cls) else None
-
-    def bytes(self, data: Encoded) -> int:
-        """Of the answers for all tokens: a float16 and an int32 each."""
-        return int(data.offsets[-1]) * self.k * 6
-
-    def __str__(self) -> str:
-        return f"topk:{self.k}"
 
 
 @dataclass
@@ -74,17 +49,20 @@ class TopLogits:
         return {"top_log_p": self.log_p[where], "top_tokens": self.tokens[where]}
 
 
+def bytes_of(wanted: TopK, data: Encoded) -> int:
+    """How much the answers for all tokens take: a float16 and an int32 each."""
+    return int(data.offsets[-1]) * wanted.k * 6
+
+
 def refuse(wanted: TopK, task, terms: Iterable[Term], chunked: bool) -> None:
     """KDTutorError, with the reason, where the k largest logits can't stand in for the teacher."""
     reads = [term for term in terms if term.needs_teacher]
     reason = None
     if task.kind != "masked-lm":
         reason = f"{task.name} is a {task.kind} task: cache=True keeps all of its few logits"
-    elif not reads:
-        reason = "no term needs a teacher"
     elif others := [type(t).__name__ for t in reads if type(t) not in (SoftTargets, SoftCrossEntropy)]:
         reason = f"{others[0]} needs more of the teacher than probabilities: leave cache alone"
-    elif not chunked:
+    elif reads and not chunked:
         reason = "it works with chunked=True alone"
     elif wanted.k > len(task.tokenizer):
         reason = f"the vocabulary has {len(task.tokenizer)} tokens only"
@@ -99,18 +77,18 @@ def ask_for_top(
     batches: Batches,
     temperature: float,
     bf16: bool,
+    fast: bool,
     accelerator: Accelerator,
     progress: bool | None,
 ) -> tuple[TopLogits, str]:
-    """Fix the masks of `batches`, ask the teacher once about every token, and say what is kept and what is left out."""
+    """Ask the teacher once about every token of `batches`, and say what is kept and what is left out."""
     data, device = batches.data, accelerator.device
-    total, size = int(data.offsets[-1]), wanted.bytes(data)
+    total, size = int(data.offsets[-1]), bytes_of(wanted, data)
     if size > memory()[1] // 2:
         raise KDTutorError(
             f"the teacher's {wanted.k} largest logits of {total:,} tokens take {size / 1e9:.1f} GB, and "
             f"{memory()[1] / 1e9:.1f} GB are free: take fewer, or leave cache alone"
         )
-    batches.fix_masks()
     kept = TopLogits(
         data,
         torch.empty(total, wanted.k, dtype=torch.float16),
@@ -131,7 +109,7 @@ def ask_for_top(
             rows = batch["attention_mask"].flatten().nonzero()[:, 0].to(device)
             inputs = {name: value.to(device) for name, value in batch.items()}
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                logits = forward(teacher.eval(), inputs, rows=rows).logits.float()
+                logits = forward(teacher.eval(), inputs, rows=rows, fast=fast).logits.float()
             best = logits.log_softmax(-1).topk(wanted.k)
             where = where.to(device)
             log_p[where], tokens[where] = best.values, best.indices.float()

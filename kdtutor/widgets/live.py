@@ -27,11 +27,10 @@ from numbers import Real
 import traitlets
 
 from kdtutor import plots
-from kdtutor.errors import KDTutorError
+from kdtutor.errors import COUNT, KDTutorError
 from kdtutor.objectives.logits import Blend
 from kdtutor.plots.live import live_distillation
 from kdtutor.training import checkpoints
-from kdtutor.training.checks import number
 from kdtutor.training.distillation import Distillation
 from kdtutor.training.processes import finish_first
 from kdtutor.widgets.base import Instrument, Number, OneOf, SettingError
@@ -112,9 +111,9 @@ class LiveDistillation(Instrument):
         self._starts = [Start(run) for run in self._runs.values()]
         for run in self._runs.values():
             run.progress = False  # this instrument is the progress bar
-        self._score = Score(distillation, number("validation", validation))
+        self._score = Score(distillation, COUNT("validation", validation))
         self._probe = Probe(distillation, probe)
-        self._every = None if every is None else number("every", every)
+        self._every = None if every is None else COUNT("every", every)
         self._first_scores = self._scores()
         self._columns = [(who, term) for who, run in self._runs.items() for term in run.term_names]
         self._width = math.ceil(distillation.total_steps / POINTS)  # steps that become one point
@@ -161,7 +160,7 @@ class LiveDistillation(Instrument):
         """Take `steps` steps (default: all that are left), and only then return: the way of a plain script."""
         if self.status == "training":
             raise KDTutorError(f"{self.name} is training already: live.pause() first")
-        wanted = number("steps", self.distillation.total_steps if steps is None else steps)
+        wanted = COUNT("steps", self.distillation.total_steps if steps is None else steps)
         self._take_over()
         try:
             for _ in range(wanted):

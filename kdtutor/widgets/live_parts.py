@@ -42,18 +42,8 @@ def make_twin(run: Distillation, wanted: bool) -> tuple[Distillation | None, str
     part = run.task.split(run.split)
     if part.targets is not None and not part.labelled.any():
         return None, "No training text has a label, so there is no twin that learns from labels."
-    same = ("batch_size", "learning_rate", "warmup", "weight_decay", "max_norm", "masking", "seed", "split")
-    twin = Distillation(
-        copy.deepcopy(run.student),
-        None,
-        run.task,
-        hard,
-        steps=run.total_steps,
-        accumulate=run.batches.accumulate,
-        precision="bf16" if run.bf16 else "fp32",
-        progress=False,
-        **{name: getattr(run, name) for name in same},
-    )
+    shared = run.settings.marked("twin") | {"learning_rate": run.learning_rate}
+    twin = Distillation(copy.deepcopy(run.student), None, run.task, hard, progress=False, **shared)
     return twin, ""
 
 

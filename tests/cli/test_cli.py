@@ -22,6 +22,7 @@ from kdtutor.cli.commands import (
     EvaluateArguments,
     FinetuneArguments,
     PretrainArguments,
+    flags_of,
     parse,
 )
 from kdtutor.data.load import load_task
@@ -126,9 +127,13 @@ def test_fields_are_not_looked_for_elsewhere(tmp_path, monkeypatch):
         ("task: {a: 1}\n", "task takes one value, not a dict"),
         ("task: 'open\n", "can't be read as YAML"),
         ("7: 8\n", 'unknown field "7"'),
-        ("epochs: many\n", "argument --epochs: invalid float value: 'many'"),
-        ("batch_size: 2.5\n", "argument --batch_size/--batch-size: invalid int value: '2.5'"),
-        ("compile: perhaps\n", "argument --compile"),
+        ("epochs: many\n", "epochs must be a number above 0, not 'many'"),
+        ("batch_size: 2.5\n", "batch_size must be a whole number, 1 or more, not '2.5'"),
+        ("compile: perhaps\n", "compile must be True or False, not 'perhaps'"),
+        ("seed: 1.5\n", "seed must be a whole number from 0 to 2^63 - 1, not '1.5'"),
+        ("seed: yes\n", "seed must be a whole number from 0 to 2^63 - 1, not 'True'"),
+        ("seed: 2020-13-45\n", "can't be read as YAML"),
+        ("dropout: 2\n", "dropout must be a fraction from 0 to below 1, not '2'"),
     ],
 )
 def test_a_yaml_file_that_makes_no_sense_is_named(tmp_path, capsys, text, said):
@@ -166,10 +171,10 @@ def test_unknown_names_list_what_there_is_nearest_first(capsys, mine):
     assert 'unknown term "SoftTarget"; there are: SoftTargets, ' in refused(
         capsys, "distill", "--objective", "SoftTarget(2)"
     )
-    assert 'unknown save_dtype "float12"' in refused(
+    assert "save_dtype must be float32 or float16, not 'float12'" in refused(
         capsys, "finetune", *mine, "--save_dtype", "float12", *small(mine)
     )
-    assert 'unknown precision "fp23"' in refused(
+    assert "precision must be auto, bf16 or fp32, not 'fp23'" in refused(
         capsys, "finetune", *mine, "--precision", "fp23", *small(mine)
     )
     assert 'unknown split of mine "tets"; there are: test' in refused(
@@ -193,7 +198,7 @@ def test_a_yaml_file_behind_flags_is_told_where_it_belongs(capsys):
 
 def test_a_value_of_the_wrong_kind_is_one_sentence(capsys):
     assert refused(capsys, "distill", "--steps", "many") == (
-        "kdtutor: argument --steps: invalid int value: 'many'\n"
+        "kdtutor: steps must be a whole number, 1 or more, not 'many'\n"
     )
     assert "expected one argument" in refused(capsys, "distill", "--steps")
 
@@ -203,7 +208,7 @@ def test_what_the_loop_refuses_is_one_sentence_too(capsys, mine, corpus, tmp_pat
     assert "learning_rate must be a number above 0" in refused(
         capsys, "finetune", *common, "--learning_rate", "-1"
     )
-    assert "subset of 0" in refused(capsys, "finetune", *common, "--subset", "0")
+    assert "subset must be a whole number, 1 or more" in refused(capsys, "finetune", *common, "--subset", "0")
     assert "pretrain needs raw text, but mine is a classification task" in refused(capsys, "pretrain", *mine)
     (tmp_path / "file").write_text("in the way")
     said = refused(capsys, "finetune", *mine, *small(mine), "--output", str(tmp_path / "file"))
@@ -462,7 +467,7 @@ def test_help_explains_every_field(command, capsys):
     said = " ".join(capsys.readouterr().out.split())
     kind = COMMANDS[command][0]
     assert kind.__doc__ in said
-    for field in fields(kind):
+    for field in flags_of(kind).values():
         assert f"--{field.name}" in said
         assert field.metadata["help"].split()[0] in said
 

@@ -648,6 +648,10 @@ def test_resuming_with_something_else_is_refused_and_the_difference_named(task, 
         "objective": {"objective": SoftTargets(2) + HardLabels()},
         "student": {"student": model(task, width=64)},
         "batch_size: 8, now 4": {"batch_size": 4, "steps": 12},
+        "accumulate: 1, now 2": {"accumulate": 2},
+        "precision: fp32, now bf16": {"precision": "bf16"},
+        "student's hidden_dropout_prob: 0.0, now 0.5": {"student": model(task, dropout=0.5)},
+        "student's num_attention_heads: 1, now 2": {"student": small_bert(task, 1, 32, heads=2, seed=1)},
         "total_steps: 12, now 18": {"epochs": 3},
         "learning_rate": {"learning_rate": 1e-4},
         "seed: 0, now 1": {"seed": 1},
@@ -837,7 +841,7 @@ def test_a_setting_that_makes_no_sense_is_named(task, setting, values):
 
 def test_a_learning_rate_that_makes_no_sense_is_refused_between_steps_too(task):
     run = make_run(task, HardLabels())
-    with pytest.raises(KDTutorError, match="learning_rate must be a number above 0, not nan"):
+    with pytest.raises(KDTutorError, match="learning_rate must be a number above 0, at most 1000, not nan"):
         run.learning_rate = math.nan
     assert run.learning_rate == 1e-3
 

@@ -53,7 +53,7 @@ from kdtutor.training.batches import Batches
 from kdtutor.training.distillation import Distillation
 from kdtutor.training.plan import plan
 from kdtutor.training.processes import read_launch
-from kdtutor.training.topk import TopK
+from kdtutor.training.settings import TopK
 
 TRIPLE = 5 * SoftTargets(2) + 2 * MaskedLM() + 1 * CosineHidden()
 
@@ -1034,7 +1034,6 @@ def test_where_the_k_largest_cannot_stand_in_they_are_refused_with_the_reason(gl
     for objective, settings, reason in (
         (TRIPLE, {}, "CosineHidden needs more of the teacher than probabilities"),
         (LogitsMSE() + MaskedLM(), {}, "LogitsMSE needs more of the teacher"),
-        (MaskedLM(), {}, "no term needs a teacher"),
         (SOFT_AND_HARD, {"chunked": False}, "chunked=True alone"),
         (SOFT_AND_HARD, {"cache": "topk:9000"}, "the vocabulary has 8192 tokens only"),
         (SOFT_AND_HARD, {"cache": "topk:0"}, "a whole number of logits, 1 or more"),

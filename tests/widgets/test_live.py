@@ -17,6 +17,7 @@ from helpers import SENTENCE, make_run, make_task, model, same, sharp_teacher, w
 from traitlets import TraitError
 
 from kdtutor.data.task import Split
+from kdtutor.data.tokens import IGNORED
 from kdtutor.errors import KDTutorError
 from kdtutor.objectives.hidden import CosineHidden
 from kdtutor.objectives.logits import HardLabels, LogitsMSE, MaskedLM, SoftTargets, UniformTargets
@@ -634,6 +635,19 @@ def test_masked_lm_with_and_without_a_teacher(make):
     pretraining = make(MaskedLM(), task=glosses, teacher=None, live={"probe": "a small [MASK] animal"})
     pretraining.run(2)
     assert pretraining.picture().alt
+
+
+@pytest.mark.parametrize("settings", [{"rare_words": 0.7}, {"cache": "topk:5"}, {"masking": 0.3}], ids=str)
+def test_the_twin_reads_the_very_same_masked_texts(settings):
+    glosses = make_task("masked-lm")
+    run, twin = alone(
+        glosses, model(glosses, seed=9), 3 * SoftTargets(2) + 2 * MaskedLM(), epochs=2, **settings
+    )
+    for step in range(STEPS):
+        [mine], [theirs] = run.batches[step], twin.batches[step]
+        for name in ("index", "input_ids", "attention_mask"):
+            assert torch.equal(mine[name], theirs[name])
+        assert mine["labels"][mine["labels"] != IGNORED].tolist() == theirs["labels"].tolist()
 
 
 def test_a_transfer_set_whose_texts_are_mostly_unlabelled(make, task):

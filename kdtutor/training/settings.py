@@ -1,0 +1,215 @@
+"""The settings of a training run, each said once.
+
+`Distillation`, the command line and its help, YAML files, `plan`, the twin of a live run and `resume` all read them
+here. To add one, write one field: default, what it may be, and a sentence; `twin`, `resume`, `commands` where needed.
+"""
+
+# ruff: noqa: RUF009 (setting() makes a field)
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from kdtutor.errors import (
+    COUNT,
+    FOLDER,
+    POSITIVE,
+    SWITCH,
+    TEXT,
+    Check,
+    Checked,
+    KDTutorError,
+    nearest,
+    number,
+    one_of,
+    optional,
+    whole,
+)
+
+ALL = ("pretrain", "finetune", "distill")
+MASKED = ("pretrain", "distill")  # the commands that may have a masked-LM task
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Keep each token's k largest logits of the teacher. Raises KDTutorError if k is no whole number above 0."""
+
+    k: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+            raise KDTutorError(f"topk keeps a whole number of logits, 1 or more, not {self.k!r}")
+
+    def __str__(self) -> str:
+        return f"topk:{self.k}"
+
+
+def _cache(value: object) -> bool | str | os.PathLike | TopK:
+    if isinstance(value, str) and value.startswith("topk:"):
+        count = value.removeprefix("topk:")
+        return TopK(int(count) if count.isdecimal() else count)
+    return value if isinstance(value, (bool, TopK)) else FOLDER.keep(value)
+
+
+CACHE = Check(
+    'True, False, a folder or "topk:64"',
+    _cache,
+    lambda text: {"true": True, "false": False}.get(text.lower(), text),
+)
+
+
+def setting(
+    default: Any,
+    check: Check,
+    help: str,
+    *,
+    twin: bool = True,
+    resume: bool = True,
+    commands: tuple[str, ...] = ALL,
+) -> Any:
+    """A field of Settings. twin: the twin of a live run has the same; resume: a resumed run must have the same;
+    commands: those of the command line that have it as a flag."""
+    return field(
+        default=default,
+        metadata={"check": check, "help": help, "twin": twin, "resume": resume, "commands": commands},
+    )
+
+
+@dataclass(frozen=True)
+class Settings(Checked):
+    epochs: float = setting(3, POSITIVE, "passes over the training split; a fraction will do", resume=False)
+    steps: int | None = setting(
+        None,
+        optional(COUNT),
+        "optimiser steps, instead of epochs; the data is repeated as needed",
+        resume=False,
+    )
+    batch_size: int = setting(32, COUNT, "examples per optimiser step, over all processes")
+    accumulate: int = setting(1, COUNT, "micro-batches that a process cuts its part of a step into")
+    learning_rate: float = setting(
+        5e-4,
+        number("a number above 0, at most 1000", lambda value: 0 < value <= 1000),
+        "the peak, after the warm-up; from there a linear decay to 0",
+    )
+    warmup: float = setting(
+        0.05,
+        number("a fraction from 0 to 1", lambda value: 0 <= value <= 1),
+        "fraction of the steps for the linear warm-up",
+    )
+    weight_decay: float = setting(
+        0.01,
+        number("a number, 0 or more", lambda value: 0 <= value < math.inf),
+        "AdamW's, on matrices and embeddings, never on biases and LayerNorm",
+    )
+    max_norm: float = setting(
+        1.0, number("a number above 0", lambda value: value > 0), "gradients are clipped to this norm"
+    )
+    masking: float = setting(
+        0.15,
+        number("a fraction between 0 and 1", lambda value: 0 < value < 1),
+        "masked LM: fraction of the tokens to predict",
+        commands=MASKED,
+    )
+    rare_words: float = setting(
+        0.0,
+        number("an exponent, 0 or more", lambda value: 0 <= value < math.inf),
+        "masked LM: 0 draws all tokens alike (BERT), 0.7 in proportion to count^-0.7 in the training texts "
+        "(DistilBERT), any exponent likewise",
+        commands=MASKED,
+    )
+    seed: int = setting(
+        0,
+        whole("a whole number from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63),
+        "decides order, masks and dropout of every step, whatever else draws random numbers in between",
+    )
+    split: str = setting("train", TEXT, "the part of the task to train on", commands=())
+    folder: str | os.PathLike | None = setting(
+        None,
+        optional(FOLDER),
+        "where checkpoints go; the newest two are kept",
+        twin=False,
+        resume=False,
+        commands=(),
+    )
+    save_every: int | None = setting(
+        None,
+        optional(COUNT),
+        "steps between two checkpoints, by default an epoch's",
+        twin=False,
+        resume=False,
+    )
+    cache: bool | str | os.PathLike | TopK = setting(
+        True,
+        CACHE,
+        "True keeps the teacher's logits in memory, a folder keeps them on disk for other runs, False asks the teacher "
+        'anew at each step; "topk:64" (masked LM) fixes the masks and keeps each token\'s 64 largest logits, an '
+        "approximation",
+        commands=("distill",),
+    )
+    precision: str = setting(
+        "auto", one_of("auto", "bf16", "fp32"), "bf16 or fp32; auto takes bf16 where the hardware has it"
+    )
+    compile: bool = setting(False, SWITCH, "torch.compile on the student", resume=False)
+    chunked: bool = setting(
+        True,
+        SWITCH,
+        "masked-LM logits a few hundred tokens at a time, where every term that reads them can",
+        resume=False,
+    )
+    fast: bool = setting(
+        True,
+        SWITCH,
+        "run BERT and DistilBERT in fewer operations than transformers does, with the same results",
+    )
+    progress: bool | None = setting(
+        None,
+        optional(SWITCH),
+        "whether to show a bar, by default in notebooks and terminals",
+        twin=False,
+        resume=False,
+        commands=(),
+    )
+
+    @classmethod
+    def of(cls, given: Mapping[str, object]) -> Settings:
+        """The settings with these names. KDTutorError, with the nearest name first, if there is no such setting."""
+        known = [f.name for f in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise KDTutorError(nearest("setting", name, known))
+        return cls(**given)
+
+    def marked(self, mark: str) -> dict[str, Any]:
+        """The values of the settings that have the mark "twin" or "resume"."""
+        return {f.name: getattr(self, f.name) for f in fields(Settings) if f.metadata[mark]}
+
+
+def check_setting(name: str, value: object) -> Any:
+    """`value` as the setting `name` is kept, or KDTutorError."""
+    [found] = [f for f in fields(Settings) if f.name == name]
+    return found.metadata["check"](name, value)
+
+
+def takes_settings(function: Callable) -> Callable:
+    """Let `function(…, **settings)` show every setting in its signature, with its default."""
+    own = inspect.signature(function)
+    kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    added = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+        for f in fields(Settings)
+    ]
+    function.__signature__ = own.replace(parameters=[*kept, *added])
+    return function
+
+
+def describe() -> str:
+    """Every setting in a sentence, for a docstring."""
+    return "\n".join(
+        f"    {f.name}: {f.metadata['help']}. Must be {f.metadata['check'].allowed}."
+        for f in fields(Settings)
+    )
