@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
 
+import build_assets
 import minilm
 import pytest
 import torch
@@ -125,6 +127,37 @@ def test_the_checkpoint_is_a_masked_lm_with_a_tied_decoder_and_its_own_tokenizer
     tokenizer = AutoTokenizer.from_pretrained(sources / "out")
     assert tokenizer.convert_tokens_to_ids(kept) == list(range(24))
     assert tokenizer("THE Cat").tokens() == ["[CLS]", "the", "cat", "[SEP]"]
+
+
+def test_the_card_tells_where_the_weights_come_from(sources):
+    minilm.build_body(sources, TEXTS, sources / "out", size=24)
+    card = json.loads((sources / "out" / "card.json").read_text("utf-8"))
+    assert card["source"]["sha256"] == minilm.FILES
+    assert card["descent"] == [
+        *minilm.DESCENT,
+        "word pieces cut from 26 to the 24 that the course's texts use most",
+    ]
+
+
+def test_the_descent_grows_with_each_run_that_is_installed(sources):
+    minilm.build_body(sources, TEXTS, sources / "body", size=24)
+    finish(sources / "pretrained", command="kdtutor pretrain …", model=str(sources / "body"))
+    finish(sources / "tuned", command="kdtutor finetune …", model="pretrained")
+    finish(sources / "student", command="kdtutor distill …", teacher="tuned")
+    for name in ("pretrained", "tuned", "student"):
+        build_assets.install(sources / name, sources)
+    card = json.loads((sources / "models" / "student" / "card.json").read_text("utf-8"))
+    commands = ["kdtutor pretrain …", "kdtutor finetune …", "kdtutor distill …"]
+    assert card["descent"][: len(minilm.DESCENT)] == list(minilm.DESCENT)
+    assert card["descent"][-3:] == commands
+
+
+def finish(run, command: str, **settings: str) -> None:
+    """A run's folder as `kdtutor` leaves it, its weights apart."""
+    run.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (run / name).write_bytes(b"")
+    (run / "card.json").write_text(json.dumps({"command": command, "settings": settings}), encoding="utf-8")
 
 
 def test_the_new_head_is_the_same_at_each_making(body):

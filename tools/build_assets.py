@@ -149,6 +149,18 @@ def install(run: Path, out: Path) -> None:
         if not (run / name).is_file():
             raise KDTutorError(f"{run} holds no {name}: is it the output folder of a finished run?")
         shutil.copyfile(run / name, target / name)  # without the mode: safetensors' is the owner's alone
+    card = json.loads((run / "card.json").read_text(encoding="utf-8"))
+    write_json(target / "card.json", card | descent(card, out))
+
+
+def descent(card: dict, out: Path) -> dict[str, list[str]]:
+    """The "descent" of a run's card: that of the model it began with, or copied from, and the run's own command."""
+    parent = card["settings"].get("model") or card["settings"].get("teacher")
+    for folder in (out / "models" / str(parent), Path(str(parent))):
+        if parent and (folder / "card.json").is_file():
+            before = json.loads((folder / "card.json").read_text(encoding="utf-8")).get("descent", [])
+            return {"descent": [*before, card["command"]]}
+    return {}
 
 
 def default_sources() -> Path:

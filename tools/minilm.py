@@ -36,6 +36,14 @@ FILES = {
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
 
+#: Where the weights come from, oldest first. A card's "descent" begins with these and gains a line at each training.
+DESCENT = (
+    "UniLM v2 in BERT-base's size (Microsoft, not published), the teacher of the next",
+    "MiniLM-L12-H384-uncased (Wang et al. 2020, arXiv:2002.10957; MIT): 12 layers, distilled from it",
+    "MiniLM-L6-H384-uncased (Nils Reimers; MIT): every second layer of that, copied",
+    "all-MiniLM-L6-v2 (sentence-transformers; Apache-2.0): trained to tell a billion pairs of sentences from others",
+)
+
 
 def build_body(sources: Path, texts: Iterable[str], out: Path, size: int = SIZE) -> None:
     """Write tokenizer and masked LM (whose head is untrained) to `out`, ready for `kdtutor pretrain --model`."""
@@ -49,6 +57,13 @@ def build_body(sources: Path, texts: Iterable[str], out: Path, size: int = SIZE)
     cut_body(body, [row[piece] for piece in kept])
     with_new_head(body).save_pretrained(out)
     write_tokenizer(kept, out)
+    cut = f"word pieces cut from {len(vocabulary):,} to the {len(kept):,} that the course's texts use most"
+    card = {
+        "command": "python tools/build_assets.py body",
+        "source": {"repository": REPOSITORY, "sha256": FILES},
+        "descent": [*DESCENT, cut],
+    }
+    (out / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     print(
         f"body: {len(kept)} of {len(vocabulary)} pieces kept, {body.num_parameters() / 1e6:.1f} M parameters"
     )
