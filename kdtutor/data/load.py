@@ -82,6 +82,15 @@ def load_task(
     return replace(task, tokenizer_name=tokenizer, max_length=max_length)
 
 
+def as_task(task: Task | str | os.PathLike) -> Task:
+    """Return the task itself, or load the one of that name."""
+    if isinstance(task, (str, os.PathLike)):
+        return load_task(task)
+    if not isinstance(task, Task):
+        raise KDTutorError(f"the task is a {type(task).__name__}, not a Task or the name of one")
+    return task
+
+
 @cache
 def _load_embedded(name: str) -> Task:
     import pyarrow.parquet as parquet

@@ -87,9 +87,13 @@ def load_tokenizer(name: str | os.PathLike | None = None):
 
     try:
         with hub_access(name):
-            return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # no network, unknown name, damaged file: a different type for each
         raise KDTutorError(unavailable("tokenizer", name, error)) from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        only = f"only {len(tokenizer)} special tokens"
+        raise KDTutorError(f"the tokenizer {name} has no vocabulary, {only}: is its tokenizer.json missing?")
+    return tokenizer
 
 
 @cache

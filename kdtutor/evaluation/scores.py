@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kdtutor.data.kinds import Kind
+from kdtutor.data.load import as_task
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import length_bucketed_batches
 from kdtutor.errors import KDTutorError
@@ -77,7 +78,7 @@ class Evaluation:
 
 def evaluate(
     model: PreTrainedModel,
-    task: Task,
+    task: Task | str,
     split: str = "test",
     *,
     teacher: PreTrainedModel | None = None,
@@ -91,6 +92,7 @@ def evaluate(
     for a masked LM, the fraction of tokens to predict. Raises KDTutorError if the model does not fit the task, an
     example is unlabelled, or a logit is not finite.
     """
+    task = as_task(task)
     check_fits(model, task)
     start = time.perf_counter()
     # What is timed is the model as transformers runs it.

@@ -17,6 +17,7 @@ from transformers.utils import logging
 from kdtutor.assets import manifest, verified
 from kdtutor.data.hub import hub_access, unavailable
 from kdtutor.data.kinds import KINDS
+from kdtutor.data.load import as_task
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import load_tokenizer
 from kdtutor.errors import KDTutorError, nearest
@@ -25,12 +26,13 @@ from kdtutor.models.forward import _ROBERTAS
 TEACHERS = {"supersense": "bert-supersense", "sentiment": "bert-sentiment", "glosses": "bert-glosses"}
 
 
-def load_teacher(task: Task, name: str | os.PathLike | None = None) -> PreTrainedModel:
-    """The teacher of `task`, frozen and in eval mode: the embedded one, or any Hub name or local folder.
+def load_teacher(task: Task | str, name: str | os.PathLike | None = None) -> PreTrainedModel:
+    """Load the teacher of `task`, frozen and in eval mode: the embedded one, or any Hub name or local folder.
 
-    Raises KDTutorError if no teacher ships for the task, or if the teacher has other classes, another vocabulary, or
-    no trained head.
+    The task may be given by its name. Raises KDTutorError if no teacher ships for the task, or if the teacher has other
+    classes, another vocabulary, or no trained head.
     """
+    task = as_task(task)
     base = task.name.split("[")[0]
     if name is None and base not in TEACHERS:
         raise KDTutorError(
@@ -46,22 +48,24 @@ def load_teacher(task: Task, name: str | os.PathLike | None = None) -> PreTraine
     return freeze(model)
 
 
-def load_model(name: str | os.PathLike, task: Task) -> PreTrainedModel:
-    """A model for `task` in float32: an embedded checkpoint's name, a local folder, or a Hub name.
+def load_model(name: str | os.PathLike, task: Task | str) -> PreTrainedModel:
+    """Load a model for `task` in float32: an embedded checkpoint's name, a local folder, or a Hub name.
 
     A checkpoint without the task's head (a masked LM, say) gets a fresh one, ready to be fine-tuned.
     Only safetensors are read and no code that comes with a checkpoint is ever run.
     """
-    return _load(name, task)[0]
+    return _load(name, as_task(task))[0]
 
 
 def _load(name: str | os.PathLike, task: Task) -> tuple[PreTrainedModel, list[str]]:
-    """The model, and the names of the parameters that the checkpoint lacks."""
+    """Load the model, and name the parameters that the checkpoint lacks: those of its head, then of its pooler."""
     place = verified(f"models/{name}") if str(name) in shipped() else Path(name)
     if place.is_dir() and not any(place.glob("*.safetensors")):
         raise KDTutorError(
             f"{name} holds no .safetensors file; kdtutor loads no other format, since a pickle can run code"
         )
+
+    # The architecture is the checkpoint's, the head is the one that the task needs.
     source, safe = str(place) if place.is_dir() else str(name), {"trust_remote_code": False}
     auto = getattr(transformers, f"AutoModelFor{task.rules.head}")
     try:
@@ -81,12 +85,13 @@ def _load(name: str | os.PathLike, task: Task) -> tuple[PreTrainedModel, list[st
             )
     except KDTutorError:
         raise
-    except (
-        Exception
-    ) as error:  # no network, unknown name, a damaged file, remote code: a different type for each
+    # No network, an unknown name, a damaged file, remote code: a different type for each.
+    except Exception as error:
         known = "" if place.is_dir() or "/" in str(name) else nearest("model", str(name), shipped()) + "; "
         raise KDTutorError(known + unavailable("model", name, error)) from error
-    missing = sorted(report["missing_keys"])
+
+    # Only a head may be new, and the pooler, which belongs to the head.
+    missing = sorted(report["missing_keys"], key=lambda key: (".pooler." in key, key))
     body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key]
     if body:
         raise KDTutorError(
@@ -94,7 +99,7 @@ def _load(name: str | os.PathLike, task: Task) -> tuple[PreTrainedModel, list[st
         )
     check_fits(model, task, str(name))
     _check_tokenizer(source, task)
-    return model, [key for key in missing if ".pooler." not in key]
+    return model, missing
 
 
 @contextmanager
@@ -112,12 +117,15 @@ def quiet() -> Iterator[None]:
 
 
 def shipped() -> list[str]:
-    """Names of the embedded checkpoints."""
+    """List the names of the embedded checkpoints."""
     return sorted({name.split("/")[1] for name in manifest() if name.startswith("models/")})
 
 
 def check_fits(model: PreTrainedModel, task: Task, who: str = "the model") -> None:
     """Refuse a model whose kind, classes, vocabulary or positions are not the task's."""
+    if not isinstance(getattr(model, "config", None), PretrainedConfig):
+        name = type(model).__name__
+        raise KDTutorError(f"{who} is a {name}, not a model of transformers: its configuration is missing")
     others = {f"For{rules.head}" for rules in KINDS.values()} - {f"For{task.rules.head}"}
     if any(other in type(model).__name__ for other in others):
         raise KDTutorError(f'{who} is a {type(model).__name__}, but "{task.name}" is a {task.kind} task')
@@ -127,7 +135,7 @@ def check_fits(model: PreTrainedModel, task: Task, who: str = "the model") -> No
 def _check_config(config: PretrainedConfig, task: Task, who: str, has_head: bool) -> None:
     if has_head and task.rules.problem_type:
         names = [str(name) for _, name in sorted(config.id2label.items())]
-        unnamed = any(name.startswith("LABEL_") for name in names)
+        unnamed = all(name.startswith("LABEL_") for name in names)
         if len(names) != task.num_labels:
             raise KDTutorError(
                 f'{who} has {len(names)} outputs, but "{task.name}" has {task.num_labels}: {_few(task.labels)}'
@@ -170,7 +178,7 @@ def _check_tokenizer(source: str, task: Task) -> None:
 
 
 def freeze(model: nn.Module) -> nn.Module:
-    """Eval mode (no dropout: its answers are not noise) and no gradients. Returns the model."""
+    """Set eval mode (no dropout: its answers are not noise) and no gradients. Returns the model."""
     return model.eval().requires_grad_(False)
 
 

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from kdtutor.data.load import as_task
 from kdtutor.data.task import Task
 from kdtutor.errors import FRACTION, KDTutorError
 from kdtutor.models.load import label_config
@@ -42,7 +43,7 @@ def set_dropout(model: PreTrainedModel, probability: float) -> PreTrainedModel:
 
 
 def small_bert(
-    task: Task,
+    task: Task | str,
     layers: int = 2,
     width: int = 128,
     heads: int | None = None,
@@ -50,6 +51,7 @@ def small_bert(
     seed: int | None = None,
 ) -> PreTrainedModel:
     """A BERT of any size with random weights for `task`; feed-forward 4 × width, heads of 32 (64 from width 512 on)."""
+    task = as_task(task)
     dropout = FRACTION("dropout", dropout)
     if layers < 1 or width < 1:
         raise KDTutorError(f"a BERT of {layers} layers × {width}: both must be at least 1")

@@ -633,6 +633,10 @@ def test_another_tokenizer_may_be_given_by_its_folder(tmp_path, sentiment):
     task = load_task("sentiment", tokenizer=str(tmp_path / "small"))
     assert task.encode_texts(["A film"]).ids.tolist() == [2, 5, 6, 3]
     assert task.fingerprint != load_task("sentiment").fingerprint
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    with pytest.raises(KDTutorError, match=r"bare.* has no vocabulary.*tokenizer\.json"):
+        load_tokenizer(tmp_path / "bare")
     (tmp_path / "small" / "tokenizer.json").write_text("{ not json")
     with pytest.raises(KDTutorError, match="can't load the tokenizer in the folder"):
         load_tokenizer(tmp_path / "small")

@@ -397,6 +397,33 @@ def test_models_with_other_classes_are_refused(task, tmp_path):
     load_model(path, replace(task, labels=("Negative", "POSITIVE")))  # spelling is no other class
     unnamed = save(tiny(task), tmp_path / "unnamed", id2label={"0": "LABEL_0", "1": "LABEL_1"})
     assert load_model(unnamed, task).config.id2label == {0: "negative", 1: "positive"}
+    half_named = save(tiny(task), tmp_path / "half", id2label={"0": "positive", "1": "LABEL_1"})
+    assert "has the classes positive, LABEL_1" in refusal(load_model, half_named, task)
+
+
+def test_a_teacher_without_the_pooler_that_its_head_reads_does_not_teach(task, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    path = save(tiny(task), tmp_path / "headless")
+    file = Path(path, "model.safetensors")
+    kept = {name: value for name, value in load_file(file).items() if ".pooler." not in name}
+    save_file(kept, file, {"format": "pt"})
+    assert "it has no trained bert.pooler.dense.bias" in refusal(load_teacher, task, path)
+    assert load_model(path, task).config.num_labels == 2  # but it may be fine-tuned
+
+
+def test_a_task_may_be_named_wherever_a_model_is_asked_for_one(tmp_path):
+    teacher = load_teacher("sentiment")
+    assert teacher.config.id2label == {0: "negative", 1: "positive"}
+    assert load_model("bert-glosses", "sentiment").config.num_labels == 2
+    assert small_bert("sentiment", layers=1, width=32).config.num_labels == 2
+    assert 'unknown task "sentimant"; there are: sentiment' in refusal(load_teacher, "sentimant")
+    assert "the task is a float, not a Task or the name of one" in refusal(load_teacher, 0.5)
+
+
+def test_a_module_that_is_no_model_of_transformers_is_named(task):
+    message = refusal(check_fits, torch.nn.Linear(2, 2), task, "the student")
+    assert message == "the student is a Linear, not a model of transformers: its configuration is missing"
 
 
 def test_models_with_another_vocabulary_or_too_few_positions_are_refused(task, tmp_path):
