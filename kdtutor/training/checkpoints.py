@@ -3,7 +3,8 @@
 checkpoint-0001234/
     config.json, model.safetensors   the student, which from_pretrained loads as it is
     optimizer.safetensors            AdamW's moments, and what the objective learns (a projection)
-    state.json                       the step, the history, the settings, and the SHA-256 of both tensor files
+    history.jsonl                    one line per step; it grows by appending, see `_write_history`
+    state.json                       the step, the settings, and the SHA-256 of the other files and of itself
 
 A checkpoint is written beside its place, flushed to the disk, and moved there: whoever pulls the plug finds the new one
 or the one before. No random state is stored, since a run's randomness follows from its seed and its step.
@@ -11,14 +12,17 @@ or the one before. No random state is stored, since a run's randomness follows f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -32,10 +36,219 @@ from kdtutor.models.load import quiet
 
 KEPT = 2  # the newest ones; older ones are deleted
 TENSORS = ("model.safetensors", "optimizer.safetensors")
+STATE, HISTORY = "state.json", "history.jsonl"
+
+
+@dataclass(frozen=True)
+class Written:
+    """The first `rows` rows of a history as they lie in a file: its first `bytes`, with the hash of these."""
+
+    file: Path
+    rows: int = 0
+    bytes: int = 0
+    hash: Any = field(default_factory=hashlib.sha256)  # never updated: its copies are
+
+
+@dataclass(frozen=True)
+class State:
+    """All that makes a run what it is after some step: how far it is and with which settings, and its tensors.
+
+    about: "done", "belongs_to", "formula", "objective", "learning_rate", as JSON has them. student: its state_dict.
+    learned: the optimiser's moments by the number of their parameter, "exp_avg.0", and projections, "objective.…".
+    written: what of the history a checkpoint holds already.
+    """
+
+    about: dict[str, Any]
+    history: list[dict]
+    student: dict[str, Tensor]
+    learned: dict[str, Tensor]
+    written: Written | None = None
+
+    def copy(self) -> State:
+        """Copy the tensors and the list of rows, so that further training leaves them alone."""
+        student, learned = (
+            {name: value.detach().clone() for name, value in tensors.items()}
+            for tensors in (self.student, self.learned)
+        )
+        return State(dict(self.about), [*self.history], student, learned, self.written)
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+def write(folder: Path, student: PreTrainedModel, state: State) -> Written:
+    """Write a checkpoint beside the others, move it into place, and delete all but the newest `KEPT`.
+
+    Returns where the history now lies. Raises KDTutorError if the checkpoint can't be written, on a full disk say; the
+    checkpoints before it are then as they were.
+    """
+    step = state.about["done"]
+    target, partial = folder / f"checkpoint-{step:07d}", folder / ".partial"
+    with held(folder):
+        try:
+            with quiet():
+                student.save_pretrained(partial)
+            save_file(
+                {name: value.contiguous() for name, value in state.learned.items()}, partial / TENSORS[1]
+            )
+            history = _write_history(state, partial / HISTORY)
+            hashes = {name: sha256(partial / name) for name in TENSORS}
+            hashes[HISTORY] = history.hash.hexdigest()
+            about = state.about | {
+                "history": {"rows": history.rows, "bytes": history.bytes},
+                "sha256": hashes,
+            }
+            (partial / STATE).write_text(_with_checksum(about), encoding="utf-8")
+
+            for path in (*partial.iterdir(), partial):
+                _flush(path)
+            if target.exists():  # it is saved again, after something was changed
+                target.rename(folder / f".replaced-{step:07d}")
+            partial.rename(target)
+            _flush(folder)
+        except (OSError, SafetensorError) as error:
+            kept = found(folder)
+            still = f"{kept[-1].name} is whole" if kept else "there is no checkpoint yet"
+            raise KDTutorError(f"{target} could not be written ({error}); {still}") from error
+        finally:
+            _tidy(folder)
+
+        for old in found(folder)[:-KEPT]:
+            shutil.rmtree(old)
+    return Written(target / HISTORY, history.rows, history.bytes, history.hash)
+
+
+def _write_history(state: State, file: Path) -> Written:
+    """Write a history so that a long run's checkpoints take no longer than a short one's.
+
+    The rows that an earlier checkpoint holds come by a second link to its file (or a copy, where there are no links),
+    and only the new ones are appended. Nothing is ever overwritten, and each checkpoint knows how many bytes are its
+    own, so checkpoints that share a file don't disturb each other.
+    """
+    before = state.written
+    try:
+        unchanged = before is not None and before.file.stat().st_size == before.bytes
+    except OSError:  # deleted since
+        unchanged = False
+    if unchanged:
+        try:
+            os.link(before.file, file)
+        except OSError:
+            shutil.copyfile(before.file, file)
+    else:
+        before = Written(file)
+
+    count, digest = before.bytes, before.hash.copy()
+    with open(file, "ab") as stream:
+        for row in state.history[before.rows :]:
+            line = json.dumps(row).encode() + b"\n"
+            stream.write(line)
+            digest.update(line)
+            count += len(line)
+    return Written(file, len(state.history), count, digest)
+
+
+def _with_checksum(about: dict) -> str:
+    """Write down what state.json holds, with the SHA-256 of that."""
+    checksum = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+    return json.dumps(about | {"checksum": checksum}, indent=1) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+class DamagedCheckpoint(KDTutorError):
+    """A checkpoint's file is missing, cut short or altered."""
+
+
+def read(checkpoint: Path, device: str, check: Callable[[State], None] = lambda state: None) -> State:
+    """Read a checkpoint, its tensors on `device`; `check` raises ValueError for what can't be a run's state.
+
+    Raises DamagedCheckpoint if a file is missing, cut short or altered, KDTutorError if it may not be read.
+    """
+    try:
+        for name in (STATE, *TENSORS):
+            if (checkpoint / name).exists() and not (checkpoint / name).is_file():
+                raise ValueError(f"{name} is no file")
+        about = _checked((checkpoint / STATE).read_text(encoding="utf-8"))
+        hashes = about.pop("sha256")
+        for name in TENSORS:
+            if sha256(checkpoint / name) != hashes[name]:
+                raise ValueError(f"{name} is not what was written")
+        history, written = about.pop("history"), None
+        if isinstance(history, dict):
+            history, written = _read_history(checkpoint / HISTORY, hashes[HISTORY], **history)
+        state = State(
+            about, history, *(load_file(checkpoint / name, device=device) for name in TENSORS), written
+        )
+        check(state)
+        return state
+    except (FileNotFoundError, SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise DamagedCheckpoint(f"{checkpoint} is damaged ({error})") from error
+    except OSError as error:
+        raise KDTutorError(f"{checkpoint} can't be read ({error}), and was left as it is") from error
+
+
+def _checked(text: str) -> dict:
+    """Read state.json, which must be to the letter what `_with_checksum` wrote. ValueError if it is not.
+
+    Before there was a checksum the history stood in it: such files are still read, as far as they can be checked.
+    """
+    about = json.loads(text)
+    if not isinstance(about, dict):
+        raise ValueError(f"{STATE} is not what was written")
+    checksum = about.pop("checksum", None)
+    if checksum is None and isinstance(about.get("history"), list):
+        rows = about["history"]
+        if len(rows) != about["done"] or not all(isinstance(row, dict) for row in rows):
+            raise ValueError(f"{STATE} has {len(rows)} rows of history after step {about['done']}")
+    elif text != _with_checksum(about):
+        raise ValueError(f"{STATE} is not what was written")
+    return about
+
+
+def _read_history(file: Path, expected: str, rows: int, bytes: int) -> tuple[list[dict], Written]:
+    """Read the part of a history's file that belongs to a checkpoint."""
+    digest, count, history = hashlib.sha256(), 0, []
+    with open(file, "rb") as stream:
+        while count < bytes and (line := stream.readline(bytes - count)):
+            digest.update(line)
+            count += len(line)
+            history.append(json.loads(line))
+    if digest.hexdigest() != expected:
+        raise ValueError(f"{file.name} is not what was written")
+    return history, Written(file, rows, bytes, digest)
+
+
+def newest_whole(
+    folder: Path, device: str, check: Callable[[Path, State], None]
+) -> tuple[Path, State, list[DamagedCheckpoint]]:
+    """Find the newest checkpoint that is whole, what `read` gives for it, and the damage of those after it.
+
+    check: raises ValueError for a state that can't be this run's. Raises KDTutorError if no checkpoint is whole.
+    """
+    damaged: list[DamagedCheckpoint] = []
+    for checkpoint in reversed(found(folder)):
+        try:
+            return (
+                checkpoint,
+                read(checkpoint, device, lambda state, at=checkpoint: check(at, state)),
+                damaged,
+            )
+        except DamagedCheckpoint as error:
+            damaged.append(error)
+    if damaged:
+        raise KDTutorError(
+            f"{'; '.join(map(str, damaged))}; delete it to begin anew: none before it is whole"
+        )
+    raise KDTutorError(f"no checkpoint in {folder}")
+
+
+# ------------------------------------------------------------------------------------------------ folders
 
 
 def found(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, oldest first. Other programs' (`checkpoint-500`) are left out."""
+    """List the checkpoints in `folder`, oldest first. Other programs' (`checkpoint-500`) are left out."""
     return sorted(path for path in folder.glob("checkpoint-" + 7 * "[0-9]") if path.is_dir())
 
 
@@ -68,70 +281,6 @@ def held(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def write(folder: Path, step: int, student: PreTrainedModel, tensors: dict[str, Tensor], state: dict) -> Path:
-    """Write a checkpoint beside the others, move it into place, and delete all but the newest `KEPT`.
-
-    Raises KDTutorError if it can't be written, on a full disk say; the checkpoints before it are then as they were.
-    """
-    target, partial = folder / f"checkpoint-{step:07d}", folder / ".partial"
-    with held(folder):
-        try:
-            with quiet():
-                student.save_pretrained(partial)
-            save_file({name: value.contiguous() for name, value in tensors.items()}, partial / TENSORS[1])
-            state = state | {"sha256": {name: sha256(partial / name) for name in TENSORS}}
-            (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
-            for path in (*partial.iterdir(), partial):
-                _flush(path)
-            if target.exists():  # it is saved again, after something was changed
-                target.rename(folder / f".replaced-{step:07d}")
-            partial.rename(target)
-            _flush(folder)
-        except (OSError, SafetensorError) as error:
-            kept = found(folder)
-            still = f"{kept[-1].name} is whole" if kept else "there is no checkpoint yet"
-            raise KDTutorError(f"{target} could not be written ({error}); {still}") from error
-        finally:
-            _tidy(folder)
-        for old in found(folder)[:-KEPT]:
-            shutil.rmtree(old)
-    return target
-
-
-class DamagedCheckpoint(KDTutorError):
-    """A checkpoint's file is missing, cut short or altered."""
-
-
-def read(checkpoint: Path, device: str) -> tuple[dict, dict[str, Tensor]]:
-    """The state, and the tensors that are not the student's, on `device`. DamagedCheckpoint if any file is damaged."""
-    try:
-        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-        for name in TENSORS:
-            if sha256(checkpoint / name) != state["sha256"][name]:
-                raise ValueError(f"{name} is not what was written")
-        return state, load_file(checkpoint / TENSORS[1], device=device)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise DamagedCheckpoint(f"{checkpoint} is damaged ({error})") from error
-
-
-def newest_whole(folder: Path, device: str) -> tuple[Path, dict, dict[str, Tensor], list[DamagedCheckpoint]]:
-    """The newest checkpoint that is whole, what `read` gives for it, and the damage of those after it.
-
-    Raises KDTutorError if there is none.
-    """
-    damaged: list[DamagedCheckpoint] = []
-    for checkpoint in reversed(found(folder)):
-        try:
-            return checkpoint, *read(checkpoint, device), damaged
-        except DamagedCheckpoint as error:
-            damaged.append(error)
-    if damaged:
-        raise KDTutorError(
-            f"{'; '.join(map(str, damaged))}; delete it to begin anew: none before it is whole"
-        )
-    raise KDTutorError(f"no checkpoint in {folder}")
-
-
 def set_aside(folder: Path, after: Path) -> None:
     """Rename what is newer than `after`, so that it is not taken for this run's progress; nothing is deleted."""
     with held(folder):
@@ -143,7 +292,7 @@ def set_aside(folder: Path, after: Path) -> None:
 
 
 def writable(folder: str | os.PathLike) -> Path:
-    """The folder, made if need be; refused now, not after an hour, if nothing can be written there."""
+    """Make a folder, if there is none, and refuse it now, not after an hour, if nothing can be written there."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):

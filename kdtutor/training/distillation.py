@@ -23,7 +23,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_model
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -89,6 +88,10 @@ class Distillation:
 
     Raises KDTutorError before the first step if anything does not fit, NonFiniteLoss within ten if a loss does not.
     """
+
+    _saved: tuple | None = None  # step and settings of the checkpoint that the loop wrote last
+    _torn = False  # was an update broken off?
+    _written: checkpoints.Written | None = None  # what of the history the newest checkpoint holds
 
     @takes_settings
     def __init__(
@@ -325,7 +328,7 @@ class Distillation:
         self.done += 1
         self._torn = False
         if self.done % CHECK_EVERY == 0 or self._is_saved_here():
-            self._look_for_nan()
+            self.check_finite()
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
         row["seconds"] = time.perf_counter() - started
         row["peak_memory"] = peak_memory(self.device)
@@ -387,21 +390,21 @@ class Distillation:
             self._rows.extend(rows)
             self._pending.clear()
 
-    def _look_for_nan(self) -> None:
+    def check_finite(self) -> None:
         """Raise NonFiniteLoss if a late step was not finite, and go back to before it, where the weights still are."""
-        self._fetch()
-        for row in self._rows[-CHECK_EVERY:]:
-            if not math.isfinite(row["loss"] + row["grad_norm"]):
-                self.done = row["step"] - 1
-                del self._rows[self.done :]
-                self._failed.fill_(False)
-                terms = [f"the term {name}" for name in self.term_names if not math.isfinite(row[name])]
-                culprit = " and ".join(terms) or "the gradient (every term is finite)"
-                saved = checkpoints.found(self.folder) if self.folder else []
-                raise NonFiniteLoss(
-                    f"step {row['step']}: {culprit} is not finite (learning rate {row['learning_rate']:.2g}). The "
-                    f"student has the weights from before that step{f'; {saved[-1]} is whole' if saved else ''}"
-                )
+        for row in self.history[-CHECK_EVERY:]:
+            if math.isfinite(row["loss"] + row["grad_norm"]):
+                continue
+            self.done = row["step"] - 1
+            del self._rows[self.done :]
+            self._failed.fill_(False)
+            terms = [f"the term {name}" for name in self.term_names if not math.isfinite(row[name])]
+            culprit = " and ".join(terms) or "the gradient (every term is finite)"
+            saved = checkpoints.found(self.folder) if self.folder else []
+            raise NonFiniteLoss(
+                f"step {row['step']}: {culprit} is not finite (learning rate {row['learning_rate']:.2g}). The "
+                f"student has the weights from before that step{f'; {saved[-1]} is whole' if saved else ''}"
+            )
 
     @contextmanager
     def _own_folder(self) -> Iterator[None]:
@@ -417,28 +420,32 @@ class Distillation:
 
     # ------------------------------------------------------------------------------------------ saving and resuming
 
+    def state(self) -> checkpoints.State:
+        """Copy all that makes the run what it is now: `restore` brings it back bit by bit, after any further steps."""
+        return self._present().copy()
+
+    def restore(self, state: checkpoints.State) -> Distillation:
+        """Go back, or forward, to what `state()` gave, and return the run itself.
+
+        Raises KDTutorError if it is the state of a run with another task, teacher, objective or setting.
+        """
+        try:
+            self._check(state, "this state")
+        except ValueError as error:
+            raise KDTutorError(f"this state can't be restored: {error}") from error
+        return self._take_over(state.copy())
+
     def save(self, folder: str | os.PathLike | None = None) -> Path:
         """Write a checkpoint, whole or not at all: student (loads with from_pretrained), optimiser, history."""
         folder = self.folder if folder is None else checkpoints.writable(folder)
         if folder is None:
             raise KDTutorError("no folder to save to: save(folder) or Distillation(…, folder=…)")
-        self._refuse_torn()
-        with finish_first():
-            self._look_for_nan()
+        state = self._present()
         checkpoints.refuse_later(folder, self.done)
-        tensors = {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
-        for i, parameter in enumerate(self.parameters):
-            moments = self.optimizer.state.get(parameter, {})
-            tensors |= {f"{name}.{i}": value for name, value in moments.items()}
-        state = {
-            "done": self.done,
-            "belongs_to": self._belongs_to,
-            "formula": repr(self.objective),
-            "objective": self.objective.settings(),
-            "learning_rate": self.learning_rate,
-            "history": self.history,
-        }
-        write = partial(checkpoints.write, folder, self.done, self.student, tensors, state)
+
+        def write() -> None:
+            self._written = checkpoints.write(folder, self.student, state)
+
         on_main(self.accelerator, write)
         return checkpoints.found(folder)[-1]
 
@@ -453,37 +460,85 @@ class Distillation:
         if folder is None:
             raise KDTutorError("no checkpoint in None: resume(folder) or Distillation(…, folder=…)")
         device = "cpu" if self.device.type == "cpu" else str(self.device)  # safetensors knows no "cpu:0"
-        newest, state, tensors, damaged = checkpoints.newest_whole(folder, device)
-        self._refuse_another_runs(newest.name, state)
+        newest, state, damaged = checkpoints.newest_whole(
+            folder, device, lambda path, state: self._check(state, path.name)
+        )
         if damaged:
             warnings.warn(f"{'; '.join(map(str, damaged))}: going on from {newest.name}", stacklevel=2)
             on_main(self.accelerator, partial(checkpoints.set_aside, folder, newest))
+        return self._take_over(state)
 
-        load_model(self.student, newest / "model.safetensors", device=device)
-        projections = {name: tensors[f"objective.{name}"] for name in self.objective.state_dict()}
-        self.objective.load_state_dict(projections)
-        self.optimizer.state.clear()
+    def _present(self) -> checkpoints.State:
+        """The run's state as it stands, with the very tensors that it trains. Refused if a step failed or was torn."""
+        self._refuse_torn()
+        self.check_finite()
+        about = {
+            "done": self.done,
+            "belongs_to": dict(self._belongs_to),
+            "formula": repr(self.objective),
+            "objective": self.objective.settings(),
+            "learning_rate": self.learning_rate,
+        }
+        learned = {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
         for i, parameter in enumerate(self.parameters):
-            if f"step.{i}" in tensors:
-                moments = {name: tensors[f"{name}.{i}"] for name in ("step", "exp_avg", "exp_avg_sq")}
-                self.optimizer.state[parameter] = moments
-        self.objective.restore(state["objective"])
-        self.done, self._rows, self.learning_rate = state["done"], state["history"], state["learning_rate"]
-        self._pending.clear()
-        self._failed.fill_(False)
-        self._saved = self.done, self.objective.settings(), self.learning_rate
-        self._torn = False
-        return self
+            moments = self.optimizer.state.get(parameter, {})
+            learned |= {f"{name}.{i}": value for name, value in moments.items()}
+        return checkpoints.State(about, self.history, self.student.state_dict(), learned, self._written)
 
-    def _refuse_another_runs(self, name: str, state: dict) -> None:
-        """KDTutorError if a checkpoint of this name and state was made by a run that is not this one."""
-        theirs = {"cache": None} | state["belongs_to"]
+    def _check(self, state: checkpoints.State, name: str) -> None:
+        """Refuse a state of another run: KDTutorError. ValueError if it can't be one of this run's."""
+        about = state.about
+        self._refuse_another_runs(name, about)
+        if not 0 <= about["done"] == len(state.history) <= self.total_steps:
+            raise ValueError(
+                f"step {about['done']} of {self.total_steps}, with {len(state.history)} rows of history"
+            )
+        if [*map(set, about["objective"])] != [*map(set, self.objective.settings())]:
+            raise ValueError(f"the objective's settings are {about['objective']}")
+        check_setting("learning_rate", about["learning_rate"])
+
+        # An optimiser would read beyond a tensor that is too small.
+        expected = {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
+        for i, parameter in enumerate(self.parameters):
+            if f"step.{i}" in state.learned:
+                moments = {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
+                expected |= {f"{name}.{i}": value for name, value in moments.items()}
+        _compare(state.learned, expected)
+        _compare(_with_doubles(state.student, self.student), self.student.state_dict())
+
+    def _refuse_another_runs(self, name: str, about: dict) -> None:
+        """KDTutorError if a state of this name was made by a run that is not this one."""
+        theirs = {"cache": None} | about["belongs_to"]
         for what, mine in self._belongs_to.items():
             if what not in theirs:
                 continue  # written before this was recorded
-            is_steered = what == "objective" and mine == state["formula"]  # the very object, changed since
+            is_steered = what == "objective" and mine == about["formula"]  # the very object, changed since
             if mine != theirs[what] and not is_steered:
                 raise KDTutorError(f"{name} was made with another {what}: {theirs[what]}, now {mine}")
+
+    def _take_over(self, state: checkpoints.State) -> Distillation:
+        """Become what a checked state says; its tensors may be used as they are."""
+        self.student.load_state_dict(_with_doubles(state.student, self.student))
+        projections = {name: state.learned[f"objective.{name}"] for name in self.objective.state_dict()}
+        self.objective.load_state_dict(projections)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.state.clear()
+        for i, parameter in enumerate(self.parameters):
+            if f"step.{i}" in state.learned:
+                moments = {name: state.learned[f"{name}.{i}"] for name in ("step", "exp_avg", "exp_avg_sq")}
+                self.optimizer.state[parameter] = moments
+
+        about = state.about
+        self.objective.restore(about["objective"])
+        self.done, self.learning_rate = about["done"], about["learning_rate"]
+        # A run that was steered remains the one that it began as.
+        self._belongs_to["objective"] = about["belongs_to"]["objective"]
+        self._rows, self._written = state.history, state.written
+        self._pending.clear()
+        self._failed.fill_(False)
+        self._torn = False
+        self._saved = self.done, self.objective.settings(), self.learning_rate
+        return self
 
     @cached_property
     def _belongs_to(self) -> dict[str, object]:
@@ -525,6 +580,25 @@ def _adamw(parameters: list[nn.Parameter], learning_rate: float, weight_decay: f
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+
+
+def _with_doubles(tensors: dict[str, Tensor], student: nn.Module) -> dict[str, Tensor]:
+    """Add what save_pretrained leaves out: the other names of tied weights."""
+    own = student.state_dict()
+    first = {value.data_ptr(): name for name, value in own.items() if name in tensors}
+    doubles = {name: first.get(value.data_ptr()) for name, value in own.items() if name not in tensors}
+    return tensors | {name: tensors[other] for name, other in doubles.items() if other is not None}
+
+
+def _compare(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """ValueError if a tensor is missing, left over, or of another shape or type than expected."""
+    for name in expected | found:
+        shapes = [
+            (tuple(tensors[name].shape), tensors[name].dtype) if name in tensors else "missing"
+            for tensors in (found, expected)
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{name} is {shapes[0]}, not {shapes[1]}")
 
 
 def _numbered(names: Iterable[str]) -> tuple[str, ...]:

@@ -38,7 +38,6 @@ from kdtutor.widgets.live_parts import (
     TERM_NAMES,
     Probe,
     Score,
-    Start,
     check_live,
     make_twin,
     one_sentence,
@@ -108,7 +107,7 @@ class LiveDistillation(Instrument):
 
         self.twin, why_not = (twin, "") if isinstance(twin, Distillation) else make_twin(distillation, twin)
         self._runs = {"student": distillation} | ({"twin": self.twin} if self.twin else {})
-        self._starts = [Start(run) for run in self._runs.values()]
+        self._starts = [run.state() for run in self._runs.values()]
         for run in self._runs.values():
             run.progress = False  # this instrument is the progress bar
         self._score = Score(distillation, COUNT("validation", validation))
@@ -187,8 +186,8 @@ class LiveDistillation(Instrument):
                     f"{run.folder} keeps this run's checkpoints, and a run from the start would not be theirs: "
                     "make a new Distillation with another folder"
                 )
-        for start in self._starts:
-            start.restore()
+        for run, start in zip(self._runs.values(), self._starts, strict=True):
+            run.restore(start)
         self._begin_anew()
 
     async def finished(self) -> None:
@@ -238,7 +237,7 @@ class LiveDistillation(Instrument):
         if run not in self._iterators:
             self._iterators[run] = iter(run)
         next(self._iterators[run])
-        run._look_for_nan()
+        run.check_finite()
 
     async def _train(self) -> None:
         """Train as a background task. It waits between two steps only, so whoever cancels it finds whole steps."""

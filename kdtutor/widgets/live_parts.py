@@ -81,37 +81,6 @@ def check_live(run: Distillation, twin: bool | Distillation) -> None:
                 raise KDTutorError(f"twins go at equal steps, but the distillation's {what} is {values}")
 
 
-class Start:
-    """What a run was when its instrument was made; `restore` brings that back, bit by bit."""
-
-    def __init__(self, run: Distillation):
-        self.run, self.done, self.rows = run, run.done, len(run.history)
-        self.modules = run.student, run.objective
-        self.weights = [_copy(module.state_dict()) for module in self.modules]
-        state = run.optimizer.state
-        self.moments = [_copy(state[p]) if p in state else None for p in run.parameters]
-        self.settings, self.learning_rate = run.objective.settings(), run.learning_rate
-
-    def restore(self) -> None:
-        run = self.run
-        for module, weights in zip(self.modules, self.weights, strict=True):
-            module.load_state_dict(weights)
-        run.optimizer.zero_grad(set_to_none=True)
-        run.optimizer.state.clear()
-        for parameter, moments in zip(run.parameters, self.moments, strict=True):
-            if moments is not None:
-                run.optimizer.state[parameter] = _copy(moments)
-        run.objective.restore(self.settings)
-        run.done, run.learning_rate = self.done, self.learning_rate
-        del run._rows[self.rows :]
-        run._pending.clear()
-        run._failed.fill_(False)
-
-
-def _copy(state: dict) -> dict:
-    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
-
-
 # ------------------------------------------------------------------------------------------------ score and probe
 
 

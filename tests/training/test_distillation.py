@@ -627,7 +627,13 @@ def test_the_very_objective_that_was_changed_may_be_resumed_with(task, tmp_path)
     next(steps)
     goal.temperature = 5
     take(run, 5)
-    assert make_run(task, goal, epochs=2, folder=tmp_path).resume().done == 6
+    steered = make_run(task, goal, epochs=2, folder=tmp_path).resume()
+    assert steered.done == 6
+    steered.run()
+    anew = make_run(task, blend(alpha=0.3, temperature=2), epochs=2, folder=tmp_path).resume()
+    assert (anew.done, anew.objective.temperature) == (12, 5), "the script as it was written, run again"
+    with pytest.raises(KDTutorError, match="another objective"):
+        make_run(task, blend(alpha=0.3, temperature=7), epochs=2, folder=tmp_path).resume()
 
 
 def test_resuming_with_something_else_is_refused_and_the_difference_named(task, tmp_path):
@@ -675,6 +681,10 @@ def test_resuming_without_a_checkpoint_says_so(task, tmp_path):
     [
         ("state.json", "truncated"),
         ("state.json", "gone"),
+        ("state.json", "one bit"),
+        ("history.jsonl", "truncated"),
+        ("history.jsonl", "gone"),
+        ("history.jsonl", "one bit"),
         ("model.safetensors", "truncated"),
         ("model.safetensors", "gone"),
         ("model.safetensors", "one bit"),
@@ -902,6 +912,6 @@ def test_two_processes_give_what_one_gives(tmp_path):
     newest = checkpoints.found(tmp_path)[-1]
     two = AutoModelForSequenceClassification.from_pretrained(newest)
     assert distance(weights(two), weights(alone.student)) < 2e-6
-    history = json.loads((newest / "state.json").read_text())["history"]
+    history = checkpoints.read(newest, "cpu").history
     assert [row["loss"] for row in history] == pytest.approx([row["loss"] for row in alone.history], abs=1e-5)
     assert [row["tokens"] for row in history] == [row["tokens"] for row in alone.history]

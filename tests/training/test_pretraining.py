@@ -542,7 +542,7 @@ def test_two_and_four_processes_give_what_one_gives_and_resume_each_others_check
         newest = checkpoints.found(tmp_path / name)[-1]
         assert newest.name == "checkpoint-0000009"
         model = DistilBertForMaskedLM.from_pretrained(newest)
-        return weights(model), json.loads((newest / "state.json").read_text())["history"]
+        return weights(model), checkpoints.read(newest, "cpu").history
 
     for name in ("straight", "mine", "stopped"):  # by four; by two; by four, then two
         theirs, history = at(name)

@@ -5,15 +5,18 @@ The runs to be killed are forked from a server that has imported everything, so 
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -460,6 +463,229 @@ def test_a_damaged_newest_checkpoint_is_named_set_aside_and_the_one_before_it_us
     assert (tmp_path / "damaged-checkpoint-0000012").is_dir()
     resumed.run()
     assert same(weights(resumed.student), weights(straight.student))
+
+
+def test_a_bit_that_flips_in_any_file_is_noticed(task, tmp_path):
+    make_run(task, HardLabels(), folder=tmp_path, steps=3).run()
+    [checkpoint] = checkpoints.found(tmp_path)
+    chance = random.Random(0)
+    for name in ("state.json", "history.jsonl", "optimizer.safetensors", "model.safetensors"):
+        whole = (checkpoint / name).read_bytes()
+        for _ in range(60 if name == "state.json" else 5):
+            flipped = bytearray(whole)
+            flipped[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+            (checkpoint / name).write_bytes(flipped)
+            with pytest.raises(checkpoints.DamagedCheckpoint):
+                checkpoints.read(checkpoint, "cpu")
+        (checkpoint / name).write_bytes(whole)
+    assert checkpoints.read(checkpoint, "cpu").about["done"] == 3
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("done", 2), ("learning_rate", 0.5), ("objective", [{"weight": 2.0}]), ("history", [])],
+)
+def test_a_field_of_the_state_that_was_edited_is_noticed(task, tmp_path, field, value):
+    make_run(task, HardLabels(), folder=tmp_path, steps=3).run()
+    file = tmp_path / "checkpoint-0000003" / "state.json"
+    state = json.loads(file.read_text())
+    assert field in state
+    file.write_text(json.dumps(state | {field: value}, indent=1) + "\n")
+    with pytest.raises(KDTutorError, match="checkpoint-0000003 is damaged"):
+        make_run(task, HardLabels(), folder=tmp_path, steps=3).resume()
+
+
+@pytest.mark.parametrize("name", ["exp_avg.0", "exp_avg_sq.3", "step.1", "student"])
+@pytest.mark.parametrize("how", ["shape", "type", "missing"])
+def test_tensors_that_are_not_this_students_are_damage_and_never_reach_the_optimiser(
+    task, tmp_path, name, how
+):
+    """With hashes that fit. Fused AdamW would read memory that is not the moments'."""
+    run = make_run(task, HardLabels(), folder=tmp_path, steps=3)
+    run.run()
+    state = run.state()
+    tensors = state.learned if name in state.learned else state.student
+    key = name if name in tensors else next(iter(tensors))
+    changed = {
+        "shape": lambda x: x.flatten()[:1].repeat(2),
+        "type": lambda x: x.double(),
+        "missing": lambda x: None,
+    }
+    tensors[key] = changed[how](tensors[key])
+    if tensors[key] is None:
+        del tensors[key]
+    with pytest.raises(KDTutorError, match="can't be restored: "):
+        make_run(task, HardLabels(), steps=3).restore(state)
+    if name in ("student",):
+        return  # save_pretrained writes the model that there is
+    shutil.rmtree(tmp_path / "checkpoint-0000003")
+    checkpoints.write(tmp_path, run.student, state)
+    with pytest.raises(KDTutorError, match="checkpoint-0000003 is damaged"):
+        make_run(task, HardLabels(), folder=tmp_path, steps=3).resume()
+
+
+@pytest.mark.parametrize(
+    "name", ["state.json", "history.jsonl", "model.safetensors", "optimizer.safetensors"]
+)
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged_nor_set_aside(
+    task, tmp_path, monkeypatch, name
+):
+    run = make_run(task, HardLabels(), epochs=2, folder=tmp_path)
+    run.run()
+    real = io.open
+
+    def closed(file, *arguments, **options):
+        if str(file).endswith(f"0012/{name}"):
+            raise PermissionError(13, "Permission denied", str(file))
+        return real(file, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", closed)
+        patch.setattr("io.open", closed)
+        with pytest.raises(KDTutorError, match=r"0000012 can't be read .*Permission denied") as error:
+            run.resume()
+    assert "damaged" not in str(error.value)
+    assert {path.name for path in tmp_path.glob("[!.]*")} == {"checkpoint-0000006", "checkpoint-0000012"}
+    assert run.resume().done == 12
+
+
+@pytest.mark.parametrize("name", ["state.json", "model.safetensors"])
+def test_a_pipe_in_a_files_place_does_not_hang(task, tmp_path, name):
+    make_run(task, HardLabels(), folder=tmp_path, steps=1).run()
+    (tmp_path / "checkpoint-0000001" / name).unlink()
+    os.mkfifo(tmp_path / "checkpoint-0000001" / name)
+    with pytest.raises(KDTutorError, match="checkpoint-0000001 is damaged"):
+        make_run(task, HardLabels(), folder=tmp_path, steps=1).resume()
+
+
+RECORDED = ("task", "student", "teacher", "objective", "learning_rate", "batch_size", "total_steps", "warmup",
+            "weight_decay", "max_norm", "masking", "rare_words", "seed", "split")  # fmt: skip
+
+
+def as_it_was_written_before(checkpoint: Path) -> None:
+    """Give a checkpoint the form that it had while the history stood in state.json, without a checksum."""
+    state = checkpoints.read(checkpoint, "cpu")
+    hashes = json.loads((checkpoint / "state.json").read_text())["sha256"]
+    old = state.about | {
+        "history": state.history,
+        "sha256": {name: hashes[name] for name in checkpoints.TENSORS},
+    }
+    old["belongs_to"] = {what: old["belongs_to"][what] for what in RECORDED}
+    (checkpoint / "history.jsonl").unlink()
+    (checkpoint / "state.json").write_text(json.dumps(old))
+
+
+def test_a_checkpoint_of_before_histories_had_a_file_is_resumed(task, tmp_path):
+    settings = {"epochs": 2, "dropout": 0.1, "folder": tmp_path}
+    straight = make_run(task, epochs=2, dropout=0.1)
+    straight.run()
+    take(make_run(task, **settings), 6)
+    as_it_was_written_before(tmp_path / "checkpoint-0000006")
+    resumed = make_run(task, **settings).resume()
+    resumed.run()
+    assert same(weights(resumed.student), weights(straight.student))
+    assert without_time(resumed.history) == without_time(straight.history)
+    again = make_run(task, **settings).resume()
+    assert without_time(again.history) == without_time(straight.history)
+
+
+def test_an_old_checkpoint_whose_history_is_cut_short_is_damaged(task, tmp_path):
+    make_run(task, HardLabels(), folder=tmp_path, steps=3).run()
+    as_it_was_written_before(tmp_path / "checkpoint-0000003")
+    file = tmp_path / "checkpoint-0000003" / "state.json"
+    state = json.loads(file.read_text())
+    file.write_text(json.dumps(state | {"history": state["history"][:2]}))
+    with pytest.raises(KDTutorError, match=r"checkpoint-0000003 is damaged .*2 rows of history after step 3"):
+        make_run(task, HardLabels(), folder=tmp_path, steps=3).resume()
+
+
+# ------------------------------------------------------------------------------------------------ histories
+
+
+def test_a_checkpoint_after_many_steps_writes_the_new_rows_alone(task, tmp_path, monkeypatch):
+    run, many = make_run(task, HardLabels(), steps=20_010), 20_000
+    take(run, 1)
+    state = run.state()
+    long = [state.history[0] | {"step": step} for step in range(1, many + 1)]
+    run.restore(replace(state, about=state.about | {"done": many}, history=long))
+    run.save(tmp_path)
+    take(run, 2)
+    written, real = [], json.dumps
+    monkeypatch.setattr(checkpoints.json, "dumps", lambda *a, **k: written.append(a) or real(*a, **k))
+    second = run.save(tmp_path)
+    assert len(written) < 10
+    assert (second / "state.json").stat().st_size < 10_000
+    assert checkpoints.read(second, "cpu").history == run.history
+    assert len(checkpoints.read(tmp_path / "checkpoint-0020000", "cpu").history) == many
+
+
+@pytest.mark.parametrize("what", ["as it is", "no links", "half a row is left", "the one before is gone"])
+def test_histories_that_grow_by_appending_stay_whole(task, tmp_path, monkeypatch, what):
+    def fails(*_):
+        raise OSError(95, "Operation not supported")
+
+    settings = {"epochs": 3, "save_every": 2, "folder": tmp_path}
+    run = make_run(task, HardLabels(), **settings)
+    if what == "no links":
+        monkeypatch.setattr(os, "link", fails)
+    for step in run:
+        newest = checkpoints.found(tmp_path)[-1:]
+        if step.number % 2 and newest and what == "half a row is left":
+            with open(newest[0] / "history.jsonl", "a") as file:
+                file.write('{"step": ')
+        if step.number % 2 and newest and what == "the one before is gone":
+            shutil.rmtree(newest[0])
+        for checkpoint in checkpoints.found(tmp_path):
+            rows = checkpoints.read(checkpoint, "cpu").history
+            assert rows == run.history[: len(rows)] and f"{len(rows):07d}" in checkpoint.name
+    resumed = make_run(task, HardLabels(), **settings).resume()
+    assert resumed.history == run.history and len(run.history) == 18
+
+
+def test_a_checkpoint_that_was_moved_elsewhere_keeps_its_history_whatever_its_run_does(task, tmp_path):
+    settings = {"epochs": 2, "save_every": 2, "folder": tmp_path / "run"}
+    take(make_run(task, HardLabels(), **settings), 4)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "run/checkpoint-0000004").rename(tmp_path / "kept/checkpoint-0000004")
+    again = make_run(task, HardLabels(), **settings).resume()
+    assert again.done == 2
+    again.run()
+    assert len(checkpoints.read(tmp_path / "kept/checkpoint-0000004", "cpu").history) == 4
+    assert make_run(task, HardLabels(), **settings).resume(tmp_path / "kept").done == 4
+
+
+# ------------------------------------------------------------------------------------------------ states in memory
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["the run itself", "another run"])
+def test_a_state_brings_a_run_back_bit_by_bit(task, other):
+    settings = {"epochs": 2, "dropout": 0.1}
+    run = make_run(task, **settings)
+    start = run.state()
+    take(run, 5)
+    middle, rows = run.state(), without_time(run.history)
+    run.objective.temperature, run.learning_rate = 5, 1e-4
+    run.run()
+    end, seen = weights(run.student), without_time(run.history)
+    for _ in range(2):  # a state may be used again
+        if other:
+            run = make_run(task, **settings, student=model(task, seed=77, dropout=0.1))
+        assert run.restore(middle) is run
+        assert (run.done, run.objective.temperature, run.learning_rate) == (5, 2, 1e-3)
+        assert without_time(run.history) == rows
+        run.objective.temperature, run.learning_rate = 5, 1e-4
+        run.run()
+        assert same(weights(run.student), end)
+        assert without_time(run.history) == seen
+    run.restore(start)
+    assert (run.done, run.history, len(run.optimizer.state)) == (0, [], 0)
+
+
+def test_a_state_of_another_run_is_refused(task):
+    state = make_run(task, HardLabels()).state()
+    for changes in ({"seed": 1}, {"batch_size": 4, "steps": 6}, {"student": model(task, width=64)}):
+        with pytest.raises(KDTutorError, match="this state was made with another"):
+            make_run(task, HardLabels(), **changes).restore(state)
 
 
 def test_a_checkpoint_that_was_being_replaced_when_the_process_died_is_put_back(task, tmp_path):
