@@ -6,9 +6,9 @@ from kdtutor.models.forward import (
     inputs_of,
     logits_by_batch,
     logits_of,
-    projection,
     refuse_non_finite,
     texts_at_once,
+    unembedding,
 )
 from kdtutor.models.load import TEACHERS, check_fits, freeze, load_model, load_teacher, shipped
 from kdtutor.models.sizes import Sizes, sizes
@@ -29,11 +29,11 @@ __all__ = [
     "load_teacher",
     "logits_by_batch",
     "logits_of",
-    "projection",
     "refuse_non_finite",
     "set_dropout",
     "shipped",
     "sizes",
     "small_bert",
     "texts_at_once",
+    "unembedding",
 ]

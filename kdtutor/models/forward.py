@@ -23,7 +23,7 @@ class Outputs:
 
     logits: (B, C), or (n, V) for the n selected tokens of a masked-LM batch. hidden_states: embeddings, then every
     layer, each (B, L, D). attentions: every layer, (B, H, L, L). features: instead of logits, those tokens' last
-    vectors (n, D) before the `projection` onto the vocabulary; or, of a teacher, the `top` k log-probabilities and
+    vectors (n, D) before the `unembedding` onto the vocabulary; or, of a teacher, the `top` k log-probabilities and
     their tokens, (n, k) each.
     """
 
@@ -31,7 +31,7 @@ class Outputs:
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     features: Tensor | None = None
-    projection: nn.Linear | None = None
+    unembedding: nn.Linear | None = None
     top: tuple[Tensor, Tensor] | None = None
 
 
@@ -69,7 +69,7 @@ def forward(
         last, states, maps = out.last_hidden_state, out.hidden_states, out.attentions
     hidden = last.flatten(0, 1)[rows]  # (n, D)
     if "features" in needs:
-        return Outputs(None, states, maps, _features(model, hidden), projection(model))
+        return Outputs(None, states, maps, _features(model, hidden), unembedding(model))
     return Outputs(_vocabulary_logits(model, hidden), states, maps)
 
 
@@ -150,7 +150,7 @@ def _vocabulary_logits(model: nn.Module, hidden: Tensor) -> Tensor:
     return (model.cls if hasattr(model, "cls") else model.lm_head)(hidden)
 
 
-def projection(model: nn.Module) -> nn.Linear | None:
+def unembedding(model: nn.Module) -> nn.Linear | None:
     """A masked LM's last matrix, D → V, with its bias; None if its head is not of a kind that is known here."""
     known = getattr(getattr(model, "config", None), "model_type", None) in _HEADS
     last = model.get_output_embeddings() if known else None
@@ -158,7 +158,7 @@ def projection(model: nn.Module) -> nn.Linear | None:
 
 
 def _features(model: nn.Module, hidden: Tensor) -> Tensor:
-    """A masked LM's head but for its `projection`: (n, D) → (n, D)."""
+    """A masked LM's head but for its `unembedding`: (n, D) → (n, D)."""
     if hasattr(model, "vocab_transform"):
         return model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
     if hasattr(model, "cls"):

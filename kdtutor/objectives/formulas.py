@@ -24,9 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdtutor.data.tokens import IGNORED
 from kdtutor.errors import Check, KDTutorError, number
-
-IGNORED = -100
 
 
 class ObjectiveError(KDTutorError, ValueError):
@@ -165,7 +164,7 @@ def kl_divergence(
     p, q = log_p.exp(), log_q.exp()
     # Σ (q − p) is 0 on paper; in floating point it is the rounding of both log_softmax, which at a high
     # temperature outweighs a KL of order 1/T². Adding it takes that away.
-    return _reduce((p * (log_p - log_q) + (q - p)).sum(-1), mask, reduction)
+    return _reduce(torch.addcmul(q - p, p, log_p - log_q).sum(-1), mask, reduction)
 
 
 def entropy(

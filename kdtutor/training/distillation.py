@@ -141,7 +141,7 @@ class Distillation:
         self.objective.to(self.device)
         if teacher is not None:
             freeze(teacher)
-        can = task.kind == "masked-lm" and vocabulary.reads_rows(self.objective, student, teacher)
+        can = task.kind == "masked-lm" and vocabulary.can_chunk(self.objective, student, teacher)
         self.chunked = self.settings.chunked and can
         if self.settings.compile:
             student.base_model.compile(dynamic=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task
-from kdtutor.models.forward import Outputs, forward, projection
+from kdtutor.models.forward import Outputs, forward, unembedding
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training import vocabulary
 from kdtutor.training.batches import Batches
@@ -34,7 +34,8 @@ TRIAL_TEXTS, TRIAL_STEPS = (
     32,
     4,
 )  # a process's texts in a step of the trial, and its steps, the first of which warms up
-TABLES = 7  # of a chunk's logits: student's, teacher's, both log-softmaxes, both softmaxes, the gradient
+# Of a chunk's logits: student's, teacher's, both log-softmaxes, both softmaxes, and three differences of these …
+TABLES = 9
 PLAIN_TABLES = 10  # … and of all logits, where autograd keeps what its way back needs
 
 
@@ -159,8 +160,8 @@ def _logits_memory(run: Distillation, tokens: int, device: str) -> int:
         tokens = math.ceil(tokens * run.masking)
     if not run.chunked:
         return PLAIN_TABLES * 4 * tokens * vocabulary_size
-    rows = min(tokens, vocabulary.chunk_rows(vocabulary_size, device))
-    gradient = projection(run.student).weight
+    rows = min(tokens, vocabulary.default_chunk_size(vocabulary_size, device))
+    gradient = unembedding(run.student).weight
     return (
         TABLES * 4 * rows * vocabulary_size + 2 * 4 * gradient.numel()
     )  # its own, and the one it is added to

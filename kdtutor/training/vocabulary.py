@@ -4,96 +4,132 @@ A masked-LM batch of n tokens has n · V logits, student's and teacher's, and as
 of 30,522 and 32,768 tokens, 4 GB each in float32. But a token's loss depends on its own row alone. So rows are taken
 chunk by chunk: both models' logits from what goes into their last matrix (n, D), every term's loss, its gradient with
 respect to the logits, and from that the gradients of features, matrix and bias. What a chunk needs fits the
-processor's cache, which makes it faster too, and no softmax is computed again on the way back.
+processor's cache, which makes it faster too.
 
-It is exact: the losses are those of kdtutor.objectives, and their gradients the textbook's, such as T (p_S − p_T).
+It is exact, and it knows no term by name: each computes its own loss, and autograd the gradient, on a chunk's logits.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from kdtutor.models.forward import Outputs, projection
-from kdtutor.objectives.formulas import IGNORED
-from kdtutor.objectives.logits import (
-    HardLabels,
-    LogitsMSE,
-    MaskedLM,
-    SoftCrossEntropy,
-    SoftTargets,
-    UniformTargets,
-)
+from kdtutor.data.tokens import IGNORED
+from kdtutor.models.forward import Outputs, unembedding
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training.topk import logits_of_top
 
-CHUNK_BYTES = {"cpu": 4 << 20}  # of one model's float32 logits: a share of the last cache …
-ELSEWHERE = 256 << 20  # … and on a GPU enough rows to keep it busy
-FEWEST = 64  # rows: with fewer, reading the matrix takes longer than multiplying by it
+# How many bytes one model's float32 logits of a chunk may take: a share of a CPU's last cache; a GPU wants many rows.
+CHUNK_BYTES, ELSEWHERE = {"cpu": 4 << 20}, 256 << 20
+# With fewer rows, reading the matrix takes longer than multiplying by it.
+FEWEST = 64
 
 
-def reads_rows(objective: Objective, student: nn.Module, teacher: nn.Module | None) -> bool:
-    """Whether `losses` can stand in for the objective's terms that read logits: known terms, and known heads."""
+def can_chunk(objective: Objective, student: nn.Module, teacher: nn.Module | None) -> bool:
+    """Tell whether `losses` can stand in for the objective's terms that read logits.
+
+    It can where the heads are known, and where each such term reads nothing else and takes every row by itself: a term
+    that needs hidden states as well, or one that compares rows with each other, has all logits at once.
+    """
     terms = [term for term in objective.terms if "logits" in term.needs]
     asked = [student, teacher] if any(term.needs_teacher for term in terms) else [student]
-    known = all(type(term) in FORMULAS for term in terms)  # not a subclass: it may compute something else
-    return bool(terms) and known and all(projection(model) is not None for model in asked)
+    if not terms or any(unembedding(model) is None for model in asked):
+        return False
+    return all(term.needs == {"logits"} and _takes_rows_alone(term, student) for term in terms)
+
+
+def _takes_rows_alone(term: Term, student: nn.Module) -> bool:
+    """Tell by a trial on random logits whether the loss of six rows is that of the first two and the last four."""
+    draw, V = torch.Generator().manual_seed(0), student.config.vocab_size
+    term = copy.deepcopy(term).cpu()
+    z_s, z_t = torch.randn(2, 6, V, generator=draw, dtype=torch.float64)
+    labels = torch.randint(V, (6,), generator=draw)
+    labels[::3] = IGNORED
+
+    def loss(rows: slice) -> Tensor:
+        return term(Outputs(z_s[rows]), Outputs(z_t[rows]), {"labels": labels[rows]}, reduction="sum")
+
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            whole, parts = loss(slice(None)), loss(slice(0, 2)) + loss(slice(2, None))
+    except Exception:
+        # It wants more of a batch than labels. If it is wrong altogether, the first step says so.
+        return False
+    return torch.allclose(whole, parts, rtol=1e-4, atol=1e-6)
 
 
 def losses(
     terms: Sequence[Term], factors: Tensor, student: Outputs, teacher: Outputs | None, labels: Tensor,
-    rows: int | None = None,
+    chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Σ factor · loss over the terms that read logits, and each term's loss.
 
-    factors: (n_terms,). student, teacher: `features` (n, D) and the `projection` they go into, or the teacher's `top`
-    logits. labels: (n,), −100
-    where there is none. rows: of a chunk. Returns the sum (0-d; `backward()` gives the gradients of the student's
-    features, matrix and bias) and the losses, each summed over its valid items (n_terms,), without gradients. Terms
-    of weight 0, and those that read no logits, give 0.
+    factors: (n_terms,). student, teacher: `features` (n, D) and the `unembedding` they go into, or the teacher's `top`
+    logits. labels: (n,), −100 where there is none. chunk_size: rows at a time. Returns the sum (0-d; `backward()` gives
+    the gradients of the student's features, matrix and bias, and of what terms learn) and the losses, each summed over
+    its valid items (n_terms,), without gradients. Terms of weight 0, and those that read no logits, give 0.
     """
-    features, matrix, bias = student.features, student.projection.weight, student.projection.bias
-    active = [(i, t) for i, t in enumerate(terms) if t.weight and "logits" in t.needs]
-    ask = teacher is not None and any(t.needs_teacher for _, t in active)
-    with torch.no_grad():
-        kind = _product_dtype(features)
-        h_s, w_s = features.to(kind), matrix.to(kind)
-        top = teacher.top if ask else None
-        h_t, w_t = (None, None)
-        if ask and not top:
-            h_t, w_t = teacher.features.to(kind), teacher.projection.weight.to(kind)
-        wide = torch.promote_types(
-            kind, torch.float32
-        )  # half precision multiplies; sums are float32 or better
-        factors = factors.to(wide)
-        values = torch.zeros(len(terms), dtype=wide, device=features.device)
-        d_features = torch.empty_like(h_s) if features.requires_grad else None
-        d_matrix = torch.zeros_like(matrix, dtype=wide) if matrix.requires_grad else None
-        d_bias = torch.zeros_like(bias, dtype=wide) if bias.requires_grad else None
-        with torch.autocast(features.device.type, enabled=False):
-            for chunk in _chunks(len(features), rows or chunk_rows(len(matrix), features.device.type)):
-                z_s = _logits(h_s[chunk], w_s, bias, wide)
-                z_t = None
-                if top:
-                    z_t = logits_of_top(*(part[chunk] for part in top), len(matrix), wide)
-                elif ask:
-                    z_t = _logits(h_t[chunk], w_t, teacher.projection.bias, wide)
-                gradient = torch.zeros_like(z_s)
-                for i, term in active:
-                    values[i] += FORMULAS[type(term)](term, z_s, z_t, labels[chunk], factors[i], gradient)
-                if d_bias is not None:
-                    d_bias += gradient.sum(0)
-                gradient = gradient.to(kind)
-                if d_features is not None:
-                    torch.mm(gradient, w_s, out=d_features[chunk])
-                if d_matrix is not None:
-                    _add_product(d_matrix, gradient.T, h_s[chunk])
-        total = (factors * values).sum()
-    gradients = [d if d is None else d.to(x.dtype) for d, x in
-                 ((d_features, features), (d_matrix, matrix), (d_bias, bias))]  # fmt: skip
-    return _WithKnownGradients.apply(total, gradients, features, matrix, bias), values.float()
+    matrix, bias = student.unembedding.weight, student.unembedding.bias
+    active = [(i, term) for i, term in enumerate(terms) if term.weight and "logits" in term.needs]
+    asked = teacher if any(term.needs_teacher for _, term in active) else None
+    learned = [p for _, term in active for p in term.parameters() if p.requires_grad]
+    inputs = [student.features, matrix, bias, *learned]
+
+    # Half precision multiplies matrices, sums are float32 or better.
+    kind = _product_dtype(student.features)
+    wide = torch.promote_types(kind, torch.float32)
+    student_logits = _logits_by_chunk(student, kind, wide, len(matrix))
+    teacher_logits = _logits_by_chunk(asked, kind, wide, len(matrix))
+    h_s, w_s = student.features.detach().to(kind), matrix.detach().to(kind)
+
+    factors = factors.to(wide)
+    values = torch.zeros(len(terms), dtype=wide, device=h_s.device)
+    d_features = torch.empty_like(h_s) if student.features.requires_grad else None
+    sums = [torch.zeros_like(p, dtype=wide) if p.requires_grad else None for p in inputs[1:]]
+
+    chunks = _chunks(len(h_s), chunk_size or default_chunk_size(len(matrix), h_s.device.type))
+    with torch.autocast(h_s.device.type, enabled=False):
+        for chunk in chunks if active else ():
+            logits = student_logits(chunk), teacher_logits(chunk)
+            d_logits, *d_learned = _gradients(active, learned, factors, logits, labels[chunk], values)
+
+            # From the logits' gradient follow those of what they were made of.
+            d_matrix, d_bias, *_ = sums
+            for total, d in zip(sums[2:], d_learned, strict=True):
+                total += d
+            if d_bias is not None:
+                d_bias += d_logits.sum(0)
+            d_logits = d_logits.to(kind)
+            if d_features is not None:
+                torch.mm(d_logits, w_s, out=d_features[chunk])
+            if d_matrix is not None:
+                _add_product(d_matrix, d_logits.T, h_s[chunk])
+            del logits, d_logits  # before the next chunk's are made
+
+    found = zip((d_features, *sums), inputs, strict=True)
+    gradients = [d if d is None else d.to(x.dtype) for d, x in found]
+    return _WithKnownGradients.apply((factors * values).sum(), gradients, *inputs), values.float()
+
+
+def _gradients(
+    active: list[tuple[int, Term]], learned: list[Tensor], factors: Tensor,
+    logits: tuple[Tensor, Tensor | None], labels: Tensor, values: Tensor,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """The gradients of Σ factor · loss with respect to a chunk's logits (n, V) and to what terms learn.
+
+    Each term's loss, summed over the chunk, is added to `values` (n_terms,).
+    """
+    z_s, z_t = logits
+    z_s.requires_grad_()
+    total = z_s.new_zeros(())
+    for i, term in active:
+        loss = term(Outputs(z_s), Outputs(z_t), {"labels": labels}, reduction="sum")
+        values[i] += loss.detach()
+        total = total + factors[i] * loss
+    return torch.autograd.grad(total, [z_s, *learned], materialize_grads=True)
 
 
 class _WithKnownGradients(torch.autograd.Function):
@@ -110,72 +146,6 @@ class _WithKnownGradients(torch.autograd.Function):
         return None, None, *(d if d is None else d * upstream.to(d.dtype) for d in ctx.gradients)
 
 
-# ------------------------------------------------------------------------------------------------ the formulas
-
-# Each takes a chunk's logits z_s, z_t (n, V) and labels (n,), adds `factor` × its gradient to `gradient` (n, V), and
-# returns its loss, summed.
-
-
-def _soft_targets(term: SoftTargets, z_s, z_t, labels, factor: Tensor, gradient: Tensor) -> Tensor:
-    """T² · KL(p_T ‖ p_S), and T (p_S − p_T)."""
-    T = term.temperature
-    log_p_t, log_p_s = (z_t / T).log_softmax(-1), (z_s / T).log_softmax(-1)
-    p_t, p_s = log_p_t.exp(), log_p_s.exp()
-    difference = p_s.sub_(p_t)
-    gradient.addcmul_(difference, factor * T)
-    # Σ (p_S − p_T), 0 on paper, takes away the rounding of both log_softmax: see kl_divergence.
-    return T**2 * (log_p_t.sub_(log_p_s).mul_(p_t).sum() + difference.sum())
-
-
-def _soft_cross_entropy(term: SoftCrossEntropy, z_s, z_t, labels, factor: Tensor, gradient: Tensor) -> Tensor:
-    """−T² Σ p_T log p_S, and T (p_S − p_T)."""
-    T = term.temperature
-    p_t, log_p_s = (z_t / T).softmax(-1), (z_s / T).log_softmax(-1)
-    gradient.addcmul_(log_p_s.exp().sub_(p_t), factor * T)
-    return -(T**2) * p_t.mul_(log_p_s).sum()
-
-
-def _uniform_targets(term: UniformTargets, z_s, z_t, labels, factor: Tensor, gradient: Tensor) -> Tensor:
-    """−(1/V) Σ log p_S, and p_S − 1/V."""
-    log_p_s = z_s.log_softmax(-1)
-    gradient.addcmul_(log_p_s.exp().sub_(1 / z_s.shape[-1]), factor)
-    return -log_p_s.mean(-1).sum()
-
-
-def _logits_mse(term: LogitsMSE, z_s, z_t, labels, factor: Tensor, gradient: Tensor) -> Tensor:
-    """Mean over the vocabulary of (z_S − z_T)², and 2 (z_S − z_T) / V."""
-    difference = z_s - z_t
-    gradient.addcmul_(difference, factor * (2 / z_s.shape[-1]))
-    return difference.square_().mean(-1).sum()
-
-
-def _hard_labels(term: HardLabels, z_s, z_t, labels, factor: Tensor, gradient: Tensor) -> Tensor:
-    """−log p_y where there is a label y, and p − 1 at y."""
-    labelled = labels != IGNORED
-    if labels.is_cpu:  # most rows have none, and only a CPU can leave them out without waiting
-        where = labelled.nonzero()[:, 0]
-        z_s, labels, labelled = z_s[where], labels[where], labelled[where]
-    y, count = labels.clamp(min=0)[:, None], labelled.to(z_s.dtype)[:, None]
-    log_p = z_s.log_softmax(-1)
-    loss = -(log_p.gather(-1, y) * count).sum()
-    p_minus_1 = log_p.exp().scatter_add_(-1, y, -torch.ones_like(count)).mul_(count * factor)
-    gradient.index_add_(0, where, p_minus_1) if labels.is_cpu else gradient.add_(p_minus_1)
-    return loss
-
-
-FORMULAS: dict[type[Term], Callable] = {
-    HardLabels: _hard_labels,
-    LogitsMSE: _logits_mse,
-    MaskedLM: _hard_labels,
-    SoftCrossEntropy: _soft_cross_entropy,
-    SoftTargets: _soft_targets,
-    UniformTargets: _uniform_targets,
-}
-
-
-# ------------------------------------------------------------------------------------------------ products
-
-
 def _product_dtype(features: Tensor) -> torch.dtype:
     """What matrices are multiplied in: autocast's choice where it is on."""
     device = features.device.type
@@ -184,7 +154,7 @@ def _product_dtype(features: Tensor) -> torch.dtype:
     return features.dtype
 
 
-def chunk_rows(vocabulary: int, device: str) -> int:
+def default_chunk_size(vocabulary: int, device: str) -> int:
     """How many tokens make a chunk."""
     return max(FEWEST, CHUNK_BYTES.get(device, ELSEWHERE) // (4 * vocabulary))
 
@@ -193,9 +163,17 @@ def _chunks(rows: int, size: int) -> list[slice]:
     return [slice(first, first + size) for first in range(0, rows, size)]
 
 
-def _logits(features: Tensor, matrix: Tensor, bias: Tensor, wide: torch.dtype) -> Tensor:
-    """(n, D) → (n, V), ready to be summed over."""
-    return torch.addmm(bias.to(matrix.dtype), features, matrix.T).to(wide)
+def _logits_by_chunk(
+    outputs: Outputs | None, kind: torch.dtype, wide: torch.dtype, vocabulary: int
+) -> Callable[[slice], Tensor | None]:
+    """A function from a chunk's rows to a model's logits there, (n, V), ready to be summed over."""
+    if outputs is None:
+        return lambda chunk: None
+    if outputs.top:
+        return lambda chunk: logits_of_top(*(part[chunk] for part in outputs.top), vocabulary, wide)
+    last = outputs.unembedding
+    features, matrix, bias = (x.detach().to(kind) for x in (outputs.features, last.weight, last.bias))
+    return lambda chunk: torch.addmm(bias, features[chunk], matrix.T).to(wide)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:

@@ -36,7 +36,7 @@ from kdtutor.data.masking import mask_tokens, rarity
 from kdtutor.data.task import Split, Task
 from kdtutor.data.tokens import IGNORED
 from kdtutor.errors import KDTutorError
-from kdtutor.models.forward import Outputs, forward, projection
+from kdtutor.models.forward import Outputs, forward, unembedding
 from kdtutor.models.load import load_model
 from kdtutor.models.students import half_depth, set_dropout, small_bert
 from kdtutor.objectives.hidden import CosineHidden, HiddenStates
@@ -87,7 +87,7 @@ def two_heads(n: int, V: int = 61, dtype=torch.float64) -> tuple[Outputs, Output
             last.weight.copy_(torch.randn(V, width, generator=draw))
             last.bias.copy_(torch.randn(V, generator=draw))
         features = torch.randn(n, width, generator=draw, dtype=dtype)
-        return Outputs(None, features=features.requires_grad_(), projection=last)
+        return Outputs(None, features=features.requires_grad_(), unembedding=last)
 
     labels = torch.randint(V, (n,), generator=draw)
     labels[torch.rand(n, generator=draw) < 0.67] = IGNORED
@@ -129,12 +129,12 @@ ALL_TERMS = (
 def test_losses_and_gradients_by_chunks_are_those_of_the_definitions(objective, n):
     student, teacher, labels = two_heads(n)
     factors = torch.tensor([t.weight / (i + 3) for i, t in enumerate(objective.terms)], dtype=torch.float64)
-    total, values = vocabulary.losses(objective.terms, factors, student, teacher, labels, rows=7)
-    inputs = [student.features, student.projection.weight, student.projection.bias]
+    total, values = vocabulary.losses(objective.terms, factors, student, teacher, labels, chunk_size=7)
+    inputs = [student.features, student.unembedding.weight, student.unembedding.bias]
     gradients = torch.autograd.grad(total, inputs)
     assert not values.requires_grad
 
-    z_s, z_t = (o.projection(o.features) for o in (student, teacher))
+    z_s, z_t = (o.unembedding(o.features) for o in (student, teacher))
     expected = [
         defined(type(t).__name__, z_s, z_t.detach(), labels, getattr(t, "temperature", 1.0))
         if "logits" in t.needs
@@ -146,7 +146,7 @@ def test_losses_and_gradients_by_chunks_are_those_of_the_definitions(objective, 
     torch.testing.assert_close(values.double(), torch.stack(expected).detach(), rtol=1e-6, atol=1e-6)
     for mine, theirs in zip(gradients, torch.autograd.grad(wanted, inputs), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
-    assert teacher.features.grad is None and teacher.projection.weight.grad is None
+    assert teacher.features.grad is None and teacher.unembedding.weight.grad is None
 
 
 def test_what_goes_backward_is_scaled_and_the_chunk_does_not_matter():
@@ -155,7 +155,7 @@ def test_what_goes_backward_is_scaled_and_the_chunk_does_not_matter():
 
     def gradient(rows: int, factor: float) -> Tensor:
         total, _ = vocabulary.losses(TRIPLE.terms, factors, student, teacher, labels, rows)
-        return torch.autograd.grad(factor * total, student.projection.weight)[0]
+        return torch.autograd.grad(factor * total, student.unembedding.weight)[0]
 
     once = gradient(7, 1.0)
     for rows in (1, 19, 20, 1000):
@@ -165,13 +165,13 @@ def test_what_goes_backward_is_scaled_and_the_chunk_does_not_matter():
 
 def test_terms_of_weight_0_are_left_out_and_a_frozen_matrix_gets_no_gradient():
     student, teacher, labels = two_heads(20)
-    student.projection.requires_grad_(False)
+    student.unembedding.requires_grad_(False)
     objective = SoftTargets(2) + 0 * MaskedLM()
     total, values = vocabulary.losses(objective.terms, torch.ones(2), student, teacher, labels)
     total.backward()
     assert values[1] == 0 < values[0]
     assert student.features.grad.abs().sum() > 0
-    assert student.projection.weight.grad is None
+    assert student.unembedding.weight.grad is None
 
 
 @pytest.mark.parametrize("factor", [1, 1000])
@@ -179,13 +179,13 @@ def test_float32_is_as_exact_as_the_plain_losses_at_any_temperature(factor):
     """Against float64; at high temperatures a naive KL would be nothing but rounding."""
     student, teacher, labels = two_heads(20, dtype=torch.float32)
     wide = [
-        Outputs(None, features=o.features.double(), projection=copy.deepcopy(o.projection).double())
+        Outputs(None, features=o.features.double(), unembedding=copy.deepcopy(o.unembedding).double())
         for o in (student, teacher)
     ]
     objective = SoftTargets(2 * factor) + LogitsMSE()
     total, _ = vocabulary.losses(objective.terms, torch.ones(2), student, teacher, labels)
     exact, _ = vocabulary.losses(objective.terms, torch.ones(2), *wide, labels)
-    z_s, z_t = (o.projection(o.features) for o in (student, teacher))
+    z_s, z_t = (o.unembedding(o.features) for o in (student, teacher))
     plain = sum(t(Outputs(z_s), Outputs(z_t), {"labels": labels}, "sum") for t in objective.terms)
     assert abs(total - exact) <= max(2 * abs(plain - exact), 1e-5 * abs(exact))
 
@@ -225,8 +225,8 @@ def test_a_heads_features_and_projection_give_its_logits(glosses, teacher, kind)
     logits = forward(model, batch, rows=rows).logits
     out = forward(model, batch, {"features", "hidden_states"}, rows)
     assert out.logits is None and len(out.hidden_states) == model.config.num_hidden_layers + 1
-    torch.testing.assert_close(out.projection(out.features), logits)
-    assert projection(model) is model.get_output_embeddings()
+    torch.testing.assert_close(out.unembedding(out.features), logits)
+    assert unembedding(model) is model.get_output_embeddings()
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     torch.testing.assert_close(model(**inputs).logits.flatten(0, 1)[rows], logits)
 
@@ -297,19 +297,71 @@ def test_bf16_gives_what_plain_logits_in_bf16_give(glosses, teacher):
     assert norms[0] == pytest.approx(norms[1], rel=0.05)
 
 
-def test_other_terms_other_heads_and_other_tasks_take_the_plain_path(glosses, teacher):
-    class Sharper(SoftTargets):
-        pass
+class Sharper(SoftTargets):
+    """A term of a learner's own: soft targets of a teacher that is twice as sure."""
 
-    for objective in (Sharper(2), MaskedLM() + Sharper(2)):
+    def forward(self, student, teacher, batch, reduction="none"):
+        return super().forward(student, Outputs(2 * teacher.logits), batch, reduction)
+
+
+class Shifted(LogitsMSE):
+    """One that learns along: a constant for each token of the vocabulary."""
+
+    def prepare(self, student, teacher):
+        self.shift = torch.nn.Parameter(torch.zeros(student.config.vocab_size))
+
+    def forward(self, student, teacher, batch, reduction="none"):
+        return super().forward(Outputs(student.logits + self.shift), teacher, batch, reduction)
+
+
+class Relations(SoftTargets):
+    """One that compares tokens with each other: their mean is taken away first."""
+
+    def forward(self, student, teacher, batch, reduction="none"):
+        return super().forward(Outputs(student.logits - student.logits.mean(0)), teacher, batch, reduction)
+
+
+class BothNeeded(SoftTargets):
+    """One that reads logits and hidden states."""
+
+    needs = frozenset({"logits", "hidden_states"})
+
+    def forward(self, student, teacher, batch, reduction="none"):
+        assert len(student.hidden_states) == len(teacher.hidden_states) == 3
+        return super().forward(student, teacher, batch, reduction)
+
+
+@pytest.mark.parametrize("kind", [Sharper, Shifted])
+def test_a_term_that_the_package_has_never_seen_is_chunked_like_any_other(
+    glosses, teacher, kind, monkeypatch
+):
+    monkeypatch.setattr(vocabulary, "FEWEST", 16)
+    monkeypatch.setitem(vocabulary.CHUNK_BYTES, "cpu", 1)
+    runs = [
+        triple_run(glosses, teacher, (kind() + 2 * MaskedLM()), chunked=chunked, learning_rate=1e-4)
+        for chunked in (True, False)
+    ]
+    assert [run.chunked for run in runs] == [True, False]
+    losses = [[row["loss"] for row in run.run()] for run in runs]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    for mine, theirs in zip(*(run.objective.parameters() for run in runs), strict=True):
+        assert mine.abs().sum() > 0
+        torch.testing.assert_close(mine, theirs, rtol=0.02, atol=0.02 * 1e-4 * 6)
+
+
+def test_terms_that_need_more_than_each_row_other_heads_and_other_tasks_take_the_plain_path(glosses, teacher):
+    for objective in (Relations(2), MaskedLM() + Relations(2)):
         assert not triple_run(glosses, teacher, objective).chunked
+    both = triple_run(glosses, teacher, BothNeeded(2), student=copy.deepcopy(teacher))
+    assert not both.chunked
+    both.run()
     assert not make_run(make_task(), HardLabels()).chunked
     untied = small_bert(glosses, layers=1, width=32, seed=4)
     untied.config.model_type = "of another kind"
-    assert not vocabulary.reads_rows(MaskedLM(), untied, None)
-    assert not vocabulary.reads_rows(CosineHidden(), teacher, teacher)
-    assert vocabulary.reads_rows(MaskedLM(), teacher, None)
-    assert vocabulary.reads_rows(TRIPLE, teacher, teacher)
+    assert not vocabulary.can_chunk(MaskedLM(), untied, None)
+    assert not vocabulary.can_chunk(CosineHidden(), teacher, teacher)
+    assert vocabulary.can_chunk(MaskedLM(), teacher, None)
+    assert vocabulary.can_chunk(TRIPLE, teacher, teacher)
 
 
 # ------------------------------------------------------------------------------------------------ memory
