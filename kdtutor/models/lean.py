@@ -13,12 +13,15 @@ transformers' encoder gives, with the same gradients, and leaves out
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertModel, DistilBertModel
+
+from kdtutor.models.names import layer_names
 
 LONG = 48  # tokens: from here on the CPU's fused attention, which draws no dropout, is the faster one
 
@@ -161,22 +164,23 @@ def _norm(module: nn.LayerNorm, x: Tensor) -> Tensor:
 
 
 def _layers_and_heads(encoder: BertModel | DistilBertModel) -> tuple[list[_Layer], int]:
-    if isinstance(encoder, DistilBertModel):
-        return [_of_distilbert(layer) for layer in encoder.transformer.layer], encoder.config.n_heads
-    return [_of_bert(layer) for layer in encoder.encoder.layer], encoder.config.num_attention_heads
+    kind = encoder.config.model_type
+    layers = (encoder.transformer if kind == "distilbert" else encoder.encoder).layer
+    get = _GETTERS[kind]
+    return [
+        _Layer(*(part and part(layer) for part in get)) for layer in layers
+    ], encoder.config.num_attention_heads
 
 
-def _of_bert(layer: nn.Module) -> _Layer:
-    asks, mixed, wide, end = layer.attention.self, layer.attention.output, layer.intermediate, layer.output
-    return _Layer(
-        asks.query, asks.key, asks.value, asks.dropout, mixed.dense, mixed.dropout, mixed.LayerNorm,
-        wide.dense, wide.intermediate_act_fn, end.dense, end.dropout, end.LayerNorm,
-    )  # fmt: skip
+def _getters(kind: str) -> list[attrgetter | None]:
+    """What reads each field of a `_Layer` from a layer of transformers' own."""
+    names = layer_names(kind)
+    return [attrgetter(names[part]) if part in names else None for part in _PARTS]
 
 
-def _of_distilbert(layer: nn.Module) -> _Layer:
-    asks, wide = layer.attention, layer.ffn
-    return _Layer(
-        asks.q_lin, asks.k_lin, asks.v_lin, asks.dropout, asks.out_lin, None, layer.sa_layer_norm,
-        wide.lin1, wide.activation, wide.lin2, wide.dropout, layer.output_layer_norm,
-    )  # fmt: skip
+# The fields of a `_Layer`, by the names of the table.
+_PARTS = (
+    "attention.query", "attention.key", "attention.value", "attention.dropout", "attention.output", "dropout1", "norm1",
+    "feed_forward.up", "activation", "feed_forward.down", "dropout2", "norm2",
+)  # fmt: skip
+_GETTERS = {kind: _getters(kind) for kind in ("bert", "distilbert")}

@@ -1,9 +1,11 @@
-"""What the parts of `transformer.Bert` are called in the files of BERT and DistilBERT, and how they get in there.
+"""One table: what each part of an encoder is called by `transformer.Bert`, by BERT and by DistilBERT.
+
+Whoever copies weights from one to the other, or reads the parts of either, looks them up here:
 
     settings, weights, names = weights_of(model)      # of a transformers model, or of a file and its configuration
     fill(bert, weights, names)                        # copied; must fit one to one
 
-It knows names and tensors only; what the parts do stands in transformer.py.
+It knows names and tensors only; what the parts do is told in transformer.py.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from kdtutor.errors import KDTutorError
 def weights_of(
     source: nn.Module | Mapping[str, Tensor], config: object | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str]]:
-    """Of a transformers BERT or DistilBERT, or of its state dict as saved and its `config` (an object or a mapping).
+    """Read a transformers BERT or DistilBERT, or its state dict as saved and its `config` (an object or a mapping).
 
     Returns the settings for `transformer.Config`, the weights under their own names, and for each of our parts theirs.
     Raises KDTutorError for any other architecture.
@@ -33,7 +35,7 @@ def weights_of(
         raise KDTutorError(f"this is a {kind}; Bert reads {' and '.join(_COLUMNS)}")
     weights = _cleaned(source if isinstance(source, Mapping) else source.state_dict(), kind)
     settings = _config(settings, weights)
-    return settings, weights, _names(kind, settings["layers"])
+    return settings, weights, part_names(kind, settings["layers"])
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
@@ -57,7 +59,7 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], names: Mapping[str, st
         parameter.copy_(weights[name])
 
 
-#: what a part is called here, in the files of BERT, and in those of DistilBERT; # is a layer's number
+#: what a part is called here, in BERT, and in DistilBERT ("none": it has no such part); # is a layer's number
 _NAMES = """
 embeddings.tokens                    embeddings.word_embeddings                 embeddings.word_embeddings
 embeddings.positions                 embeddings.position_embeddings             embeddings.position_embeddings
@@ -66,10 +68,14 @@ embeddings.norm                      embeddings.LayerNorm                       
 encoder.layers.#.attention.query     encoder.layer.#.attention.self.query       transformer.layer.#.attention.q_lin
 encoder.layers.#.attention.key       encoder.layer.#.attention.self.key         transformer.layer.#.attention.k_lin
 encoder.layers.#.attention.value     encoder.layer.#.attention.self.value       transformer.layer.#.attention.v_lin
+encoder.layers.#.attention.dropout   encoder.layer.#.attention.self.dropout     transformer.layer.#.attention.dropout
 encoder.layers.#.attention.output    encoder.layer.#.attention.output.dense     transformer.layer.#.attention.out_lin
+encoder.layers.#.dropout1            encoder.layer.#.attention.output.dropout   none
 encoder.layers.#.norm1               encoder.layer.#.attention.output.LayerNorm transformer.layer.#.sa_layer_norm
 encoder.layers.#.feed_forward.up     encoder.layer.#.intermediate.dense         transformer.layer.#.ffn.lin1
+encoder.layers.#.activation          encoder.layer.#.intermediate.intermediate_act_fn transformer.layer.#.ffn.activation
 encoder.layers.#.feed_forward.down   encoder.layer.#.output.dense               transformer.layer.#.ffn.lin2
+encoder.layers.#.dropout2            encoder.layer.#.output.dropout             transformer.layer.#.ffn.dropout
 encoder.layers.#.norm2               encoder.layer.#.output.LayerNorm           transformer.layer.#.output_layer_norm
 pooler                               pooler.dense                               pre_classifier
 classifier                           classifier                                 classifier
@@ -77,6 +83,7 @@ lm_head.dense                        cls.predictions.transform.dense            
 lm_head.norm                         cls.predictions.transform.LayerNorm        vocab_layer_norm
 lm_head                              cls.predictions                            vocab_projector
 """
+_ROWS = [row.split() for row in _NAMES.strip().splitlines()]
 _COLUMNS = {"bert": 1, "distilbert": 2}
 _COPIES = {  # a model in memory has these parameters twice
     "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
@@ -85,15 +92,42 @@ _COPIES = {  # a model in memory has these parameters twice
 }
 
 
-def _names(kind: str, layers: int) -> dict[str, str]:
-    """{"pooler": "pooler.dense", …}: each of our parts, and what it is called in a file of this kind."""
-    rows = [row.split() for row in _NAMES.strip().splitlines()]
-    numbers = map(str, range(layers))
-    return {row[0].replace("#", n): row[_COLUMNS[kind]].replace("#", n) for n in numbers for row in rows}
+def part_names(kind: str, layers: int) -> dict[str, str]:
+    """{"pooler": "pooler.dense", …}: each of our parts, and what it is called in a model of this kind, if it is there.
+
+    The body's parts are named without the `bert.` or `distilbert.` that a model with a head puts before them.
+    """
+    present = [(row[0], row[_COLUMNS[kind]]) for row in _ROWS if row[_COLUMNS[kind]] != "none"]
+    return {
+        ours.replace("#", str(n)): theirs.replace("#", str(n))
+        for n in range(layers)
+        for ours, theirs in present
+    }
+
+
+def layer_names(kind: str) -> dict[str, str]:
+    """{"attention.query": "attention.self.query", …}: each part of one layer, and what the layer calls it."""
+    named = part_names(kind, 1).items()
+    return {
+        ours.removeprefix("encoder.layers.0."): theirs.partition(".0.")[2]
+        for ours, theirs in named
+        if ours.startswith("encoder.layers.")
+    }
+
+
+def query_matrices(model: nn.Module) -> list[Tensor]:
+    """The query matrix of every layer, in order, of a BERT, a DistilBERT or ours; none if there are no such layers."""
+    [row] = [row for row in _ROWS if row[0].endswith(".query")]
+    spelt = "|".join(re.escape(name).replace(r"\#", r"(\d+)") for name in row)
+    found = {}
+    for name, value in model.named_parameters():
+        if match := re.search(rf"(?:^|\.)(?:{spelt})\.weight$", name):
+            found[int(next(filter(None, match.groups())))] = value
+    return [found[i] for i in sorted(found)]
 
 
 def _cleaned(weights: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """Under the names of today (files of 2018 say gamma and beta), no `bert.` before the body's, nothing twice."""
+    """Use today's names (files of 2018 say gamma and beta), without `bert.` before the body's, and nothing twice."""
     plain = {}
     for name, value in weights.items():
         if not name.endswith("position_ids"):  # 0, 1, 2, …: in old files only
@@ -105,7 +139,7 @@ def _cleaned(weights: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
 
 
 def _config(settings: Mapping, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """From a transformers configuration; which heads there are, the weights tell."""
+    """Translate a transformers configuration; the weights tell which heads there are."""
     bert, distilbert = (settings["model_type"] == kind for kind in _COLUMNS)
     activation = settings["activation" if distilbert else "hidden_act"]
     if activation != "gelu" or settings.get("is_decoder"):

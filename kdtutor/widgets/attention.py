@@ -10,7 +10,6 @@ The models read a text once, in Python; all weights go to the browser, which doe
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from kdtutor import plots
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
+from kdtutor.models.names import query_matrices
 from kdtutor.widgets.base import Instrument, OneOf, SettingError
 
 WHOLE = 65535  # weights travel as integers of 16 bits: this many parts are 100 %
@@ -284,7 +284,10 @@ def copied_layers(teacher: nn.Module, student: nn.Module, least: float = 0.5) ->
     Told from the weights themselves: the query matrices of the two layers still point the same way (a cosine above
     `least`, also after training), where those of unrelated layers have a cosine of about 0.
     """
-    theirs, ours = _queries(teacher), _queries(student)
+    theirs, ours = (
+        [matrix.detach().flatten().float().cpu() for matrix in query_matrices(model)]
+        for model in (teacher, student)
+    )
     if not ours:
         config = student.config
         depth = getattr(config, "num_hidden_layers", None) or getattr(config, "layers", 1)
@@ -298,13 +301,3 @@ def copied_layers(teacher: nn.Module, student: nn.Module, least: float = 0.5) ->
         best = int(np.argmax(cosines)) if cosines else 0
         sources.append(best if cosines and cosines[best] > least else None)
     return sources
-
-
-def _queries(model: nn.Module) -> list[Tensor]:
-    """Collect each layer's query matrix, flat, by the names that BERT, DistilBERT and kdtutor give them."""
-    found = {}
-    for name, value in model.named_parameters():
-        match = re.search(r"\blayers?\.(\d+)\..*\b(query|q_lin|q_proj)\.weight$", name)
-        if match:
-            found[int(match[1])] = value.detach().flatten().float().cpu()
-    return [found[i] for i in sorted(found)]
