@@ -87,7 +87,10 @@ class DistillArguments(TrainArguments):
     )
     student: str = _field("half-depth", TEXT, "half-depth, small-bert, or a folder or Hub name")
     layers: int | None = _field(None, optional(COUNT), "the student's depth")
-    width: int = _field(128, COUNT, "a small-bert's hidden size")
+    width: int | None = _field(None, optional(COUNT), "a small-bert's hidden size (default: 128)")
+    token_types: str | None = _field(
+        None, optional(one_of("fold", "drop")), "half-depth: into the positions (default), or left out"
+    )
     dropout: float | None = _field(None, optional(FRACTION), "the student's (default: as it comes)")
     objective: str = _field(
         "0.1 * HardLabels() + 0.9 * SoftTargets(temperature=4)",
@@ -210,12 +213,8 @@ def distill(a: DistillArguments, command: str) -> None:
 
     objective, task = parse_objective(a.objective), _task(a)
     teacher = models.load_teacher(task, a.teacher)
-    if a.student == "half-depth":
-        student = models.half_depth(teacher, a.layers, seed=a.seed)
-    elif a.student == "small-bert":
-        student = models.small_bert(task, a.layers or 2, a.width, seed=a.seed)
-    else:
-        student = models.load_model(a.student, task)
+    options = {name: getattr(a, name) for name in ("layers", "width", "token_types")}
+    student = models.make_student(a.student, teacher, task, seed=a.seed, **options)
     if a.dropout is not None:
         models.set_dropout(student, a.dropout)
     _train(a, command, student, teacher, task, objective)

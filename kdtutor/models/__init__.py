@@ -12,7 +12,16 @@ from kdtutor.models.forward import (
 )
 from kdtutor.models.load import TEACHERS, check_fits, freeze, load_model, load_teacher, shipped
 from kdtutor.models.sizes import Sizes, sizes
-from kdtutor.models.students import DROPOUTS, half_depth, layer_choice, set_dropout, small_bert
+from kdtutor.models.students import (
+    DROPOUTS,
+    half_depth,
+    layer_choice,
+    make_student,
+    register,
+    set_dropout,
+    small_bert,
+    student_names,
+)
 
 __all__ = [
     "DROPOUTS",
@@ -29,11 +38,14 @@ __all__ = [
     "load_teacher",
     "logits_by_batch",
     "logits_of",
+    "make_student",
     "refuse_non_finite",
+    "register",
     "set_dropout",
     "shipped",
     "sizes",
     "small_bert",
+    "student_names",
     "texts_at_once",
     "unembedding",
 ]

@@ -43,7 +43,7 @@ from kdtutor.errors import KDTutorError, nearest
 from kdtutor.evaluation.statistics import Interval, mean_and_interval
 from kdtutor.models.load import load_model, load_teacher, quiet
 from kdtutor.models.sizes import sizes
-from kdtutor.models.students import half_depth, set_dropout
+from kdtutor.models.students import make_student, set_dropout
 from kdtutor.objectives.parse import parse_objective
 from kdtutor.studies.stored import SPLITS, Stored, still_valid, versions, write
 from kdtutor.training.answers import fingerprint
@@ -274,7 +274,7 @@ class _Workshop:
 
     def student(self, arm: Arm, seed: int):
         """Take half the teacher's layers: the teacher's own, or random ones."""
-        student = half_depth(self.teacher)
+        student = make_student("half-depth", self.teacher, self.tasks["glosses"], token_types="drop")
         with _random_weights(seed):
             return student if arm.copied else type(student)(student.config).train()
 

@@ -110,7 +110,7 @@ def _run(configuration: Configuration, seed: int, task, teacher, answers: str) -
     from kdtutor.training.distillation import Distillation
 
     shape = {name: getattr(configuration, name) for name in ("layers", "width", "dropout")}
-    student = models.small_bert(task, seed=seed, **shape)
+    student = models.make_student("small-bert", teacher, task, seed=seed, **shape)
     objective = parse_objective(configuration.objective)
     settings = {name: getattr(configuration, name) for name in ("steps", "batch_size", "learning_rate")}
     distillation = Distillation(

@@ -116,25 +116,95 @@ def test_the_fresh_part_of_a_student_is_decided_by_its_seed_alone(task):
     assert not torch.equal(a.pre_classifier.weight, c.pre_classifier.weight)
 
 
-def test_all_layers_copied_compute_what_the_teacher_computes(task, raw_text):
-    """DistilBERT is BERT without token types: with those at zero the two must agree, layer by layer."""
-    teacher = tiny(raw_text, layers=3)
+def trained(model):
+    """Its parameters as after training, not 0 and 1 as new biases and norms."""
+    draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for p in teacher.parameters():  # as trained ones are, not 0 and 1 as new biases and norms
-            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
-        teacher.bert.embeddings.token_type_embeddings.weight.zero_()
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=draw))
+    return model.eval()
+
+
+def answers(model, batch):
+    with torch.no_grad():
+        return forward(model.eval(), batch, frozenset({"logits", "hidden_states"}))
+
+
+def test_all_layers_copied_give_the_teachers_answers_for_single_texts(raw_text):
+    """The vector of the first token type, the same for every token, lies in the positions."""
+    teacher = trained(tiny(raw_text, layers=3))
     student = half_depth(teacher, depth=3)
     assert type(student) is DistilBertForMaskedLM
     assert student.vocab_projector.weight is student.distilbert.embeddings.word_embeddings.weight
     batch = raw_text.encode("train").batch(torch.arange(8))
-    needs = frozenset({"logits", "hidden_states"})
-    with torch.no_grad():
-        theirs, mine = forward(teacher.eval(), batch, needs), forward(student.eval(), batch, needs)
+    theirs, mine = answers(teacher, batch), answers(student, batch)
     real = batch["attention_mask"].bool()
     assert len(mine.hidden_states) == len(theirs.hidden_states) == 4
     for a, b in zip(mine.hidden_states, theirs.hidden_states, strict=True):
-        torch.testing.assert_close(a[real], b[real], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(mine.logits[real], theirs.logits[real], rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(a[real], b[real], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mine.logits[real], theirs.logits[real], rtol=1e-5, atol=1e-4)
+
+
+def test_token_types_may_be_dropped_as_in_distilbert(raw_text):
+    teacher = trained(tiny(raw_text, layers=3))
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    student = half_depth(teacher, depth=3, token_types="drop")
+    places = "embeddings.position_embeddings.weight"
+    assert torch.equal(student.distilbert.state_dict()[places], teacher.bert.state_dict()[places])
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    with torch.no_grad():
+        teacher.bert.embeddings.token_type_embeddings.weight.zero_()
+    batch = raw_text.encode("train").batch(torch.arange(8))
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(
+        answers(student, batch).logits[real], answers(teacher, batch).logits[real], rtol=1e-5, atol=1e-4
+    )
+    assert 'unknown token_types "folds"; there are: fold, drop' in refusal(
+        half_depth, teacher, token_types="folds"
+    )
+
+
+def masked_lm(task, **changes):
+    return BertForMaskedLM(
+        BertConfig(
+            vocab_size=len(task.tokenizer),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            **changes,
+        )
+    )
+
+
+def test_an_untied_last_matrix_is_copied_with_its_own_bias_and_stays_untied(raw_text, tmp_path):
+    teacher = trained(masked_lm(raw_text, tie_word_embeddings=False))
+    student = half_depth(teacher, depth=2)
+    assert student.vocab_projector.weight is not student.distilbert.embeddings.word_embeddings.weight
+    batch = raw_text.encode("train").batch(torch.arange(8))
+    real = batch["attention_mask"].bool()
+    expected = answers(teacher, batch).logits[real]
+    torch.testing.assert_close(answers(student, batch).logits[real], expected, rtol=1e-5, atol=1e-4)
+    student.save_pretrained(tmp_path)
+    again = DistilBertForMaskedLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(answers(again, batch).logits[real], expected, rtol=1e-5, atol=1e-4)
+
+
+def test_a_student_has_its_teachers_dropout(task, raw_text):
+    for teacher in (
+        tiny(task),
+        half_depth(tiny(task)),
+        masked_lm(raw_text, attention_probs_dropout_prob=0.3),
+    ):
+        set_dropout(teacher, 0.0)
+        teacher.config.update({"attention_probs_dropout_prob": 0.3, "attention_dropout": 0.3})
+        config = half_depth(teacher, 1).config
+        assert (config.dropout, config.attention_dropout, config.seq_classif_dropout) == (0, 0.3, 0)
+
+
+def test_another_eps_which_a_distilbert_can_not_have_is_refused(raw_text):
+    said = refusal(half_depth, masked_lm(raw_text, layer_norm_eps=1e-5))
+    assert "layer_norm_eps is 1e-05, and a DistilBERT's is always 1e-12" in said
 
 
 def test_a_distilbert_may_be_halved_again(task):
