@@ -34,8 +34,9 @@ TRIAL_TEXTS, TRIAL_STEPS = (
     32,
     4,
 )  # a process's texts in a step of the trial, and its steps, the first of which warms up
-# Of a chunk's logits: student's, teacher's, both log-softmaxes, both softmaxes, and three differences of these …
-TABLES = 9
+# Of a chunk's logits: the student's, their log-softmax, its gradient and a product; with a teacher also the teacher's,
+# its log-softmax, both softmaxes and a difference …
+TABLES, TABLES_WITH_TEACHER = 4, 9
 PLAIN_TABLES = 10  # … and of all logits, where autograd keeps what its way back needs
 
 
@@ -160,10 +161,11 @@ def _logits_memory(run: Distillation, tokens: int, device: str) -> int:
         tokens = math.ceil(tokens * run.masking)
     if not run.chunked:
         return PLAIN_TABLES * 4 * tokens * vocabulary_size
+    tables = TABLES_WITH_TEACHER if run.objective.needs_teacher else TABLES
     rows = min(tokens, vocabulary.default_chunk_size(vocabulary_size, device))
     gradient = unembedding(run.student).weight
     return (
-        TABLES * 4 * rows * vocabulary_size + 2 * 4 * gradient.numel()
+        tables * 4 * rows * vocabulary_size + 2 * 4 * gradient.numel()
     )  # its own, and the one it is added to
 
 
