@@ -85,7 +85,7 @@ class DistillArguments(TrainArguments):
     teacher: str | None = _field(
         None, optional(TEXT), "folder or Hub name (default: the embedded teacher of the task)"
     )
-    student: str = _field("half-depth", TEXT, "half-depth, small-bert, or a folder or Hub name")
+    student: str = _field("half-depth", TEXT, "one of {students}, or a folder or Hub name")
     layers: int | None = _field(None, optional(COUNT), "the student's depth")
     width: int | None = _field(None, optional(COUNT), "a small-bert's hidden size (default: 128)")
     token_types: str | None = _field(
@@ -111,6 +111,12 @@ class EvaluateArguments(DataArguments):
     teacher: str | None = _field(None, optional(TEXT), "to compare with: retention")
     split: str = _field("test", TEXT, "validation while choosing, test once at the end")
     output: str | None = _field(None, optional(TEXT), "write the result to this JSON file")
+
+
+def _students() -> list[str]:
+    from kdtutor.models.students import student_names
+
+    return student_names()
 
 
 def flags_of(kind: type) -> dict[str, Field]:
@@ -145,6 +151,8 @@ def _add(parser: ArgumentParser, flag: Field) -> None:
         return [*dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))]
 
     check, help = flag.metadata["check"], flag.metadata["help"]
+    if "{students}" in help:
+        help = help.format(students=", ".join(_students()))
     if flag.default is not None and "default" not in help:
         help += f" (default: {flag.default})"
     optional_value = {"nargs": "?", "const": True} if check is SWITCH else {}

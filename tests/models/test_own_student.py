@@ -51,6 +51,11 @@ def test_the_command_line_makes_it_too_and_passes_its_options_on(narrow, tmp_pat
     cli.main([*arguments, f"--output={tmp_path / 'out'}", "--steps=2", "--batch_size=8", "--dry_run"])
     assert "2 of 8 texts" in capsys.readouterr().out
     cli.main([*arguments, f"--output={tmp_path / 'out'}", "--steps=2", "--batch_size=8"])
+    with pytest.raises(SystemExit):
+        cli.main(["distill", "--help"])
+    assert "one of half-depth, small-bert, narrow-bert, or a folder or Hub name" in " ".join(
+        capsys.readouterr().out.split()
+    )
     saved = BertForSequenceClassification.from_pretrained(tmp_path / "out")
     assert (saved.config.hidden_size, saved.config.intermediate_size) == (8, 4)
 
