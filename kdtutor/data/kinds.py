@@ -95,7 +95,7 @@ class Classification(Kind):
         return f"has classes 0 to {outputs - 1}"
 
     def text_of(self, target: Tensor, names: Sequence[str]) -> str:
-        return names[target]
+        return names[int(target)]
 
 
 class Regression(Kind):

@@ -117,7 +117,7 @@ class Task:
         from datasets import ClassLabel, Dataset
 
         part = self.split(split)
-        columns = dict(zip(("text", "text_pair"), map(list, part.texts), strict=False))
+        columns: dict = dict(zip(("text", "text_pair"), map(list, part.texts), strict=False))
         if part.targets is not None:
             columns["label"] = part.targets.numpy()
         if part.domains is not None:

@@ -41,7 +41,7 @@ def latencies_ms(
 
     What else the machine does then slows all of them alike, and their ratio can be trusted.
     """
-    times = {name: [] for name in models}
+    times: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(rounds):
         for name, model in models.items():
             times[name].append(latency_ms(model, task, split, texts))

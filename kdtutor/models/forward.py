@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -172,12 +172,12 @@ _HEADS = ("bert", "distilbert", *_ROBERTAS)
 
 def inputs_of(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """What the model takes of a batch. `labels` never: the objective, not the model, computes the loss."""
-    return {name: value for name, value in batch.items() if name in _known(type(model))}
+    return {name: value for name, value in batch.items() if name in _known(type(model).forward)}
 
 
 @lru_cache
-def _known(kind: type) -> frozenset[str]:
-    return frozenset(inspect.signature(kind.forward).parameters) & {
+def _known(function: Callable) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters) & {
         "input_ids",
         "attention_mask",
         "token_type_ids",

@@ -20,7 +20,7 @@ from kdtutor.errors import KDTutorError
 
 
 def weights_of(
-    source: nn.Module | Mapping[str, Tensor], config: object | None = None
+    source: nn.Module | Mapping[str, Tensor], config: Any = None
 ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str]]:
     """Read a transformers BERT or DistilBERT, or its state dict as saved and its `config` (an object or a mapping).
 

@@ -295,7 +295,7 @@ def writable(folder: str | os.PathLike) -> Path:
     """Make a folder, if there is none, and refuse it now, not after an hour, if nothing can be written there."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder):
+        with tempfile.NamedTemporaryFile(dir=os.fspath(folder)):
             return Path(folder)
     except OSError as error:
         raise KDTutorError(f"can't write to {folder}: {error.strerror}") from error

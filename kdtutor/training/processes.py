@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -125,7 +126,7 @@ def bar(accelerator: Accelerator, wanted: bool | None, iterable: Iterable | None
 class _Waiting:
     """A handler of SIGINT that counts the presses, and lets the second one through to the handler before it."""
 
-    def __init__(self, before: object) -> None:
+    def __init__(self, before: Any) -> None:
         self.before, self.presses = before, 0
 
     def __call__(self, *signal_and_frame: object) -> None:

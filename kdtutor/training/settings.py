@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -51,7 +51,7 @@ class TopK:
 
 def _cache(value: object) -> bool | str | os.PathLike | TopK:
     if isinstance(value, str) and value.startswith("topk:"):
-        count = value.removeprefix("topk:")
+        count: Any = value.removeprefix("topk:")
         return TopK(int(count) if count.isdecimal() else count)
     return value if isinstance(value, (bool, TopK)) else FOLDER.keep(value)
 
@@ -176,7 +176,7 @@ class Settings(Checked):
     )
 
     @classmethod
-    def of(cls, given: Mapping[str, object]) -> Settings:
+    def of(cls, given: Mapping[str, Any]) -> Settings:
         """The settings with these names. KDTutorError, with the nearest name first, if there is no such setting."""
         known = [f.name for f in fields(cls)]
         for name in given:
@@ -195,7 +195,7 @@ def check_setting(name: str, value: object) -> Any:
     return found.metadata["check"](name, value)
 
 
-def takes_settings(function: Callable) -> Callable:
+def takes_settings(function: Any) -> Any:
     """Let `function(…, **settings)` show every setting in its signature, with its default."""
     own = inspect.signature(function)
     kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
