@@ -50,19 +50,19 @@ class Kind:
         return self.answer == "token"
 
     def with_labels(self, batch: Batch, tokenizer, masking: float, generator, weights=None) -> Batch:
-        """The batch with labels; a kind that makes them from the text does it here."""
+        """Add labels to the batch, where they are made from the text."""
         return batch
 
     def counted(self, batch: Batch, which: str) -> Tensor | None:
-        """Which tokens' logits count, bool (B, L): "valid" or only the "masked" ones. None: one row for each text."""
+        """Say which tokens' logits count, "valid" or only "masked" ones: bool (B, L). None: each text has one row."""
         return None
 
     def wrong(self, targets: Tensor, outputs: int) -> Tensor:
-        """Which targets (N, …) no model can learn: bool (N,)."""
+        """Find the targets (N, …) that no model can learn: bool (N,)."""
         return ~targets.isfinite().reshape(len(targets), -1).all(1)
 
     def expected(self, outputs: int) -> str:
-        """What targets must be, as the end of "the task …"."""
+        """Say what targets must be: the end of a sentence that begins with the task's name."""
         return "needs finite numbers"
 
     def check(self, targets: Tensor | None, outputs: int, where: str, who: str) -> None:
@@ -75,7 +75,7 @@ class Kind:
             raise KDTutorError(f"{where} example {row} has label {value}, but {who} {self.expected(outputs)}")
 
     def text_of(self, target: Tensor, names: Sequence[str]) -> str:
-        """One target as people read it."""
+        """Write one target as people read it."""
         return ", ".join(f"{number:.2f}" for number in target.flatten().tolist())
 
 
@@ -124,7 +124,7 @@ class MaskedLM(Kind):
         return batch["labels"] != IGNORED if which == "masked" else batch["attention_mask"].bool()
 
     def check(self, targets: Tensor | None, outputs: int, where: str, who: str) -> None:
-        """Nothing to refuse."""
+        """Accept anything: there are no targets."""
 
 
 KINDS: dict[str, Kind] = {

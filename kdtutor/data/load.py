@@ -51,7 +51,7 @@ def load_task(
     max_length: int = 128,
     seed: int = 0,
 ) -> Task:
-    """A task by name (embedded or Hub), by file (CSV, JSON lines, Parquet), or by folder of such files.
+    """Load a task by name (embedded or Hub), from a file (CSV, JSON lines, Parquet), or from a folder of such files.
 
     text, pair, label: column names of your own file. A file is cut 80/10/10 into train, validation and test at
     `seed`; a folder holds train.*, validation.* and test.*, or what `datasets.load_dataset` reads. No label column:
@@ -152,12 +152,13 @@ def _load_files(path: Path, text, pair, label, seed: int) -> Task:
 
 
 def _read(path: Path, text, pair, label) -> dict[str, list]:
-    """The named columns of one file, every row checked."""
+    """Read the named columns of one file, and check every row."""
     if not path.is_file():
         raise KDTutorError(f"there is no file {path} (looked in {path.absolute().parent})")
     try:
         table = _READERS[path.suffix.lower()](path)
-    except Exception as error:  # pyarrow raises several types; all mean the same to the reader
+    # pyarrow raises several types; all mean the same to the reader.
+    except Exception as error:
         reason = str(error).splitlines()[0]
         raise KDTutorError(f"{path} can't be read as {path.suffix[1:]} (UTF-8): {reason}") from error
     _check_columns(table.column_names, path, text, pair, label)
@@ -182,11 +183,9 @@ def _check_columns(names: Sequence[str], where, text, pair, label) -> None:
 def _check_rows(columns: dict[str, list], where, label, blank: bool = False) -> None:
     """Refuse the first row without a text (unless it may be `blank`) or label. Row 1 stands below the header."""
     for column, values in columns.items():
-        what = (
-            "label is missing, or neither text nor a number"
-            if column == label
-            else "text is empty, or not a text"
-        )
+        what = "text is empty, or not a text"
+        if column == label:
+            what = "label is missing, or neither text nor a number"
         for row, value in enumerate(values, 1):
             if isinstance(value, str):
                 good = value.strip() or (blank and column != label)
@@ -197,7 +196,7 @@ def _check_rows(columns: dict[str, list], where, label, blank: bool = False) -> 
 
 
 def _assemble(name: str, columns: dict[str, dict[str, list]], label, where, names=None) -> Task:
-    """Columns of each split → Task; the labels decide its kind. `names`: the classes that integer labels count."""
+    """Make a task of each split's columns; the labels decide its kind. `names`: the classes that integers number."""
     texts = {s: tuple(values for c, values in part.items() if c != label) for s, part in columns.items()}
     if label is None:
         splits = {s: Split(t, None) for s, t in texts.items()}
@@ -234,7 +233,7 @@ def _assemble(name: str, columns: dict[str, dict[str, list]], label, where, name
 
 
 def _load_hub(name: str, text, pair, label) -> Task:
-    """`name`: a short name of HUB; "owner/dataset" or "owner/dataset:configuration"; a folder that datasets reads.
+    """Load a task by a short name of HUB, as "owner/dataset" or "owner/dataset:configuration", or from a folder.
 
     Examples whose class is hidden (-1, as in GLUE's test parts) are left out. Without a validation part, or if that
     plays the test, 5 % of train (2,000 at most) become the validation part.
@@ -257,7 +256,8 @@ def _load_hub(name: str, text, pair, label) -> Task:
     try:
         with hub_access(path):
             raw = load_dataset(path, configuration or None)
-    except Exception as error:  # no network, unknown name, gated: datasets raises a different type for each
+    # No network, an unknown or a gated name: datasets raises a different type for each.
+    except Exception as error:
         raise KDTutorError(unavailable("task", name, error)) from error
     for split in ("train", test):
         if split not in raw:

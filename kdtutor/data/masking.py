@@ -12,7 +12,7 @@ from kdtutor.errors import KDTutorError
 
 
 def rarity(encoded: Encoded, vocabulary: int, exponent: float = 0.7) -> Tensor:
-    """count^−exponent of every token of the vocabulary in these texts, for `mask_tokens`: float32 (V,).
+    """Compute count^−exponent of every token of the vocabulary in these texts, for `mask_tokens`: float32 (V,).
 
     DistilBERT's training code (Sanh et al. 2019) takes 0.7. A token that never occurs counts as one that did once.
     """
@@ -26,7 +26,7 @@ def mask_tokens(
     generator: torch.Generator,
     weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """BERT's masked-LM corruption (Devlin et al. 2019), drawn anew for every batch.
+    """Corrupt a batch as BERT's masked LM does (Devlin et al. 2019), anew at every call.
 
     Of the real tokens ([CLS], [SEP], padding never), `probability` are to be predicted: 80 % of them become
     [MASK], 10 % a random token, 10 % stay. Returns a new batch; labels (B, L) hold the true ids there and -100
@@ -39,17 +39,22 @@ def mask_tokens(
         raise KDTutorError(
             f"the tokenizer {tokenizer.name_or_path} has no mask token, as masked LM needs one"
         )
+
+    # Which tokens could be chosen, and two random numbers for each: whether it is, and what becomes of it.
     ids = batch["input_ids"]
     special = torch.tensor(tokenizer.all_special_ids)
     chance, action = torch.rand(ids.shape, generator=generator), torch.rand(ids.shape, generator=generator)
     real = batch["attention_mask"].bool() & ~torch.isin(ids, special)
+
     if weights is None:
         chosen = (chance < probability) & real
-    else:  # those whose exponential clocks, each of its own rate, ring first (Efraimidis & Spirakis 2006)
+    else:
+        # Those whose exponential clocks, each at its own rate, ring first (Efraimidis & Spirakis 2006).
         rings = (-torch.log1p(-chance) / weights[ids]).masked_fill(~real, math.inf).flatten()
         chosen = torch.zeros(ids.numel(), dtype=torch.bool)
         chosen[rings.topk(math.ceil(probability * int(real.sum())), largest=False).indices] = True
         chosen = chosen.view_as(ids)
+
     anything = torch.randint(len(tokenizer), ids.shape, generator=generator)
     corrupted = torch.where(chosen & (action < 0.8), tokenizer.mask_token_id, ids)
     corrupted = torch.where(chosen & (action >= 0.9), anything, corrupted)

@@ -30,20 +30,20 @@ class Split:
 
     @property
     def labelled(self) -> Tensor:
-        """Which rows have a label: bool (N,)."""
+        """Tell which rows have a label: bool (N,)."""
         if self.targets is None:
             return torch.zeros(len(self), dtype=torch.bool)
         return (self.targets != IGNORED).reshape(len(self), -1).all(1)
 
     def select(self, index: Tensor) -> Split:
-        """The rows `index`, int64 (n,), as a split of their own, in that order."""
+        """Make a split of the rows `index`, int64 (n,), in that order."""
         rows = index.tolist()
         texts = tuple([column[i] for i in rows] for column in self.texts)
         domains = None if self.domains is None else [self.domains[i] for i in rows]
         return Split(texts, None if self.targets is None else self.targets[index], domains)
 
     def sample(self, n: int, seed: int = 0) -> Split:
-        """`n` random rows, in the split's own order; all of them if there are fewer."""
+        """Draw `n` random rows, in the split's own order; all of them if there are fewer."""
         return self.select(random_rows(len(self), n, seed))
 
 
@@ -91,15 +91,15 @@ class Task:
         return self.splits[name]
 
     def texts(self, split: str) -> list[str]:
-        """The (first) text of every example."""
+        """List the (first) text of every example."""
         return list(self.split(split).texts[0])
 
-    def targets(self, split: str) -> Tensor:
-        """Class indices int64 (N,), or float32 (N,) for regression."""
+    def targets(self, split: str) -> Tensor | None:
+        """Return class indices int64 (N,), or float32 (N,) for regression; None where there are no labels."""
         return self.split(split).targets
 
     def encode(self, split: str) -> Encoded:
-        """The split as token ids; tokenized once per process for the same texts and tokenizer.
+        """Tokenize the split, once per process for the same texts and tokenizer.
 
         Where `splits_long`, a long text gives several rows, each with its own [CLS] and [SEP].
         """
@@ -109,11 +109,11 @@ class Task:
         return replace(part.encodings[key], labels=part.targets)
 
     def encode_texts(self, texts: Sequence[str]) -> Encoded:
-        """Any texts (or one), as the model of this task reads them; no labels."""
+        """Tokenize any texts (or one), as the model of this task reads them; no labels."""
         return _tokenize(self.tokenizer, ([texts] if isinstance(texts, str) else texts,), self.max_length)
 
     def dataset(self, split: str):
-        """The split as a `datasets.Dataset` for `transformers.Trainer` and friends: text, text_pair, label, domain."""
+        """Convert a split to a `datasets.Dataset`, for `transformers.Trainer`: text, text_pair, label, domain."""
         from datasets import ClassLabel, Dataset
 
         part = self.split(split)
@@ -128,7 +128,7 @@ class Task:
         return dataset.cast_column("label", ClassLabel(names=list(self.labels)))
 
     def subset(self, n: int, seed: int = 0, split: str = "train") -> Task:
-        """The same task with only `n` random examples of one split, the training split if none is named."""
+        """Keep only `n` random examples of one split, the training split if none is named."""
         part, kind = self.split(split), "training" if split == "train" else split
         if not 0 < n <= len(part):
             raise KDTutorError(f"{self.name} has {len(part)} {kind} examples: no subset of {n} can be drawn")
@@ -136,7 +136,7 @@ class Task:
         return self._with(f"{self.name}[{which}, seed {seed}]", **{split: part.sample(n, seed)})
 
     def transfer(self, labelled: int = 2000, seed: int = 0) -> Task:
-        """All training texts, but only `labelled` random ones keep their label; the others get -100 ("unlabelled").
+        """Keep all training texts, but the labels of only `labelled` random ones; the others get -100 ("unlabelled").
 
         `HardLabels` skips unlabelled examples; a teacher's soft targets need no label, so distillation uses them all:
         the *transfer set* of Hinton et al. 2015.
@@ -154,7 +154,7 @@ class Task:
         return self._with(name, train=replace(train, targets=targets))
 
     def labelled_only(self) -> Task:
-        """Without the unlabelled training texts: what a student without a teacher can learn from."""
+        """Leave out the unlabelled training texts: what stays is what a student without a teacher can learn from."""
         train = self.split("train")
         if train.targets is None:
             raise KDTutorError(f"{self.name} is a {self.kind} task: none of its texts is labelled")
@@ -166,7 +166,7 @@ class Task:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over texts, targets, label names and tokenizer: what a teacher cache or a checkpoint belongs to."""
+        """Hash texts, targets, label names and tokenizer (SHA-256): what a cache or a checkpoint belongs to."""
         tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
         tokenizer |= {"truncation": None, "padding": None}  # these tell only what it was last used for
         digest = hashlib.sha256(json.dumps([self.kind, self.labels, self.max_length, tokenizer]).encode())
@@ -178,10 +178,10 @@ class Task:
 
 
 def random_order(total: int, seed: int) -> Tensor:
-    """0 to total - 1, shuffled: int64 (total,). `seed` alone decides it."""
+    """Shuffle 0 to total - 1: int64 (total,). `seed` alone decides the order."""
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))
 
 
 def random_rows(total: int, n: int, seed: int) -> Tensor:
-    """`n` of `total` row numbers, drawn at random, in increasing order: int64 (n,)."""
+    """Draw `n` of `total` row numbers, in increasing order: int64 (n,)."""
     return random_order(total, seed)[:n].sort().values

@@ -63,7 +63,7 @@ class Encoded:
 def length_bucketed_batches(
     lengths: Tensor, batch_size: int, generator: torch.Generator | None = None
 ) -> list[Tensor]:
-    """Random batches of texts of similar length, so that little of a batch is padding. Every text occurs once.
+    """Cut texts into random batches of similar length, so that little of a batch is padding; each occurs once.
 
     Shuffles, sorts within equal pools of about 50 batches by length, cuts, and shuffles the batches: near-random order,
     near-zero padding. Without a generator: the longest first, for evaluation. Returns index tensors of `batch_size`
@@ -80,7 +80,7 @@ def length_bucketed_batches(
 
 
 def load_tokenizer(name: str | os.PathLike | None = None):
-    """The course's WordPiece tokenizer (vocabulary 8,192), or any fast tokenizer by name or folder."""
+    """Load the course's WordPiece tokenizer (vocabulary 8,192), or any fast tokenizer by name or folder."""
     if name is None:
         return _course_tokenizer()
     from transformers import AutoTokenizer
@@ -88,7 +88,8 @@ def load_tokenizer(name: str | os.PathLike | None = None):
     try:
         with hub_access(name):
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # no network, unknown name, damaged file: a different type for each
+    # No network, an unknown name, a damaged file: a different type for each.
+    except Exception as error:
         raise KDTutorError(unavailable("tokenizer", name, error)) from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         only = f"only {len(tokenizer)} special tokens"

@@ -56,11 +56,11 @@ class Evaluation:
 
     @property
     def score(self) -> float:
-        """The one figure to compare by: accuracy, or rank correlation for a regression."""
+        """Return the one figure to compare by: accuracy, or rank correlation for a regression."""
         return next(iter(self.scores.values()))
 
     def to_dict(self) -> dict:
-        """Everything that was measured, scores beside the rest."""
+        """List everything that was measured, scores beside the rest."""
         given = {name: value for name, value in vars(self).items() if value is not None}
         scores = given.pop("scores")
         return given | scores
@@ -121,7 +121,7 @@ def measure(
     masking: float = 0.15,
     fast: bool = True,
 ) -> dict[str, float]:
-    """The scores that a task of this kind is measured by, by name, the main one first. fast: as for `forward`."""
+    """Compute the scores of the task's kind over a whole split, by name, the main one first. fast: as for `forward`."""
     if task.rules.per_token:
         found = masked_lm_scores(model, task, split, masking=masking, batch_size=batch_size or 256, fast=fast)
         return {name: found[name] for name in task.rules.scores}
@@ -131,32 +131,33 @@ def measure(
 
 
 def scores_of(logits: Tensor, targets: Tensor, rules: Kind) -> dict[str, float]:
-    """What a kind of task makes of logits (N, C) and targets (N, …): its scores by name, the main one first."""
+    """Compute a kind's scores from logits (N, C) and targets (N, …), by name, the main one first."""
     return {name: SCORES[name](logits, targets) for name in rules.scores}
 
 
 def predict(
     model: PreTrainedModel, task: Task, split: str = "test", batch_size: int | None = None, fast: bool = True
 ) -> Tensor:
-    """The model's logits for every example of the split, in order: float32 (N, C) on the host."""
+    """Compute the model's logits for every example of the split, in order: float32 (N, C) on the host."""
     return logits_of(model, task.encode(split), batch_size, fast)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Fraction of the examples (N, C) whose highest logit is the label's."""
+    """Compute the fraction of examples (N, C) whose highest logit is the label's."""
     return float(_right(logits, labels).double().mean())
 
 
 def macro_f1(logits: Tensor, labels: Tensor) -> float:
-    """Mean over classes of F1 = 2·TP / (2·TP + FP + FN); a class neither present nor predicted is left out."""
+    """Average F1 = 2·TP / (2·TP + FP + FN) over classes; a class neither present nor predicted is left out."""
     classes, predicted, right = logits.shape[-1], logits.argmax(-1), _right(logits, labels)
     true_positives = torch.bincount(labels[right], minlength=classes).double()
     occurrences = torch.bincount(labels, minlength=classes) + torch.bincount(predicted, minlength=classes)
-    return float((2 * true_positives / occurrences)[occurrences > 0].mean())  # 2·TP + FP + FN occurrences
+    # A class occurs 2·TP + FP + FN times, among labels and predictions together.
+    return float((2 * true_positives / occurrences)[occurrences > 0].mean())
 
 
 def ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017): Σ_b n_b/n · |accuracy_b − confidence_b|, equal bins of (0, 1]."""
+    """Compute the expected calibration error Σ_b n_b/n · |accuracy_b − confidence_b| (Guo et al. 2017), equal bins."""
     confidence = logits.double().softmax(-1).amax(-1)
     gap = _right(logits, labels).double() - confidence
     which = (confidence * bins).ceil().long().clamp(1, bins) - 1
@@ -164,11 +165,10 @@ def ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
 
 
 def _right(logits: Tensor, labels: Tensor) -> Tensor:
-    """Which examples are classified right: bool (N,). Refuses what would make a score wrong without a word."""
+    """Tell which examples are classified right: bool (N,). Refuses what would make a score wrong in silence."""
     if len(logits) != len(labels) or not len(labels):
-        raise KDTutorError(
-            f"{len(logits)} rows of logits for {len(labels)} labels: there must be one each, and any at all"
-        )
+        rows = f"{len(logits)} rows of logits for {len(labels)} labels"
+        raise KDTutorError(f"{rows}: each example needs one of both, and there must be one at least")
     if (bad := (labels < 0) | (labels >= logits.shape[-1])).any():
         row = int(bad.nonzero()[0, 0])
         what = "is unlabelled (-100)" if labels[row] == -100 else f"has label {int(labels[row])}"
@@ -179,7 +179,7 @@ def _right(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def spearman(predicted: Tensor, targets: Tensor) -> float:
-    """Rank correlation of two (N,) tensors, from -1 to 1: Pearson's, of the ranks; ties share their mean rank.
+    """Compute the rank correlation of two (N,) tensors, from -1 to 1: Pearson's, of ranks; ties share the mean rank.
 
     0 if either is constant: it ranks nothing.
     """
@@ -200,7 +200,7 @@ def spearman(predicted: Tensor, targets: Tensor) -> float:
 
 
 def mean_squared_error(predicted: Tensor, targets: Tensor) -> float:
-    """Mean of the squared differences of two (N,) tensors."""
+    """Average the squared differences of two (N,) tensors."""
     return float((predicted.double() - targets).square().mean())
 
 
@@ -231,7 +231,7 @@ def masked_lm_scores(
     batch_size: int = 256,
     fast: bool = True,
 ) -> dict[str, float]:
-    """Masked-LM loss (nats per masked token), perplexity and accuracy over the whole split.
+    """Compute masked-LM loss (nats per masked token), perplexity and accuracy over the whole split.
 
     The masks are drawn once, by `seed` and `batch_size`: compare models at the same ones.
     """

@@ -15,7 +15,7 @@ from kdtutor.models.forward import inputs_of
 
 @torch.no_grad()
 def latency_ms(model: PreTrainedModel, task: Task, split: str = "test", texts: int = 50) -> float:
-    """Milliseconds for one text alone on the CPU, tokens already made: the median over real texts.
+    """Time one text alone on the CPU, tokens already made: milliseconds, the median over real texts.
 
     The model runs as it does wherever transformers runs it, not by `kdtutor.models.lean`.
     """
@@ -37,7 +37,7 @@ def latency_ms(model: PreTrainedModel, task: Task, split: str = "test", texts: i
 def latencies_ms(
     models: Mapping[str, PreTrainedModel], task: Task, split: str = "test", texts: int = 50, rounds: int = 5
 ) -> dict[str, float]:
-    """`latency_ms` of several models, by name: the median of `rounds` in which they take turns.
+    """Time several models, by name, each by the median `latency_ms` of `rounds` in which they take turns.
 
     What else the machine does then slows all of them alike, and their ratio can be trusted.
     """

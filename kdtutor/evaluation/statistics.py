@@ -27,7 +27,7 @@ class Interval:
 
 
 def mean_and_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean over seeds with Student's t interval: t · s / √n. One value has no interval: its half-width is infinite."""
+    """Average over seeds, with Student's t interval t · s / √n. One value has none: its half-width is infinite."""
     values = [float(v) for v in values]
     if not values or not all(map(math.isfinite, values)):
         raise KDTutorError(f"finite values are needed for a mean, at least one; got {values}")
@@ -39,7 +39,7 @@ def mean_and_interval(values: Sequence[float], confidence: float = 0.95) -> Inte
 
 
 def _t_within(t: float, freedom: int) -> float:
-    """P(−t < T < t) of Student's t with `freedom` degrees: the finite sums 26.7.3 and 26.7.4 of Abramowitz & Stegun."""
+    """Compute Student's P(−t < T < t) at `freedom` degrees: sums 26.7.3 and 26.7.4 of Abramowitz & Stegun."""
     angle = math.atan(t / math.sqrt(freedom))
     odd = freedom % 2
     term, total = math.cos(angle) if odd else 1.0, 0.0
@@ -51,7 +51,7 @@ def _t_within(t: float, freedom: int) -> float:
 
 
 def _t_quantile(confidence: float, freedom: int) -> float:
-    """The t with P(−t < T < t) = confidence, by bisection."""
+    """Find the t with P(−t < T < t) = confidence, by bisection."""
     low, high = 0.0, 1.0
     while _t_within(high, freedom) < confidence:
         high *= 2
@@ -74,7 +74,7 @@ class PairedTest:
 
 
 def paired_test(logits_a: Tensor, logits_b: Tensor, labels: Tensor) -> PairedTest:
-    """McNemar's exact test: of the examples that just one of two students gets right, is the split fair coin tossing?
+    """Run McNemar's exact test: do the examples that just one of two students gets right fall as fair coins do?
 
     logits (N, C), labels (N,). It speaks of these two trained students; for the two *methods*, compare seeds.
     """
@@ -87,7 +87,7 @@ def paired_test(logits_a: Tensor, logits_b: Tensor, labels: Tensor) -> PairedTes
 
 
 def paired_seeds_test(a: Sequence[float], b: Sequence[float]) -> PairedTest:
-    """Paired t-test over seeds: scores of two methods, seed by seed (same seeds, same data, same steps)."""
+    """Run a paired t-test over seeds: scores of two methods, seed by seed (same seeds, same data, same steps)."""
     if len(a) != len(b) or len(a) < 2:
         raise KDTutorError(
             f"a paired test needs the same seeds on both sides, at least two; got {len(a)} and {len(b)}"

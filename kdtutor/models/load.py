@@ -133,6 +133,7 @@ def check_fits(model: PreTrainedModel, task: Task, who: str = "the model") -> No
 
 
 def _check_config(config: PretrainedConfig, task: Task, who: str, has_head: bool) -> None:
+    # The outputs: as many as the task's, under the same names where they have names.
     if has_head and task.rules.problem_type:
         names = [str(name) for _, name in sorted(config.id2label.items())]
         unnamed = all(name.startswith("LABEL_") for name in names)
@@ -144,18 +145,22 @@ def _check_config(config: PretrainedConfig, task: Task, who: str, has_head: bool
             raise KDTutorError(
                 f'{who} has the classes {_few(names)}, but "{task.name}" has {_few(task.labels)}'
             )
+
+    # The vocabulary; some models round it up.
     surplus = config.vocab_size - len(task.tokenizer)
-    if not 0 <= surplus <= 128:  # some models round their vocabulary up
+    if not 0 <= surplus <= 128:
         raise KDTutorError(
             f'{who} knows {config.vocab_size} tokens, but the tokenizer of "{task.name}" has {len(task.tokenizer)}: '
             'they must share one vocabulary (load_task(…, tokenizer="the model\'s name"))'
         )
+
+    # The positions; RoBERTa's first ones stand for padding.
     positions = getattr(config, "max_position_embeddings", math.inf)
-    if config.model_type in _ROBERTAS:  # the first positions stand for padding
+    if config.model_type in _ROBERTAS:
         positions -= (config.pad_token_id or 0) + 1
     if task.max_length > positions:
         raise KDTutorError(
-            f'{who} has {positions} positions, but "{task.name}" allows {task.max_length} tokens a text: '
+            f'{who} has {positions} positions, but "{task.name}" allows {task.max_length} tokens per text: '
             f"load_task(…, max_length={positions})"
         )
 
@@ -183,7 +188,7 @@ def freeze(model: nn.Module) -> nn.Module:
 
 
 def label_config(task: Task) -> dict:
-    """What a model's configuration says of its outputs: their names, and what kind of problem they solve."""
+    """Return what a model's configuration says of its outputs: their names, and the kind of problem."""
     if task.rules.problem_type is None:
         return {}
     names = dict(enumerate(task.labels))
