@@ -249,30 +249,25 @@ def _load_hub(name: str, text, pair, label) -> Task:
         raise KDTutorError(
             nearest("task", name, [*EMBEDDED, *HUB]) + ' (or a file, or "owner/dataset" with text="…")'
         )
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise KDTutorError("tasks from the Hub need the datasets package: pip install datasets") from error
-    try:
-        with hub_access(path):
-            raw = load_dataset(path, configuration or None)
-    # No network, an unknown or a gated name: datasets raises a different type for each.
-    except Exception as error:
-        raise KDTutorError(unavailable("task", name, error)) from error
+    raw = _fetch(name, path, configuration)
     for split in ("train", test):
         if split not in raw:
             raise KDTutorError(nearest(f"split of {name}", split, raw))
     _check_columns(raw["train"].column_names, name, text, pair, label)
+
+    # Without a validation part, or where that plays the test, some of train is held out.
     parts = {"train": raw["train"], "validation": raw.get("validation"), "test": raw[test]}
     if parts["validation"] is None or test != "test":
         share = min(0.05, 2000 / len(raw["train"]))
         held = raw["train"].train_test_split(test_size=share, seed=0)
         parts |= {"train": held["train"], "validation": held["test"]}
+
+    # Rows that can't be used are left out: blank lines and headings of raw text, hidden labels.
     names = getattr(raw["train"].features.get(label), "names", None) if label else None
     columns = {}
     for split, part in parts.items():
         columns[split] = {c: part[c][:] for c in (text, pair, label) if c}
-        if label is None:  # raw text, such as WikiText: blank lines and headings carry nothing to mask
+        if label is None:
             columns[split] = {text: [t for t in columns[split][text] if len(t.split()) > 3]}
         elif names:
             keep = [i for i, value in enumerate(columns[split][label]) if value not in (None, -1)]
@@ -282,3 +277,17 @@ def _load_hub(name: str, text, pair, label) -> Task:
             raise KDTutorError(f"the {split} part of {name} can't be used: {why}")
         _check_rows(columns[split], f"{name}, {split} part", label, blank=True)
     return _assemble(Path(name).name if folder else name, columns, label, name, names)
+
+
+def _fetch(name: str, path: str, configuration: str):
+    """Read a data set with the datasets library, from the Hub, its cache or a folder."""
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise KDTutorError("tasks from the Hub need the datasets package: pip install datasets") from error
+    try:
+        with hub_access(path):
+            return load_dataset(path, configuration or None)
+    # No network, an unknown or a gated name: datasets raises a different type for each.
+    except Exception as error:
+        raise KDTutorError(unavailable("task", name, error)) from error

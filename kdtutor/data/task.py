@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kdtutor.data.kinds import KINDS, Kind
-from kdtutor.data.tokens import IGNORED, Encoded, _tokenize, load_tokenizer
+from kdtutor.data.tokens import IGNORED, Encoded, load_tokenizer, tokenize
 from kdtutor.errors import KDTutorError, nearest
 
 
@@ -105,12 +105,12 @@ class Task:
         """
         part, key = self.split(split), (self.tokenizer_name, self.max_length, self.splits_long)
         if key not in part.encodings:
-            part.encodings[key] = _tokenize(self.tokenizer, part.texts, self.max_length, self.splits_long)
+            part.encodings[key] = tokenize(self.tokenizer, part.texts, self.max_length, self.splits_long)
         return replace(part.encodings[key], labels=part.targets)
 
     def encode_texts(self, texts: Sequence[str]) -> Encoded:
         """Tokenize any texts (or one), as the model of this task reads them; no labels."""
-        return _tokenize(self.tokenizer, ([texts] if isinstance(texts, str) else texts,), self.max_length)
+        return tokenize(self.tokenizer, ([texts] if isinstance(texts, str) else texts,), self.max_length)
 
     def dataset(self, split: str):
         """Convert a split to a `datasets.Dataset`, for `transformers.Trainer`: text, text_pair, label, domain."""

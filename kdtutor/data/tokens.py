@@ -106,7 +106,7 @@ def _course_tokenizer():
     return AutoTokenizer.from_pretrained(asset_path("tokenizer"))
 
 
-def _tokenize(tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split: bool = False) -> Encoded:
+def tokenize(tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split: bool = False) -> Encoded:
     if not len(texts[0]):
         return Encoded(torch.empty(0, dtype=torch.int32), torch.zeros(1, dtype=torch.int64), None)
     encoding = tokenizer(

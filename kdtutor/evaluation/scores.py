@@ -144,12 +144,12 @@ def predict(
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Compute the fraction of examples (N, C) whose highest logit is the label's."""
-    return float(_right(logits, labels).double().mean())
+    return float(is_right(logits, labels).double().mean())
 
 
 def macro_f1(logits: Tensor, labels: Tensor) -> float:
     """Average F1 = 2·TP / (2·TP + FP + FN) over classes; a class neither present nor predicted is left out."""
-    classes, predicted, right = logits.shape[-1], logits.argmax(-1), _right(logits, labels)
+    classes, predicted, right = logits.shape[-1], logits.argmax(-1), is_right(logits, labels)
     true_positives = torch.bincount(labels[right], minlength=classes).double()
     occurrences = torch.bincount(labels, minlength=classes) + torch.bincount(predicted, minlength=classes)
     # A class occurs 2·TP + FP + FN times, among labels and predictions together.
@@ -159,12 +159,12 @@ def macro_f1(logits: Tensor, labels: Tensor) -> float:
 def ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
     """Compute the expected calibration error Σ_b n_b/n · |accuracy_b − confidence_b| (Guo et al. 2017), equal bins."""
     confidence = logits.double().softmax(-1).amax(-1)
-    gap = _right(logits, labels).double() - confidence
+    gap = is_right(logits, labels).double() - confidence
     which = (confidence * bins).ceil().long().clamp(1, bins) - 1
     return float(torch.zeros(bins, dtype=torch.double).index_add_(0, which, gap).abs().sum() / len(labels))
 
 
-def _right(logits: Tensor, labels: Tensor) -> Tensor:
+def is_right(logits: Tensor, labels: Tensor) -> Tensor:
     """Tell which examples are classified right: bool (N,). Refuses what would make a score wrong in silence."""
     if len(logits) != len(labels) or not len(labels):
         rows = f"{len(logits)} rows of logits for {len(labels)} labels"
@@ -237,24 +237,29 @@ def masked_lm_scores(
     """
     encoded, generator = task.encode(split), torch.Generator().manual_seed(seed)
     device, was_training = next(model.parameters()).device, model.training
+
     loss = right = count = 0
     model.eval()
     try:
         for index in length_bucketed_batches(encoded.lengths, batch_size):
             batch = task.rules.with_labels(encoded.batch(index), task.tokenizer, masking, generator)
             rows = task.rules.counted(batch, "masked").flatten().nonzero()[:, 0]
+
+            # The vocabulary's logits are computed for those tokens alone.
             batch = {name: value.to(device) for name, value in batch.items()}
             labels = batch["labels"].flatten()[rows]
             logits = forward(model, batch, rows=rows.to(device), fast=fast).logits.float()
+
             loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
             right += int((logits.argmax(-1) == labels).sum())
             count += len(labels)
     finally:
         model.train(was_training)
+
     if not count:
         raise KDTutorError(f"no token of {task.name}, {split} split, was masked: the split is too small")
     mean_loss = loss / count
-    if math.isnan(mean_loss):
+    if not math.isfinite(mean_loss):
         raise KDTutorError(f"the model's logits on {task.name}, {split} split, are not finite")
     return {
         "loss": mean_loss,

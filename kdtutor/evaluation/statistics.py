@@ -10,7 +10,7 @@ from statistics import mean, stdev
 from torch import Tensor
 
 from kdtutor.errors import KDTutorError
-from kdtutor.evaluation.scores import _right
+from kdtutor.evaluation.scores import is_right
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def paired_test(logits_a: Tensor, logits_b: Tensor, labels: Tensor) -> PairedTes
 
     logits (N, C), labels (N,). It speaks of these two trained students; for the two *methods*, compare seeds.
     """
-    right_a, right_b = _right(logits_a, labels), _right(logits_b, labels)
+    right_a, right_b = is_right(logits_a, labels), is_right(logits_b, labels)
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     n = only_a + only_b
     tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1)) / 2**n
