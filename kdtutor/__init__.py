@@ -9,6 +9,18 @@
         ...
     kd.evaluate(student, task)
 
+A folder imports only what stands above it here:
+
+    assets       data, tokenizer, checkpoints and stored results that ship
+    data         text → task → tokens
+    models       teachers and students
+    objectives   what is minimised; begin with formulas.py, then terms.py
+    evaluation   what a student is worth
+    training     the loop; begin with `Distillation._train_step`
+    plots        every figure
+    transformer  attention, encoder, decoder and BERT in one file
+    studies, exercises, widgets, cli   what is built on all that
+
 Importing this package imports nothing heavy: each name is fetched from its module when it is first used (PEP 562).
 """
 

@@ -115,9 +115,10 @@ def test_the_public_address_is_the_same_wherever_it_is_used():
             assert found == slug, f"{path.name} says {found}, pyproject.toml says {slug}"
 
 
-def test_what_the_readme_says_to_make_can_be_made():
+def test_what_the_documents_say_to_make_can_be_made():
     targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
-    named = set(re.findall(r"(?:^|`) *make ([a-z]+)\b", read("README.md"), re.MULTILINE))
+    told = read("README.md") + read("CONTRIBUTING.md")
+    named = set(re.findall(r"(?:^|`) *make ([a-z]+)\b", told, re.MULTILINE))
     assert named <= targets, named - targets
     assert {"lab", "check", "test"} <= named
     assert set(re.findall(r"`make ([a-z]+)`", read("benchmarks/README.md"))) <= targets
