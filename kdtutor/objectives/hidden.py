@@ -15,6 +15,7 @@ from kdtutor.objectives.terms import Batch, Term, _part, _width
 class CosineHidden(Term):
     """1 − cosine of the last hidden layers, token by token (Sanh et al. 2019): cosine_hidden()."""
 
+    label = "cosine of hidden states"
     needs = frozenset({"hidden_states"})
 
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:

@@ -36,6 +36,7 @@ class MaskedLM(HardLabels):
     """Cross-entropy at the masked tokens (Devlin et al. 2019): masked_lm()."""
 
     rows = "masked"
+    label = "masked LM"
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
         return masked_lm(student.logits, batch["labels"], reduction=reduction)
@@ -61,6 +62,8 @@ class UniformTargets(Term):
 class LogitsMSE(Term):
     """Squared difference of the logits, regression included (Ba & Caruana 2014): logits_mse()."""
 
+    label = "logit MSE"
+
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
         logits = student.logits, _part(teacher, "logits", "teacher")
         return logits_mse(*logits, mask=_token_mask(batch), reduction=reduction)
@@ -69,6 +72,7 @@ class LogitsMSE(Term):
 class SoftTargets(Term):
     """T² · KL(teacher ‖ student) at temperature T > 0 (Hinton et al. 2015): soft_targets()."""
 
+    label = "soft targets (T²·KL)"
     formula = staticmethod(soft_targets)
 
     def __init__(self, temperature: float = 2.0) -> None:
@@ -90,6 +94,7 @@ class SoftTargets(Term):
 class SoftCrossEntropy(SoftTargets):
     """−T² Σ p_T log p_S: the gradient of SoftTargets, another value: soft_cross_entropy()."""
 
+    label = "soft cross-entropy (× T²)"
     formula = staticmethod(soft_cross_entropy)
 
 

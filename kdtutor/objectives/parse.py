@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import operator
+import pkgutil
 
 from kdtutor.errors import KDTutorError, nearest
+from kdtutor.objectives.logits import blend
+from kdtutor.objectives.terms import Formula, Term
 
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
-def parse_objective(formula: str):
-    """`"0.1 * HardLabels() + 0.9 * SoftTargets(4)"` → the objective. Reads the formula; runs none of it as code."""
-    from kdtutor import objectives
+def parse_objective(formula: str) -> Formula:
+    """Make the objective of a formula such as `"0.1 * HardLabels() + 0.9 * SoftTargets(4)"`; run none of it as code.
 
-    known = {
-        name: value
-        for name, value in vars(objectives).items()
-        if isinstance(value, type) and issubclass(value, objectives.Term) and value is not objectives.Term
-    } | {"blend": objectives.blend}
+    Every Term that exists may stand in it: those of this folder's files, and those that a program or notebook defines.
+    """
+    known = term_classes() | {"blend": blend}
 
     def value(node):
         match node:
@@ -40,6 +41,21 @@ def parse_objective(formula: str):
         result = value(ast.parse(formula.strip(), mode="eval").body)
     except (SyntaxError, TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
         raise KDTutorError(f"objective {formula!r}: {error}") from error
-    if not isinstance(result, objectives.Formula):
+    if not isinstance(result, Formula):
         raise KDTutorError(f"objective {formula!r} holds no term; there are: {', '.join(known)}")
     return result
+
+
+def term_classes() -> dict[str, type[Term]]:
+    """Each kind of term by its name. Of two with one name the package's own counts, or else the one defined last."""
+    package = importlib.import_module(__package__)
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{__package__}.{module.name}")
+
+    found, waiting = [], [Term]
+    while waiting:
+        below = waiting.pop().__subclasses__()
+        found += below
+        waiting += below
+    own = [kind for kind in found if kind.__module__.startswith(f"{__package__}.")]
+    return {kind.__name__: kind for kind in [*own, *found, *own]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
@@ -43,14 +44,22 @@ class Formula(nn.Module):
 class Term(Formula):
     """One term of an objective: says what it needs, and gives its loss per valid item.
 
-    needs: what the forward passes compute for it: "logits", "hidden_states", "attentions". needs_teacher:
-    whether the teacher must run at all. rows: which tokens of a masked-LM batch it reads logits of, "valid"
-    or "masked". weight: its factor in the sum, ≥ 0; like every setting it may change between two steps.
+    needs: what the forward passes compute for it: "logits", "hidden_states", "attentions". needs_teacher: whether the
+    teacher must run at all. rows: which tokens of a masked-LM batch it reads logits of, "valid" or "masked". label:
+    what a legend calls it, by default its name in words. weight: its factor in the sum, ≥ 0; like every setting it may
+    change between two steps.
     """
 
     needs: frozenset[str] = frozenset({"logits"})
     needs_teacher: bool = True
     rows: str = "valid"
+    label: str
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "label" not in vars(cls):
+            # "HardLabels" → "hard labels"
+            cls.label = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", cls.__name__).lower()
 
     def __init__(self) -> None:
         super().__init__()

@@ -67,10 +67,11 @@ def losses(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Σ factor · loss over the terms that read logits, and each term's loss.
 
-    factors: (n_terms,). student, teacher: `features` (n, D) and the `unembedding` they go into, or the teacher's `top`
-    logits. labels: (n,), −100 where there is none. chunk_size: rows at a time. Returns the sum (0-d; `backward()` gives
-    the gradients of the student's features, matrix and bias, and of what terms learn) and the losses, each summed over
-    its valid items (n_terms,), without gradients. Terms of weight 0, and those that read no logits, give 0.
+    factors: (n_terms,). student, teacher: `features` (n or more, D) and the `unembedding` they go into, or the
+    teacher's `top` logits. labels: (n,), −100 where there is none; features beyond the n-th are padding. chunk_size:
+    rows at a time. Returns the sum (0-d; `backward()` gives the gradients of the student's features, matrix and bias,
+    and of what terms learn) and the losses, each summed over its valid items (n_terms,), without gradients. Terms of
+    weight 0, and those that read no logits, give 0.
     """
     matrix, bias = student.unembedding.weight, student.unembedding.bias
     active = [(i, term) for i, term in enumerate(terms) if term.weight and "logits" in term.needs]
@@ -124,12 +125,18 @@ def _gradients(
     """
     z_s, z_t = logits
     z_s.requires_grad_()
+    # Rows beyond the labels' are padding: no term sees them, and their gradient is 0.
+    real = Outputs(_first(z_s, len(labels))), Outputs(_first(z_t, len(labels)))
     total = z_s.new_zeros(())
     for i, term in active:
-        loss = term(Outputs(z_s), Outputs(z_t), {"labels": labels}, reduction="sum")
+        loss = term(*real, {"labels": labels}, reduction="sum")
         values[i] += loss.detach()
         total = total + factors[i] * loss
     return torch.autograd.grad(total, [z_s, *learned], materialize_grads=True)
+
+
+def _first(rows: Tensor | None, n: int) -> Tensor | None:
+    return rows if rows is None or len(rows) == n else rows[:n]
 
 
 class _WithKnownGradients(torch.autograd.Function):

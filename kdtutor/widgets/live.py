@@ -35,7 +35,6 @@ from kdtutor.training.distillation import Distillation
 from kdtutor.training.processes import finish_first
 from kdtutor.widgets.base import Instrument, Number, OneOf, SettingError
 from kdtutor.widgets.live_parts import (
-    TERM_NAMES,
     Probe,
     Score,
     check_live,
@@ -43,7 +42,6 @@ from kdtutor.widgets.live_parts import (
     one_sentence,
     same_temperature,
     short,
-    term_label,
     twin_name,
 )
 
@@ -427,10 +425,8 @@ class LiveDistillation(Instrument):
             "name": self.name,
             "total": run.total_steps,
             "task": run.task.name,
-            "terms": [
-                TERM_NAMES.get(type(term).__name__, type(term).__name__) for term in run.objective.terms
-            ],
-            "losses": [{"who": who, "name": term_label(who, term)} for who, term in self._columns],
+            "terms": [term.label for term in run.objective.terms],
+            "losses": [{"who": who, "name": self._legend(who, name)} for who, name in self._columns],
             "score": score.name,
             "scored": score.possible,
             "width": self._width,
@@ -440,6 +436,12 @@ class LiveDistillation(Instrument):
             "probe": self._probe.about(list(self._runs)),
             "notes": [note for note in notes if note],
         }
+
+    def _legend(self, who: str, name: str) -> str:
+        """Say whose curve of which term it is: "student, soft targets (T²·KL)"; a term's second one has a number."""
+        run = self._runs[who]
+        term = run.objective.terms[run.term_names.index(name)]
+        return f"{who}, {term.label} {name.removeprefix(type(term).__name__)}".rstrip()
 
     def _sentence(self) -> str:
         """Say what is seen now, in one sentence."""

@@ -22,11 +22,6 @@ from kdtutor.objectives.parse import parse_objective
 from kdtutor.training.distillation import Distillation
 
 ROWS = 8  # classes of the probe that are shown
-TERM_NAMES = {
-    "HardLabels": "hard labels", "SoftTargets": "soft targets (T²·KL)", "SoftCrossEntropy": "soft cross-entropy (× T²)",
-    "LogitsMSE": "logit MSE", "MaskedLM": "masked LM", "UniformTargets": "uniform targets",
-    "CosineHidden": "cosine of hidden states", "HiddenStates": "hidden states",
-}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------ the twin
@@ -244,10 +239,6 @@ def same_temperature(run: Distillation) -> tuple[float | None, str]:
         listing = ", ".join(f"{value:g}" for value in values)
         return None, f"The terms have different temperatures ({listing}), so there is no one slider for them."
     return values[0], ""
-
-
-def term_label(who: str, term: str) -> str:
-    return f"{who}, {TERM_NAMES.get(term, term)}"
 
 
 def short(x: float) -> float:

@@ -149,6 +149,22 @@ def test_losses_and_gradients_by_chunks_are_those_of_the_definitions(objective, 
     assert teacher.features.grad is None and teacher.unembedding.weight.grad is None
 
 
+def test_rows_beyond_the_labels_are_padding_that_nobody_sees():
+    student, teacher, labels = two_heads(20)
+    goal, factors = SoftTargets(2) + 2 * MaskedLM(), torch.ones(2)
+    found = []
+    for n in (20, 17):
+        rows = [Outputs(None, features=o.features[:n].detach().requires_grad_(), unembedding=o.unembedding)
+                for o in (student, teacher)]  # fmt: skip
+        total, values = vocabulary.losses(goal.terms, factors, *rows, labels[:17], chunk_size=7)
+        inputs = [rows[0].features, student.unembedding.weight, student.unembedding.bias]
+        first, *others = torch.autograd.grad(total, inputs)
+        assert not first[17:].any()
+        found.append((values, first[:17], *others))
+    for padded, plain in zip(*found, strict=True):
+        torch.testing.assert_close(padded, plain, rtol=1e-12, atol=1e-12)
+
+
 def test_what_goes_backward_is_scaled_and_the_chunk_does_not_matter():
     student, teacher, labels = two_heads(20)
     factors = torch.tensor([5.0, 2.0, 1.0])
