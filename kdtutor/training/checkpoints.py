@@ -20,57 +20,21 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from kdtutor.errors import KDTutorError
 from kdtutor.files import sha256
 from kdtutor.models.load import quiet
+from kdtutor.training.state import State, Written
 
 KEPT = 2  # the newest ones; older ones are deleted
 TENSORS = ("model.safetensors", "optimizer.safetensors")
 STATE, HISTORY = "state.json", "history.jsonl"
-
-
-@dataclass(frozen=True)
-class Written:
-    """The first `rows` rows of a history as they lie in a file: its first `bytes`, with the hash of these."""
-
-    file: Path
-    rows: int = 0
-    bytes: int = 0
-    hash: Any = field(default_factory=hashlib.sha256)  # never updated: its copies are
-
-
-@dataclass(frozen=True)
-class State:
-    """All that makes a run what it is after some step: how far it is and with which settings, and its tensors.
-
-    about: "done", "belongs_to", "formula", "objective", "learning_rate", as JSON has them. student: its state_dict.
-    learned: the optimiser's moments by the number of their parameter, "exp_avg.0", and projections, "objective.…".
-    written: what of the history a checkpoint holds already.
-    """
-
-    about: dict[str, Any]
-    history: list[dict]
-    student: dict[str, Tensor]
-    learned: dict[str, Tensor]
-    written: Written | None = None
-
-    def copy(self) -> State:
-        """Copy the tensors and the list of rows, so that further training leaves them alone."""
-        student, learned = (
-            {name: value.detach().clone() for name, value in tensors.items()}
-            for tensors in (self.student, self.learned)
-        )
-        return State(dict(self.about), [*self.history], student, learned, self.written)
 
 
 # ------------------------------------------------------------------------------------------------ writing

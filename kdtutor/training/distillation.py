@@ -49,6 +49,7 @@ from kdtutor.training.processes import (
     wants_bf16,
 )
 from kdtutor.training.settings import Settings, TopK, check_setting, describe, takes_settings
+from kdtutor.training.state import Learning, State, Written
 
 CHECK_EVERY = 10  # steps between two looks at the NaN flag, each of which makes the host wait for the device
 
@@ -88,10 +89,6 @@ class Distillation:
 
     Raises KDTutorError before the first step if anything does not fit, NonFiniteLoss within ten if a loss does not.
     """
-
-    _saved: tuple | None = None  # step and settings of the checkpoint that the loop wrote last
-    _torn = False  # was an update broken off?
-    _written: checkpoints.Written | None = None  # what of the history the newest checkpoint holds
 
     @takes_settings
     def __init__(
@@ -152,6 +149,7 @@ class Distillation:
 
         self.done = 0  # optimiser steps taken
         self._saved: tuple | None = None  # step and settings of the checkpoint that the loop wrote last
+        self._written: Written | None = None  # what of the history the newest checkpoint holds
         self._torn = False  # was an update broken off?
         self._rows: list[dict] = []  # the history on the host …
         self._pending: list[tuple[dict, Tensor]] = []  # … and what of it still lies on the device
@@ -350,7 +348,7 @@ class Distillation:
         if self._torn:
             raise KDTutorError(
                 f"step {self.done + 1} was broken off within its update, so the weights are neither those before nor "
-                "those after it: resume() goes back to the newest checkpoint; without one, begin anew"
+                "those after it: resume() goes back to the newest checkpoint, restore(state) to a state; or begin anew"
             )
 
     def run(self) -> list[dict]:
@@ -420,11 +418,11 @@ class Distillation:
 
     # ------------------------------------------------------------------------------------------ saving and resuming
 
-    def state(self) -> checkpoints.State:
+    def state(self) -> State:
         """Copy all that makes the run what it is now: `restore` brings it back bit by bit, after any further steps."""
         return self._present().copy()
 
-    def restore(self, state: checkpoints.State) -> Distillation:
+    def restore(self, state: State) -> Distillation:
         """Go back, or forward, to what `state()` gave, and return the run itself.
 
         Raises KDTutorError if it is the state of a run with another task, teacher, objective or setting.
@@ -468,8 +466,8 @@ class Distillation:
             on_main(self.accelerator, partial(checkpoints.set_aside, folder, newest))
         return self._take_over(state)
 
-    def _present(self) -> checkpoints.State:
-        """The run's state as it stands, with the very tensors that it trains. Refused if a step failed or was torn."""
+    def _present(self) -> State:
+        """Give the state as it stands, with the very tensors that are trained; refuse if a step failed or was torn."""
         self._refuse_torn()
         self.check_finite()
         about = {
@@ -479,32 +477,17 @@ class Distillation:
             "objective": self.objective.settings(),
             "learning_rate": self.learning_rate,
         }
-        learned = {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
-        for i, parameter in enumerate(self.parameters):
-            moments = self.optimizer.state.get(parameter, {})
-            learned |= {f"{name}.{i}": value for name, value in moments.items()}
-        return checkpoints.State(about, self.history, self.student.state_dict(), learned, self._written)
+        student, learned = self.student.state_dict(), self._learning.learned()
+        return State(about, self.history, student, learned, self._written)
 
-    def _check(self, state: checkpoints.State, name: str) -> None:
+    def _check(self, state: State, name: str) -> None:
         """Refuse a state of another run: KDTutorError. ValueError if it can't be one of this run's."""
-        about = state.about
-        self._refuse_another_runs(name, about)
-        if not 0 <= about["done"] == len(state.history) <= self.total_steps:
-            raise ValueError(
-                f"step {about['done']} of {self.total_steps}, with {len(state.history)} rows of history"
-            )
-        if [*map(set, about["objective"])] != [*map(set, self.objective.settings())]:
-            raise ValueError(f"the objective's settings are {about['objective']}")
-        check_setting("learning_rate", about["learning_rate"])
-
-        # An optimiser would read beyond a tensor that is too small.
-        expected = {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
-        for i, parameter in enumerate(self.parameters):
-            if f"step.{i}" in state.learned:
-                moments = {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
-                expected |= {f"{name}.{i}": value for name, value in moments.items()}
-        _compare(state.learned, expected)
-        _compare(_with_doubles(state.student, self.student), self.student.state_dict())
+        self._refuse_another_runs(name, state.about)
+        done, rows = state.about["done"], len(state.history)
+        if not 0 <= done == rows <= self.total_steps:
+            raise ValueError(f"step {done} of {self.total_steps}, with {rows} rows of history")
+        check_setting("learning_rate", state.about["learning_rate"])
+        self._learning.check(state)
 
     def _refuse_another_runs(self, name: str, about: dict) -> None:
         """KDTutorError if a state of this name was made by a run that is not this one."""
@@ -516,29 +499,23 @@ class Distillation:
             if mine != theirs[what] and not is_steered:
                 raise KDTutorError(f"{name} was made with another {what}: {theirs[what]}, now {mine}")
 
-    def _take_over(self, state: checkpoints.State) -> Distillation:
+    def _take_over(self, state: State) -> Distillation:
         """Become what a checked state says; its tensors may be used as they are."""
-        self.student.load_state_dict(_with_doubles(state.student, self.student))
-        projections = {name: state.learned[f"objective.{name}"] for name in self.objective.state_dict()}
-        self.objective.load_state_dict(projections)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.optimizer.state.clear()
-        for i, parameter in enumerate(self.parameters):
-            if f"step.{i}" in state.learned:
-                moments = {name: state.learned[f"{name}.{i}"] for name in ("step", "exp_avg", "exp_avg_sq")}
-                self.optimizer.state[parameter] = moments
-
-        about = state.about
-        self.objective.restore(about["objective"])
-        self.done, self.learning_rate = about["done"], about["learning_rate"]
+        self._learning.take(state)
+        self.done, self.learning_rate = state.about["done"], state.about["learning_rate"]
         # A run that was steered remains the one that it began as.
-        self._belongs_to["objective"] = about["belongs_to"]["objective"]
+        self._belongs_to["objective"] = state.about["belongs_to"]["objective"]
+
         self._rows, self._written = state.history, state.written
         self._pending.clear()
         self._failed.fill_(False)
         self._torn = False
         self._saved = self.done, self.objective.settings(), self.learning_rate
         return self
+
+    @property
+    def _learning(self) -> Learning:
+        return Learning(self.student, self.objective, self.optimizer, self.parameters)
 
     @cached_property
     def _belongs_to(self) -> dict[str, object]:
@@ -580,25 +557,6 @@ def _adamw(parameters: list[nn.Parameter], learning_rate: float, weight_decay: f
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
-
-
-def _with_doubles(tensors: dict[str, Tensor], student: nn.Module) -> dict[str, Tensor]:
-    """Add what save_pretrained leaves out: the other names of tied weights."""
-    own = student.state_dict()
-    first = {value.data_ptr(): name for name, value in own.items() if name in tensors}
-    doubles = {name: first.get(value.data_ptr()) for name, value in own.items() if name not in tensors}
-    return tensors | {name: tensors[other] for name, other in doubles.items() if other is not None}
-
-
-def _compare(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """ValueError if a tensor is missing, left over, or of another shape or type than expected."""
-    for name in expected | found:
-        shapes = [
-            (tuple(tensors[name].shape), tensors[name].dtype) if name in tensors else "missing"
-            for tensors in (found, expected)
-        ]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"{name} is {shapes[0]}, not {shapes[1]}")
 
 
 def _numbered(names: Iterable[str]) -> tuple[str, ...]:

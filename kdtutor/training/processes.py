@@ -1,4 +1,8 @@
-"""What several processes, started by `accelerate launch`, have to do together; and what one may not be torn from."""
+"""Several processes that train one student: how they are launched, what they sum up, and how Ctrl-C waits.
+
+`accelerate launch` starts one process per GPU. On a machine without any it starts a single one, whatever
+`--num_processes` says; `torchrun --nproc_per_node 2 -m kdtutor …` starts two.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ PRECISIONS = ("auto", "bf16", "fp32")
 
 
 def wants_bf16(accelerator: Accelerator, precision: str) -> bool:
-    """Whether forward passes run in bf16. "auto": if launched so, or if the hardware has it."""
+    """Decide whether forward passes run in bf16. "auto": if launched so, or if the hardware has it."""
     if precision not in PRECISIONS:
         raise KDTutorError(nearest("precision", precision, PRECISIONS))
     if accelerator.mixed_precision == "fp16":
@@ -35,7 +39,7 @@ def wants_bf16(accelerator: Accelerator, precision: str) -> bool:
 
 @dataclass(frozen=True)
 class Launch:
-    """How a run will be launched: so many processes in all, each on a device of this kind ("cpu", "cuda"), in bf16."""
+    """How a run will be launched: how many processes, the kind of their devices ("cpu", "cuda"), and whether in bf16."""
 
     processes: int
     device: str
@@ -43,7 +47,7 @@ class Launch:
 
 
 def read_launch(file: str | os.PathLike, precision: str = "auto") -> Launch:
-    """What `accelerate launch --config_file FILE` would do. Raises KDTutorError if that is no such file."""
+    """Read what `accelerate launch --config_file FILE` would do. Raises KDTutorError if that is no such file."""
     from accelerate.commands.config.config_args import load_config_from_file
 
     if not Path(file).is_file():
@@ -64,7 +68,7 @@ def read_launch(file: str | os.PathLike, precision: str = "auto") -> Launch:
 
 
 def start_alike(accelerator: Accelerator, modules: Iterable[nn.Module]) -> None:
-    """Every process takes the first one's weights: each may have drawn its own."""
+    """Give every process the first one's weights: each may have drawn its own."""
     if accelerator.num_processes > 1:
         for module in modules:
             for tensor in module.state_dict().values():
@@ -72,7 +76,7 @@ def start_alike(accelerator: Accelerator, modules: Iterable[nn.Module]) -> None:
 
 
 def sum_values(accelerator: Accelerator, values: Tensor) -> Tensor:
-    """The sum of every process's `values`. Raises LostProcess if one of them is gone."""
+    """Sum every process's `values`. Raises LostProcess if one of them is gone."""
     if accelerator.num_processes == 1:
         return values
     try:
@@ -114,7 +118,7 @@ def sum_gradients(accelerator: Accelerator, parameters: Sequence[nn.Parameter]) 
 
 
 def bar(accelerator: Accelerator, wanted: bool | None, iterable: Iterable | None = None, **options) -> tqdm:
-    """A progress bar with the time left, on the main process; `wanted` None: in notebooks and terminals."""
+    """Show a progress bar with the time left, on the main process; `wanted` None: in notebooks and terminals."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     in_notebook = hasattr(shell, "kernel")  # it would keep what is written to stderr
     file = sys.stdout if in_notebook else sys.stderr

@@ -108,10 +108,10 @@ def victim(folder: str, moment: str, tell) -> None:
         answers.FLUSH_EVERY = 0
         answers.refuse_non_finite = slowly(0.02, answers.refuse_non_finite)
     elif moment == "saving":
-        checkpoints._flush = slowly(0.02, checkpoints._flush)
+        os.fsync = slowly(0.02, os.fsync)
         checkpoints.save_file = slowly(0.02, checkpoints.save_file)
     else:
-        Distillation._train_step = slowly(0.01, Distillation._train_step)
+        torch.nn.utils.clip_grad_norm_ = slowly(0.01, torch.nn.utils.clip_grad_norm_)
     tell.send("begun")
     run = steered_run(folder)
     if checkpoints.found(Path(folder)):
@@ -299,7 +299,7 @@ def test_a_run_interrupted_within_a_step_goes_on_in_the_same_kernel_as_if_nothin
     straight.run()
     run = make_run(task, dropout=0.1, epochs=2)
     owner, name = {
-        "forward": (run, "_losses"),
+        "forward": (sys.modules["kdtutor.training.distillation"], "forward"),
         "optimizer": (run.optimizer, "step"),
         "clip": (torch.nn.utils, "clip_grad_norm_"),
     }[where]
