@@ -22,7 +22,6 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -42,6 +41,7 @@ from kdtutor.training.checks import check_run
 from kdtutor.training.processes import (
     bar,
     finish_first,
+    join_launch,
     on_main,
     start_alike,
     sum_gradients,
@@ -108,7 +108,7 @@ class Distillation:
         self.term_names = _numbered(type(term).__name__ for term in self.objective.terms)
         self.split, self.seed, self.masking = self.settings.split, self.settings.seed, self.settings.masking
         self.learning_rate, self.progress = self.settings.learning_rate, self.settings.progress
-        self.accelerator = Accelerator()
+        self.accelerator = join_launch()
         self.device = self.accelerator.device
         self.bf16 = wants_bf16(self.accelerator, self.settings.precision)
 

@@ -1,7 +1,7 @@
 """Several processes that train one student: how they are launched, what they sum up, and how Ctrl-C waits.
 
 `accelerate launch` starts one process per GPU. On a machine without any it starts a single one, whatever
-`--num_processes` says; `torchrun --nproc_per_node 2 -m kdtutor …` starts two.
+`--num_processes` says; `ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m kdtutor …` starts two.
 """
 
 from __future__ import annotations
@@ -27,6 +27,18 @@ from kdtutor.hardware import has_bf16
 PRECISIONS = ("auto", "bf16", "fp32")
 
 
+def join_launch() -> Accelerator:
+    """Take this process's place among those that were launched. KDTutorError if each would train by itself."""
+    accelerator = Accelerator()
+    started = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
+    if started > accelerator.num_processes:
+        raise KDTutorError(
+            f"{started} processes were started, but each would be a run of its own: on CPUs, "
+            "ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 … joins them"
+        )
+    return accelerator
+
+
 def wants_bf16(accelerator: Accelerator, precision: str) -> bool:
     """Decide whether forward passes run in bf16. "auto": if launched so, or if the hardware has it."""
     if precision not in PRECISIONS:
@@ -39,7 +51,7 @@ def wants_bf16(accelerator: Accelerator, precision: str) -> bool:
 
 @dataclass(frozen=True)
 class Launch:
-    """How a run will be launched: how many processes, the kind of their devices ("cpu", "cuda"), and whether in bf16."""
+    """How a run will be launched: how many processes, on which kind of device ("cpu", "cuda"), and whether in bf16."""
 
     processes: int
     device: str

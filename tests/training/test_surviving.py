@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -817,6 +818,21 @@ def test_two_processes_ask_the_teacher_once_each_its_share_and_one_writes(tmp_pa
         seen = torch.load(tmp_path / f"seen-{rank}", weights_only=True)
         torch.testing.assert_close(seen, alone, rtol=0, atol=1e-5)
     assert len([*(tmp_path / "answers").glob("teacher-*")]) == 1
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_torchrun_starts_two_processes_on_a_cpu_that_are_one_run_or_are_refused(tmp_path, joined):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from test_surviving import *\nprint('of', make_run(make_task()).accelerator.num_processes)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
+    environment |= {"ACCELERATE_USE_CPU": "true"} if joined else {}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert said.stdout.count("of 2") == (2 if joined else 0), said.stderr
+    assert ("2 processes were started, but each would be a run of its own" in said.stderr) is not joined
 
 
 def test_a_state_tells_all_that_resuming_needs(task, tmp_path):
