@@ -167,9 +167,8 @@ def _layers_and_heads(encoder: BertModel | DistilBertModel) -> tuple[list[_Layer
     kind = encoder.config.model_type
     layers = (encoder.transformer if kind == "distilbert" else encoder.encoder).layer
     get = _GETTERS[kind]
-    return [
-        _Layer(*(part and part(layer) for part in get)) for layer in layers
-    ], encoder.config.num_attention_heads
+    parts = [_Layer(*(part(layer) if part else None for part in get)) for layer in layers]
+    return parts, encoder.config.num_attention_heads
 
 
 def _getters(kind: str) -> list[attrgetter | None]:

@@ -70,9 +70,11 @@ class HiddenStates(CosineHidden):
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
         h_s, h_t = _part(student, "hidden_states", "student"), _part(teacher, "hidden_states", "teacher")
-        how = {"mask": batch["attention_mask"], "reduction": reduction}
+        how: dict[str, Any] = {"mask": batch["attention_mask"], "reduction": reduction}
         pairs = zip(self.layers.items(), self.projections or [None] * len(self.layers), strict=True)
-        losses = [hidden_states_mse(h_s[i], h_t[j], projection, **how) for (i, j), projection in pairs]
+        losses: list[Any] = [
+            hidden_states_mse(h_s[i], h_t[j], projection, **how) for (i, j), projection in pairs
+        ]
         return sum(losses) / len(losses)
 
     def extra_repr(self) -> str:

@@ -19,7 +19,7 @@ Batch = dict[str, Tensor]
 class Formula(nn.Module):
     """What Term and Objective share: arithmetic on `.terms`, which copies its operands."""
 
-    terms: Iterable[Term]
+    terms: Any  # Term's list of itself, Objective's nn.ModuleList
     __array_ufunc__ = None  # so that numpy's numbers, too, leave `alpha * HardLabels()` to __rmul__
 
     def __add__(self, other: Formula) -> Objective:
@@ -69,7 +69,7 @@ class Term(Formula):
         super().__setattr__(name, _check(name, value) if name in LIMITS else value)
 
     @property
-    def terms(self) -> list[Term]:
+    def terms(self) -> list[Term]:  # type: ignore[override]
         return [self]
 
     def settings(self) -> dict[str, float]:

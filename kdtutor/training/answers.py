@@ -117,13 +117,13 @@ class _Asking:
         """Fill the file, in a partial one that says how far it is."""
         partial, progress = file.with_suffix(".partial"), file.with_suffix(".partial.json")
         plan = {"shape": [*self.shape], "batches": len(self.order)}
-        rows, first, kept = None, 0, time.monotonic()
+        rows: np.memmap | None = None
+        first, kept = 0, time.monotonic()
 
         def prepare() -> None:
             nonlocal rows, first
-            with suppress(
-                OSError, ValueError, KeyError, TypeError
-            ):  # nothing begun, or not readably: begin anew
+            # Nothing begun, or not readably: begin anew.
+            with suppress(OSError, ValueError, KeyError, TypeError):
                 stored = json.loads(progress.read_text(encoding="utf-8"))
                 first = stored.pop("done") if partial.is_file() else 0
                 first = first if stored == plan else 0

@@ -12,6 +12,7 @@ or the one before. No random state is stored, since a run's randomness follows f
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -142,9 +143,8 @@ def read(checkpoint: Path, device: str, check: Callable[[State], None] = lambda 
         history, written = about.pop("history"), None
         if isinstance(history, dict):
             history, written = _read_history(checkpoint / HISTORY, hashes[HISTORY], **history)
-        state = State(
-            about, history, *(load_file(checkpoint / name, device=device) for name in TENSORS), written
-        )
+        student, learned = (load_file(checkpoint / name, device=device) for name in TENSORS)
+        state = State(about, history, student, learned, written)
         check(state)
         return state
     except (FileNotFoundError, SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
@@ -194,11 +194,7 @@ def newest_whole(
     damaged: list[DamagedCheckpoint] = []
     for checkpoint in reversed(found(folder)):
         try:
-            return (
-                checkpoint,
-                read(checkpoint, device, lambda state, at=checkpoint: check(at, state)),
-                damaged,
-            )
+            return checkpoint, read(checkpoint, device, functools.partial(check, checkpoint)), damaged
         except DamagedCheckpoint as error:
             damaged.append(error)
     if damaged:

@@ -177,7 +177,8 @@ def _logits_by_chunk(
     if outputs is None:
         return lambda chunk: None
     if outputs.top:
-        return lambda chunk: logits_of_top(*(part[chunk] for part in outputs.top), vocabulary, wide)
+        log_p, tokens = outputs.top
+        return lambda chunk: logits_of_top(log_p[chunk], tokens[chunk], vocabulary, wide)
     last = outputs.unembedding
     features, matrix, bias = (x.detach().to(kind) for x in (outputs.features, last.weight, last.bias))
     return lambda chunk: torch.addmm(bias, features[chunk], matrix.T).to(wide)
