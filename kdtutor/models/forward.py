@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification, DistilBertForSequenceClassification
+from transformers.utils import ModelOutput
 
 from kdtutor.data.tokens import Encoded, length_bucketed_batches
 from kdtutor.errors import KDTutorError
@@ -42,42 +43,52 @@ def forward(
     rows: Tensor | None = None,
     fast: bool = True,
 ) -> Outputs:
-    """One forward pass that computes only what the objective `needs`.
+    """Run one forward pass that computes only what the objective `needs`.
 
     rows: for masked LMs, int64 (n,): which tokens' logits are wanted, as positions in the flattened (B·L) batch. The
-    vocabulary projection, the costliest matrix product of a small model, then runs on those alone: logits is (n, V).
+    unembedding, the costliest matrix product of a small model, then runs on those alone: logits is (n, V).
     Where "features" are needed instead of logits, it does not run at all. fast: whether BERT and DistilBERT may run in
     fewer operations (see lean.py), or as transformers has them.
     """
     inputs = inputs_of(model, batch)
-    by_rows = rows is not None and any(hasattr(model, head) for head in ("vocab_transform", "cls", "lm_head"))
-    known = by_rows or (rows is None and type(model) in _CLASSIFIERS)
-    if fast and known and "attentions" not in needs and lean.reads(model):
-        keeps = "hidden_states" in needs
-        states = lean.encode(model.base_model, **inputs, first_only=not (by_rows or keeps))
-        last, states, maps = states[-1], tuple(states) if keeps else None, None
-        if not by_rows:
-            return Outputs(_CLASSIFIERS[type(model)](model, last), states)
+    by_rows = rows is not None and unembedding(model) is not None
+    classify = _CLASSIFIERS.get(type(model)) if rows is None else None
+
+    # The body in fewer operations, its last layer for [CLS] alone where nobody sees the other tokens …
+    if fast and (by_rows or classify) and "attentions" not in needs and lean.can_encode(model):
+        keep = "hidden_states" in needs
+        states = lean.encode(model.base_model, **inputs, first_only=not (by_rows or keep))
+        last, states, maps = states[-1], tuple(states) if keep else None, None
+        if classify:
+            return Outputs(classify(model, last), states)
+
+    # … or as transformers has it: with the head, unless that is known here and runs on some rows alone.
     else:
-        if _takes_full_masks(model):
-            inputs["attention_mask"] = inputs["attention_mask"].bool()[:, None, None]  # (B, 1, 1, L)
-        flags = {f"output_{name}": True for name in ("hidden_states", "attentions") if name in needs}
-        out = (model.base_model if by_rows else model)(**inputs, **flags)
+        out = _call(model.base_model if by_rows else model, inputs, needs)
         if not by_rows:
             logits = out.logits if rows is None else out.logits.flatten(0, 1)[rows]
             return Outputs(logits, out.hidden_states, out.attentions)
         last, states, maps = out.last_hidden_state, out.hidden_states, out.attentions
+
+    # A masked LM's head, on these rows.
     hidden = last.flatten(0, 1)[rows]  # (n, D)
+    features, matrix = _features(model, hidden), unembedding(model)
     if "features" in needs:
-        return Outputs(None, states, maps, _features(model, hidden), unembedding(model))
-    return Outputs(_vocabulary_logits(model, hidden), states, maps)
+        return Outputs(None, states, maps, features, matrix)
+    return Outputs(matrix(features), states, maps)
 
 
-def _takes_full_masks(model: nn.Module) -> bool:
-    """Whether it takes a mask (B, 1, 1, L). Of (B, L) transformers asks whether it masks any, and a GPU has to wait."""
+def _call(model: nn.Module, inputs: dict[str, Tensor], needs: Set[str]) -> ModelOutput:
+    """Call the model itself, with no more outputs than are needed."""
     config = getattr(model, "config", None)
-    known = getattr(config, "model_type", None) in ("bert", "distilbert", "roberta")
-    return known and config._attn_implementation == "sdpa"
+    if (
+        getattr(config, "model_type", None) in ("bert", "distilbert", "roberta")
+        and config._attn_implementation == "sdpa"
+    ):
+        # Given a mask (B, L), transformers asks whether it masks any token, and a GPU has to wait.
+        inputs = inputs | {"attention_mask": inputs["attention_mask"].bool()[:, None, None]}  # (B, 1, 1, L)
+    flags = {f"output_{name}": True for name in ("hidden_states", "attentions") if name in needs}
+    return model(**inputs, **flags)
 
 
 def _bert_logits(model: BertForSequenceClassification, last: Tensor) -> Tensor:
@@ -143,22 +154,15 @@ def refuse_non_finite(logits: Tensor, index: Tensor) -> Tensor:
     return logits
 
 
-def _vocabulary_logits(model: nn.Module, hidden: Tensor) -> Tensor:
-    """The language-model head of DistilBERT, BERT or RoBERTa alone: (n, D) → (n, V)."""
-    if hasattr(model, "vocab_transform"):
-        return model.vocab_projector(_features(model, hidden))
-    return (model.cls if hasattr(model, "cls") else model.lm_head)(hidden)
-
-
 def unembedding(model: nn.Module) -> nn.Linear | None:
-    """A masked LM's last matrix, D → V, with its bias; None if its head is not of a kind that is known here."""
+    """Return a masked LM's last matrix, D → V, with its bias; None if its head is not of a kind that is known here."""
     known = getattr(getattr(model, "config", None), "model_type", None) in _HEADS
     last = model.get_output_embeddings() if known else None
     return last if isinstance(last, nn.Linear) and last.bias is not None else None
 
 
 def _features(model: nn.Module, hidden: Tensor) -> Tensor:
-    """A masked LM's head but for its `unembedding`: (n, D) → (n, D)."""
+    """Run a masked LM's head but for its `unembedding`: (n, D) → (n, D)."""
     if hasattr(model, "vocab_transform"):
         return model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
     if hasattr(model, "cls"):
@@ -171,7 +175,7 @@ _HEADS = ("bert", "distilbert", *_ROBERTAS)
 
 
 def inputs_of(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the model takes of a batch. `labels` never: the objective, not the model, computes the loss."""
+    """Select what the model takes of a batch. `labels` never: the objective, not the model, computes the loss."""
     return {name: value for name, value in batch.items() if name in _known(type(model).forward)}
 
 

@@ -7,7 +7,8 @@ transformers' encoder gives, with the same gradients, and leaves out
     most of what dropout's random numbers cost on a CPU: see `dropout`;
     modules that call modules that call modules.
 
-`reads` says of which models it may be asked. Others, and those that somebody changed or hooked into, run as they are.
+`can_encode` says for which models it stands in. Others, and those that somebody changed or hooked into, run as they
+are.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class _Layer(NamedTuple):
     narrow_norm: nn.LayerNorm
 
 
-def reads(model: nn.Module) -> bool:
+def can_encode(model: nn.Module) -> bool:
     """Whether `encode` may stand in for this model's encoder: a BERT or DistilBERT that is as transformers made it."""
     encoder = getattr(model, "base_model", None)
     if type(encoder) not in (BertModel, DistilBertModel) or getattr(encoder.config, "is_decoder", False):

@@ -51,7 +51,7 @@ def results(model: nn.Module, batch: dict, lean_one: bool, needs=frozenset({"log
     model.zero_grad()
     with FlopCounterMode(display=False) as counter:
         if lean_one:
-            assert lean.reads(model)
+            assert lean.can_encode(model)
             out = forward(model, batch, needs)
         else:
             out = model(**batch, output_hidden_states=True)
@@ -93,7 +93,7 @@ def test_same_hidden_states(make):
 def test_same_masked_lm_logits(make):
     model, batch = make(BertForMaskedLM).eval(), batch_of(9)
     rows = torch.tensor([0, 4, 10])
-    assert lean.reads(model)
+    assert lean.can_encode(model)
     expected = model(**batch).logits.flatten(0, 1)[rows]
     torch.testing.assert_close(forward(model, batch, rows=rows).logits, expected, rtol=0, atol=1e-12)
 
@@ -194,14 +194,14 @@ def _compiled(model):
 @pytest.mark.parametrize("change", [_hooked, _adapted, _parametrized, _checkpointing, _compiled])
 def test_who_changed_the_model_gets_what_the_changed_model_gives(change):
     model, batch = bert().eval(), batch_of(7)
-    assert lean.reads(model)
+    assert lean.can_encode(model)
     change(model)
-    assert not lean.reads(model)
+    assert not lean.can_encode(model)
     torch.testing.assert_close(forward(model, batch).logits, model(**batch).logits, rtol=0, atol=1e-12)
 
 
 def test_other_models_are_left_alone():
     config = RobertaConfig(vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
-    assert not lean.reads(Roberta(config))
-    assert not lean.reads(bert(is_decoder=True))
-    assert not lean.reads(nn.Linear(2, 2))
+    assert not lean.can_encode(Roberta(config))
+    assert not lean.can_encode(bert(is_decoder=True))
+    assert not lean.can_encode(nn.Linear(2, 2))
