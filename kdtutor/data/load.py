@@ -201,19 +201,21 @@ def _assemble(name: str, columns: dict[str, dict[str, list]], label, where, name
     if label is None:
         splits = {s: Split(t, None) for s, t in texts.items()}
         return Task(name, "masked-lm", (), splits, splits_long=True)
+
+    # Numbers, some with a fraction: a regression.
     values = {s: part[label] for s, part in columns.items()}
     kinds = {type(value) for part in values.values() for value in part}
     if kinds <= {int, float} and not all(float(v).is_integer() for part in values.values() for v in part):
         targets = {s: torch.tensor(part, dtype=torch.float32) for s, part in values.items()}
         return Task(name, "regression", ("value",), {s: Split(texts[s], targets[s]) for s in texts})
-    if float in kinds:  # pandas writes a column of integers as 1.0, 2.0 when a row was missing once
+
+    # Anything else is a class. pandas writes integers as 1.0, 2.0 when a row was missing once.
+    if float in kinds:
         values = {s: [int(v) if isinstance(v, float) else v for v in part] for s, part in values.items()}
     seen = set(values["train"])
     if len(seen) < 2:
-        only = f'"{next(iter(seen))}"'
-        raise KDTutorError(
-            f'{where}: column "{label}" has one class only ({only}); there is nothing to learn'
-        )
+        only = f'one class only ("{next(iter(seen))}")'
+        raise KDTutorError(f'{where}: column "{label}" has {only}; there is nothing to learn')
     for split, part in values.items():
         if unseen := set(part) - seen:
             listing = ", ".join(f'"{value}"' for value in sorted(map(str, unseen)))
@@ -221,15 +223,12 @@ def _assemble(name: str, columns: dict[str, dict[str, list]], label, where, name
                 f'{where}: column "{label}": the {split} part has labels never seen in training ({listing}); '
                 "add examples of them or leave them out"
             )
+
     classes = range(len(names)) if names else sorted(seen)
     number = {value: i for i, value in enumerate(classes)}
     targets = {s: torch.tensor([number[v] for v in part]) for s, part in values.items()}
-    return Task(
-        name,
-        "classification",
-        tuple(names or map(str, classes)),
-        {s: Split(texts[s], targets[s]) for s in texts},
-    )
+    splits = {s: Split(texts[s], targets[s]) for s in texts}
+    return Task(name, "classification", tuple(names or map(str, classes)), splits)
 
 
 def _load_hub(name: str, text, pair, label) -> Task:
