@@ -467,6 +467,30 @@ def test_an_interrupt_pauses_after_the_step_in_hand(make, before, in_step, monke
     assert same(weights(live.distillation.student), weights(live_alone.distillation.student))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_an_update_torn_by_a_second_interrupt_is_said_and_reset_begins_anew(make, monkeypatch):
+    live = make(dropout=0.1)
+    live.run()
+    first = weights(live.distillation.student)
+    live.reset()
+    live.run(2)
+
+    def torn() -> None:
+        signal.raise_signal(signal.SIGINT), signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live.distillation.optimizer, "step", torn)
+        with pytest.raises(KeyboardInterrupt):
+            live.run()
+    assert live.status == "paused" and live.distillation.done == 2
+    press(live, "step")
+    assert live.status == "paused" and "step 3 was broken off within its update" in live.problem
+    press(live, "reset")
+    assert (live.status, live.problem) == ("ready", "")
+    live.run()
+    assert same(weights(live.distillation.student), first)
+
+
 def test_cancelling_the_cell_that_waits_pauses(make):
     live = make(steps=1000)
 
