@@ -46,7 +46,7 @@ def hard_labels(
     if mask is not None:
         _check_mask(mask, labels.shape)
         labelled = labelled & mask.bool()
-    (z_s, y), mask = _rows(labelled, reduction, student_logits, labels)
+    (z_s, y), mask = _valid_rows(labelled, reduction, student_logits, labels)
     if labels.is_floating_point():
         return _reduce((z_s[:, 0] - y).square(), mask, reduction)
     return _reduce(F.cross_entropy(z_s, y.long(), reduction="none"), mask, reduction)
@@ -77,7 +77,7 @@ def soft_cross_entropy(
     """
     _check("temperature", temperature)
     _check_soft(student_logits, teacher_logits)
-    (z_s, z_t), mask = _rows(mask, reduction, student_logits, teacher_logits.detach())
+    (z_s, z_t), mask = _valid_rows(mask, reduction, student_logits, teacher_logits.detach())
     p_t, log_p_s = (z_t / temperature).softmax(-1), (z_s / temperature).log_softmax(-1)
     return -(temperature**2) * _reduce((p_t * log_p_s).sum(-1), mask, reduction)
 
@@ -100,7 +100,7 @@ def logits_mse(
     probability.
     """
     _check_shapes(student_logits, teacher_logits, "logits")
-    (z_s, z_t), mask = _rows(mask, reduction, student_logits, teacher_logits.detach())
+    (z_s, z_t), mask = _valid_rows(mask, reduction, student_logits, teacher_logits.detach())
     return _reduce((z_s - z_t).square().mean(-1), mask, reduction)
 
 
@@ -112,7 +112,7 @@ def cosine_hidden(
     Both hidden states: (B, L, D), mask: the attention mask (B, L); or (N, D), tokens already selected.
     """
     _check_shapes(student_hidden, teacher_hidden, "hidden states")
-    (h_s, h_t), mask = _rows(mask, reduction, student_hidden, teacher_hidden.detach())
+    (h_s, h_t), mask = _valid_rows(mask, reduction, student_hidden, teacher_hidden.detach())
     cosine = (F.normalize(h_s, dim=-1) * F.normalize(h_t, dim=-1)).sum(-1)
     return _reduce(1 - cosine, mask, reduction)
 
@@ -128,7 +128,7 @@ def hidden_states_mse(
     """
     width = student_hidden.dim() if projection is None else -1  # with a W the last axes may differ
     _check_shapes(student_hidden, teacher_hidden, "hidden states", width)
-    (h_s, h_t), mask = _rows(mask, reduction, student_hidden, teacher_hidden.detach())
+    (h_s, h_t), mask = _valid_rows(mask, reduction, student_hidden, teacher_hidden.detach())
     if projection is not None:  # only now: a NaN in the padding would reach the gradient of W as 0 · NaN
         h_s = projection(h_s).to(h_t.dtype)
         _check_shapes(h_s, h_t, "hidden states, once projected,")
@@ -159,7 +159,7 @@ def kl_divergence(
     """
     _check("temperature", temperature)
     _check_shapes(p_logits, q_logits, "logits")
-    (p_logits, q_logits), mask = _rows(mask, reduction, p_logits, q_logits)
+    (p_logits, q_logits), mask = _valid_rows(mask, reduction, p_logits, q_logits)
     log_p, log_q = (p_logits / temperature).log_softmax(-1), (q_logits / temperature).log_softmax(-1)
     p, q = log_p.exp(), log_q.exp()
     # Σ (q − p) is 0 on paper; in floating point it is the rounding of both log_softmax, which at a high
@@ -172,12 +172,12 @@ def entropy(
 ) -> Tensor:
     """−Σ_c p log p in nats, p = softmax(logits / T), logits (…, C): from 0, all certain, to log C."""
     _check("temperature", temperature)
-    (logits,), mask = _rows(mask, reduction, logits)
+    (logits,), mask = _valid_rows(mask, reduction, logits)
     log_p = (logits / temperature).log_softmax(-1)
     return _reduce(-(log_p.exp() * log_p).sum(-1), mask, reduction)
 
 
-def _rows(mask: Tensor | None, reduction: str, *tensors: Tensor) -> tuple[list[Tensor], Tensor | None]:
+def _valid_rows(mask: Tensor | None, reduction: str, *tensors: Tensor) -> tuple[list[Tensor], Tensor | None]:
     """The rows that count of each (…, C) or (…) tensor, as (n, C) or (n,), and the mask left to _reduce.
 
     A CPU leaves the other rows out, which saves work. How many are left, only a GPU itself knows, and asking

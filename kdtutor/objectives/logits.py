@@ -35,7 +35,7 @@ class HardLabels(Term):
 class MaskedLM(HardLabels):
     """Cross-entropy at the masked tokens (Devlin et al. 2019): masked_lm()."""
 
-    rows = "masked"
+    positions = "masked"
     label = "masked LM"
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:

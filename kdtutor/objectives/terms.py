@@ -45,14 +45,14 @@ class Term(Formula):
     """One term of an objective: says what it needs, and gives its loss per valid item.
 
     needs: what the forward passes compute for it: "logits", "hidden_states", "attentions". needs_teacher: whether the
-    teacher must run at all. rows: which tokens of a masked-LM batch it reads logits of, "valid" or "masked". label:
-    what a legend calls it, by default its name in words. weight: its factor in the sum, ≥ 0; like every setting it may
-    change between two steps.
+    teacher must run at all. positions: which tokens of a masked-LM batch it reads logits of, "valid" or "masked".
+    label: what a legend calls it, by default its name in words. weight: its factor in the sum, ≥ 0; like every setting
+    it may change between two steps.
     """
 
     needs: frozenset[str] = frozenset({"logits"})
     needs_teacher: bool = True
-    rows: str = "valid"
+    positions: str = "valid"
     label: str
 
     def __init_subclass__(cls) -> None:
@@ -127,9 +127,9 @@ class Objective(Formula):
         return any(term.needs_teacher for term in self.terms)
 
     @property
-    def rows(self) -> str:
-        """Which tokens' logits a masked-LM batch has to give: "masked" if no term wants more, or "valid"."""
-        return "masked" if {t.rows for t in self.terms if "logits" in t.needs} == {"masked"} else "valid"
+    def positions(self) -> str:
+        """Which tokens' logits a masked-LM batch has to give: "masked" if no term reads more, or "valid"."""
+        return "masked" if {t.positions for t in self.terms if "logits" in t.needs} == {"masked"} else "valid"
 
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
         for term in self.terms:

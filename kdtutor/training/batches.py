@@ -20,7 +20,7 @@ class Batches:
 
     batch_size: examples a step, over all processes. accumulate: how many micro-batches at most. rank, world: which
     process this is, of how many. masking: for masked LMs, the fraction of tokens to predict; rare_words: 0, or the
-    exponent by which rare ones are drawn more often; rows: the tokens whose logits count, "masked" or "valid".
+    exponent by which rare ones are drawn more often; positions: the tokens whose logits count, "masked" or "valid".
     """
 
     task: Task
@@ -28,7 +28,7 @@ class Batches:
     batch_size: int
     seed: int = 0
     masking: float = 0.15
-    rows: str = "valid"
+    positions: str = "valid"
     accumulate: int = 1
     rank: int = 0
     world: int = 1
@@ -90,7 +90,7 @@ class Batches:
             by_token.add("labels")
         cut = {name: v[part, :length] if name in by_token else v[part] for name, v in batch.items()}
         # Found here, on the host, where no device has to be waited for.
-        counted = self.task.rules.counted(cut, self.rows)
+        counted = self.task.rules.counted(cut, self.positions)
         if counted is not None:
             cut["rows"] = counted.flatten().nonzero()[:, 0]  # (n,) positions in the flattened (B·L)
             cut["labels"] = cut["labels"][counted]  # (n,)

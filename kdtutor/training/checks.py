@@ -62,7 +62,7 @@ def check_run(
                 f"the student's vocabulary has {sizes[0]} tokens and the teacher's {sizes[1]}: their logits can't be "
                 "compared; student.resize_token_embeddings(…) makes them alike"
             )
-    masked = [type(term).__name__ for term in objective.terms if term.rows == "masked"]
+    masked = [type(term).__name__ for term in objective.terms if term.positions == "masked"]
     if masked and not task.rules.masks:
         raise KDTutorError(f"{masked[0]} predicts masked tokens, but {task.name} is a {task.kind} task")
     if settings.rare_words and not task.rules.masks:

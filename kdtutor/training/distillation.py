@@ -119,7 +119,7 @@ class Distillation:
             seed=self.seed,
             masking=self.masking,
             rare_words=self.settings.rare_words,
-            rows=self.objective.rows,
+            positions=self.objective.positions,
             accumulate=self.settings.accumulate,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,

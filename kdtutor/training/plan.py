@@ -157,7 +157,7 @@ def _memory(run: Distillation, launch: Launch, texts: int, length: int) -> dict[
 
 def _logits_memory(run: Distillation, tokens: int, device: str) -> int:
     vocabulary_size = run.student.config.vocab_size
-    if run.batches.rows == "masked":
+    if run.batches.positions == "masked":
         tokens = math.ceil(tokens * run.masking)
     if not run.chunked:
         return PLAIN_TABLES * 4 * tokens * vocabulary_size
@@ -216,7 +216,7 @@ def _example(run: Distillation, texts: int, length: int) -> tuple[dict[str, Tens
     ids = torch.ones(texts, length, dtype=torch.long, device=run.device)
     rows = None
     if run.task.kind == "masked-lm":
-        share = run.masking if run.batches.rows == "masked" else 1
+        share = run.masking if run.batches.positions == "masked" else 1
         rows = torch.arange(math.ceil(texts * length * share), device=run.device)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, rows
 

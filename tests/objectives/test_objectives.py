@@ -573,7 +573,7 @@ def test_no_term_reads_a_value_back_from_the_device():
 def test_where_every_item_counts_nothing_is_copied():
     a = random(2, 3, 4)
     for mask in (None, torch.ones(2, 3)):
-        (rows,), rest = formulas._rows(mask, "mean", a)
+        (rows,), rest = formulas._valid_rows(mask, "mean", a)
         assert rows.data_ptr() == a.data_ptr() and rest is None
 
 
@@ -708,9 +708,9 @@ def test_terms_say_what_they_need():
 
 
 def test_the_masked_tokens_are_enough_only_if_no_term_reads_other_logits():
-    assert (MaskedLM() + CosineHidden()).rows == "masked"
-    assert (MaskedLM() + SoftTargets()).rows == "valid"
-    assert Objective([SoftTargets()]).rows == "valid"
+    assert (MaskedLM() + CosineHidden()).positions == "masked"
+    assert (MaskedLM() + SoftTargets()).positions == "valid"
+    assert Objective([SoftTargets()]).positions == "valid"
 
 
 # ----------------------------------------------------------------------- hidden states
