@@ -41,13 +41,18 @@ class Encoded:
     def lengths(self) -> Tensor:
         return self.offsets.diff()
 
-    def batch(self, index: Tensor) -> dict[str, Tensor]:
-        """The texts `index` (B,), padded on the right to the longest of them (L).
+    def round_length(self, length: int) -> int:
+        """Give the length to pad a batch to whose longest text has `length` tokens: one of few, never beyond all texts."""
+        return min(round_up(length), int(self.lengths.max()))
+
+    def batch(self, index: Tensor, rounded: bool = False) -> dict[str, Tensor]:
+        """The texts `index` (B,), padded on the right to the longest of them (L); if `rounded`, to one of few lengths.
 
         Returns input_ids, attention_mask (and token_type_ids, of pairs): int64 (B, L); labels and index: (B,).
         """
         lengths = self.lengths[index]
-        column = torch.arange(int(lengths.max()))  # (L,)
+        longest = int(lengths.max())
+        column = torch.arange(self.round_length(longest) if rounded else longest)  # (L,)
         mask = column < lengths[:, None]  # (B, L)
         where = (self.offsets[index][:, None] + column)[mask]
         batch = {"input_ids": torch.full(mask.shape, self.pad), "attention_mask": mask.long(), "index": index}
@@ -58,6 +63,15 @@ class Encoded:
         if self.labels is not None:
             batch["labels"] = self.labels[index]
         return batch
+
+
+def round_up(count: int, per_octave: int = 4) -> int:
+    """Give the next size, of few: `per_octave` of them between a power of two and the next, 8, 10, 12, 14, 16, 20, 24, …
+
+    On a CPU each new shape costs time (a kernel is compiled for it) and memory (which stays taken).
+    """
+    step = max(1, (1 << (count - 1).bit_length()) // (2 * per_octave)) if count > 1 else 1
+    return -(-count // step) * step
 
 
 def length_bucketed_batches(

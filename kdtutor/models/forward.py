@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification, DistilBertForSequenceClassification
 from transformers.utils import ModelOutput
 
-from kdtutor.data.tokens import Encoded, length_bucketed_batches
+from kdtutor.data.tokens import Encoded, length_bucketed_batches, round_up
 from kdtutor.errors import KDTutorError
 from kdtutor.models import lean
 
@@ -24,8 +25,8 @@ class Outputs:
 
     logits: (B, C), or (n, V) for the n selected tokens of a masked-LM batch. hidden_states: embeddings, then every
     layer, each (B, L, D). attentions: every layer, (B, H, L, L). features: instead of logits, those tokens' last
-    vectors (n, D) before the `unembedding` onto the vocabulary; or, of a teacher, the `top` k log-probabilities and
-    their tokens, (n, k) each.
+    vectors before the `unembedding` onto the vocabulary, (n or a few more, D), padded at the end; or, of a teacher, the
+    `top` k log-probabilities and their tokens, (n, k) each.
     """
 
     logits: Tensor | None
@@ -70,12 +71,12 @@ def forward(
             return Outputs(logits, out.hidden_states, out.attentions)
         last, states, maps = out.last_hidden_state, out.hidden_states, out.attentions
 
-    # A masked LM's head, on these rows.
-    hidden = last.flatten(0, 1)[rows]  # (n, D)
+    # A masked LM's head, on these rows and as many more as make it one of few sizes: zeros, whose gradients are zeros.
+    hidden = F.pad(last.flatten(0, 1)[rows], (0, 0, 0, round_up(len(rows), per_octave=8) - len(rows)))
     features, matrix = _features(model, hidden), unembedding(model)
     if "features" in needs:
         return Outputs(None, states, maps, features, matrix)
-    return Outputs(matrix(features), states, maps)
+    return Outputs(matrix(features)[: len(rows)], states, maps)
 
 
 def _call(model: nn.Module, inputs: dict[str, Tensor], needs: Set[str]) -> ModelOutput:
@@ -138,9 +139,8 @@ def logits_by_batch(
     model.eval()
     try:
         for index in order:
-            batch = {
-                name: value.to(device, non_blocking=True) for name, value in encoded.batch(index).items()
-            }
+            batch = encoded.batch(index, rounded=True)
+            batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
             with autocast or nullcontext():
                 yield forward(model, batch, fast=fast).logits.float()
     finally:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kdtutor.data.masking import rarity
@@ -83,12 +84,15 @@ class Batches:
         return [self._cut(batch, part) for part in mine.tensor_split(self.accumulate) if len(part)]
 
     def _cut(self, batch: dict[str, Tensor], part: Tensor) -> dict[str, Tensor]:
-        """Some examples of a batch, padded to the longest of them."""
-        length = int(batch["attention_mask"][part].sum(1).max())
-        by_token = {"input_ids", "attention_mask", "token_type_ids"}
+        """Some examples of a batch, padded to the longest of them or a little more: there are few lengths."""
+        length = self.data.round_length(int(batch["attention_mask"][part].sum(1).max()))
+        padding = {"input_ids": self.data.pad, "attention_mask": 0, "token_type_ids": 0}
         if self.task.rules.per_token:
-            by_token.add("labels")
-        cut = {name: v[part, :length] if name in by_token else v[part] for name, v in batch.items()}
+            padding["labels"] = IGNORED
+        cut = {name: value[part] for name, value in batch.items()}
+        for name in padding.keys() & cut.keys():
+            # A negative width cuts off.
+            cut[name] = F.pad(cut[name], (0, length - cut[name].shape[1]), value=padding[name])
         # Found here, on the host, where no device has to be waited for.
         counted = self.task.rules.counted(cut, self.positions)
         if counted is not None:
