@@ -42,11 +42,11 @@ class Encoded:
         return self.offsets.diff()
 
     def round_length(self, length: int) -> int:
-        """Give the length to pad a batch to whose longest text has `length` tokens: one of few, never beyond all texts."""
+        """Give the length to pad a batch to whose longest text has `length` tokens: one of few."""
         return min(round_up(length), int(self.lengths.max()))
 
     def batch(self, index: Tensor, rounded: bool = False) -> dict[str, Tensor]:
-        """The texts `index` (B,), padded on the right to the longest of them (L); if `rounded`, to one of few lengths.
+        """The texts `index` (B,), padded on the right to the longest of them (L), `rounded` to one of few lengths.
 
         Returns input_ids, attention_mask (and token_type_ids, of pairs): int64 (B, L); labels and index: (B,).
         """
@@ -66,7 +66,7 @@ class Encoded:
 
 
 def round_up(count: int, per_octave: int = 4) -> int:
-    """Give the next size, of few: `per_octave` of them between a power of two and the next, 8, 10, 12, 14, 16, 20, 24, …
+    """Give the next of few sizes: `per_octave` from a power of two to the next, such as 8, 10, 12, 14, 16, 20, 24.
 
     On a CPU each new shape costs time (a kernel is compiled for it) and memory (which stays taken).
     """

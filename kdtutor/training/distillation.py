@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 from kdtutor.data.load import load_task
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
-from kdtutor.hardware import peak_memory
+from kdtutor.hardware import peak_memory, release_freed_memory
 from kdtutor.models.forward import Outputs, forward
 from kdtutor.models.load import freeze, load_teacher
 from kdtutor.objectives.formulas import ObjectiveError
@@ -51,6 +51,7 @@ from kdtutor.training.processes import (
 from kdtutor.training.settings import Settings, TopK, check_setting, describe, takes_settings
 from kdtutor.training.state import Learning, State, Written
 
+RELEASE_EVERY = 50  # steps between two times that freed memory goes back to the system, some 20 ms each
 CHECK_EVERY = 10  # steps between two looks at the NaN flag, each of which makes the host wait for the device
 
 
@@ -328,6 +329,8 @@ class Distillation:
         if self.done % CHECK_EVERY == 0 or self._is_saved_here():
             self.check_finite()
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+        if self.device.type == "cpu" and self.done % RELEASE_EVERY == 0:
+            release_freed_memory()
         row["seconds"] = time.perf_counter() - started
         row["peak_memory"] = peak_memory(self.device)
         bar.update()

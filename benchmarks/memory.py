@@ -1,0 +1,124 @@
+"""Whether memory stays flat while a CPU trains: resident memory after 300 steps and after 3,000, and what it costs.
+
+    python benchmarks/memory.py                                       the table of benchmarks/README.md
+    python benchmarks/memory.py --steps 600 --kinds classification    a quick look
+
+A small student distils from a small teacher with random weights, asked at every step: supersense by soft and hard
+labels, glosses by DistilBERT's objective. Each run is a process of its own; the two arms take turns.
+
+    few shapes    as the package is: batches and rows padded to one of few sizes, freed memory returned to the system
+    every shape   the same with both switched off, as it was before
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from training import describe
+
+ARMS = ("few shapes", "every shape")
+KINDS = ("classification", "masked LM")
+PRECISIONS = ("fp32", "bf16")
+EARLY = 300  # steps after which memory is compared with that at the end
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS])
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=[*PRECISIONS])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
+    parser.add_argument("--output", type=Path, help="write all measurements to this JSON file")
+    parser.add_argument("--one", nargs=3, metavar=("ARM", "KIND", "PRECISION"), help=argparse.SUPPRESS)
+    a = parser.parse_args()
+    if a.one:
+        print(json.dumps(measure(*a.one, a.steps)))
+        return
+    print(describe())
+    print(f"| kind | precision | arm | after {EARLY} steps | after {a.steps:,} | ratio | processor seconds |")
+    print("|---|---|---|---|---|---|---|")
+    results = []
+    for kind in a.kinds:
+        for precision in a.precisions:
+            for arm in a.arms:
+                command = [sys.executable, __file__, "--one", arm, kind, precision, "--steps", str(a.steps)]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    print(f"{arm}, {kind}, {precision} failed:\n{done.stderr[-2000:]}", flush=True)
+                    continue
+                results.append(json.loads(done.stdout.splitlines()[-1]))
+                print(row(results[-1]), flush=True)
+    if a.output:
+        a.output.write_text(json.dumps({"machine": describe(), "results": results}, indent=1) + "\n")
+
+
+def measure(arm: str, kind: str, precision: str, steps: int) -> dict:
+    """Train, and read how much memory is resident after EARLY steps and at the end."""
+    import importlib
+
+    import psutil
+    import torch
+
+    import kdtutor as kd
+    from kdtutor.data import tokens
+    from kdtutor.training import distillation
+
+    if arm == "every shape":
+        forward = importlib.import_module(
+            "kdtutor.models.forward"
+        )  # the package gives the function of that name
+        tokens.round_up = forward.round_up = lambda count, per_octave=4: count
+        distillation.release_freed_memory = lambda: None
+    torch.set_num_threads(1)
+    if kind == "classification":
+        task, batch, goal = kd.load_task("supersense"), 32, kd.blend(alpha=0.1, temperature=2)
+    else:
+        task, batch = kd.load_task("glosses"), 4
+        goal = 5 * kd.SoftTargets(2) + 2 * kd.MaskedLM() + 1 * kd.CosineHidden()
+    teacher, student = (kd.small_bert(task, layers=2, width=64, seed=seed) for seed in (1, 2))
+    run = kd.Distillation(
+        student,
+        teacher,
+        task,
+        goal,
+        steps=steps,
+        batch_size=batch,
+        precision=precision,
+        cache=False,
+        progress=False,
+    )
+    process, began, resident, shapes = psutil.Process(), time.process_time(), {}, set()
+    for step in run:
+        if step.number in (min(EARLY, steps), steps):
+            resident[step.number] = process.memory_info().rss
+    seconds = time.process_time() - began
+    for number in range(steps):
+        shapes |= {tuple(part["input_ids"].shape) for part in run.batches[number]}
+    return {
+        "arm": arm,
+        "kind": kind,
+        "precision": precision,
+        "early": resident[min(EARLY, steps)],
+        "late": resident[steps],
+        "processor_seconds": seconds,
+        "shapes": len(shapes),
+    }
+
+
+def row(result: dict) -> str:
+    """One line of the table."""
+    early, late = (f"{result[name] / 1e6:,.0f} MB" for name in ("early", "late"))
+    ratio = f"{result['late'] / result['early']:.2f}"
+    cells = [result["kind"], result["precision"], f"{result['arm']} ({result['shapes']})", early, late, ratio]
+    return f"| {' | '.join(cells)} | {result['processor_seconds']:.0f} |"
+
+
+if __name__ == "__main__":
+    main()
