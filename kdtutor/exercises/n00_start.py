@@ -16,7 +16,17 @@ def softmax_with_temperature(
         return logits
     scaled = logits * temperature if "times T" in wrong else logits / temperature
     scaled = logits if "T has no effect" in wrong else scaled
+    if "divided by T²" in wrong:
+        scaled = logits / temperature**2
     axis = 0 if "softmax over the batch" in wrong else -1
+    if "T after the softmax" in wrong:
+        return logits.softmax(axis) / temperature
+    if "divided by the sum of everything" in wrong:
+        return scaled.exp() / scaled.exp().sum()
+    if "the logits divided by their sum" in wrong:
+        return scaled / scaled.sum(-1, keepdim=True)
+    if "the power of a probability, not rescaled" in wrong:
+        return logits.softmax(-1) ** (1 / temperature)
     if "not divided by the sum" in wrong:
         return scaled.exp()
     return scaled.log_softmax(axis) if "logarithms" in wrong else scaled.softmax(axis)
@@ -56,6 +66,29 @@ EXERCISES = [
             Mistake(
                 "logarithms",
                 "Your numbers are negative: they are the logarithms of the right ones. Here the probabilities are due.",
+            ),
+            Mistake(
+                "T after the softmax",
+                "The softmax is taken first and its probabilities are divided by T, so that the rows no longer sum "
+                "to 1. The temperature acts on the logits.",
+            ),
+            Mistake(
+                "divided by T²",
+                "Your distribution is the one for the square of the temperature.",
+            ),
+            Mistake(
+                "divided by the sum of everything",
+                "All your numbers together sum to 1. Each *row* is one text, and should sum to 1 by itself.",
+            ),
+            Mistake(
+                "the logits divided by their sum",
+                "There is no exponential in your result: the logits themselves are divided by their sum, and some "
+                "of your numbers are negative or above 1.",
+            ),
+            Mistake(
+                "the power of a probability, not rescaled",
+                "You take a power of the probabilities at T = 1. That is right up to a factor: the rows do not sum "
+                "to 1 any more.",
             ),
         ),
         probes=_probes,

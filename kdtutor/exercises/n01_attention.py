@@ -24,9 +24,16 @@ def score_variance(
     one_product = query_variance * key_variance
     if "variances added" in wrong:
         one_product = query_variance + key_variance
+    if "one of the variances only" in wrong:
+        one_product = query_variance
     variance = one_product if "one product only" in wrong else width * one_product
-    if scaled and "scaling ignored" not in wrong:
+    if "the width squared" in wrong:
+        variance = width**2 * one_product
+    if (scaled or "always scaled" in wrong) and "scaling ignored" not in wrong:
         variance /= math.sqrt(width) if "variance divided by √d" in wrong else width
+        variance /= width if "divided by the width twice" in wrong else 1
+    if "scaled the wrong way round" in wrong:
+        variance = width * one_product / (1 if scaled else width)
     return math.sqrt(variance) if "the standard deviation" in wrong else variance
 
 
@@ -46,9 +53,18 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """softmax(Q Kᵀ / √d + mask) V: (B, Lq, d), (B, Lk, d), (B, Lk, dv), boolean (B, Lq, Lk) → (B, Lq, dv)."""
     width = key.shape[-2] if "√ of the number of keys" in wrong else query.shape[-1]
-    scale = {"not scaled": 1.0, "divided by d": float(width)}
+    if "keys and values swapped" in wrong:
+        key, value = value, key
+    scale = {"not scaled": 1.0, "divided by d": float(width), "multiplied by √d": 1 / math.sqrt(width)}
     scores = query @ key.mT / next((scale[name] for name in scale if name in wrong), math.sqrt(width))
-    axis = -2 if "softmax over the queries" in wrong else -1
+    axis = -2 if "softmax over the queries" in wrong else 0 if "softmax over the batch" in wrong else -1
+    if "divided after the softmax" in wrong:
+        weights = (query @ key.mT).masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
+        return weights / math.sqrt(width) @ value
+    if "no softmax" in wrong:
+        return scores.masked_fill(~mask, 0) @ value
+    if "mask turned" in wrong:
+        mask = mask.mT
     if "mask inverted" in wrong:
         mask = ~mask
     if "mask ignored" in wrong:
@@ -63,8 +79,10 @@ def scaled_dot_product_attention(
 
 def _attention_probes(generator: torch.Generator) -> list[tuple]:
     # The number of keys is never the width, so that their roots are told apart.
-    shapes = ((2, 4, 5, 3), (1, 6, 6, 4), (3, 5, 3, 6))  # B, Lq, Lk, d
-    return [_queries_keys_values(generator, *shape) for shape in shapes]
+    shapes = ((2, 4, 5, 3), (1, 6, 6, 4), (3, 5, 3, 6), (2, 4, 4, 5))  # B, Lq, Lk, d
+    *probes, last = [_queries_keys_values(generator, *shape) for shape in shapes]
+    query, key, value, mask = last
+    return [*probes, (query, key, value[..., :-1], mask)]  # here, keys and values have one shape
 
 
 def _queries_keys_values(
@@ -92,12 +110,20 @@ def decoder_mask(ids: Tensor, pad: int, wrong: frozenset[str] = frozenset()) -> 
         everything.triu(-diagonal) if "looks ahead instead of back" in wrong else everything.tril(diagonal)
     )
     real = ids == pad if "only padding may be looked at" in wrong else ids != pad
+    if "padding id hard-coded" in wrong:
+        real = ids != 0
+    if "padding hides query and key" in wrong:
+        return causal & real[:, :, None] & real[:, None, :]
     real = real[:, :, None] if "padding masks queries" in wrong else real[:, None, :]
     if "no causal mask" in wrong:
         causal = everything
     if "no padding mask" in wrong:
         real = torch.ones_like(real)
     mask = causal | real if "or instead of and" in wrong else causal & real
+    if "the diagonal opened" in wrong:
+        mask = mask | torch.eye(length, dtype=torch.bool, device=ids.device)
+    if "queries and keys exchanged" in wrong:
+        mask = mask.mT
     return ~mask if "inverted" in wrong else mask
 
 
@@ -131,7 +157,21 @@ def multi_head_attention(
         return y.unflatten(-1, (heads, width // heads)).transpose(1, 2)
 
     query, key, value = (split(x @ matrix) for matrix in (w_query, w_key, w_value))
-    scale = {"not scaled": 1.0, "scaled by the whole width": math.sqrt(width)}
+    if "keys and values swapped" in wrong:
+        key, value = value, key
+    if "queries and keys swapped" in wrong:
+        query, key = key, query
+    if "heads attend to each other" in wrong:  # at each token, over the heads
+        query, key, value = (y.transpose(1, 2) for y in (query, key, value))  # (B, L, H, D/H)
+        mixed = (query @ key.mT / math.sqrt(width // heads)).softmax(-1) @ value
+        return mixed.flatten(2) @ w_output
+    if "one head" in wrong:
+        return ((x @ w_query) @ (x @ w_key).mT / math.sqrt(width)).softmax(-1) @ (x @ w_value) @ w_output
+    scale = {
+        "not scaled": 1.0,
+        "scaled by the whole width": math.sqrt(width),
+        "divided by D/H": width / heads,
+    }
     scores = (
         query @ key.mT / next((scale[name] for name in scale if name in wrong), math.sqrt(width // heads))
     )
@@ -139,6 +179,8 @@ def multi_head_attention(
     if "merged without moving the heads back" not in wrong:
         mixed = mixed.transpose(1, 2)  # (B, L, H, D/H)
     mixed = mixed.reshape(batch, length, width)
+    if "x added" in wrong:
+        return x + mixed @ w_output
     return mixed if "no output matrix" in wrong else mixed @ w_output
 
 
@@ -184,6 +226,28 @@ EXERCISES = [
                 "numbers squared once more",
                 "Your number uses the squares of query_variance and key_variance. They are variances already, not "
                 "standard deviations.",
+            ),
+            Mistake(
+                "one of the variances only",
+                "Your number depends on the queries alone. What do the keys contribute?",
+            ),
+            Mistake(
+                "the width squared",
+                "Your number grows with the square of the width. Variances of independent numbers add up, and how "
+                "many products are there?",
+            ),
+            Mistake(
+                "always scaled",
+                "Your number is scaled whether `scaled` is True or False.",
+            ),
+            Mistake(
+                "divided by the width twice",
+                "With scaling, you divide by the square of the width. A score is divided by √d; what does that do "
+                "to its variance?",
+            ),
+            Mistake(
+                "scaled the wrong way round",
+                "You divide where `scaled` is False, and do not where it is True.",
             ),
         ),
         probes=_variance_probes,
@@ -235,6 +299,32 @@ EXERCISES = [
                 "You add the mask as 0 and 1 to the scores: allowed keys get a small bonus, and forbidden ones are "
                 "still seen. A mask to add would hold 0 and −∞.",
             ),
+            Mistake(
+                "multiplied by √d",
+                "Your scores are multiplied by √d, which makes them larger still. They are to become smaller.",
+            ),
+            Mistake(
+                "keys and values swapped",
+                "You compare the queries with the values and mix the keys. What is asked, and what is handed on?",
+            ),
+            Mistake(
+                "softmax over the batch",
+                "Your weights sum to 1 over the texts of the batch, which have nothing to do with each other.",
+            ),
+            Mistake(
+                "divided after the softmax",
+                "Your weights are divided by √d after the softmax, so they sum to less than 1. The scores are to be"
+                " divided, before it.",
+            ),
+            Mistake(
+                "no softmax",
+                "Your scores are weights as they stand: some are negative, and they do not sum to 1. A function is "
+                "missing between the two.",
+            ),
+            Mistake(
+                "mask turned",
+                "Your mask is turned: rows and columns have changed places. Its rows are queries.",
+            ),
         ),
         probes=_attention_probes,
         gradients=(0, 1, 2),
@@ -281,6 +371,24 @@ EXERCISES = [
                 "only padding may be looked at",
                 "With your mask, padding is all that can be seen. Is it == or !=?",
             ),
+            Mistake(
+                "padding id hard-coded",
+                "Your padding is always token 0. Here its number is an argument.",
+            ),
+            Mistake(
+                "padding hides query and key",
+                "Your mask is right for the keys, but the rows of padding are empty as well: a query that is "
+                "padding may look, since nobody reads what it finds.",
+            ),
+            Mistake(
+                "the diagonal opened",
+                "Every token may look at itself with you, padding too. A key that is padding is hidden from "
+                "everybody.",
+            ),
+            Mistake(
+                "queries and keys exchanged",
+                "Your mask is turned: rows are queries, columns are keys.",
+            ),
         ),
         probes=_mask_probes,
         growth=lambda n: (torch.arange(n * n).view(n, n) % 7, 0),
@@ -325,6 +433,31 @@ EXERCISES = [
             Mistake(
                 "matrices transposed",
                 "Your matrices are transposed: you compute x @ W.T, as F.linear does. In this exercise it is x @ W.",
+            ),
+            Mistake(
+                "heads attend to each other",
+                "Your scores are (B, L, H, H): at each token, the heads look at each other, and no token at "
+                "another. Which two axes should stand last?",
+            ),
+            Mistake(
+                "keys and values swapped",
+                "You compare the queries with the values and mix the keys.",
+            ),
+            Mistake(
+                "queries and keys swapped",
+                "Your scores are turned: the keys ask, and the queries answer.",
+            ),
+            Mistake(
+                "one head",
+                "Your result does not depend on the number of heads: this is one head of the whole width.",
+            ),
+            Mistake(
+                "divided by D/H",
+                "Your scores are divided by the width of a head; its root was due.",
+            ),
+            Mistake(
+                "x added",
+                "There is a residual connection in your result. It stands around the attention, not in it.",
             ),
         ),
         probes=_head_probes,

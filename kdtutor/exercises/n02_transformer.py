@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdtutor.exercises.banks import keeps_graph
 from kdtutor.exercises.definitions import Exercise, Mistake
 
 PAD, START = 0, 1  # the ids that notebook 02 uses for padding and for the beginning of an answer
@@ -24,10 +25,23 @@ def layer_norm(
     x: Tensor, gain: Tensor, bias: Tensor, eps: float, wrong: frozenset[str] = frozenset()
 ) -> Tensor:
     """(B, L, D) → the same shape: each token's numbers get mean 0 and variance 1, then `gain` and `bias` (D,)."""
-    axes = {"over the tokens": (-2,), "over the whole sentence": (-2, -1)}
+    axes = {
+        "over the tokens": (-2,),
+        "over the whole sentence": (-2, -1),
+        "over the batch": (0,),
+        "over batch and tokens": (0, 1),
+    }
     dims = next((axes[name] for name in axes if name in wrong), (-1,))
     centred = x if "mean left in" in wrong else x - x.mean(dims, keepdim=True)
     variance = x.var(dims, correction=1 if "divided by n − 1" in wrong else 0, keepdim=True)
+    if "RMSNorm" in wrong:
+        return gain * x / (x.square().mean(-1, keepdim=True) + eps).sqrt() + (
+            0 if "no bias" in wrong else bias
+        )
+    if "ε forgotten" in wrong:
+        eps = 0.0
+    if "not divided" in wrong:
+        return gain * centred + bias
     if "the variance where its root is due" in wrong:
         normed = centred / (variance + eps)
     elif "eps outside the root" in wrong:
@@ -36,6 +50,8 @@ def layer_norm(
         normed = centred / (variance + eps).sqrt()
     if "bias before gain" in wrong:
         return gain * (normed + bias)
+    if "no bias" in wrong:
+        return gain * normed
     return normed if "no gain and bias" in wrong else gain * normed + bias
 
 
@@ -65,6 +81,10 @@ def sinusoidal_positions(length: int, width: int, wrong: frozenset[str] = frozen
         t = t + 1
     i = torch.arange(width // 2, dtype=torch.float32)
     exponent = i / width if "half the exponent" in wrong else 2 * i / width
+    if "the index doubled" in wrong:
+        exponent = 4 * i / width
+    if "spread to the last pair" in wrong:
+        exponent = i / max(1, width // 2 - 1)
     base = 1000.0 if "another base" in wrong else 10000.0
     angles = (
         t * base**exponent if "multiplied instead of divided" in wrong else t / base**exponent
@@ -74,6 +94,8 @@ def sinusoidal_positions(length: int, width: int, wrong: frozenset[str] = frozen
         cosines = (t / base ** ((2 * i + 1) / width)).cos()
     if "sine and cosine swapped" in wrong:
         sines, cosines = cosines, sines
+    if "sines alone" in wrong:
+        cosines = sines
     if "side by side" in wrong:
         return torch.cat([sines, cosines], -1)
     return torch.stack([sines, cosines], -1).flatten(-2)
@@ -91,7 +113,19 @@ def encoder_layer(
         norm2 = norm1
     first, second = (feed_forward, attention) if "feed-forward first" in wrong else (attention, feed_forward)
 
+    if "norms swapped" in wrong:
+        norm1, norm2 = norm2, norm1
+    if "attention twice" in wrong:
+        second = first
+
     def around(x: Tensor, sublayer: Callable, norm: Callable, residual: Tensor) -> Tensor:
+        which = "first" if sublayer is first and norm is norm1 else "second"
+        if f"the {which} residual left out" in wrong:
+            return norm(sublayer(x))
+        if f"the {which} norm left out" in wrong:
+            return residual + sublayer(x)
+        if "normalised on both sides" in wrong:
+            return norm(residual + sublayer(norm(x)))
         if "norm before the sublayer" in wrong:
             return residual + sublayer(norm(x))
         if "no residual" in wrong:
@@ -142,7 +176,15 @@ def transformer_parameters(
     norm = 0 if "norms forgotten" in wrong else 2 * width
     encoder = attention + feed_forward + 2 * norm
     decoder = encoder if "no cross-attention" in wrong else 2 * attention + feed_forward + 3 * norm
-    tables = 3 if "the table three times" in wrong else 1
+    tables = 3 if "the table three times" in wrong else 2 if "the table twice" in wrong else 1
+    if "the encoder alone" in wrong:
+        decoder = 0
+    if "a third norm forgotten" in wrong:
+        decoder -= norm
+    if "a norm of one vector" in wrong:
+        encoder, decoder = encoder - 2 * width, decoder - 3 * width
+    if "the output's bias counted" in wrong:
+        return layers * (encoder + decoder) + vocabulary * width + vocabulary
     return layers * (encoder + decoder) + tables * vocabulary * width
 
 
@@ -150,7 +192,7 @@ def _sizes(generator: torch.Generator) -> list[tuple]:
     def one(low: int, high: int) -> int:
         return int(torch.randint(low, high, (), generator=generator))
 
-    return [(one(1000, 9000), 8 * one(8, 64), (2, 4, 8)[k], one(300, 2000), one(2, 9)) for k in range(3)]
+    return [(one(1000, 9000), 8 * one(8, 64), (2, 4, 8)[k], one(300, 2000), one(2, 9)) for k in (0, 1, 2, 1)]
 
 
 # --------------------------------------------------------------------------------------------- 2.5 teacher forcing
@@ -179,12 +221,21 @@ def training_step(
         loss = (losses * valid).mean()
     else:
         loss = (losses * valid).sum() / valid.sum()
+    if "summed" in wrong:
+        loss = (losses * valid).sum()
     if "gradients kept" not in wrong:
         optimizer.zero_grad()
-    loss.backward()
-    if "no step" not in wrong:
+    if "the step before the backward pass" in wrong:
         optimizer.step()
-    return loss.detach()
+    loss.backward()
+    if "the step finds no gradients" in wrong:
+        optimizer.zero_grad()
+    if not {"no step", "the step before the backward pass"} & wrong:
+        optimizer.step()
+    if "the loss after the step" in wrong:
+        logits = model(source, reads)
+        loss = F.cross_entropy(logits.flatten(0, 1), answers.flatten(), ignore_index=PAD)
+    return loss if "the returned loss keeps its graph" in wrong else loss.detach()
 
 
 class _Toy(nn.Module):
@@ -207,8 +258,12 @@ def _observe_training_step(function: Callable, source: Tensor, target: Tensor, s
     """Two steps on a toy model: what is read, what is returned, and where the weights are afterwards."""
     model = _Toy(9, 6, torch.Generator().manual_seed(seed))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    steps = []
+    optimizer.register_step_pre_hook(lambda *_: steps.append(1))
     losses = [function(model, optimizer, source, target) for _ in range(2)]
     return {
+        "whether the returned loss keeps its graph": keeps_graph(*losses),
+        "how often the optimiser steps": len(steps),
         "what the decoder reads": model.read[0] if model.read else "nothing",
         "the loss of the first step": losses[0],
         "the loss of the second step": losses[1],
@@ -272,6 +327,32 @@ EXERCISES = [
                 "bias before gain",
                 "The bias is multiplied by the gain: it was added one operation too early.",
             ),
+            Mistake(
+                "over the batch",
+                "Your statistics are taken over the batch, as BatchNorm does: a text's result depends on its "
+                "neighbours.",
+            ),
+            Mistake(
+                "over batch and tokens",
+                "Your statistics are taken over all tokens of the batch, as BatchNorm does. Each token has its own.",
+            ),
+            Mistake(
+                "RMSNorm",
+                "This is RMSNorm: the root of the mean square divides, and no mean is taken off. A younger "
+                "relative, but not LayerNorm.",
+            ),
+            Mistake(
+                "ε forgotten",
+                "ε plays no part in your result. A token whose numbers are all equal would be divided by 0.",
+            ),
+            Mistake(
+                "not divided",
+                "The mean is taken off, but nothing is divided: the spread stays what it was.",
+            ),
+            Mistake(
+                "no bias",
+                "The gain has acted, the bias has not.",
+            ),
         ),
         probes=_layer_norm_probes,
         gradients=(0, 1, 2),
@@ -316,6 +397,20 @@ EXERCISES = [
             Mistake(
                 "another base", "Your longest wavelength is too short: look at the base of the power again."
             ),
+            Mistake(
+                "the index doubled",
+                "Your waves get longer too quickly: the index is doubled twice. Counting in steps of two already "
+                "gives 2i.",
+            ),
+            Mistake(
+                "spread to the last pair",
+                "Your longest wave has exactly the wavelength of the base, as in the code of some libraries. In the"
+                " formula the exponent 2i / D stays below 1.",
+            ),
+            Mistake(
+                "sines alone",
+                "Both columns of a pair are sines. One of them is a cosine.",
+            ),
         ),
         probes=lambda generator: [(5, 8), (12, 6), (30, 16), (3, 2)],
         growth=lambda n: (n, 8),
@@ -351,6 +446,34 @@ EXERCISES = [
             Mistake(
                 "feed-forward first",
                 "The sublayers have changed places: tokens first look at each other, then think.",
+            ),
+            Mistake(
+                "the first residual left out",
+                "Around the first sublayer the residual connection is missing.",
+            ),
+            Mistake(
+                "the second residual left out",
+                "Around the second sublayer the residual connection is missing.",
+            ),
+            Mistake(
+                "the first norm left out",
+                "After the first sublayer nothing is normalised.",
+            ),
+            Mistake(
+                "the second norm left out",
+                "After the second sublayer nothing is normalised.",
+            ),
+            Mistake(
+                "norms swapped",
+                "The two norms have changed places: the first belongs to attention.",
+            ),
+            Mistake(
+                "attention twice",
+                "Attention runs twice, and the feed-forward part never.",
+            ),
+            Mistake(
+                "normalised on both sides",
+                "Each of your norms is used twice, before its sublayer and after it.",
             ),
         ),
         probes=lambda generator: [
@@ -391,8 +514,36 @@ EXERCISES = [
                 "the table three times",
                 "The vocabulary table is counted for source, target and output. Here the three are one tensor.",
             ),
+            Mistake(
+                "the table twice",
+                "The vocabulary table is counted twice. Source, target and output share one tensor.",
+            ),
+            Mistake(
+                "the encoder alone",
+                "Your number is that of an encoder. There are as many decoder layers.",
+            ),
+            Mistake(
+                "a third norm forgotten",
+                "A decoder layer has three sublayers, and a norm after each of them.",
+            ),
+            Mistake(
+                "a norm of one vector",
+                "Your norms have one vector each. They have a gain and a bias.",
+            ),
+            Mistake(
+                "the output's bias counted",
+                "Your output layer has a bias, and here it has none.",
+            ),
         ),
         probes=_sizes,
+        terms={
+            "vocabulary · width": "one table of the vocabulary",
+            "vocabulary": "one bias over the vocabulary",
+            "width² · layers": "one D × D matrix in every layer",
+            "width · layers": "one vector of width D in every layer",
+            "width · hidden · layers": "one feed-forward matrix in every layer",
+            "hidden · layers": "the bias of the inner layer",
+        },
     ),
     Exercise(
         name="training_step",
@@ -429,6 +580,26 @@ EXERCISES = [
                 "The second step still holds the gradient of the first: nobody has cleared it.",
             ),
             Mistake("no step", "The loss is right, but the weights have not moved."),
+            Mistake(
+                "the returned loss keeps its graph",
+                "The loss that you return still holds everything needed for another backward pass. Whoever keeps a "
+                "list of losses keeps all of that in memory.",
+            ),
+            Mistake(
+                "the loss after the step",
+                "You return the loss of the model *after* its step, at the price of a second forward pass. The one "
+                "that gave the gradient was asked for.",
+            ),
+            Mistake(
+                "summed",
+                "Your loss is a sum over the tokens: longer answers would make longer steps.",
+            ),
+            Mistake(
+                "the step finds no gradients",
+                "The optimiser steps when there are no gradients: before the backward pass, or after they were "
+                "cleared.",
+                also=("the step before the backward pass",),
+            ),
         ),
         probes=_batches,
         observe=_observe_training_step,

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import string
-from types import SimpleNamespace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdtutor.exercises.banks import (
+    ANYWHERE,
+    CLS,
+    IGNORED,
+    MASKING,
+    PAD,
+    RIGHT,
+    SEP,
+    SPARING,
+    Wrong,
+    labels_with_gaps,
+    masked,
+    spared,
+    special_ids,
+)
 from kdtutor.exercises.definitions import Exercise, Mistake
-
-Wrong = frozenset[str]  # names of mistakes; each switches a line below
-NONE: Wrong = frozenset()
-PAD, UNK, CLS, SEP, MASK = range(5)  # the course's special tokens
-IGNORED = -100
+from kdtutor.exercises.toys import CLASSES, TinyClassifier, weights_of
 
 # ------------------------------------------------------------------------------------------------ 3.1 WordPiece
 
 
-def wordpiece(word: str, vocabulary: dict[str, int], wrong: Wrong = NONE) -> list[str]:
+def wordpiece(word: str, vocabulary: dict[str, int], wrong: Wrong = RIGHT) -> list[str]:
     """The pieces of one word, greedily the longest first; ["[UNK]"] if that fails at any place."""
     if "any split will do" in wrong:
         return _first_split(word, vocabulary) or ["[UNK]"]
@@ -30,10 +39,20 @@ def wordpiece(word: str, vocabulary: dict[str, int], wrong: Wrong = NONE) -> lis
         ends = range(len(word), shortest - 1, -1)
         if "shortest first" in wrong:
             ends = ends[::-1]
+        if "## on the first piece too" in wrong:
+            prefix = "##"
         end = next((end for end in ends if prefix + word[start:end] in vocabulary), None)
         if end is None and "unknown letters skipped" in wrong:
             end = start + 1
         elif end is None:
+            if {"the pieces so far", "nothing for an unknown word", "the unknown word itself"} & wrong:
+                return (
+                    pieces
+                    if "the pieces so far" in wrong
+                    else [word]
+                    if "the unknown word itself" in wrong
+                    else []
+                )
             return [*pieces, "[UNK]"] if "[UNK] for the rest" in wrong else ["[UNK]"]
         else:
             pieces.append(("" if "## left out of the result" in wrong else prefix) + word[start:end])
@@ -76,30 +95,14 @@ def _words(generator: torch.Generator) -> list[tuple]:
 
 
 def mask_tokens(
-    input_ids: Tensor, special_ids: Tensor, chance: Tensor, action: Tensor, random_ids: Tensor, wrong: Wrong = NONE
+    input_ids: Tensor, special_ids: Tensor, chance: Tensor, action: Tensor, random_ids: Tensor, wrong: Wrong = RIGHT
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """BERT's masking with the random draws given: the corrupted ids and the labels, both (B, L)."""
-    spared = torch.isin(input_ids, special_ids)
-    if "[CLS] and [SEP] masked" in wrong:
-        spared = spared & (input_ids != CLS) & (input_ids != SEP)
-    if "padding masked" in wrong:
-        spared = spared & (input_ids != PAD)
-    chosen = (chance < 0.15) & ~spared
-    hidden, swapped = chosen & (action < 0.8), chosen & (action >= 0.9)
-    if "always [MASK]" in wrong:
-        hidden, swapped = chosen, torch.zeros_like(chosen)
-    if "80 % of all tokens" in wrong:
-        hidden = ~spared & (action < 0.8)
-    if "random tokens anywhere" in wrong:
-        swapped = ~spared & (action >= 0.9)
-    corrupted = torch.where(hidden, MASK, torch.where(swapped, random_ids, input_ids))
-    if "kept tokens get no label" in wrong:
-        chosen = hidden | swapped
-    if "labels everywhere" in wrong:
-        chosen = torch.ones_like(chosen)
-    return corrupted, torch.where(
-        chosen, corrupted if "labels after masking" in wrong else input_ids, IGNORED
-    )
+    special = spared(input_ids, special_ids, wrong)
+    chosen = (chance < (0.8 if "80 % chosen" in wrong else 0.15)) & ~special
+    if "the other 85 % chosen" in wrong:
+        chosen = (chance >= 0.15) & ~special
+    return masked(input_ids, chosen, special, action, random_ids, wrong)
 
 
 def _draws(generator: torch.Generator) -> list[tuple]:
@@ -114,19 +117,26 @@ def _draws(generator: torch.Generator) -> list[tuple]:
         ids[torch.arange(texts), lengths - 1] = SEP
         chance, action = torch.rand(2, *shape, generator=generator)
         others = 100 + torch.randint(0, 100, shape, generator=generator)  # never what stood there before
-        probes.append((ids, torch.tensor([PAD, UNK, CLS, SEP, MASK]), chance, action, others))
+        ids[:4, 2], chance[:4, 2] = 7, 0.1  # special, though it is no token that every vocabulary has
+        probes.append((ids, special_ids(generator), chance, action, others))
     return probes
 
 
 # ------------------------------------------------------------------------------------------------ 3.3 its loss
 
 
-def masked_lm_loss(logits: Tensor, labels: Tensor, wrong: Wrong = NONE) -> Tensor:
+def masked_lm_loss(logits: Tensor, labels: Tensor, wrong: Wrong = RIGHT) -> Tensor:
     """−log p of the true token, mean over the tokens to predict. logits (B, L, V); labels (B, L), else −100."""
     if "softmax twice" in wrong:
         logits = logits.softmax(-1)
     log_p = logits.log_softmax(1 if "softmax over the positions" in wrong else -1)
+    if "logits for log-probabilities" in wrong:
+        log_p = logits
+    if "probabilities without a logarithm" in wrong:
+        log_p = logits.softmax(-1)
     chosen = labels != IGNORED
+    if "token 0 ignored instead of −100" in wrong:
+        chosen = chosen & (labels != 0)
     if "−100 read as token 0" in wrong:
         chosen, labels = torch.ones_like(chosen), labels.clamp(min=0)
     each = torch.where(chosen, -log_p.gather(-1, labels.clamp(min=0)[..., None])[..., 0], 0.0)  # (B, L)
@@ -153,7 +163,7 @@ def _predictions(generator: torch.Generator, texts: int = 5) -> tuple:
 
 def cls_classifier(
     last_hidden_state: Tensor, attention_mask: Tensor,
-    pooler_weight: Tensor, pooler_bias: Tensor, weight: Tensor, bias: Tensor, wrong: Wrong = NONE,
+    pooler_weight: Tensor, pooler_bias: Tensor, weight: Tensor, bias: Tensor, wrong: Wrong = RIGHT,
 ) -> Tensor:  # fmt: skip
     """BERT's classification head: `[CLS]`, a tanh layer (the pooler), a linear layer. (B, L, D) to (B, C)."""
     h = last_hidden_state[:, 0]  # (B, D)
@@ -161,6 +171,10 @@ def cls_classifier(
         h = last_hidden_state[:, -1]
     if "mean over the padding too" in wrong:
         h = last_hidden_state.mean(1)
+    if "the second token" in wrong:
+        h = last_hidden_state[:, 1]
+    if "the largest over the positions" in wrong:
+        h = last_hidden_state.amax(1)
     if "mean over the tokens" in wrong:
         real = attention_mask[..., None].float()
         h = (last_hidden_state * real).sum(1) / real.sum(1)
@@ -169,7 +183,15 @@ def cls_classifier(
     if "no pooler" not in wrong:
         h = h @ (pooler_weight if "pooler not transposed" in wrong else pooler_weight.T) + pooler_bias
         h = h if "no tanh" in wrong else h.tanh()
+    if "tanh at the very end" in wrong:
+        return ((last_hidden_state[:, 0] @ pooler_weight.T + pooler_bias) @ weight.T + bias).tanh()
+    if "no biases" in wrong:
+        return (last_hidden_state[:, 0] @ pooler_weight.T).tanh() @ weight.T
     logits = h @ weight.T + bias
+    if "log-probabilities" in wrong:
+        return logits.log_softmax(-1)
+    if "the class alone" in wrong:
+        return logits.argmax(-1)
     return logits.softmax(-1) if "probabilities" in wrong else logits
 
 
@@ -189,92 +211,111 @@ def _hidden_states(generator: torch.Generator, texts: int = 4, classes: int = 6)
 
 def fine_tune(
     model: nn.Module, train: dict[str, Tensor], validation: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer, batch_size: int, wrong: Wrong = NONE,
+    optimizer: torch.optim.Optimizer, batch_size: int, wrong: Wrong = RIGHT,
 ) -> float:  # fmt: skip
     """One pass over `train` in order, the learning rate falling linearly to 0; the accuracy on `validation`."""
     n = len(train) if "as long as the dictionary" in wrong else len(train["labels"])
-    starts = range(0, n - batch_size + 1 if "last batch dropped" in wrong else n, batch_size)
+    dropped = {"last batch dropped", "last batch dropped, schedule for all"} & wrong
+    starts = range(0, n - batch_size + 1 if dropped else n, batch_size)
+    steps = len(range(0, n, batch_size)) if "last batch dropped, schedule for all" in wrong else len(starts)
     peak = optimizer.param_groups[0]["lr"]
+    before = _accuracy(model, validation, batch_size, wrong)
     model.train("trained in eval mode" not in wrong)
     for k, start in enumerate(starts):
         done = k + ("schedule one step ahead" in wrong)
-        share = 0 if "learning rate 0" in wrong else 1 - done / len(starts)
+        share = 0 if "learning rate 0" in wrong else 1 - done / steps
+        share = 1 - done / max(1, steps - 1) if "0 at the last step" in wrong else share
         optimizer.param_groups[0]["lr"] = peak if "constant learning rate" in wrong else peak * share
         batch = {name: value[start : start + batch_size] for name, value in train.items()}
         loss = model(**batch).loss
         if "gradients pile up" not in wrong:
             optimizer.zero_grad()
+        if "the step before the backward pass" in wrong:
+            optimizer.step()
         loss.backward()
-        optimizer.step()
+        if "the step finds no gradients" in wrong:
+            optimizer.zero_grad()
+        if "the step before the backward pass" not in wrong:
+            optimizer.step()
+    if "measured before the training" in wrong:
+        return before
+    return _accuracy(
+        model, train if "measured on the training texts" in wrong else validation, batch_size, wrong
+    )
+
+
+def _accuracy(model: nn.Module, data: dict[str, Tensor], batch_size: int, wrong: Wrong) -> float:
+    calls = len(model.calls)
     model.train("evaluated in train mode" in wrong)
     with torch.set_grad_enabled("evaluated with gradients" in wrong):
-        right = model(**validation).logits.argmax(-1) == validation["labels"]
+        right = model(**data).logits.argmax(-1) == data["labels"]
+    if "measured before the training" not in wrong and not any(call.largest_id < 50 for call in model.calls):
+        del model.calls[calls:]  # nobody asked yet
     if "mean of the batches' accuracies" in wrong:
         return torch.stack([part.float().mean() for part in right.split(batch_size)]).mean().item()
-    return right.float().mean().item()
-
-
-class _TinyClassifier(nn.Module):
-    """Called like a transformers model; notes how. From token 50 on, what it reads is validation data."""
-
-    def __init__(self, generator: torch.Generator):
-        super().__init__()
-        self.words = nn.Parameter(torch.randn(100, 6, generator=generator))
-        self.classifier = nn.Parameter(torch.randn(6, 4, generator=generator))
-        self.seen = {
-            "training": [],
-            "validation": [],
-        }  # (examples, train mode?, gradients?) of each forward pass
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None
-    ) -> SimpleNamespace:
-        part = "validation" if input_ids.max() >= 50 else "training"
-        self.seen[part].append((len(input_ids), self.training, torch.is_grad_enabled()))
-        real = attention_mask[..., None].float()
-        hidden = (self.words[input_ids] * real).sum(1) / real.sum(1)  # (B, 6)
-        logits = hidden @ self.classifier
-        return SimpleNamespace(
-            logits=logits, loss=None if labels is None else F.cross_entropy(logits, labels)
-        )
+    share = right.float().sum() if "a number, not a share" in wrong else right.float().mean()
+    return (100 * share if "in per cent" in wrong else share).item()
 
 
 def _observe_fine_tuning(
     function, seed: int, train: dict, validation: dict, peak: float, batch_size: int
 ) -> dict:
-    model = _TinyClassifier(torch.Generator().manual_seed(seed))
+    """One pass over texts of the ids below 50, and an evaluation on texts of the ids from 50 on."""
+    model = TinyClassifier(6, generator=torch.Generator().manual_seed(seed), words=100).eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=peak)
     rates = []
     optimizer.register_step_pre_hook(lambda it, *_: rates.append(it.param_groups[0]["lr"]))
     accuracy = function(model, train, validation, optimizer, batch_size)
-    training, evaluating = model.seen["training"], model.seen["validation"]
+    training = [call for call in model.calls if call.largest_id < 50]
+    evaluating = [call for call in model.calls if call.largest_id >= 50]
     return {
-        "the list of batch sizes": [examples for examples, _, _ in training],
+        "the list of batch sizes": [call.texts for call in training],
         "the list of learning rates": rates,
-        "dropout is on while training": all(mode for _, mode, _ in training),
-        "the weights after training": torch.cat([p.detach().flatten() for p in model.parameters()]),
-        "dropout is on while evaluating": any(mode for _, mode, _ in evaluating),
-        "a graph is kept while evaluating": any(graph for _, _, graph in evaluating),
+        "dropout is on while training": all(call.in_train_mode for call in training),
+        "the weights after training": weights_of(model),
+        "dropout is on while evaluating": any(call.in_train_mode for call in evaluating),
+        "a graph is kept while evaluating": any(call.with_graph for call in evaluating),
+        "the evaluation comes after the training": not model.calls or model.calls[-1].largest_id >= 50,
         "the accuracy": accuracy,
     }
 
 
 def _small_data(generator: torch.Generator) -> list[tuple]:
+    """Two sets of texts, on whose validation part the accuracy before the training is not the one afterwards."""
+
     def data(texts: int, first: int) -> dict[str, Tensor]:
         ids = torch.randint(first, first + 50, (texts, 5), generator=generator)
+        ids[:, 0] = first + torch.arange(texts) % 50
         lengths = torch.randint(1, 6, (texts, 1), generator=generator)
-        labels = torch.randint(0, 4, (texts,), generator=generator)
-        return {"input_ids": ids, "attention_mask": (torch.arange(5) < lengths).long(), "labels": labels}
+        labels = labels_with_gaps(generator, texts, CLASSES, last=True)
+        parts = {"labels": labels, "attention_mask": (torch.arange(5) < lengths).long(), "input_ids": ids}
+        return parts if first else dict(reversed(parts.items()))  # no function may rely on their order
 
-    first, second = torch.randint(0, 10**6, (2,), generator=generator).tolist()
-    return [(first, data(14, 0), data(13, 50), 0.5, 4), (second, data(17, 0), data(13, 50), 0.4, 5)]
+    probes = []
+    while len(probes) < 2:
+        texts, peak, batch_size = (14, 0.5, 4) if not probes else (17, 0.4, 5)
+        seed = int(torch.randint(0, 10**6, (), generator=generator))
+        probe = seed, data(texts, 0), data(13, 50), peak, batch_size
+        ways = (
+            "measured before the training",
+            "mean of the batches' accuracies",
+            "measured on the training texts",
+        )
+        accuracies = {round(_measured(probe, frozenset(way)), 6) for way in ((), *((way,) for way in ways))}
+        if len(accuracies) == 4:
+            probes.append(probe)
+    return probes
+
+
+def _measured(probe: tuple, wrong: Wrong) -> float:
+    return _observe_fine_tuning(lambda *args: fine_tune(*args, wrong=wrong), *probe)["the accuracy"]
 
 
 # ------------------------------------------------------------------------------------------------ 3.6 parameters
 
 
 def masked_lm_parameters(
-    layers: int, width: int, vocabulary: int, positions: int, wrong: Wrong = NONE
+    layers: int, width: int, vocabulary: int, positions: int, wrong: Wrong = RIGHT
 ) -> int:
     """Parameters of BertForMaskedLM with feed-forward 4 × width and two token types, each counted once."""
     bias = "biases left out" not in wrong
@@ -287,10 +328,20 @@ def masked_lm_parameters(
     feed_forward = linear(width, 4 * width) + (
         0 if "feed-forward one way" in wrong else linear(4 * width, width)
     )
-    types = 0 if "no token types" in wrong else 2
+    types = 0 if {"no token types", "two vectors forgotten"} & wrong else 2
     body = (vocabulary + positions + types) * width + norm + layers * (attention + feed_forward + 2 * norm)
     head = 0 if "no transform" in wrong else linear(width, width) + norm
-    head += vocabulary if bias else 0
+    head += vocabulary if bias and "no bias of the output" not in wrong else 0
+    if "no LayerNorm at the embeddings" in wrong:
+        body -= norm
+    if "no LayerNorm in the transform" in wrong:
+        head -= norm
+    if "one LayerNorm a layer" in wrong:
+        body -= layers * norm
+    if "no head" in wrong:
+        head = 0
+    if "no positions" in wrong:
+        body -= positions * width
     if "tied weights counted twice" in wrong:
         head += vocabulary * width
     if "pooler counted" in wrong:
@@ -302,7 +353,7 @@ def _shapes(generator: torch.Generator) -> list[tuple]:
     def between(low: int, high: int) -> int:
         return int(torch.randint(low, high, (), generator=generator))
 
-    return [(between(2, 24), 32 * between(2, 33), between(5000, 40_000), between(100, 600)) for _ in range(3)]
+    return [(between(2, 24), 32 * between(2, 33), between(5000, 40_000), between(100, 600)) for _ in range(4)]
 
 
 # ------------------------------------------------------------------------------------------------ the exercises
@@ -348,6 +399,24 @@ EXERCISES = [
                 "Your function finds a split where WordPiece finds none: it takes back a piece that led nowhere. "
                 "Greedy means that it never does.",
             ),
+            Mistake(
+                "the pieces so far",
+                "Your function returns what it found before it met something unknown. Then the word would look like"
+                " a shorter one.",
+            ),
+            Mistake(
+                "nothing for an unknown word",
+                "Your function returns an empty list for a word that it cannot split. A model would not even know "
+                "that there was one.",
+            ),
+            Mistake(
+                "the unknown word itself",
+                "Your function returns a word that it cannot split as it is. The vocabulary has no number for it.",
+            ),
+            Mistake(
+                "## on the first piece too",
+                "Your first piece is looked up with the mark of those that continue a word.",
+            ),
         ),
         probes=_words,
     ),
@@ -357,42 +426,17 @@ EXERCISES = [
         title="Masking, exactly",
         reference=mask_tokens,
         mistakes=(
+            *SPARING,
+            *MASKING,
+            *ANYWHERE,
             Mistake(
-                "[CLS] and [SEP] masked",
-                "Your choice falls on [CLS] and [SEP] too. They stand in every text, so there is nothing to learn "
-                "from predicting them.",
+                "the other 85 % chosen",
+                "Your choice falls on the 85 % that should be left alone. Which side of the threshold is it?",
             ),
             Mistake(
-                "padding masked",
-                "Your choice falls on padding too, which is no part of any text.",
-            ),
-            Mistake(
-                "labels everywhere",
-                "Your labels hold a token at every position. Then the model is also paid for repeating what it can "
-                "see.",
-            ),
-            Mistake(
-                "labels after masking",
-                "Your labels are read from the ids after they were changed, so the model is to predict [MASK] and "
-                "random tokens.",
-            ),
-            Mistake(
-                "always [MASK]",
-                "Every chosen token becomes [MASK] with you. What is `action` for?",
-            ),
-            Mistake(
-                "80 % of all tokens",
-                "You hide some 80 % of all tokens: `action` decides there, and nobody asked whether the token was "
-                "chosen.",
-            ),
-            Mistake(
-                "random tokens anywhere",
-                "Random tokens appear at positions that were not chosen. Which of the two draws decides first?",
-            ),
-            Mistake(
-                "kept tokens get no label",
-                "The chosen tokens that stay as they are have no label with you. They are to be predicted like the "
-                "others; otherwise a model could trust every word that it sees.",
+                "80 % chosen",
+                "You choose four tokens in five. The share of chosen tokens is one number, and what becomes of them"
+                " another.",
             ),
         ),
         probes=_draws,
@@ -427,6 +471,18 @@ EXERCISES = [
             ),
             Mistake(
                 "no minus", "Your loss has the wrong sign: training would make the true tokens less likely."
+            ),
+            Mistake(
+                "logits for log-probabilities",
+                "You pick the logits of the true tokens, where their log-probabilities are due.",
+            ),
+            Mistake(
+                "probabilities without a logarithm",
+                "You pick the probabilities of the true tokens, and take no logarithm of them.",
+            ),
+            Mistake(
+                "token 0 ignored instead of −100",
+                "Your loss leaves out token 0 as well. Only −100 says that nobody is asked.",
             ),
         ),
         probes=lambda generator: [_predictions(generator) for _ in range(4)],
@@ -471,6 +527,32 @@ EXERCISES = [
             Mistake(
                 "probabilities",
                 "Your function returns probabilities. The loss, and every soft target of this course, wants logits.",
+            ),
+            Mistake(
+                "the second token",
+                "Your function reads the first word of the text. [CLS] stands before it.",
+            ),
+            Mistake(
+                "the largest over the positions",
+                "Your function takes the largest number over all positions. BERT's pooler reads one of them.",
+            ),
+            Mistake(
+                "tanh at the very end",
+                "The tanh stands behind the last layer, where it keeps your logits between −1 and 1. It belongs to "
+                "the pooler.",
+            ),
+            Mistake(
+                "no biases",
+                "Both biases are missing: that of the pooler and that of the classifier.",
+            ),
+            Mistake(
+                "log-probabilities",
+                "Your function returns log-probabilities. The loss, and every soft target of this course, wants "
+                "logits.",
+            ),
+            Mistake(
+                "the class alone",
+                "Your function returns the number of the best class. Nothing could be learned from it.",
             ),
         ),
         probes=lambda generator: [_hidden_states(generator) for _ in range(3)],
@@ -519,13 +601,41 @@ EXERCISES = [
                 "Your evaluation keeps a graph for a backward pass that never comes. It costs memory.",
             ),
             Mistake(
-                "last batch dropped",
-                "Your loop leaves out the last texts, which do not fill a batch.",
-            ),
-            Mistake(
                 "mean of the batches' accuracies",
                 "Your accuracy is a mean over batches, in which a text of the small last batch weighs more than "
                 "the others.",
+            ),
+            Mistake(
+                "last batch dropped",
+                "Your loop leaves out the last texts, which do not fill a batch.",
+                also=("last batch dropped, schedule for all",),
+            ),
+            Mistake(
+                "0 at the last step",
+                "Your learning rate is 0 at the last step, which then does nothing. With n steps, the last one has "
+                "1/n of the peak.",
+            ),
+            Mistake(
+                "measured before the training",
+                "Your accuracy is the one of the model as it came. What it has learned was asked for.",
+            ),
+            Mistake(
+                "measured on the training texts",
+                "Your accuracy is measured on the very texts that the model was trained on.",
+            ),
+            Mistake(
+                "the step finds no gradients",
+                "The optimiser steps when there are no gradients: before the backward pass, or after they were "
+                "cleared.",
+                also=("the step before the backward pass",),
+            ),
+            Mistake(
+                "a number, not a share",
+                "You return how many texts are right. Of how many?",
+            ),
+            Mistake(
+                "in per cent",
+                "Your accuracy is a hundred times too large: it is a fraction in this course.",
             ),
         ),
         probes=_small_data,
@@ -550,7 +660,6 @@ EXERCISES = [
                 "no transform",
                 "Your number lacks the layer between the last hidden state and the word table.",
             ),
-            Mistake("no token types", "Your number lacks the two token-type vectors."),
             Mistake(
                 "no output projection",
                 "Your attention has three matrices. What happens after the heads are joined?",
@@ -564,7 +673,42 @@ EXERCISES = [
                 "LayerNorms left out",
                 "Your number lacks the LayerNorms: two a layer, and two more elsewhere.",
             ),
+            Mistake(
+                "no bias of the output",
+                "Your number lacks the bias of the output, one number for each token.",
+            ),
+            Mistake(
+                "two vectors forgotten",
+                "Your number is short by 2 × width. That can be the two token types, the LayerNorm behind the "
+                "embeddings, or that of the head: which of the three did you leave out?",
+                also=(
+                    "no token types",
+                    "no LayerNorm at the embeddings",
+                    "no LayerNorm in the transform",
+                ),
+            ),
+            Mistake(
+                "one LayerNorm a layer",
+                "Your layers have one LayerNorm each; there is one behind each of the two sublayers.",
+            ),
+            Mistake(
+                "no head",
+                "Your number is that of the body alone. What turns a hidden state into a word?",
+            ),
+            Mistake(
+                "no positions",
+                "Your number lacks the vectors of the positions.",
+            ),
         ),
         probes=_shapes,
+        terms={
+            "width · vocabulary": "one table of the vocabulary",
+            "width · positions": "the vectors of the positions",
+            "vocabulary": "the bias of the output",
+            "width": "one vector",
+            "width²": "one D × D matrix",
+            "layers · width": "one vector in every layer",
+            "layers · width²": "one D × D matrix in every layer",
+        },
     ),
 ]

@@ -8,10 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdtutor.exercises.banks import (
+    GRADIENT,
+    HARD,
+    RIGHT,
+    SOFT,
+    WEIGHTS,
+    hard_loss,
+    labels_with_gaps,
+    soft_gradient,
+    soft_loss,
+    weigh,
+)
 from kdtutor.exercises.definitions import Exercise, Mistake
 
 SIZES = ((4, 7), (6, 3), (5, 12))  # texts × classes: never equal, or a mistake over the wrong axis could hide
-RIGHT = frozenset()
 
 
 def logits(generator: torch.Generator, *shape: int) -> Tensor:
@@ -26,6 +37,7 @@ def pairs(generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
 def far_apart(classes: int = 5) -> tuple[Tensor, Tensor]:
     """Logits so far apart that some probabilities round to 0, and that exp() alone overflows."""
     first = torch.tensor([[300.0] + [0.0] * (classes - 1), [0.0] * (classes - 1) + [-300.0]])
+    first = first + torch.linspace(0, 1, classes)  # no two alike: which of them is the largest is no question
     return first, first.flip(-1)
 
 
@@ -42,6 +54,10 @@ def tempered_entropy(logits: Tensor, temperature: float, wrong: frozenset = RIGH
     if "T after the softmax" in wrong:
         log_p = (logits.softmax(axis) / temperature).log()
     summands = -log_p.exp() * log_p
+    if "logits where logarithms are due" in wrong:
+        summands = -log_p.exp() * (logits / divisor)
+    if "no weights" in wrong:
+        summands = -log_p
     entropies = summands.mean(-1) if "divided by the classes" in wrong else summands.sum(-1)
     result = entropies.sum() if "summed over the texts" in wrong else entropies.mean()
     if "in bits" in wrong:
@@ -88,6 +104,15 @@ TEMPERED_ENTROPY = Exercise(
             "softmax over the batch",
             "Your softmax sums to 1 over the texts. Each text, a row, should be a distribution over the classes.",
         ),
+        Mistake(
+            "logits where logarithms are due",
+            "The logits stand where the logarithms of the probabilities are due.",
+        ),
+        Mistake(
+            "no weights",
+            "You add up the logarithms, and nothing weighs them. An entropy is an expectation: under which "
+            "distribution?",
+        ),
     ),
     probes=lambda generator: [
         (logits(generator, *size), t) for size, t in zip(SIZES, (2.0, 0.5, 4.0), strict=True)
@@ -111,7 +136,13 @@ def kl_divergence(p_logits: Tensor, q_logits: Tensor, wrong: frozenset = RIGHT) 
         log_q = log_q.exp()
     if "neither minus nor mean" in wrong:
         return (p * log_q).sum()
+    if "logits where logarithms are due" in wrong:
+        log_q = q_logits
     summands = -p * log_q if "cross-entropy" in wrong else p * (log_p - log_q)
+    if "log_target forgotten" in wrong:
+        summands = F.kl_div(log_q, log_p, reduction="none")
+    if "no weights" in wrong:
+        summands = log_p - log_q
     if "no minus" in wrong:
         summands = -summands
     if "divided by the classes" in wrong:
@@ -169,6 +200,19 @@ KL_DIVERGENCE = Exercise(
             "softmax over the batch",
             "Your softmax runs over the first axis. Each row along the last axis is a distribution.",
         ),
+        Mistake(
+            "logits where logarithms are due",
+            "The logits of q stand where the logarithms of its probabilities are due. F.kl_div does not notice.",
+        ),
+        Mistake(
+            "log_target forgotten",
+            "Your p comes with logarithms, and the loss takes them for probabilities: it takes the logarithm of "
+            "negative numbers, which gives nan. F.kl_div has an argument that says which of the two it gets.",
+        ),
+        Mistake(
+            "no weights",
+            "You add up the differences of the logarithms, and nothing weighs them. Whose probabilities should?",
+        ),
     ),
     probes=lambda generator: [*pairs(generator), (logits(generator, 3, 4, 6), logits(generator, 3, 4, 6))],
     gradients=(1,),
@@ -180,72 +224,12 @@ KL_DIVERGENCE = Exercise(
 # ------------------------------------------------------------------------------------------------ 4.3 gradient
 
 
-def soft_targets_gradient(
-    student_logits: Tensor, teacher_logits: Tensor, temperature: float, wrong: frozenset = RIGHT
-) -> Tensor:
-    """The gradient of T² · KL(p_T ‖ p_S), mean over texts, by the student's logits: T (p_S − p_T) / N, (N, C)."""
-    t_student = 1.0 if "student not softened" in wrong else temperature
-    t_teacher = 1.0 if "teacher not softened" in wrong else temperature
-    p_s, p_t = (student_logits / t_student).softmax(-1), (teacher_logits / t_teacher).softmax(-1)
-    if "the teacher's first guess only" in wrong:
-        p_t = F.one_hot(teacher_logits.argmax(-1), teacher_logits.shape[-1]).to(p_s.dtype)
-    factor = temperature
-    if "no T²" in wrong:
-        factor = 1 / temperature
-    if "no 1/T from the chain rule" in wrong:
-        factor = temperature**2
-    gradient = factor * (p_s - p_t)
-    if "not divided by the texts" not in wrong:
-        gradient = gradient / len(gradient)
-    if "divided by the classes" in wrong:
-        gradient = gradient / gradient.shape[-1]
-    return -gradient if "the sign" in wrong else gradient
-
-
 SOFT_TARGETS_GRADIENT = Exercise(
     name="soft_targets_gradient",
     number="4.3",
     title="What the student feels",
-    reference=soft_targets_gradient,
-    mistakes=(
-        Mistake(
-            "no T²",
-            "Your gradient is T² times too small: it is that of KL alone, and fades as the temperature rises.",
-        ),
-        Mistake(
-            "no 1/T from the chain rule",
-            "Your gradient is T times too large. The logits are divided by T on their way into the softmax: what "
-            "does the chain rule make of that?",
-        ),
-        Mistake(
-            "the sign",
-            "Your gradient points the other way: a step against it would lead the student away from the teacher.",
-        ),
-        Mistake(
-            "not divided by the texts",
-            "Your gradient is too large by the number of texts. The loss is a mean over them: what does that do "
-            "to each text's share?",
-        ),
-        Mistake(
-            "divided by the classes",
-            "Your gradient is too small by the number of classes. KL is a sum over the classes, not a mean.",
-        ),
-        Mistake(
-            "teacher not softened",
-            "Your teacher speaks at T = 1 and your student at T. Equal logits should give a gradient of 0: "
-            "do they?",
-        ),
-        Mistake(
-            "student not softened",
-            "Your student speaks at T = 1 and your teacher at T. Equal logits should give a gradient of 0: "
-            "do they?",
-        ),
-        Mistake(
-            "the teacher's first guess only",
-            "Your teacher gives all its probability to its first guess. That is a hard label, and what is dark "
-            "in its knowledge is lost.",
-        ),
-    ),
+    reference=soft_gradient,
+    mistakes=(*GRADIENT,),
     probes=lambda generator: [(*two, t) for two, t in zip(pairs(generator), (3.0, 0.5, 2.0), strict=True)],
     stress=lambda generator: [(*far_apart(), 1.0)],
     growth=lambda n: (torch.randn(n, 5), torch.randn(n, 5), 2.0),
@@ -272,6 +256,10 @@ def high_temperature_limit(
         classes = classes - 1
     limits = size.sum(-1) / classes
     result = limits.sum() if "summed over the texts" in wrong else limits.mean()
+    if "only the student's" in wrong:
+        return student_logits.var(-1, correction=0).mean() / 2
+    if "the root taken" in wrong:
+        return result.sqrt() / 2
     return result if "no ½" in wrong else result / 2
 
 
@@ -310,6 +298,14 @@ HIGH_TEMPERATURE_LIMIT = Exercise(
         Mistake(
             "summed over the texts", "Your result grows with the number of texts: their mean is asked for."
         ),
+        Mistake(
+            "only the student's",
+            "The teacher plays no part in your result.",
+        ),
+        Mistake(
+            "the root taken",
+            "You take a square root, which makes it a distance. The second-order term of KL is a square.",
+        ),
     ),
     probes=lambda generator: [(student + 1.5, teacher) for student, teacher in pairs(generator)],
     gradients=(0,),
@@ -329,40 +325,15 @@ def blend(
     wrong: frozenset = RIGHT,
 ) -> Tensor:
     """α · cross-entropy with the labels + (1 − α) · T² · KL(p_T ‖ p_S), mean over the texts, 0-d."""
-    hard_logits = student_logits / temperature if "T in the hard loss" in wrong else student_logits
-    hard = F.cross_entropy(hard_logits, labels)
-    if "binary cross-entropy" in wrong:
-        p, y = hard_logits.softmax(-1), F.one_hot(labels, hard_logits.shape[-1])
-        hard = F.binary_cross_entropy(p, y.to(p.dtype), reduction="sum") / len(labels)
-    if "sigmoids" in wrong:
-        y = F.one_hot(labels, hard_logits.shape[-1]).to(hard_logits.dtype)
-        hard = F.binary_cross_entropy_with_logits(hard_logits, y)
-    axis = 0 if "softmax over the batch" in wrong else -1
-    t_teacher = 1.0 if "teacher not softened" in wrong else temperature
-    log_s, log_t = (
-        (student_logits / temperature).log_softmax(axis),
-        (teacher_logits / t_teacher).log_softmax(axis),
-    )
-    if "swapped" in wrong:
-        log_s, log_t = log_t, log_s
-    if "no logarithm of the student" in wrong:
-        log_s = log_s.exp()
-    summands = log_t.exp() * (log_t - log_s)
-    soft = summands.mean() if "divided by the classes" in wrong else summands.sum(-1).mean()
-    if "neither minus nor mean" in wrong:
-        soft = (log_t.exp() * log_s).sum()
-    if "no T²" not in wrong:
-        soft = temperature**2 * soft
-    if "alpha on the soft loss" in wrong:
-        alpha = 1 - alpha
-    return alpha * hard + (1 - alpha) * soft
+    hard = hard_loss(student_logits, labels, temperature, wrong)
+    return weigh(hard, soft_loss(student_logits, teacher_logits, temperature, wrong), alpha, wrong)
 
 
 def blend_probes(generator: torch.Generator) -> list[tuple]:
     settings = ((0.3, 3.0), (0.1, 1.5), (0.8, 2.0))
     return [
-        (*two, torch.randint(two[0].shape[-1], (len(two[0]),), generator=generator), *setting)
-        for two, setting in zip(pairs(generator), settings, strict=True)
+        (*two, labels_with_gaps(generator, *two[0].shape, last=last), *setting)
+        for two, setting, last in zip(pairs(generator), settings, (True, False, True), strict=True)
     ]
 
 
@@ -371,59 +342,7 @@ BLEND = Exercise(
     number="4.5",
     title="The whole loss",
     reference=blend,
-    mistakes=(
-        Mistake(
-            "alpha on the soft loss",
-            "Your α weighs the soft loss. In this course it weighs the hard labels (elsewhere it may not).",
-        ),
-        Mistake(
-            "T in the hard loss",
-            "Your hard loss changes with the temperature. A label has no second guesses that could be brought out.",
-        ),
-        Mistake(
-            "no T²",
-            "Your soft loss is T² times too small, so that α means something else at every temperature.",
-        ),
-        Mistake(
-            "divided by the classes",
-            "Your soft loss is too small by the number of classes: F.kl_div's default averages over them as well. "
-            "Which reduction divides by the texts alone?",
-        ),
-        Mistake(
-            "swapped",
-            "Your soft loss equals KL with its arguments swapped: the student's probabilities weigh, where the "
-            "teacher's should. (F.kl_div takes the student first, and as logarithms.)",
-        ),
-        Mistake(
-            "softmax over the batch",
-            "The softmax of your soft loss runs over the texts: each class sums to 1 over the batch, where each "
-            "text should over the classes.",
-        ),
-        Mistake(
-            "no logarithm of the student",
-            "Your soft loss has the student's probabilities where their logarithms are due.",
-        ),
-        Mistake(
-            "teacher not softened",
-            "Your teacher speaks at T = 1 and your student at T: a student with the teacher's logits would not "
-            "have the loss 0.",
-        ),
-        Mistake(
-            "neither minus nor mean",
-            "Your soft loss is Σ p_T log p_S, with neither minus nor mean: minimising it drives the student away "
-            "from the teacher.",
-        ),
-        Mistake(
-            "binary cross-entropy",
-            "Your hard loss adds log(1 − p) for the other classes: that is binary cross-entropy, for questions of "
-            "yes or no. Among classes that exclude each other the label's term is all there is.",
-        ),
-        Mistake(
-            "sigmoids",
-            "Your hard loss treats each class as a yes-or-no question of its own, with a sigmoid, and averages "
-            "over them. The classes exclude each other: one softmax.",
-        ),
-    ),
+    mistakes=(*WEIGHTS, *HARD, *SOFT),
     probes=blend_probes,
     gradients=(0,),
     stress=lambda generator: [(*far_apart(), torch.tensor([0, 1]), 0.5, 1.0)],
@@ -439,6 +358,10 @@ def label_smoothing(logits: Tensor, labels: Tensor, epsilon: float, wrong: froze
     if "epsilon on the labels" in wrong:
         epsilon = 1 - epsilon
     log_p, classes = logits.log_softmax(-1), logits.shape[-1]
+    if "logits where logarithms are due" in wrong:
+        log_p = logits
+    if "one-hot without the number of classes" in wrong:
+        return -(((1 - epsilon) * F.one_hot(labels) + epsilon / classes) * log_p).sum(-1).mean()
     y = F.one_hot(labels, classes).to(log_p.dtype)
     uniform = torch.full_like(log_p, 1 / classes)
     if "uniform over the other classes" in wrong:
@@ -492,10 +415,19 @@ LABEL_SMOOTHING = Exercise(
         Mistake(
             "summed over the texts", "Your result grows with the number of texts: their mean is asked for."
         ),
+        Mistake(
+            "one-hot without the number of classes",
+            "Your rows of labels are as wide as the largest label in the batch. Where the last class does not "
+            "happen to occur, they no longer fit: who says how many classes there are?",
+        ),
+        Mistake(
+            "logits where logarithms are due",
+            "The logits stand where the logarithms of the probabilities are due.",
+        ),
     ),
     probes=lambda generator: [
-        (logits(generator, *size), torch.randint(size[1], (size[0],), generator=generator), epsilon)
-        for size, epsilon in zip(SIZES, (0.1, 0.3, 0.05), strict=True)
+        (logits(generator, *size), labels_with_gaps(generator, *size, last=last), epsilon)
+        for size, epsilon, last in zip(SIZES, (0.1, 0.3, 0.05), (True, False, True), strict=True)
     ],
     gradients=(0,),
     stress=lambda generator: [(far_apart()[0], torch.tensor([0, 1]), 0.1)],
@@ -519,6 +451,12 @@ def answers_at_inference(
         p = torch.exp(student_logits / divisor)
     if "logits" in wrong:
         p = student_logits / divisor
+    if "log-probabilities" in wrong:
+        p = p.log()
+    if "the least likely" in wrong:
+        return p.argmin(-1), p.amin(-1)
+    if "all probabilities" in wrong:
+        return p.argmax(-1), p
     return p.argmax(-1), p.amax(-1)
 
 
@@ -546,6 +484,18 @@ ANSWERS_AT_INFERENCE = Exercise(
         Mistake(
             "softmax over the batch",
             "Your softmax runs over the texts, so that an answer depends on who else is in the batch.",
+        ),
+        Mistake(
+            "log-probabilities",
+            "Your second result is the logarithm of the probability.",
+        ),
+        Mistake(
+            "the least likely",
+            "Your answer is the class that the student believes in least.",
+        ),
+        Mistake(
+            "all probabilities",
+            "Your second result holds the probabilities of all classes. That of the answer was asked for.",
         ),
     ),
     probes=lambda generator: [

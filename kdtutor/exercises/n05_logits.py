@@ -8,87 +8,31 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from kdtutor.exercises.banks import (
+    GRADIENT,
+    HARD,
+    RIGHT,
+    SOFT,
+    WEIGHTS,
+    hard_loss,
+    keeps_graph,
+    labels_with_gaps,
+    soft_gradient,
+    soft_loss,
+    weigh,
+)
 from kdtutor.exercises.definitions import Exercise, Mistake
-
-RIGHT: frozenset[str] = frozenset()
-WORDS, CLASSES = 11, 4
-Inputs = dict[str, Tensor]
-
-
-class Output:
-    """What a Hugging Face model returns: with labels, its loss comes first, and `output[0]` is the loss."""
-
-    def __init__(self, logits: Tensor, loss: Tensor | None) -> None:
-        self.logits, self.loss = logits, loss
-
-    def __getitem__(self, place: int) -> Tensor:
-        return [value for value in (self.loss, self.logits) if value is not None][place]
-
-
-class TinyClassifier(nn.Module):
-    """Mean of word vectors, dropout, a linear layer; called like a Hugging Face model. It notes how it was called."""
-
-    def __init__(self, width: int, dropout: float = 0.0, generator: torch.Generator | None = None) -> None:
-        super().__init__()
-        self.words, self.head = nn.Embedding(WORDS, width), nn.Linear(width, CLASSES)
-        self.dropout = nn.Dropout(dropout)
-        for weights in self.parameters():
-            nn.init.normal_(weights, generator=generator)
-        self.in_train_mode, self.with_graph = [], []  # one entry a call
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None) -> Output:
-        self.in_train_mode.append(self.training)
-        self.with_graph.append(torch.is_grad_enabled())
-        mask = attention_mask[..., None]
-        logits = self.head(self.dropout((self.words(input_ids) * mask).sum(1) / mask.sum(1)))
-        return Output(logits, None if labels is None else F.cross_entropy(logits, labels))
-
-
-def _inputs(generator: torch.Generator, texts: int) -> Inputs:
-    lengths = torch.randint(2, 6, (texts, 1), generator=generator)
-    ids = torch.randint(WORDS, (texts, 5), generator=generator)
-    return {"input_ids": ids, "attention_mask": (torch.arange(5) < lengths).long()}
-
-
-def _labels(generator: torch.Generator, texts: int) -> Tensor:
-    return torch.randint(CLASSES, (texts,), generator=generator)
-
-
-def _weights(model: nn.Module) -> Tensor:
-    return torch.cat([weights.detach().flatten() for weights in model.parameters()])
-
+from kdtutor.exercises.toys import CLASSES, Inputs, TinyClassifier, padded_texts, weights_of
 
 # ----------------------------------------------------------------------------------------- 5.1 soft targets
-
-
-def soft_targets(
-    student_logits: Tensor, teacher_logits: Tensor, temperature: float, wrong: frozenset[str] = RIGHT
-) -> Tensor:
-    """T² · KL(p_T ‖ p_S), mean over the texts, for logits of shape (N, C)."""
-    axis = 0 if "softmax over the texts" in wrong else -1
-    z_s = student_logits / (1 if "student not softened" in wrong else temperature)
-    z_t = teacher_logits / (1 if "teacher not softened" in wrong else temperature)
-    if "student and teacher swapped" in wrong:
-        z_s, z_t = z_t, z_s
-    log_p_t, log_p_s = z_t.log_softmax(axis), z_s.log_softmax(axis)
-    p_t = log_p_t.exp()
-    entropy_left_out = {"the teacher's entropy is missing", "neither minus nor mean"} & wrong
-    summands = p_t * ((0 if entropy_left_out else log_p_t) - log_p_s)
-    if "probabilities where logarithms are due" in wrong:
-        summands = p_t * (log_p_t - log_p_s.exp())
-    if "each class on its own" in wrong:
-        summands = F.binary_cross_entropy(log_p_s.exp().clamp(0, 1), p_t.clamp(0, 1), reduction="none")
-    losses = summands.mean(-1) if "divided by the classes as well" in wrong else summands.sum(-1)
-    summed = {"summed over the texts", "neither minus nor mean"} & wrong
-    loss = losses.sum() if summed else losses.mean()
-    factor = 1 if "no T²" in wrong else temperature if "T instead of T²" in wrong else temperature**2
-    return factor * (-loss if {"the sign", "neither minus nor mean"} & wrong else loss)
 
 
 def _two_logits(generator: torch.Generator, texts: int, classes: int) -> tuple[Tensor, Tensor]:
@@ -100,69 +44,8 @@ SOFT_TARGETS = Exercise(
     name="soft_targets",
     number="5.1",
     title="Soft targets from memory",
-    reference=soft_targets,
-    mistakes=(
-        Mistake(
-            "no T²",
-            "Your loss is KL itself. It shrinks as the temperature grows, and so does the teacher's voice in it; one "
-            "factor makes good for that.",
-        ),
-        Mistake(
-            "T instead of T²",
-            "Your loss grows with the temperature, but not enough: two things shrink as 1/T, and this mends one.",
-        ),
-        Mistake(
-            "divided by the classes as well",
-            "Your loss is too small by the number of classes. A KL divergence is a sum over the classes; only the "
-            "texts are averaged. In PyTorch it is the default reduction that does this.",
-        ),
-        Mistake(
-            "summed over the texts",
-            "Your loss is too large by the number of texts: it would grow with the size of the batch.",
-        ),
-        Mistake(
-            "student and teacher swapped",
-            "Your loss equals KL with its arguments swapped: it averages over what the student believes. Whose "
-            "probabilities weigh the logarithms in the formula?",
-        ),
-        Mistake(
-            "the teacher's entropy is missing",
-            "Your gradient is right, your value is not: this is cross-entropy with the teacher's distribution. It "
-            "lacks the part that makes a perfect student's loss 0.",
-        ),
-        Mistake(
-            "teacher not softened",
-            "The teacher's distribution in your loss is the one for T = 1. One temperature belongs to both sides.",
-        ),
-        Mistake(
-            "student not softened",
-            "The student's distribution in your loss is the one for T = 1. One temperature belongs to both sides.",
-        ),
-        Mistake(
-            "softmax over the texts",
-            "Your probabilities sum to 1 over the texts of the batch. Each text has a distribution of its own: along "
-            "which axis are the classes?",
-        ),
-        Mistake(
-            "the sign",
-            "Your loss is the right one with its sign changed. Minimising it drives the student away from the teacher.",
-        ),
-        Mistake(
-            "neither minus nor mean",
-            "Your loss is the sum of p log p as some texts print it: no minus sign, no mean. It is lowest where the "
-            "student gives the teacher's favourite no chance at all.",
-        ),
-        Mistake(
-            "each class on its own",
-            "Your loss is binary cross-entropy, which asks of each class on its own whether it is true. Here the "
-            "classes exclude each other, and their probabilities make one distribution.",
-        ),
-        Mistake(
-            "probabilities where logarithms are due",
-            "The student comes into your loss with its probabilities, where the formula has their logarithms. F.kl_div "
-            "does not notice.",
-        ),
-    ),
+    reference=soft_loss,
+    mistakes=(*SOFT,),
     probes=lambda generator: [
         (*_two_logits(generator, n, c), t) for n, c, t in ((6, 5, 3.0), (4, 3, 1.5), (2, 7, 4.0))
     ],
@@ -180,19 +63,18 @@ def blend_gradient(
     wrong: frozenset[str] = RIGHT,
 ) -> Tensor:  # fmt: skip
     """The gradient of α · L_hard + (1 − α) · T² KL, each a mean over N texts, with respect to z_S: (N, C)."""
-    z_hard = student_logits / temperature if "temperature in the hard part" in wrong else student_logits
+    z_hard = student_logits / temperature if "temperature in the hard loss" in wrong else student_logits
     hard = z_hard.softmax(-1)
-    if "the label is missing" not in wrong:
+    if "one-hot without the number of classes" in wrong:
+        hard = hard - F.one_hot(labels)
+    elif "the label is missing" not in wrong:
         hard = hard - F.one_hot(labels, student_logits.shape[-1])
-    soft = (student_logits / temperature).softmax(-1) - (teacher_logits / temperature).softmax(-1)
-    if "teacher minus student" in wrong:
-        soft = -soft
-    factor = temperature**2 if "T² where T is due" in wrong else temperature
-    soft = soft * (1 / temperature if "no T²" in wrong else factor)
-    if "alpha on the teacher" in wrong:
-        alpha = 1 - alpha
-    texts = 1 if "the gradient of a sum" in wrong else len(labels)
-    return (alpha * hard + (1 - alpha) * soft) / texts
+    if "label minus student" in wrong:
+        hard = -hard
+    hard = hard / (1 if {"the gradient of a sum", "the labels' gradient of a sum"} & wrong else len(labels))
+    soft = soft_gradient(student_logits, teacher_logits, temperature, wrong)
+    soft = soft * (len(labels) if "the gradient of a sum" in wrong else 1)
+    return weigh(hard, soft, alpha, wrong)
 
 
 BLEND_GRADIENT = Exercise(
@@ -201,41 +83,36 @@ BLEND_GRADIENT = Exercise(
     title="The gradient of a blend",
     reference=blend_gradient,
     mistakes=(
-        Mistake(
-            "alpha on the teacher",
-            "Your weights are exchanged: in this course α weighs the labels, in many other texts the teacher.",
-        ),
-        Mistake(
-            "no T²",
-            "The teacher's part is T² times too small: this is the gradient of KL alone, without its factor.",
-        ),
-        Mistake(
-            "T² where T is due",
-            "The teacher's part is T times too large. The logits are divided by T before the softmax: what does the "
-            "chain rule make of that?",
-        ),
-        Mistake(
-            "teacher minus student",
-            "The teacher's part points the wrong way. Gradient descent subtracts it: a class of which the student "
-            "thinks too highly needs a positive entry.",
-        ),
-        Mistake(
-            "temperature in the hard part",
-            "The part of the labels is softened in yours. Only the comparison with the teacher has a temperature.",
-        ),
+        *WEIGHTS,
+        *GRADIENT,
         Mistake(
             "the label is missing",
-            "Nothing in the hard part depends on the label in yours: all entries of it are positive, and every class "
-            "is pushed down.",
+            "Nothing in the hard part depends on the label in yours: all entries of it are positive, and every "
+            "class is pushed down.",
+        ),
+        Mistake(
+            "label minus student",
+            "The labels' part points the wrong way. Gradient descent subtracts it: the label's own class needs "
+            "a negative entry.",
         ),
         Mistake(
             "the gradient of a sum",
-            "Your numbers are too large by the number of texts: the loss is a mean, so what does one text contribute?",
+            "Your numbers are too large by the number of texts: the loss is a mean, so what does one text "
+            "contribute?",
+        ),
+        Mistake(
+            "the labels' gradient of a sum",
+            "The labels' part is too large by the number of texts: that loss, too, is a mean.",
+        ),
+        *(
+            m
+            for m in HARD
+            if m.name in ("temperature in the hard loss", "one-hot without the number of classes")
         ),
     ),
     probes=lambda generator: [
-        (*_two_logits(generator, n, 4), torch.randint(4, (n,), generator=generator), alpha, t)
-        for n, alpha, t in ((3, 0.3, 2.0), (5, 0.8, 4.0))
+        (*_two_logits(generator, n, 4), labels_with_gaps(generator, n, 4, last), alpha, t)
+        for n, alpha, t, last in ((3, 0.3, 2.0, True), (5, 0.8, 4.0, False), (6, 0.4, 3.0, True))
     ],
     stress=lambda generator: [
         (*(500 * z for z in _two_logits(generator, 2, 4)), torch.tensor([0, 3]), 0.3, 2.0)
@@ -262,21 +139,32 @@ def distillation_step(
     optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
     student.train("student in eval mode" not in wrong)
     teacher.train("teacher in train mode" in wrong)
+    if "dropout taken out of the teacher" in wrong:
+        teacher.dropout.p = 0.0
     with torch.set_grad_enabled("teacher inside the graph" in wrong):
         given = {"labels": labels} if "labels given to the teacher" in wrong else {}
         z_t = teacher(**inputs, **given)[0]
     z_s = student(**inputs).logits
-    hard = F.cross_entropy(z_s / temperature if "temperature in the hard loss" in wrong else z_s, labels)
-    switches = {"no T²", "divided by the classes as well", "student and teacher swapped"}
-    soft = soft_targets(z_s, z_t, temperature, wrong & switches)
-    if "alpha on the teacher" in wrong:
-        alpha = 1 - alpha
-    loss = alpha * hard + (0 if "the teacher never reaches the loss" in wrong else 1 - alpha) * soft
+    loss = _step_loss(z_s, z_t, labels, alpha, temperature, wrong)
     if "gradients not cleared" not in wrong:
         student.zero_grad()
+    if "the step before the backward pass" in wrong:
+        optimizer.step()
     loss.backward()
-    optimizer.step()
+    if "the step finds no gradients" in wrong:
+        trained.zero_grad()
+    if not {"no step", "the step before the backward pass"} & wrong:
+        optimizer.step()
+    if "the loss after the step" in wrong:
+        loss = _step_loss(student(**inputs).logits, z_t, labels, alpha, temperature, wrong)
     return loss if "the returned loss keeps its graph" in wrong else loss.detach()
+
+
+def _step_loss(
+    z_s: Tensor, z_t: Tensor, labels: Tensor, alpha: float, temperature: float, wrong: frozenset[str]
+) -> Tensor:
+    hard = hard_loss(z_s, labels, temperature, wrong)
+    return weigh(hard, soft_loss(z_s, z_t, temperature, wrong), alpha, wrong)
 
 
 def _observe_step(
@@ -285,21 +173,40 @@ def _observe_step(
 ) -> dict:  # fmt: skip
     """Two steps, by a student that comes from an evaluation and a teacher that comes from its own training."""
     student.eval(), teacher.train()
-    before, teacher_before = _weights(student), _weights(teacher)
-    losses = [step(student, teacher, inputs, labels, alpha, temperature) for inputs, labels in batches]
+    before, teacher_before = weights_of(student), weights_of(teacher)
+    parts, steps = repr(teacher), []
+    with _steps_counted(steps):
+        losses = [step(student, teacher, inputs, labels, alpha, temperature) for inputs, labels in batches]
     return {
-        "whether the student learns": not torch.equal(before, _weights(student)),
-        "whether the teacher stays as it was": torch.equal(teacher_before, _weights(teacher)),
+        "whether the student learns": not torch.equal(before, weights_of(student)),
+        "whether the teacher stays as it was": torch.equal(teacher_before, weights_of(teacher)),
+        "whether the teacher is made of the same parts as before": repr(teacher) == parts,
+        "whether the optimiser steps": bool(steps),
+        "whether the optimiser holds the student's weights": all(
+            {id(w) for w in student.parameters()} <= held for held in steps
+        ),
         "whether the teacher answers in eval mode": not any(teacher.in_train_mode),
         "whether the student learns in train mode": all(student.in_train_mode),
         "whether gradients reach the teacher": any(w.grad is not None for w in teacher.parameters()),
-        "whether the returned loss keeps its graph": any(
-            getattr(loss, "requires_grad", False) for loss in losses
-        ),
+        "whether the returned loss keeps its graph": keeps_graph(*losses),
         "the loss of the first step": losses[0],
         "the loss of the second step": losses[1],
-        "the student's weights after two steps": _weights(student),
+        "the student's weights after two steps": weights_of(student),
     }
+
+
+@contextmanager
+def _steps_counted(steps: list) -> Iterator[None]:
+    """Each step of any optimiser leaves in `steps` which weights it holds."""
+
+    def note(optimizer: torch.optim.Optimizer, *_) -> None:
+        steps.append({id(weight) for group in optimizer.param_groups for weight in group["params"]})
+
+    hook = register_optimizer_step_pre_hook(note)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _step_probes(generator: torch.Generator) -> list[tuple]:
@@ -307,7 +214,10 @@ def _step_probes(generator: torch.Generator) -> list[tuple]:
     for alpha, temperature in ((0.3, 2.0), (0.8, 4.0)):
         student = TinyClassifier(width=3, generator=generator)
         teacher = TinyClassifier(width=6, dropout=0.5, generator=generator)
-        batches = [(_inputs(generator, n), _labels(generator, n)) for n in (4, 3)]
+        batches = [
+            (padded_texts(generator, n), labels_with_gaps(generator, n, CLASSES, last))
+            for n, last in ((4, True), (3, False))
+        ]
         probes.append((student, teacher, batches, alpha, temperature))
     return probes
 
@@ -346,33 +256,30 @@ DISTILLATION_STEP = Exercise(
             "The student arrives in eval mode, from an evaluation, and is trained like that: its dropout stays off.",
         ),
         Mistake(
-            "temperature in the hard loss",
-            "The temperature acts on the loss with the labels, too. It belongs to the comparison with the teacher.",
-        ),
-        Mistake(
-            "no T²",
-            "The teacher's part of your loss is KL itself: at T = 4 it has a sixteenth of its due weight.",
-        ),
-        Mistake(
-            "divided by the classes as well",
-            "The teacher's part of your loss is too small by the number of classes. Over what does the mean go?",
-        ),
-        Mistake(
-            "student and teacher swapped",
-            "The teacher's part of your loss is KL with its arguments swapped. Whose probabilities are the weights?",
-        ),
-        Mistake(
-            "alpha on the teacher",
-            "Your weights are exchanged: here α weighs the labels and 1 − α the teacher.",
-        ),
-        Mistake(
-            "the teacher never reaches the loss",
-            "Whatever the teacher says, your loss is the same: its answers are computed, and then left out.",
-        ),
-        Mistake(
             "the returned loss keeps its graph",
             "The loss that you return still holds everything needed for another backward pass. Whoever keeps a list of "
             "losses keeps all of that in memory.",
+        ),
+        *WEIGHTS,
+        *HARD,
+        *SOFT,
+        Mistake(
+            "no step",
+            "The loss is right, but the student has not moved: who takes the step?",
+        ),
+        Mistake(
+            "the step finds no gradients",
+            "The optimiser steps when there are no gradients: before the backward pass, or after they were "
+            "cleared.",
+            also=("the step before the backward pass",),
+        ),
+        Mistake(
+            "the loss after the step",
+            "You return the loss of the student *after* its step, at the price of a second forward pass.",
+        ),
+        Mistake(
+            "dropout taken out of the teacher",
+            "The teacher has lost its dropout for good, instead of being in eval mode while it answers.",
         ),
     ),
     probes=_step_probes,
@@ -394,6 +301,10 @@ def teacher_answers(
         answers, batches = answers[-1:], [(torch.arange(len(answers[-1])), {})]
     z, order = torch.cat(answers), torch.cat([index for index, _ in batches])
     result = z if "in the order of the batches" in wrong else torch.empty_like(z).index_copy(0, order, z)
+    if "picked instead of put" in wrong:
+        result = z[order]
+    if "only the first batch" in wrong:
+        result = z[: len(batches[0][0])]
     if "only the best class" in wrong:
         return result.argmax(-1)
     return result.softmax(-1) if "probabilities in place of logits" in wrong else result
@@ -411,10 +322,10 @@ def _observe_answers(function: Callable, teacher: TinyClassifier, batches: Seque
 
 def _answers_probes(generator: torch.Generator) -> list[tuple]:
     probes = []
-    for sizes in ((3, 4, 2), (2, 3)):
+    for sizes in ((3, 4, 2), (2, 3), (4, 5, 3)):
         order = torch.randperm(sum(sizes), generator=generator).split(sizes)
         teacher = TinyClassifier(width=6, dropout=0.5, generator=generator)
-        probes.append((teacher, [(index, _inputs(generator, len(index))) for index in order]))
+        probes.append((teacher, [(index, padded_texts(generator, len(index))) for index in order]))
     return probes
 
 
@@ -451,6 +362,15 @@ TEACHER_ANSWERS = Exercise(
             "only the best class",
             "You keep the teacher's first guess. Its second guesses are what the student was to learn from.",
         ),
+        Mistake(
+            "picked instead of put",
+            "You pick the rows by the numbers of the texts; they are to be *put* there. Row k of your answers "
+            "belongs to the text whose number is the k-th.",
+        ),
+        Mistake(
+            "only the first batch",
+            "What you return are the answers to the first batch.",
+        ),
     ),
     probes=_answers_probes,
     observe=_observe_answers,
@@ -471,8 +391,14 @@ def train_epoch(
     """
     groups = [batches[i : i + accumulate] for i in range(0, len(batches), accumulate)]
     steps = len(batches) if "steps counted in batches" in wrong else len(groups)
-    if "the last step is left out" in wrong and len(groups[-1]) < accumulate:
+    if {"the last step is left out", "left out, and the schedule shortened"} & wrong and len(
+        groups[-1]
+    ) < accumulate:
         groups = groups[:-1]
+    if "left out, and the schedule shortened" in wrong:
+        steps = len(groups)
+    if "all texts of a step in one batch" in wrong:
+        groups = [[tuple(map(torch.cat, zip(*group, strict=True)))] for group in groups]
     optimizer = torch.optim.SGD(student.parameters(), lr=learning_rate)
     losses, sizes = [], []
     for done, group in enumerate(groups):
@@ -482,25 +408,35 @@ def train_epoch(
                 optimizer.zero_grad()
             loss = F.mse_loss(student(inputs), teacher_logits)
             share = 1 / len(group) if "every batch counts the same" in wrong else len(inputs) / texts
+            share = 1 / accumulate if "divided by accumulate" in wrong else share
             (loss * (1 if "divided after backward" in wrong else share)).backward()
-            losses.append(loss.item())
+            losses.append(loss.detach())
             sizes.append(len(inputs))
         falling = 1.0 if "the learning rate never falls" in wrong else 1 - done / steps
+        falling = 1 - (done + 1) / steps if "schedule one step ahead" in wrong else falling
         optimizer.param_groups[0]["lr"] = 0.0 if "-1 training steps" in wrong else learning_rate * falling
         optimizer.step()
         if "never cleared" not in wrong:
             optimizer.zero_grad()
+    if "the last batch's loss" in wrong:
+        return losses[-1].item()
     if "the mean of the batches' means" in wrong:
-        return sum(losses) / len(losses)
-    return sum(map(math.prod, zip(losses, sizes, strict=True))) / sum(sizes)
+        return (sum(losses) / len(losses)).item()
+    total = sum(map(math.prod, zip(losses, sizes, strict=True)))
+    if "the returned loss keeps its graph" in wrong:
+        return (total / sum(sizes)).requires_grad_()
+    return (total if "the sum is returned" in wrong else total / sum(sizes)).item()
 
 
 def _observe_epoch(function: Callable, student: nn.Module, *rest) -> dict:
-    before = _weights(student)
+    before, sizes = weights_of(student), []
+    student.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     loss = function(student, *rest)
     return {
-        "whether the student learns": not torch.equal(before, _weights(student)),
-        "the change of the student's weights": _weights(student) - before,
+        "the list of batch sizes": sizes,
+        "whether the returned loss keeps its graph": keeps_graph(loss),
+        "whether the student learns": not torch.equal(before, weights_of(student)),
+        "the change of the student's weights": weights_of(student) - before,
         "the loss that is returned": loss,
     }
 
@@ -531,15 +467,6 @@ TRAIN_EPOCH = Exercise(
             "What is done to a loss after backward() no longer reaches the gradient.",
         ),
         Mistake(
-            "every batch counts the same",
-            "In your steps, a text in a small batch weighs more than one in a large batch. What is a batch's share of "
-            "the texts of its step?",
-        ),
-        Mistake(
-            "the last step is left out",
-            "The batches that are left over at the end do not reach the student. How many make the last step?",
-        ),
-        Mistake(
             "-1 training steps",
             "Your student does not move at all: its learning rate is 0 from the start. That is what a linear schedule "
             "makes of a number of steps that nobody filled in.",
@@ -566,6 +493,39 @@ TRAIN_EPOCH = Exercise(
             "The student is trained rightly. But the loss you return averages over batches, so that a text in a small "
             "one counts for more.",
         ),
+        Mistake(
+            "every batch counts the same",
+            "In your steps, a text in a small batch weighs more than one in a large batch. What is a batch's "
+            "share of the texts of its step?",
+            also=("divided by accumulate",),
+        ),
+        Mistake(
+            "the last step is left out",
+            "The batches that are left over at the end do not reach the student. How many make the last step?",
+            also=("left out, and the schedule shortened",),
+        ),
+        Mistake(
+            "all texts of a step in one batch",
+            "You put the batches of a step together into one. The memory holds small batches only: that is why "
+            "gradients are accumulated.",
+        ),
+        Mistake(
+            "schedule one step ahead",
+            "Your learning rate is one step ahead: the first step should have all of it, and the last one more "
+            "than 0.",
+        ),
+        Mistake(
+            "the last batch's loss",
+            "The student is trained rightly, but you return the loss of the last batch alone.",
+        ),
+        Mistake(
+            "the sum is returned",
+            "The student is trained rightly, but you return a sum over the texts. Their mean was asked for.",
+        ),
+        Mistake(
+            "the returned loss keeps its graph",
+            "What you return still holds its graph. A plain number was asked for.",
+        ),
     ),
     probes=_epoch_probes,
     observe=_observe_epoch,
@@ -589,6 +549,12 @@ def evaluate_student(
     counts = [len(labels) if all_count else (labels != -100).sum().item() for _, labels in batches]
     if "the mean of the batches' accuracies" in wrong:
         return sum(r / n for r, n in zip(right, counts, strict=True)) / len(counts)
+    if "the last batch alone" in wrong:
+        return right[-1] / counts[-1]
+    if "the share of the wrong ones" in wrong:
+        return 1 - sum(right) / sum(counts)
+    if "in per cent" in wrong:
+        return 100 * sum(right) / sum(counts)
     return float(sum(right)) if "a number, not a share" in wrong else sum(right) / sum(counts)
 
 
@@ -609,7 +575,7 @@ def _evaluation_probes(generator: torch.Generator) -> list[tuple]:
     for wrongs in ((1, 4, 0), (5, 2)):
         student, batches = TinyClassifier(width=6, dropout=0.5, generator=generator), []
         for texts, wrong in zip((13, 9, 4), wrongs, strict=False):
-            inputs = _inputs(generator, texts)
+            inputs = padded_texts(generator, texts)
             with torch.no_grad():
                 labels = copy.deepcopy(student).eval()(**inputs).logits.argmax(-1)
             labels[:wrong] = (labels[:wrong] + 1) % CLASSES
@@ -648,6 +614,18 @@ EVALUATE_STUDENT = Exercise(
             "The number is right. But your forward passes build graphs for a backward pass that never comes.",
         ),
         Mistake("a number, not a share", "You return how many texts are right. Of how many?"),
+        Mistake(
+            "the last batch alone",
+            "Your result is the accuracy of the last batch.",
+        ),
+        Mistake(
+            "the share of the wrong ones",
+            "Your result is the share of texts that the student gets *wrong*.",
+        ),
+        Mistake(
+            "in per cent",
+            "Your result is a hundred times too large: it is a fraction in this course.",
+        ),
     ),
     probes=_evaluation_probes,
     observe=_observe_evaluation,
@@ -662,6 +640,8 @@ def fair_pair(
 ) -> tuple[nn.Module, nn.Module]:
     """Two students for a comparison with and without a teacher: equal at the start, independent afterwards."""
     student = copy.deepcopy(teacher) if "as large as the teacher" in wrong else new_student()
+    if "the teacher as the control" in wrong:
+        return student, teacher
     if "one model under two names" in wrong:
         return student, student
     if "two different starts" in wrong:
@@ -671,14 +651,18 @@ def fair_pair(
 
 def _observe_pair(function: Callable, width: int) -> dict:
     teacher = TinyClassifier(width=12)
+    before = repr(teacher), weights_of(teacher)
     first, second = function(lambda: TinyClassifier(width), teacher)
-    at_start = torch.equal(_weights(first), _weights(second)) if len(_weights(first)) else False
+    as_it_was = before[0] == repr(teacher) and torch.equal(before[1], weights_of(teacher))
+    at_start = torch.equal(weights_of(first), weights_of(second)) if len(weights_of(first)) else False
     shared = {w.data_ptr() for w in first.parameters()} & {w.data_ptr() for w in second.parameters()}
     return {
         "whether both start from equal weights": at_start,
         "whether they are two models": first is not second,
         "whether training one leaves the other alone": not shared,
-        "whether they are smaller than the teacher": len(_weights(first)) < len(_weights(teacher)),
+        "whether they are smaller than the teacher": len(weights_of(first)) < len(before[1]),
+        "whether they are of one size": len(weights_of(first)) == len(weights_of(second)),
+        "whether the teacher stays as it was": as_it_was,
     }
 
 
@@ -704,6 +688,11 @@ FAIR_PAIR = Exercise(
             "as large as the teacher",
             "Your students have the teacher's size and weights. They will do well, and nothing is compressed.",
         ),
+        Mistake(
+            "the teacher as the control",
+            "Your control is the teacher itself. The control is a student like the other, which learns without "
+            "a teacher.",
+        ),
     ),
     probes=lambda generator: [(3,), (5,)],
     observe=_observe_pair,
@@ -721,9 +710,15 @@ def honest_choice(
     if "one seed" in wrong:
         chosen_by, test, control = chosen_by[:, :1], test[:, :1], control[:1]
     score = chosen_by.amax(-1) if "chosen by its luckiest seed" in wrong else chosen_by.mean(-1)
-    best = int(score.argmax())
+    best = int(score.argmin() if "the worst chosen" in wrong else score.argmax())
     reported = validation[best, : test.shape[-1]] if "the validation score reported" in wrong else test[best]
     gains = reported if "no control" in wrong else reported - control
+    if "control minus method" in wrong:
+        gains = -gains
+    if "the best control subtracted" in wrong:
+        gains = reported - control.max()
+    if "a ratio" in wrong:
+        gains = reported / control
     return best, gains.amax() if "the luckiest seed reported" in wrong else gains.mean()
 
 
@@ -774,6 +769,22 @@ HONEST_CHOICE = Exercise(
             "no control",
             "The choice is right. But you report an accuracy; the question is what it gains over the same student "
             "without a teacher.",
+        ),
+        Mistake(
+            "control minus method",
+            "Your gain has its sign changed: is the method to be better, or the control?",
+        ),
+        Mistake(
+            "the best control subtracted",
+            "You subtract the control's best run. Method and control share their seeds: subtract seed by seed.",
+        ),
+        Mistake(
+            "a ratio",
+            "You divide by the control. A gain is a difference.",
+        ),
+        Mistake(
+            "the worst chosen",
+            "Your choice is the configuration with the lowest score.",
         ),
     ),
     probes=_choice_probes,

@@ -10,27 +10,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdtutor.exercises.banks import (
+    CLS,
+    IGNORED,
+    MASK,
+    MASKING,
+    PAD,
+    RIGHT,
+    SEP,
+    SOFT,
+    SPARING,
+    UNK,
+    Wrong,
+    masked,
+    soft_loss,
+    spared,
+    special_ids,
+)
 from kdtutor.exercises.definitions import Exercise, Mistake
-
-Wrong = frozenset[str]  # names of mistakes; each switches a line below
-NONE: Wrong = frozenset()
-PAD, UNK, CLS, SEP, MASK = range(5)  # the course's special tokens
-IGNORED = -100
 
 # ------------------------------------------------------------------------------------------------ 8.1 layer choice
 
 
-def kept_layers(n: int, m: int, wrong: Wrong = NONE) -> list[int]:
+def kept_layers(n: int, m: int, wrong: Wrong = RIGHT) -> list[int]:
     """Which m of a teacher's n layers a student keeps, counted from 0: round(linspace(0, n − 1, m)), halves to even."""
     places = [i * (n - 1) / (m - 1) if m > 1 else 0 for i in range(m)]
     if "without the last" in wrong:
         places = [i * n / m for i in range(m)]
     if "without the first" in wrong:
         places = [(i + 1) * n / m - 1 for i in range(m)]
+    if "every n/m-th, and the last" in wrong:
+        return [*range(0, n, n // m)[: m - 1], n - 1]
+    if "every n/m-th" in wrong:
+        return [*range(0, n, n // m)]
+    if "up to the last, counted back" in wrong:
+        return [*range(n - 1, -1, -(n // m))][::-1]
+    if "spread over n" in wrong:
+        places = [i * n / max(1, m - 1) for i in range(m)]
     if "the first ones" in wrong:
         places = list(range(m))
     if "the last ones" in wrong:
         places = list(range(n - m, n))
+    if "rounded up" in wrong:
+        return [math.ceil(place) for place in places]
+    if "not rounded" in wrong:
+        return places
     if "cut off, not rounded" in wrong:
         chosen = [int(place) for place in places]
     elif "halves rounded up" in wrong:
@@ -43,13 +67,12 @@ def kept_layers(n: int, m: int, wrong: Wrong = NONE) -> list[int]:
 def _depths(generator: torch.Generator) -> list[tuple]:
     """DistilBERT's own pair, the course's, another with a half between layers, one layer, all of them; random ones.
 
-    n is a multiple of m, so that every way to write "each n/m-th" is the same mistake; and the random pairs have no
-    halves, at which the rounding of linspace would decide.
+    The random pairs have no halves, at which the rounding of linspace would decide.
     """
-    pairs = [(12, 6), (6, 3), (10, 5), (24, 8), (6, 1), (4, 4)]
-    while len(pairs) < 8:
-        m, times = (int(torch.randint(low, 9, (), generator=generator)) for low in (3, 2))
-        n = m * times
+    pairs = [(12, 6), (6, 3), (10, 5), (24, 8), (6, 1), (4, 4), (7, 3), (11, 4)]
+    while len(pairs) < 11:
+        m, more = (int(torch.randint(low, 12, (), generator=generator)) for low in (3, 2))
+        n = m + more
         if not any(2 * i * (n - 1) / (m - 1) % 2 == 1 for i in range(m)):
             pairs.append((n, m))
     return pairs
@@ -77,7 +100,7 @@ class _TinyEncoder(nn.Module):
 
 
 def copy_layers(
-    student: _TinyEncoder, teacher: _TinyEncoder, layers: Sequence[int], wrong: Wrong = NONE
+    student: _TinyEncoder, teacher: _TinyEncoder, layers: Sequence[int], wrong: Wrong = RIGHT
 ) -> nn.Module:
     """The student with the teacher's embeddings, head and chosen layers, copied; the teacher stays as it is."""
 
@@ -87,7 +110,15 @@ def copy_layers(
             part.requires_grad_(True)
         return part if "left in eval mode" in wrong else part.train()
 
+    if "in the teacher's order" in wrong:
+        layers = sorted(layers)
+    if "turned round" in wrong:
+        layers = layers[::-1]
     chosen = [teacher.layers[i] for i in (range(len(layers)) if "the first layers" in wrong else layers)]
+    if "counted from 1" in wrong:
+        chosen = [teacher.layers[i - 1] for i in layers]
+    if "the last layers" in wrong:
+        chosen = [*teacher.layers[-len(layers) :]]
     if "a shallow copy" in wrong:
         student = copy.copy(teacher)  # its dictionary of modules is the teacher's own
         student.layers = nn.ModuleList(chosen)
@@ -110,6 +141,10 @@ def copy_layers(
         student.head = copied(teacher.head)
     if "the teacher set free" in wrong:
         teacher.requires_grad_(True)
+    if "the teacher frozen" in wrong:
+        teacher.requires_grad_(False)
+    if "the teacher in train mode" in wrong:
+        teacher.train()
     return student
 
 
@@ -118,9 +153,12 @@ def _observe_copying(function, seed: int, depth: int, layers: list[int], frozen:
     teacher, student = _TinyEncoder(depth, generator).eval(), _TinyEncoder(len(layers), generator).train()
     teacher.requires_grad_(not frozen)
     texts = torch.randint(0, 10, (4, 5), generator=generator)
+    before, free, shown = teacher(texts).detach(), _free(teacher), repr(teacher)
     student = function(student, teacher, layers)
     seen = {"the student's answer before its first step": student(texts).detach()}
     seen["how many layers the teacher has afterwards"] = len(teacher.layers)
+    seen["whether the teacher is made of the same parts as before"] = repr(teacher) == shown
+    seen["whether the teacher answers as it did"] = torch.equal(teacher(texts), before)
     trained = [p for p in student.parameters() if p.requires_grad]
     loss = F.cross_entropy(student(texts).flatten(0, 1), texts.flatten())
     if trained:
@@ -133,14 +171,18 @@ def _observe_copying(function, seed: int, depth: int, layers: list[int], frozen:
     seen["the teacher's answer after the student's step"] = teacher(texts).detach()
     seen["whether all of the student's weights can be trained"] = len(trained) == len([*student.parameters()])
     seen["whether the student is in train mode throughout"] = all(part.training for part in student.modules())
-    seen["whether the teacher's weights are frozen"] = not any(p.requires_grad for p in teacher.parameters())
+    seen["whether the teacher's weights are frozen, or free, as they were"] = _free(teacher) == free
     seen["whether the teacher is in eval mode"] = not any(part.training for part in teacher.modules())
     return seen
 
 
+def _free(model: nn.Module) -> list[bool]:
+    return [parameter.requires_grad for parameter in model.parameters()]
+
+
 def _teachers(generator: torch.Generator) -> list[tuple]:
     first, second = torch.randint(0, 10**6, (2,), generator=generator).tolist()
-    return [(first, 6, [0, 2, 5], False), (second, 5, [0, 4], True)]
+    return [(first, 6, [0, 2, 5], False), (second, 5, [4, 0, 3], True)]
 
 
 # ------------------------------------------------------------------------------------------------ 8.3 masking
@@ -148,40 +190,40 @@ def _teachers(generator: torch.Generator) -> list[tuple]:
 
 def mask_rare_words(
     input_ids: Tensor, special_ids: Tensor, counts: Tensor,
-    chance: Tensor, action: Tensor, random_ids: Tensor, wrong: Wrong = NONE,
+    chance: Tensor, action: Tensor, random_ids: Tensor, wrong: Wrong = RIGHT,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """DistilBERT's masking with the random draws given: the corrupted ids and the labels, both (B, L)."""
-    spared = torch.isin(input_ids, special_ids)
-    if "[CLS] and [SEP] masked" in wrong:
-        spared = spared & (input_ids != CLS) & (input_ids != SEP)
-    if "padding masked" in wrong:
-        spared = spared & (input_ids != PAD)
-    exponent = 0.7 if "common words more often" in wrong else -1.0 if "one over the count" in wrong else -0.7
+    special = spared(input_ids, special_ids, wrong)
+    exponent = (
+        -0.5
+        if "the root of the count" in wrong
+        else 0.7
+        if "common words more often" in wrong
+        else -1.0
+        if "one over the count" in wrong
+        else -0.7
+    )
     rings = -torch.log1p(-chance) / counts[input_ids].float() ** exponent
+    if "a uniform number for the clock" in wrong:
+        rings = chance / counts[input_ids].float() ** exponent
     if "the last to ring" in wrong:
         rings = -rings
-    rings = rings.masked_fill(spared, math.inf)
-    real = torch.ones_like(spared) if "15 % of the padded batch" in wrong else ~spared
-    parts = list(range(len(input_ids))) if "15 % of each text" in wrong else [slice(None)]
-    chosen = torch.zeros_like(spared)
-    for part in parts:
-        first = rings[part].flatten().topk(math.ceil(0.15 * int(real[part].sum())), largest=False).indices
+    rings = rings.masked_fill(special, math.inf)
+    real = torch.ones_like(special) if "15 % of the padded batch" in wrong else ~special
+    chosen = torch.zeros_like(special)
+    for part in range(len(input_ids)) if "15 % of each text" in wrong else [slice(None)]:
+        share = 0.15 * int(real[part].sum())
+        first = (
+            rings[part]
+            .flatten()
+            .topk(int(share) if "rounded down" in wrong else math.ceil(share), largest=False)
+        )
         here = torch.zeros(rings[part].numel(), dtype=torch.bool)
-        here[first] = True
+        here[first.indices] = True
         chosen[part] = here.view_as(rings[part])
     if "all words alike" in wrong:
-        chosen = (chance < 0.15) & ~spared
-    hidden, swapped = chosen & (action < 0.8), chosen & (action >= 0.9)
-    if "always [MASK]" in wrong:
-        hidden, swapped = chosen, torch.zeros_like(chosen)
-    corrupted = torch.where(hidden, MASK, torch.where(swapped, random_ids, input_ids))
-    if "kept tokens get no label" in wrong:
-        chosen = hidden | swapped
-    if "labels everywhere" in wrong:
-        chosen = torch.ones_like(chosen)
-    return corrupted, torch.where(
-        chosen, corrupted if "labels after masking" in wrong else input_ids, IGNORED
-    )
+        chosen = (chance < 0.15) & ~special
+    return masked(input_ids, chosen, special, action, random_ids, wrong)
 
 
 def _draws(generator: torch.Generator) -> list[tuple]:
@@ -198,7 +240,8 @@ def _draws(generator: torch.Generator) -> list[tuple]:
         ids[torch.arange(texts), lengths - 1] = SEP
         chance, action = torch.rand(2, texts, longest, generator=generator)
         others = 100 + torch.randint(0, 100, (texts, longest), generator=generator)  # never what stood there
-        probe = ids, torch.tensor([PAD, UNK, CLS, SEP, MASK]), counts, chance, action, others
+        ids[:4, 2], counts[7] = 7, 1  # special, though it is no token that every vocabulary has
+        probe = ids, special_ids(generator), counts, chance, action, others
         if _is_clear(*probe[:4]):
             probes.append(probe)
     return probes
@@ -218,27 +261,32 @@ def _is_clear(ids: Tensor, special_ids: Tensor, counts: Tensor, chance: Tensor) 
 
 def triple_loss(
     student_logits: Tensor, teacher_logits: Tensor, student_hidden: Tensor, teacher_hidden: Tensor,
-    labels: Tensor, attention_mask: Tensor, wrong: Wrong = NONE,
+    labels: Tensor, attention_mask: Tensor, wrong: Wrong = RIGHT,
 ) -> Tensor:  # fmt: skip
     """5 · T² KL(p_T ‖ p_S) + 2 · masked LM + 1 · (1 − cos), T = 2, each a mean over the tokens that it is about."""
     T = 2.0
-    real, masked = attention_mask.bool(), labels != IGNORED
-    asked = masked if "soft loss on the masked tokens alone" in wrong else real
+    real, predicted = attention_mask.bool(), labels != IGNORED
+    asked = predicted if "soft loss on the masked tokens alone" in wrong else real
     asked = torch.ones_like(real) if "padding in the soft loss" in wrong else asked
-    p, q = teacher_logits[asked], student_logits[asked]
-    if "KL the other way round" in wrong:
-        p, q = q, p
-    log_p, log_q = (p / T).log_softmax(-1), (q / T).log_softmax(-1)
-    kl = (log_p.exp() * (log_p - log_q)).sum()
-    soft = (1 if "no T²" in wrong else T**2) * kl
-    soft = soft / (len(labels) if "divided by the texts" in wrong else asked.sum())
-    z = student_logits[masked] / (T if "temperature in the masked LM" in wrong else 1)
-    hard = F.cross_entropy(z, labels[masked])
+    soft = soft_loss(student_logits[asked], teacher_logits[asked], T, wrong)
+    soft = soft * asked.sum() / len(labels) if "divided by the texts" in wrong else soft
+    z = student_logits[predicted] / (T if "temperature in the masked LM" in wrong else 1)
+    hard = F.cross_entropy(z, labels[predicted])
+    if "masked LM summed" in wrong:
+        hard = hard * predicted.sum()
+    if "masked LM over all tokens" in wrong:
+        hard = hard * predicted.sum() / real.sum()
     there = torch.ones_like(real) if "cosine over padding" in wrong else real
-    cosine = F.cosine_similarity(student_hidden[there], teacher_hidden[there], dim=-1).mean()
+    there = predicted if "cosine at the masked tokens alone" in wrong else there
+    cosine = F.cosine_similarity(student_hidden[there], teacher_hidden[there], dim=-1)
+    cosine = cosine.sum() if "cosine summed" in wrong else cosine.mean()
     away = cosine if "cosine rewarded for being far" in wrong else 1 - cosine
-    five, two = (2, 5) if "weights exchanged" in wrong else (5, 2)
-    return five * soft + two * hard + away
+    if "a dot product for the cosine" in wrong:
+        away = 1 - (student_hidden[there] * teacher_hidden[there]).sum(-1).mean()
+    if "squared differences for the cosine" in wrong:
+        away = F.mse_loss(student_hidden[there], teacher_hidden[there])
+    five, two = (2, 5) if "weights exchanged" in wrong else (1, 1) if "no weights" in wrong else (5, 2)
+    return five * soft + two * hard + (0 if "no cosine" in wrong else away)
 
 
 def _outputs(generator: torch.Generator, texts: int = 4) -> tuple:
@@ -280,16 +328,6 @@ EXERCISES = [
                 "have.",
             ),
             Mistake(
-                "without the last",
-                "Your layers are evenly spread from 0, but the last one of the teacher is not among them. What does "
-                "the head of the teacher expect to read?",
-            ),
-            Mistake(
-                "without the first",
-                "Your layers end with the teacher's last one, but do not begin with its first. Which layer knows what "
-                "to do with bare embeddings?",
-            ),
-            Mistake(
                 "counted from 1",
                 "Your layers are the right ones, each with a number too large by one. How does a list count?",
             ),
@@ -302,6 +340,37 @@ EXERCISES = [
                 "halves rounded up",
                 "You agree with the paper's layers, but not where a place lies in the middle between two layers. "
                 "What do Python's and torch's own round do with 2.5?",
+            ),
+            Mistake(
+                "without the last",
+                "Your layers are evenly spread from 0, but the last one of the teacher is not among them. What does"
+                " the head of the teacher expect to read?",
+                also=("every n/m-th",),
+            ),
+            Mistake(
+                "without the first",
+                "Your layers end with the teacher's last one, but do not begin with its first. Which layer knows "
+                "what to do with bare embeddings?",
+                also=("up to the last, counted back",),
+            ),
+            Mistake(
+                "every n/m-th, and the last",
+                "You take every n/m-th layer, and put the last one in the place of your last. Evenly spread layers "
+                "have their gap elsewhere.",
+            ),
+            Mistake(
+                "rounded up",
+                "Your places are right and lie between layers, but then you take the layer above instead of the "
+                "nearest one.",
+            ),
+            Mistake(
+                "not rounded",
+                "Your places lie between layers. A list is asked for numbers of layers.",
+            ),
+            Mistake(
+                "spread over n",
+                "Your last layer has a number that the teacher does not have: between n layers there are n − 1 "
+                "steps.",
             ),
         ),
         probes=_depths,
@@ -365,6 +434,31 @@ EXERCISES = [
                 "The teacher's weights can be trained now, although nobody will train it. Undo the freezing on the "
                 "student alone.",
             ),
+            Mistake(
+                "in the teacher's order",
+                "The layers are the right ones, but they stand in the teacher's order. The order of `layers` was "
+                "asked for.",
+            ),
+            Mistake(
+                "turned round",
+                "The layers are the right ones, in reverse.",
+            ),
+            Mistake(
+                "counted from 1",
+                "Each of your layers is the one below the right one. From which number does a list count?",
+            ),
+            Mistake(
+                "the last layers",
+                "The student has the teacher's uppermost layers instead of those in `layers`.",
+            ),
+            Mistake(
+                "the teacher frozen",
+                "The teacher's weights are frozen now, and they were not. It was to be left as it was.",
+            ),
+            Mistake(
+                "the teacher in train mode",
+                "The teacher is in train mode afterwards. It was to be left as it was.",
+            ),
         ),
         probes=_teachers,
         observe=_observe_copying,
@@ -395,15 +489,6 @@ EXERCISES = [
                 "first?",
             ),
             Mistake(
-                "[CLS] and [SEP] masked",
-                "Your choice falls on [CLS] and [SEP] too. They look rare, for they stand in each text only once.",
-            ),
-            Mistake(
-                "padding masked",
-                "Your choice falls on padding too: in the corpus it never occurs, which makes it look like the rarest "
-                "word of all.",
-            ),
-            Mistake(
                 "15 % of the padded batch",
                 "You choose the right kind of token, but too many of them. Of what are they to be 15 %?",
             ),
@@ -412,24 +497,20 @@ EXERCISES = [
                 "You choose within each text by itself. Then a text of common words gives as many as one of rare "
                 "words; the draw is over the whole batch.",
             ),
+            *SPARING,
+            *MASKING,
             Mistake(
-                "labels everywhere",
-                "Your labels hold a token at every position. Then the model is also paid for repeating what it can "
-                "see.",
+                "the root of the count",
+                "Your exponent is −0.5. The paper's is −0.7.",
             ),
             Mistake(
-                "labels after masking",
-                "Your labels are read from the ids after they were changed, so the model is to predict [MASK] and "
-                "random tokens.",
+                "a uniform number for the clock",
+                "Your clocks ring after a uniform time. The trick needs exponential ones: what is done to the "
+                "uniform number first?",
             ),
             Mistake(
-                "always [MASK]",
-                "Every chosen token becomes [MASK] with you. What is `action` for?",
-            ),
-            Mistake(
-                "kept tokens get no label",
-                "The chosen tokens that stay as they are have no label with you. They are to be predicted like the "
-                "others.",
+                "rounded down",
+                "You choose one token too few: 15 % are rounded up.",
             ),
         ),
         probes=_draws,
@@ -454,10 +535,6 @@ EXERCISES = [
                 "Your cosine includes the hidden states at the padding, which no token of the text ever reads.",
             ),
             Mistake(
-                "no T²",
-                "Your soft loss is four times too small. By what does dividing the logits by T shrink its gradient?",
-            ),
-            Mistake(
                 "divided by the texts",
                 "Your soft loss is divided by the number of texts, not of tokens: batchmean on three axes does that. "
                 "The longer the texts, the louder the teacher.",
@@ -471,13 +548,42 @@ EXERCISES = [
                 "Your masked-LM loss has a temperature. It compares with a label, and labels are not softened.",
             ),
             Mistake(
-                "KL the other way round",
-                "Your KL divergence has student and teacher exchanged. Whose probabilities weigh the differences?",
-            ),
-            Mistake(
                 "cosine rewarded for being far",
                 "Your third term is smallest where the hidden states point in opposite directions. It is to be 0 where "
                 "they agree.",
+            ),
+            *SOFT,
+            Mistake(
+                "masked LM summed",
+                "Your masked-LM loss is a sum over the masked tokens. A mean is asked for.",
+            ),
+            Mistake(
+                "masked LM over all tokens",
+                "Your masked-LM loss is divided by all real tokens, and only some of them are asked for.",
+            ),
+            Mistake(
+                "cosine at the masked tokens alone",
+                "Your cosine looks at the masked tokens only. The hidden states of all real tokens are compared.",
+            ),
+            Mistake(
+                "cosine summed",
+                "Your cosines are summed, not averaged.",
+            ),
+            Mistake(
+                "a dot product for the cosine",
+                "Your third term is a dot product: it grows with the size of the vectors, and a cosine does not.",
+            ),
+            Mistake(
+                "squared differences for the cosine",
+                "Your third term is a squared distance. DistilBERT compares directions.",
+            ),
+            Mistake(
+                "no weights",
+                "Your three terms all weigh the same. They are 5, 2 and 1.",
+            ),
+            Mistake(
+                "no cosine",
+                "Your loss has two terms, and there are three.",
             ),
         ),
         probes=lambda generator: [_outputs(generator), _outputs(generator, texts=3)],

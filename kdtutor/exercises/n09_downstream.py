@@ -13,13 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdtutor.exercises.banks import HARD, RIGHT, SOFT, WEIGHTS, hard_loss, labels_with_gaps, soft_loss, weigh
 from kdtutor.exercises.definitions import Exercise, Mistake
-from kdtutor.exercises.n05_logits import CLASSES, WORDS, Output, TinyClassifier
+from kdtutor.exercises.toys import CLASSES, Output, TinyClassifier, padded_texts
 
-RIGHT: frozenset[str] = frozenset()
 Scores = Mapping[str, Sequence[float]]  # task → one score a seed
 
 
@@ -39,22 +38,21 @@ def compute_loss(
     self.teacher.train("teacher in train mode" in wrong)
     with torch.set_grad_enabled("teacher inside the graph" in wrong):
         z_t = self.teacher(**(inputs if "labels given to the teacher" in wrong else without))[0]
+    if "student in eval mode" in wrong:
+        model.eval()
     outputs = model(**without)
     z_s = outputs.logits
-    z_hard = z_s / T if "temperature in the hard loss" in wrong else z_s
-    hard = F.cross_entropy(z_hard, labels, reduction="none")
-    log_p_t, log_p_s = (z_t / T).log_softmax(-1), (z_s / T).log_softmax(-1)
-    soft = (log_p_t.exp() * (log_p_t - log_p_s)).sum(-1)  # (B,)
-    if "divided by the classes as well" in wrong:
-        soft = soft / z_s.shape[-1]
-    alpha = 1 - self.alpha if "alpha on the teacher" in wrong else self.alpha
-    losses = alpha * hard + (1 - alpha) * (1 if "no T²" in wrong else T**2) * soft
+    loss = weigh(hard_loss(z_s, labels, T, wrong), soft_loss(z_s, z_t, T, wrong), self.alpha, wrong)
     texts = len(labels) if num_items_in_batch is None else num_items_in_batch
     if "the mean of the micro-batch" in wrong:
         texts = len(labels)
     if "every micro-batch counts the same" in wrong:
         texts = len(labels) * self.current_gradient_accumulation_steps
-    loss = losses.sum() / texts
+    loss = loss * len(labels) / (1 if "a sum over the texts" in wrong else texts)
+    if "the logits instead of the outputs" in wrong:
+        outputs = z_s
+    if "the outputs first" in wrong and return_outputs:
+        return outputs, loss
     return (loss, outputs) if return_outputs and "outputs are kept back" not in wrong else loss
 
 
@@ -75,6 +73,7 @@ def _observe_trainer(
         current_gradient_accumulation_steps=1,
     )
     student.eval()
+    parts = repr(teacher)
     with torch.no_grad():
         evaluated = function(trainer, student, dict(micro_batches[0]), return_outputs=True)
     returned = (
@@ -88,6 +87,8 @@ def _observe_trainer(
         loss.backward()
         losses.append(loss.detach())
     return {
+        "whether the student learns in train mode": all(call.in_train_mode for call in student.calls[1:]),
+        "whether the teacher is made of the same parts as before": repr(teacher) == parts,
         "whether the teacher answers in eval mode": not any(teacher.in_train_mode),
         "whether gradients reach the teacher": any(w.grad is not None for w in teacher.parameters()),
         "whether the outputs come with the loss when they are asked for": returned[1] is not None,
@@ -107,11 +108,11 @@ def _trainer_probes(generator: torch.Generator) -> list[tuple]:
         teacher = TinyClassifier(width=6, dropout=0.5, generator=generator)
         batches = []
         for texts in sizes:
-            lengths = torch.randint(2, 6, (texts, 1), generator=generator)
-            ids = torch.randint(WORDS, (texts, 5), generator=generator)
-            labels = torch.randint(CLASSES, (texts,), generator=generator)
-            mask = (torch.arange(5) < lengths).long()
-            batches.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
+            labels = {"labels": labels_with_gaps(generator, texts, CLASSES, last=texts > 2)}
+            inputs = padded_texts(generator, texts)
+            batches.append(
+                labels | inputs if texts % 2 else inputs | labels
+            )  # no function may rely on their order
         probes.append((student, teacher, batches, alpha, temperature))
     return probes
 
@@ -137,24 +138,6 @@ COMPUTE_LOSS = Exercise(
             "The backward pass runs through the teacher too: twice the memory, and gradients that nobody wants.",
         ),
         Mistake(
-            "no T²",
-            "The teacher's part of your loss is KL itself. Its gradient shrinks as the temperature grows; one factor "
-            "makes good for that.",
-        ),
-        Mistake(
-            "temperature in the hard loss",
-            "The temperature acts on the loss with the labels, too. It belongs to the comparison with the teacher.",
-        ),
-        Mistake(
-            "alpha on the teacher",
-            "Your weights are exchanged: here α weighs the labels and 1 − α the teacher.",
-        ),
-        Mistake(
-            "divided by the classes as well",
-            "The teacher's part of your loss is too small by the number of classes. A KL divergence is a sum over "
-            "them; only the texts are averaged.",
-        ),
-        Mistake(
             "the mean of the micro-batch",
             "Your loss is right for one batch, but a step of several micro-batches is too long: the means of all of "
             "them add up. Trainer told you how many texts the step has, and then divides by nothing any more.",
@@ -167,6 +150,27 @@ COMPUTE_LOSS = Exercise(
         Mistake(
             "outputs are kept back",
             "Trainer asked for the outputs beside the loss, as it does in every evaluation, and got the loss alone.",
+        ),
+        *WEIGHTS,
+        *HARD,
+        *SOFT,
+        Mistake(
+            "student in eval mode",
+            "You put the student into eval mode, and Trainer had put it into train mode: its dropout stays off "
+            "while it learns.",
+        ),
+        Mistake(
+            "a sum over the texts",
+            "Your loss is a sum over the texts of the batch, and is divided by nothing.",
+        ),
+        Mistake(
+            "the logits instead of the outputs",
+            "Beside the loss you return the logits. Trainer asked for the outputs, in which it looks them up by"
+            " itself.",
+        ),
+        Mistake(
+            "the outputs first",
+            "You return outputs and loss in this order. Trainer takes the first of the two for the loss.",
         ),
     ),
     probes=_trainer_probes,
@@ -205,6 +209,10 @@ def honest_report(
     )
     differences = ours - theirs
     gain = float(differences.mean())
+    if "control minus method" in wrong:
+        gain = -gain
+    if "a ratio" in wrong:
+        gain = float((ours / theirs).mean())
     if "the best run instead of the mean" in wrong:
         gain = float(ours.max() - theirs.max())
     half_width = mean_and_interval(differences.tolist()).half_width
@@ -212,6 +220,10 @@ def honest_report(
         half_width = float(differences.std())
     if "1.96 in place of Student's t" in wrong:
         half_width = 1.96 * float(differences.std()) / math.sqrt(len(differences))
+    if "the whole width" in wrong:
+        half_width = 2 * half_width
+    if "the standard error alone" in wrong:
+        half_width = float(differences.std()) / math.sqrt(len(differences))
     if "seeds not paired" in wrong:
         halves = [mean_and_interval(side.tolist()).half_width for side in (ours, theirs)]
         half_width = math.hypot(*halves)
@@ -287,7 +299,17 @@ HONEST_REPORT = Exercise(
             "Your interval treats the two sides as unrelated runs. At one seed they share weights and order, so look "
             "at the differences, seed by seed.",
         ),
-    ),
+Mistake("control minus method",
+"Your gain has its sign changed: is the method to be better, or the control?",),
+Mistake("a ratio",
+"You divide by the control. A gain is a difference.",),
+Mistake("the whole width",
+"Your interval's whole width is returned, and half of it was asked for.",),
+Mistake("the standard error alone",
+"Your half-width is the standard error of the mean. By what is it multiplied, so that 95 of 100 "
+"such intervals hold the truth?",),
+
+),
     probes=_report_probes,
 )  # fmt: skip
 
@@ -318,6 +340,12 @@ def equal_steps(
         needed = [float(epochs) for _ in rivals]
     if "equal texts" in wrong:
         needed = [epochs * rivals[0][0] / texts for texts, *_ in rivals]
+    if "steps of one epoch" in wrong:
+        steps = steps_an_epoch(*rivals[0])
+    if "the ratio turned" in wrong:
+        needed = [epochs * steps_an_epoch(*rival) / steps_an_epoch(*rivals[0]) for rival in rivals]
+    if "the first rival left out" in wrong:
+        needed = needed[1:]
     if "whole epochs only" in wrong:
         needed = [float(round(each)) for each in needed]
     return steps, needed
@@ -372,6 +400,19 @@ EQUAL_STEPS = Exercise(
             "whole epochs only",
             "Your epochs are rounded, and with them the steps. Training may end in the middle of an epoch.",
         ),
+        Mistake(
+            "steps of one epoch",
+            "Your number of steps is that of one epoch.",
+        ),
+        Mistake(
+            "the ratio turned",
+            "Your rivals with longer epochs get more of them. Who takes more steps in an epoch needs fewer "
+            "epochs.",
+        ),
+        Mistake(
+            "the first rival left out",
+            "Your list leaves out the first rival, which needs its own epochs, too.",
+        ),
     ),
     probes=_rivals,
 )
@@ -386,6 +427,9 @@ def retention(student: Scores, teacher: Scores, wrong: frozenset[str] = RIGHT) -
     The macro average goes over the tasks that both were measured on.
     """
     both = [task for task in student if task in teacher]
+    if "tasks matched by position" in wrong:
+        both = list(student)
+        teacher = dict(zip(student, teacher.values(), strict=False))
     theirs = list(teacher) if "macro averages of different tasks" in wrong else both
     seeds = range(len(next(iter(student.values()))))
     macro = [statistics.mean(student[task][seed] for task in both) for seed in seeds]
@@ -402,6 +446,12 @@ def retention(student: Scores, teacher: Scores, wrong: frozenset[str] = RIGHT) -
         kept = statistics.mean(a - b for a, b in zip(macro, reference, strict=True))
     else:
         kept = statistics.mean(a / b for a, b in zip(macro, reference, strict=True))
+    if "the teacher divided by the student" in wrong:
+        kept = statistics.mean(b / a for a, b in zip(macro, reference, strict=True))
+    if "the first seed alone" in wrong:
+        kept = macro[0] / reference[0]
+    if "the first task alone" in wrong:
+        kept = statistics.mean(student[both[0]][seed] / teacher[both[0]][seed] for seed in seeds)
     kept = 1 - kept if "what is lost" in wrong else kept
     return 100 * kept if "in per cent" in wrong else kept
 
@@ -413,7 +463,8 @@ def _score_probes(generator: torch.Generator) -> list[tuple]:
     names = ("supersense", "sentiment", "valence")
     return [
         (scores(names[:2], 3), scores(names, 3)),
-        (scores(names, 5), scores((*reversed(names), "pronunciation"), 5)),
+        (scores(names, 5), scores(("pronunciation", *reversed(names)), 5)),
+        (scores(names[:2], 4), scores((names[1], "pronunciation", names[0]), 4)),
     ]
 
 
@@ -457,6 +508,22 @@ RETENTION = Exercise(
         Mistake(
             "in per cent",
             "Your number is a hundred times too large: all scores of the course are fractions.",
+        ),
+        Mistake(
+            "tasks matched by position",
+            "You match the tasks by their place in the dictionaries. The teacher's may stand in another order.",
+        ),
+        Mistake(
+            "the teacher divided by the student",
+            "You divide the teacher's score by the student's.",
+        ),
+        Mistake(
+            "the first seed alone",
+            "Your number rests on the first seed alone.",
+        ),
+        Mistake(
+            "the first task alone",
+            "Your number rests on a single task, and an average over all common ones was asked for.",
         ),
     ),
     probes=_score_probes,

@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdtutor.exercises.banks import IGNORED, RIGHT, keeps_graph
 from kdtutor.exercises.definitions import Exercise, Mistake
 
-RIGHT: frozenset[str] = frozenset()
-IGNORED = -100
 WIDTH, VOCABULARY = 5, 7
 Batch = dict[str, Tensor]
 
@@ -40,6 +39,10 @@ def training_memory(
     gradient = 2 if "gradients in bf16" in wrong else 4
     moments = 4 if "one moment instead of two" in wrong else 8
     trained = student + teacher if "the teacher is trained" in wrong else student
+    if "the optimiser forgotten" in wrong:
+        moments = 0
+    if "a copy of the weights in the optimiser" in wrong:
+        moments = 12
     share = processes if "divided among the processes" in wrong else 1
     return {
         "student": weight * student // share,
@@ -93,6 +96,15 @@ TRAINING_MEMORY = Exercise(
             "divided among the processes",
             "Your processes share one copy. In plain data parallelism they share the texts, and nothing else.",
         ),
+        Mistake(
+            "the optimiser forgotten",
+            "Your optimiser keeps nothing. Adam remembers something of every weight.",
+        ),
+        Mistake(
+            "a copy of the weights in the optimiser",
+            "Your optimiser has a copy of the weights beside its moments. That is so where the weights "
+            "themselves are 16 bits wide; here they are not.",
+        ),
     ),
     probes=_models,
 )
@@ -106,7 +118,11 @@ def cut_up(
 ) -> dict[str, int]:
     """Micro-batches a process makes of its part of a step, at most `fits` texts each; and optimiser steps a pass."""
     part = batch_size if "processes forgotten" in wrong else math.ceil(batch_size / processes)
+    if "the parts rounded down" in wrong:
+        part = batch_size // processes
     accumulate = math.ceil(part / fits)
+    if "times the processes" in wrong:
+        accumulate = math.ceil(batch_size * processes / fits)
     if "rounded down" in wrong:
         accumulate = max(1, part // fits)
     if "always one more" in wrong:
@@ -114,6 +130,8 @@ def cut_up(
     steps = math.ceil(texts / batch_size)
     if "last texts dropped" in wrong:
         steps = texts // batch_size
+    if "always one step more" in wrong:
+        steps = texts // batch_size + 1
     if "every micro-batch a step" in wrong:
         steps = math.ceil(texts / fits)
     if "every process reads everything" in wrong:
@@ -133,7 +151,9 @@ def _batches(generator: torch.Generator) -> list[tuple]:
         probes.append(
             (batch * _between(generator, 20, 90) + _between(generator, 1, batch), batch, processes, fits)
         )
-    return probes
+    fits, processes, times = _between(generator, 5, 12), _between(generator, 3, 9), _between(generator, 2, 9)
+    batch = fits * processes * times + 1  # one text too many: its process has a micro-batch more
+    return [*probes, (batch * _between(generator, 20, 90), batch, processes, fits)]
 
 
 CUT_UP = Exercise(
@@ -170,6 +190,19 @@ CUT_UP = Exercise(
             "last texts dropped",
             "Your pass ends before the last texts, which fill no whole batch. They have a step of their own.",
         ),
+        Mistake(
+            "the parts rounded down",
+            "Your processes leave texts out: a batch that cannot be shared evenly still has to be read to its "
+            "last text.",
+        ),
+        Mistake(
+            "times the processes",
+            "You multiply by the number of processes. They share the work.",
+        ),
+        Mistake(
+            "always one step more",
+            "Your pass has one step too many when the batches come out even.",
+        ),
     ),
     probes=_batches,
 )
@@ -186,18 +219,22 @@ class TinyHead(nn.Module):
         self.last = nn.Linear(WIDTH, VOCABULARY)
         for weights in self.parameters():
             nn.init.normal_(weights, generator=generator)
-        self.waiting = self.most = 0  # forward passes whose backward pass has not come yet
+        self.waiting = self.most = self.largest = (
+            0  # positions: whose backward pass has not come yet; in one pass
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         logits = self.last(features)
         if logits.requires_grad:
-            self.waiting += 1
+            positions = logits.numel() // VOCABULARY
+            self.largest = max(self.largest, positions)
+            self.waiting += positions
             self.most = max(self.most, self.waiting)
-            logits.register_hook(self._came_back)
+            logits.register_hook(lambda _: self._came_back(positions))
         return logits
 
-    def _came_back(self, _: Tensor) -> None:
-        self.waiting -= 1
+    def _came_back(self, positions: int) -> None:
+        self.waiting -= positions
 
 
 def step_gradient(
@@ -211,6 +248,13 @@ def step_gradient(
     if "older gradients kept" not in wrong:
         model.zero_grad()
     everything = [batch for share in shares for batch in share]
+    if "one large batch" in wrong:
+        joined = {
+            "features": torch.cat([b["features"].flatten(0, -2) for b in everything])[None],
+            "labels": torch.cat([b["labels"].flatten() for b in everything])[None],
+        }
+        shares = [[joined]]
+        everything = [joined]
     total, loss, graph = _masked(everything), 0.0, 0.0
     for share in shares:
         for batch in share:
@@ -238,7 +282,16 @@ def step_gradient(
             loss += part.item()
     if "one backward for all" in wrong:
         graph.backward()
-    return loss
+    if "the returned loss keeps its graph" in wrong:
+        return torch.tensor(loss, requires_grad=True)
+    if "the sum of the means returned" in wrong:
+        return sum(_mean_loss(model, batch) for batch in everything)
+    return part.item() if "the last loss returned" in wrong else loss
+
+
+def _mean_loss(model: nn.Module, batch: Batch) -> float:
+    with torch.no_grad():
+        return F.cross_entropy(model(batch["features"]).flatten(0, 1), batch["labels"].flatten()).item()
 
 
 def _masked(batches: Sequence[Batch]) -> int:
@@ -267,12 +320,15 @@ def _shares(generator: torch.Generator) -> list[tuple]:
 def _observe_step(function, model: TinyHead, shares: list[list[Batch]]) -> dict:
     for i, weights in enumerate(model.parameters()):
         weights.grad = torch.full_like(weights, 0.3 + 0.2 * i)  # what an earlier step has left
+    micro = max(batch["labels"].numel() for share in shares for batch in share)
     loss = function(model, shares)
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
     return {
         "the gradient that is left in the model": torch.cat([g.flatten() for g in gradients]),
         "the loss that it returns": loss,
-        "how many micro-batches wait for their backward pass at the most": model.most,
+        "whether more than one micro-batch goes through the model at once": model.largest > micro,
+        "whether more than one micro-batch waits for its backward pass": model.most > micro,
+        "whether the returned loss keeps its graph": keeps_graph(loss),
     }
 
 
@@ -329,6 +385,23 @@ STEP_GRADIENT = Exercise(
             "Your gradient knows only the first process's micro-batches. Each process sees its own share, and the "
             "step is taken with the sum.",
         ),
+        Mistake(
+            "one large batch",
+            "Your gradient is right, but all micro-batches went through the model as one: the memory for that "
+            "is what was missing.",
+        ),
+        Mistake(
+            "the returned loss keeps its graph",
+            "What you return still holds its graph. A plain number was asked for.",
+        ),
+        Mistake(
+            "the sum of the means returned",
+            "The gradient is right. But the loss that you return adds up the means of the micro-batches.",
+        ),
+        Mistake(
+            "the last loss returned",
+            "The gradient is right. But the loss that you return is that of the last micro-batch.",
+        ),
     ),
     probes=_shares,
     observe=_observe_step,
@@ -361,6 +434,12 @@ def training_hours(
         computed *= passes
     rate = peak if "peak taken for granted" in wrong else peak * utilisation
     all_hours = operations * computed / rate / (1 if "seconds" in wrong else 3600)
+    if "every GPU computes everything" in wrong:
+        return {"hours": all_hours, "GPU-hours": all_hours * gpus}
+    if "minutes" in wrong:
+        all_hours = all_hours * 60
+    if "days" in wrong:
+        all_hours = all_hours / 24
     if "GPU-hours are the clock's" in wrong:
         return {"hours": all_hours / gpus, "GPU-hours": all_hours / gpus}
     return {
@@ -426,6 +505,18 @@ TRAINING_HOURS = Exercise(
             "Your GPU-hours are hours on the clock. What is paid for is every GPU, for as long as it is held.",
         ),
         Mistake("seconds", "Your results are seconds, and hours are asked for."),
+        Mistake(
+            "every GPU computes everything",
+            "Your GPUs all do the whole work. They share it.",
+        ),
+        Mistake(
+            "minutes",
+            "Your results are minutes, and hours are asked for.",
+        ),
+        Mistake(
+            "days",
+            "Your results are days, and hours are asked for.",
+        ),
     ),
     probes=_runs,
 )

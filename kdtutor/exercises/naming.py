@@ -13,7 +13,7 @@ from kdtutor.exercises.definitions import Exercise
 from kdtutor.exercises.running import Run, run
 
 Names = tuple[str, ...]
-SEARCH = 0.8  # seconds of processor time for the pairs
+SEARCH = 0.9  # seconds of processor time for the pairs
 EXCHANGED = "return values exchanged"
 EXCHANGED_HINT = (
     "What you return are the right things in another order. Read again which of them comes first."
@@ -48,10 +48,11 @@ def _singles(exercise: Exercise) -> Iterator[Names]:
 
 
 def _pairs(exercise: Exercise) -> Iterator[Names]:
-    """All pairs of mistakes, in their order, until the time for it is over."""
+    """All pairs of mistakes, those that stand first before the others, until the time for it is over."""
     stop = time.process_time() + SEARCH
     names = [*dict.fromkeys(names[0] for names in _singles(exercise))]
-    for pair in itertools.combinations(names, 2):
+    places = sorted(itertools.combinations(range(len(names)), 2), key=sum)
+    for pair in ((names[a], names[b]) for a, b in places):
         if time.process_time() > stop:
             return
         yield pair

@@ -163,6 +163,7 @@ def _be_the_child(action: Callable[[], Any], writer: int, trace: Any, printed: P
         _limit_memory()
         if torch := sys.modules.get("torch"):
             torch.set_num_threads(1)  # the threads of the parent's pool are not in the child
+        faulthandler.disable()  # a crash is said by the parent
         faulthandler.dump_traceback_later(TIME_LIMIT, file=trace)
         sys.stdout = sys.stderr = printed
         with mock.patch("builtins.input", _no_input):

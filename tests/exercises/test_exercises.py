@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import json
 import math
@@ -22,12 +23,11 @@ import torch.nn.functional as F
 from nbclient import NotebookClient
 
 import kdtutor as kd
-from kdtutor.exercises import FILES, Check, checker, load_exercises, sandbox
+from kdtutor.exercises import Check, load_exercises, sandbox
 from kdtutor.exercises.checker import judge
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 EXERCISES = load_exercises()
-MISTAKES = [(exercise, mistake) for exercise in EXERCISES.values() for mistake in exercise.mistakes]
 SEEDS = 1, 2, 3
 TO_REPAIR = {"distillation_step"}  # its cell holds a function with bugs, not a stub
 exercises = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=list(EXERCISES))
@@ -39,12 +39,13 @@ def soon(monkeypatch):
     monkeypatch.setattr(sandbox, "TIME_LIMIT", 0.5)
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """No child is forked: for many checks of answers that are known to come to an end."""
+    monkeypatch.setattr(sandbox, "can_fork", lambda: False)
+
+
 # ------------------------------------------------------------------------------------------ all exercises
-
-
-def test_the_course_knows_at_least_forty_mistakes():
-    assert all((Path(checker.__file__).parent / f"{file}.py").exists() for file in FILES)
-    assert len(MISTAKES) >= 40
 
 
 def test_names_and_numbers_are_unique_and_follow_the_notebooks():
@@ -62,26 +63,28 @@ def test_the_reference_passes_its_own_check(exercise, seed):
     assert (verdict.solved, verdict.kind) == (True, "right"), verdict
 
 
-@pytest.mark.parametrize(
-    ("exercise", "mistake"), MISTAKES, ids=[f"{exercise.name}-{m.name}" for exercise, m in MISTAKES]
-)
-def test_each_mistake_is_named(exercise, mistake):
-    for seed in SEEDS:
-        verdict = judge(exercise, exercise.with_mistakes([mistake.name]), seed)
-        assert not verdict.solved
-        assert verdict.mistakes == (mistake.name,), verdict
-        assert " ".join(mistake.hint.split()) in " ".join(str(verdict).split())
+@exercises
+@pytest.mark.parametrize("seed", SEEDS)
+def test_each_mistake_is_named_however_it_is_written(exercise, seed, in_this_process):
+    for mistake in exercise.mistakes:
+        for switch in mistake.switches:
+            verdict = judge(exercise, exercise.with_mistakes([switch]), seed)
+            assert not verdict.solved
+            assert verdict.mistakes == (mistake.name,), f"{switch}: {verdict}"
+            assert " ".join(mistake.hint.split()) in " ".join(str(verdict).split())
 
 
 @exercises
-def test_two_mistakes_at_once_are_recognised(exercise):
+def test_two_mistakes_at_once_are_recognised(exercise, in_this_process):
     """A sample of pairs: the same pair is named, or one that does the same; some do not go together, and raise."""
-    names = [mistake.name for mistake in exercise.mistakes]
+    names = [
+        mistake.name for mistake in exercise.mistakes[:20]
+    ]  # the pairs of these are surely reached in time
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     for pair in random.Random(0).sample(pairs, min(8, len(pairs))):
         verdict = judge(exercise, exercise.with_mistakes(pair), seed=1)
         if verdict.kind not in ("raises", "right", "right, but unstable", "right, but slow"):
-            assert verdict.mistakes, f"{pair}: {verdict}"
+            assert verdict.mistakes or verdict.kind == "one of several mistakes", f"{pair}: {verdict}"
 
 
 @exercises
@@ -115,20 +118,31 @@ def test_an_ordinary_answer_has_its_feedback_within_a_second(exercise):
 # ------------------------------------------------------------------------------------------ the notebooks
 
 
-def sections() -> dict[str, tuple[str, str]]:
-    """Each exercise's code cell and the markdown after it, by number, from all notebooks."""
+def sections() -> dict[str, tuple[str, str, str, str]]:
+    """Each exercise's title, code cell, the markdown after it, and all imports above it, by number."""
     found = {}
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        number = None
+        number, imports = None, ""
         for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code" and not cell.source.startswith("%"):
+                imports += imports_of(cell.source)
             if heading := re.search(r"^### Exercise (\d+\.\d+) · (.+)$", cell.source, re.MULTILINE):
                 number, title, code = heading[1], heading[2], ""
             elif number and cell.cell_type == "code":
                 code += cell.source
             elif number and "<summary><b>Solution</b></summary>" in cell.source:
-                found[number] = (title, code, cell.source)
+                found[number] = (title, code, cell.source, imports)
                 number = None
     return found
+
+
+def imports_of(code: str) -> str:
+    try:
+        lines = ast.parse(code).body
+    except SyntaxError:  # a cell with a magic of IPython
+        return ""
+    wanted = [line for line in lines if isinstance(line, (ast.Import, ast.ImportFrom))]
+    return "".join(f"{ast.unparse(line)}\n" for line in wanted)
 
 
 SECTIONS = sections()
@@ -136,12 +150,13 @@ SECTIONS = sections()
 
 @exercises
 def test_each_exercise_stands_in_its_notebook_with_a_stub_a_hint_and_a_solution_that_passes(exercise):
-    title, code, folded = SECTIONS[exercise.number]
+    title, code, folded, imports = SECTIONS[exercise.number]
     assert title == exercise.title
     assert code.rstrip().endswith(f"check.{exercise.name}({exercise.name})")
     assert "<summary><b>Hint</b></summary>" in folded
     solution = re.search(r"```python\n(.*?)```", folded.partition("<b>Solution</b>")[2], re.DOTALL)[1]
-    scope = {"torch": torch, "F": F, "math": math, "kd": kd}
+    scope = {}
+    exec(imports, scope)
     exec(solution, scope)
     verdict = judge(exercise, scope[exercise.name])
     assert (verdict.solved, verdict.kind) == (True, "right"), verdict
@@ -149,8 +164,10 @@ def test_each_exercise_stands_in_its_notebook_with_a_stub_a_hint_and_a_solution_
 
 @exercises
 def test_the_cell_as_it_stands_in_the_notebook_stops_nothing_and_says_the_same_each_time(exercise):
-    _, code, _ = SECTIONS[exercise.number]
-    scope = {"torch": torch, "F": F, "math": math, "kd": kd, "check": Check()}
+    _, code, _, imports = SECTIONS[exercise.number]
+    scope = {}
+    exec(imports, scope)
+    scope["check"] = Check()
     exec(code, scope)
     first, second = judge(exercise, scope[exercise.name]), judge(exercise, scope[exercise.name])
     assert str(first) == str(second)

@@ -168,7 +168,7 @@ def nobody_spared(input_ids, special_ids, counts, chance, action, random_ids):
         ("copy_layers", cut_out_of_a_shallow_copy, {"a shallow copy"}),
         ("copy_layers", teacher_cut_first, {"the teacher cut down"}),
         ("mask_rare_words", plain_masking, {"all words alike"}),
-        ("mask_rare_words", nobody_spared, {"[CLS] and [SEP] masked", "padding masked"}),
+        ("mask_rare_words", nobody_spared, {"nothing spared"}),
     ],
 )
 def test_what_learners_commonly_write_is_recognised(name, answer, mistakes):
