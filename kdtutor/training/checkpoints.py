@@ -51,6 +51,7 @@ def write(folder: Path, student: PreTrainedModel, state: State) -> Written:
     target, partial = folder / f"checkpoint-{step:07d}", folder / ".partial"
     with held(folder):
         try:
+            # Everything is written beside its place, with the hashes of what was written …
             with quiet():
                 student.save_pretrained(partial)
             save_file(
@@ -65,6 +66,7 @@ def write(folder: Path, student: PreTrainedModel, state: State) -> Written:
             }
             (partial / STATE).write_text(_with_checksum(about), encoding="utf-8")
 
+            # … and lies on the disk before it is moved there.
             for path in (*partial.iterdir(), partial):
                 _flush(path)
             if target.exists():  # it is saved again, after something was changed
@@ -90,6 +92,7 @@ def _write_history(state: State, file: Path) -> Written:
     and only the new ones are appended. Nothing is ever overwritten, and each checkpoint knows how many bytes are its
     own, so checkpoints that share a file don't disturb each other.
     """
+    # What an earlier checkpoint holds, unless its file has grown or gone since.
     before = state.written
     try:
         unchanged = before is not None and before.file.stat().st_size == before.bytes
@@ -103,6 +106,7 @@ def _write_history(state: State, file: Path) -> Written:
     else:
         before = Written(file)
 
+    # What is new.
     count, digest = before.bytes, before.hash.copy()
     with open(file, "ab") as stream:
         for row in state.history[before.rows :]:

@@ -321,7 +321,7 @@ class Distillation:
                     raise KeyboardInterrupt
 
     def _take_step(self, bar: tqdm) -> None:
-        """One optimiser step, counted, timed, and looked at where a checkpoint may follow."""
+        """Take one optimiser step, count and time it, and look at its loss where a checkpoint may follow."""
         started = time.perf_counter()
         row = self._train_step()
         self.done += 1
@@ -336,13 +336,15 @@ class Distillation:
         bar.update()
 
     def _is_saved_here(self) -> bool:
-        """Whether the step just taken ends with a checkpoint, or with the run."""
+        """Say whether the step just taken ends with a checkpoint, or with the run."""
         return self.done == self.total_steps or bool(self.folder and self.done % self.save_every == 0)
 
     def _save_if_expected(self) -> None:
         """Write this step's checkpoint, unless that has been done and nothing was changed since."""
+        if not (self.folder and self.done and self._is_saved_here()):
+            return
         now = self.done, self.objective.settings(), self.learning_rate
-        if self.folder and self.done and self._is_saved_here() and self._saved != now:
+        if self._saved != now:
             with finish_first():
                 self.save()
                 self._saved = now
@@ -355,7 +357,7 @@ class Distillation:
             )
 
     def run(self) -> list[dict]:
-        """All remaining steps; returns the history."""
+        """Take all remaining steps, and return the history."""
         for _ in self:
             pass
         return self.history
@@ -369,7 +371,7 @@ class Distillation:
         return self._rows
 
     def _record(self, rate: float, values: Tensor) -> dict:
-        """A new row of the history, whose values (loss, norm, terms) stay on the device until someone asks."""
+        """Add a row to the history; its values (loss, norm, terms) stay on the device until someone asks."""
         row = {
             "step": self.done + 1,
             "epoch": (self.done + 1) / self.batches.per_epoch,
@@ -409,7 +411,7 @@ class Distillation:
 
     @contextmanager
     def _own_folder(self) -> Iterator[None]:
-        """Nobody else writes to the run's folder while it runs."""
+        """Keep others from writing to the run's folder while it runs."""
         with ExitStack() as held:
             if self.folder:
                 checkpoints.refuse_later(self.folder, self.done)
