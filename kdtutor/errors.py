@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from difflib import SequenceMatcher
 from numbers import Real
 from reprlib import Repr
-from typing import Any
+from typing import Any, cast
 
 
 class KDTutorError(Exception):
@@ -62,14 +62,14 @@ def number(allowed: str, fits: Callable[[float], bool], error: type[KDTutorError
     """A finite number, kept as a float."""
 
     def keep(value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, Real) or not fits(value):
+        if isinstance(value, bool) or not isinstance(value, Real) or not fits(cast(float, value)):
             raise ValueError
         return float(value)
 
     return Check(allowed, keep, float, error)
 
 
-def whole(allowed: str, fits: Callable[[int], bool]) -> Check:
+def whole(allowed: str, fits: Callable[[float], bool]) -> Check:
     """A whole number, kept as an int."""
     real = number(allowed, lambda value: value % 1 == 0 and fits(value))
 
@@ -106,7 +106,7 @@ def _shown(value: object) -> str:
         return f"an {type(value).__name__} of that size"
 
 
-def _text(value: Any) -> str:
+def _text(value: Any) -> str | os.PathLike:
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise ValueError
     return value
@@ -134,6 +134,6 @@ class Checked:
     """A dataclass whose fields' metadata say, as "check", what they may be."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
+        for field in fields(self):  # type: ignore[arg-type]  # whoever inherits is a dataclass
             value = field.metadata["check"](field.name, getattr(self, field.name))
             object.__setattr__(self, field.name, value)

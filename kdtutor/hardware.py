@@ -55,6 +55,12 @@ def memory(cgroup: Path = CGROUP) -> tuple[int, int]:
     return total, free
 
 
+def format_bytes(count: float) -> str:
+    """Write 12,345,678 as "12.3 MB"."""
+    unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if count >= u or u == 1e3)
+    return f"{count / unit:,.1f} {name}"
+
+
 def peak_memory(device) -> int:
     """Measure the most bytes held so far: on a CUDA `device` torch's own, else resident in main memory."""
     if device.type == "cuda":

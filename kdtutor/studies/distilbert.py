@@ -46,9 +46,9 @@ from kdtutor.models.sizes import sizes
 from kdtutor.models.students import make_student, set_dropout
 from kdtutor.objectives.parse import parse_objective
 from kdtutor.studies.stored import SPLITS, Stored, still_valid, versions, write
-from kdtutor.training.answers import fingerprint
 from kdtutor.training.checkpoints import held, writable
 from kdtutor.training.distillation import Distillation
+from kdtutor.training.teachers import fingerprint
 
 TASKS = ("supersense", "sentiment", "valence")
 MEASURE = {"glosses": "accuracy", "supersense": "accuracy", "sentiment": "accuracy", "valence": "spearman"}

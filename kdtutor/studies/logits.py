@@ -71,7 +71,7 @@ def run(study: Study, file: Path, task=None, teacher=None, restart: bool = False
     Raises KDTutorError if the file was made with another teacher, other data or other versions.
     """
     from kdtutor import data, models
-    from kdtutor.training.answers import fingerprint
+    from kdtutor.training.teachers import fingerprint
 
     task = task or data.load_task(study.task)
     teacher = teacher or models.load_teacher(task)

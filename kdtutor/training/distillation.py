@@ -30,12 +30,11 @@ from kdtutor.data.load import load_task
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
 from kdtutor.hardware import peak_memory, release_freed_memory
-from kdtutor.models.forward import Outputs, forward
+from kdtutor.models.forward import forward
 from kdtutor.models.load import freeze, load_teacher
 from kdtutor.objectives.formulas import ObjectiveError
 from kdtutor.objectives.terms import Objective, Term
-from kdtutor.training import checkpoints, topk, vocabulary
-from kdtutor.training.answers import ask_once, configuration, fingerprint
+from kdtutor.training import checkpoints, vocabulary
 from kdtutor.training.batches import Batches, seed_from
 from kdtutor.training.checks import check_run
 from kdtutor.training.processes import (
@@ -50,6 +49,7 @@ from kdtutor.training.processes import (
 )
 from kdtutor.training.settings import Settings, TopK, check_setting, describe, takes_settings
 from kdtutor.training.state import Learning, State, Written
+from kdtutor.training.teachers import Answers, Inference, answers_for, configuration, fingerprint
 
 RELEASE_EVERY = 50  # steps between two times that freed memory goes back to the system, some 20 ms each
 CHECK_EVERY = 10  # steps between two looks at the NaN flag, each of which makes the host wait for the device
@@ -101,53 +101,37 @@ class Distillation:
         **settings,
     ):
         task = load_task(task) if isinstance(task, str) else task
-        teacher = load_teacher(task, teacher) if isinstance(teacher, str) else teacher
-        self.settings = Settings.of(settings)
-        check_run(student, teacher, task, objective, self.settings)
-        self.student, self.teacher, self.task = student, teacher, task
+        self.teacher: PreTrainedModel | None = (
+            load_teacher(task, teacher) if isinstance(teacher, str) else teacher
+        )
+        self.settings = given = Settings.of(settings)
+        check_run(student, self.teacher, task, objective, given)
+
+        # Who learns what from whom, and how it is written down.
+        self.student, self.task, self.split = student, task, given.split
         self.objective = objective if isinstance(objective, Objective) else Objective([objective])
         self.term_names = _numbered(type(term).__name__ for term in self.objective.terms)
-        self.split, self.seed, self.masking = self.settings.split, self.settings.seed, self.settings.masking
-        self.learning_rate, self.progress = self.settings.learning_rate, self.settings.progress
+        self.seed, self.masking = given.seed, given.masking
+        self.learning_rate, self.progress = given.learning_rate, given.progress
+        self.folder = None if given.folder is None else checkpoints.writable(given.folder)
+
+        # On which devices, in which batches, for how long.
         self.accelerator = join_launch()
         self.device = self.accelerator.device
-        self.bf16 = wants_bf16(self.accelerator, self.settings.precision)
+        self.bf16 = wants_bf16(self.accelerator, given.precision)
+        self.batches = self._make_batches()
+        self.total_steps = given.steps or max(1, round(given.epochs * self.batches.per_epoch))
+        self.save_every = given.save_every or self.batches.per_epoch
 
-        self.batches = Batches(
-            task,
-            task.encode(self.split),
-            self.settings.batch_size,
-            seed=self.seed,
-            masking=self.masking,
-            rare_words=self.settings.rare_words,
-            positions=self.objective.positions,
-            accumulate=self.settings.accumulate,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-        )
-        passes = self.settings.epochs * self.batches.per_epoch
-        self.total_steps = self.settings.steps or max(1, round(passes))
-        self.save_every = self.settings.save_every or self.batches.per_epoch
-        self.folder = None if self.settings.folder is None else checkpoints.writable(self.settings.folder)
-
-        with self._own_randomness("projections"):
-            self.objective.prepare(student, teacher)
-        for model in filter(None, (student, teacher)):
-            if "attentions" in self.objective.needs:
-                model.set_attn_implementation("eager")  # fused attention returns no maps
-            model.to(self.device)
-        self.objective.to(self.device)
-        if teacher is not None:
-            freeze(teacher)
-        can = task.kind == "masked-lm" and vocabulary.can_chunk(self.objective, student, teacher)
-        self.chunked = self.settings.chunked and can
-        if self.settings.compile:
-            student.base_model.compile(dynamic=True)
+        # What both forward passes compute; which weights learn.
+        self._prepare_models()
+        self.needs, self.teacher_needs = self._forward_needs()
         learned = [*student.parameters(), *self.objective.parameters()]  # the student's, and projections
         self.parameters = [p for p in learned if p.requires_grad]
-        self.optimizer = _adamw(self.parameters, self.learning_rate, self.settings.weight_decay)
+        self.optimizer = _adamw(self.parameters, self.learning_rate, given.weight_decay)
         start_alike(self.accelerator, (student, self.objective))
 
+        # How far it is.
         self.done = 0  # optimiser steps taken
         self._saved: tuple | None = None  # step and settings of the checkpoint that the loop wrote last
         self._written: Written | None = None  # what of the history the newest checkpoint holds
@@ -156,36 +140,10 @@ class Distillation:
         self._pending: list[tuple[dict, Tensor]] = []  # … and what of it still lies on the device
         self._failed = torch.tensor(False, device=self.device)  # has a loss or gradient not been finite?
         self._began_with = repr(self.objective)
-        needs = (term.needs for term in self.objective.terms if term.needs_teacher)
-        self._teacher_needs = frozenset().union(*needs)  # "logits", "hidden_states", …
-        self.teacher_logits, self.teacher_top, cache = None, None, self.settings.cache
-        if isinstance(cache, TopK):
-            topk.refuse(cache, task, self.objective.terms, self.chunked)
-            self.batches.fix_masks()
-        if isinstance(cache, TopK) and self._teacher_needs:
-            hottest = max(term.temperature for term in self.objective.terms if term.needs_teacher)
-            self.teacher_top, self.teacher_mode = topk.ask_for_top(
-                cache,
-                teacher,
-                self.batches,
-                hottest,
-                self.bf16,
-                self.settings.fast,
-                self.accelerator,
-                self.progress,
-            )
-        else:
-            self.teacher_logits, self.teacher_mode = ask_once(
-                teacher,
-                task,
-                self.split,
-                self._teacher_needs,
-                cache,
-                self.bf16,
-                self.settings.fast,
-                self.accelerator,
-                self.progress,
-            )
+
+        # The teacher's answers, asked once where no step changes them.
+        self.answers = self.answers_with(given.cache)
+        self.answers.ask()
 
     # ------------------------------------------------------------------------------------------ the step
 
@@ -195,9 +153,13 @@ class Distillation:
             raise ObjectiveError(f"every weight of {self.objective} is 0: there is nothing to learn")
         if not self.student.training:
             self.student.train()
+
+        # How much each term counts: its weight, and over how many valid items its mean is taken.
         micro_batches = self.batches[self.done]
         weights = torch.tensor([term.weight for term in self.objective.terms], device=self.device)
         counts = self._counts(micro_batches)
+
+        # Forward and backward, micro-batch by micro-batch: losses and gradients add up.
         sums = torch.zeros_like(weights)
         self.optimizer.zero_grad(set_to_none=True)
         with self._own_randomness("dropout", self.done, self.accelerator.process_index):
@@ -205,9 +167,13 @@ class Distillation:
                 loss, losses = self._losses(batch, weights / counts)
                 loss.backward()
                 sums += losses
+
+        # Over all processes.
         sum_gradients(self.accelerator, self.parameters)
         terms = sum_values(self.accelerator, sums) / counts
         loss = (weights * terms).sum()
+
+        # Update.
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_norm)
         # From the first NaN on, this flag makes fused AdamW leave the weights alone; nobody has to wait for it.
         self._failed |= ~torch.isfinite(norm + loss)
@@ -224,44 +190,27 @@ class Distillation:
 
         Returns Σ factor · loss, to go backward from (0-d), and the losses without gradients (n_terms,).
         """
-        if self.teacher_logits is not None:
-            batch["teacher_logits"] = self.teacher_logits[batch["index"]]
-        if self.teacher_top is not None:
-            batch |= self.teacher_top.of(batch)
-        batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        rows = batch.pop("rows", None)
+        inputs = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+        teacher = self.answers.outputs(batch, inputs)
+
+        # The student's forward pass, and the terms whose logits are made chunk by chunk.
+        total, by_chunk = 0, 0
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            student = forward(
-                self.student, batch, self._reads(self.objective.needs), rows, self.settings.fast
-            )
-            teacher = self._teacher_outputs(batch, rows)
-            total, by_rows = 0, 0
+            student = forward(self.student, inputs, self.needs, inputs.get("rows"), self.settings.fast)
             if self.chunked:
-                labels = batch["labels"]
-                total, by_rows = vocabulary.losses(self.objective.terms, factors, student, teacher, labels)
+                labels = inputs["labels"]
+                total, by_chunk = vocabulary.losses(self.objective.terms, factors, student, teacher, labels)
+
+        # Every other term; its sum over valid items, so that the whole step has one mean.
         nothing = torch.zeros((), device=self.device)
         losses = [
-            term(student, teacher, batch, reduction="sum")
+            term(student, teacher, inputs, reduction="sum")
             if term.weight and not (self.chunked and "logits" in term.needs)
             else nothing
             for term in self.objective.terms
         ]
         losses = torch.stack([loss.float() for loss in losses])
-        return total + (factors * losses).sum(), by_rows + losses.detach()
-
-    def _reads(self, needs: Set[str]) -> Set[str]:
-        """What the forward passes compute: features instead of logits, where those are made chunk by chunk."""
-        return (needs - {"logits"}) | {"features"} if self.chunked and "logits" in needs else needs
-
-    @torch.no_grad()
-    def _teacher_outputs(self, batch: dict, rows: Tensor | None) -> Outputs | None:
-        if not self._teacher_needs:
-            return None
-        if self.teacher_logits is not None:
-            return Outputs(batch["teacher_logits"])
-        if self.teacher_top is not None:
-            return Outputs(None, top=(batch["top_log_p"], batch["top_tokens"]))
-        return forward(self.teacher.eval(), batch, self._reads(self._teacher_needs), rows, self.settings.fast)
+        return total + (factors * losses).sum(), by_chunk + losses.detach()
 
     def _counts(self, micro_batches: list[dict]) -> Tensor:
         """How many valid items each term has in the whole step, over all processes; at least 1: (n_terms,)."""
@@ -421,6 +370,59 @@ class Distillation:
     def _bar(self) -> tqdm:
         return bar(self.accelerator, self.progress, total=self.total_steps, initial=self.done, unit="step")
 
+    # ------------------------------------------------------------------------------------------ setting up
+
+    @property
+    def teacher_mode(self) -> str:
+        """How the teacher is asked, and why."""
+        return self.answers.mode
+
+    def answers_with(self, cache: bool | str | os.PathLike | TopK) -> Answers:
+        """The teacher's answers as they would be kept with this `cache`; nothing is asked yet."""
+        inference = Inference(self.teacher, self.accelerator, self.bf16, self.settings.fast, self.progress)
+        return answers_for(
+            inference, self.objective.terms, self.teacher_needs, self.batches, self.split, cache
+        )
+
+    def _make_batches(self) -> Batches:
+        return Batches(
+            self.task,
+            self.task.encode(self.split),
+            self.settings.batch_size,
+            seed=self.seed,
+            masking=self.masking,
+            rare_words=self.settings.rare_words,
+            positions=self.objective.positions,
+            accumulate=self.settings.accumulate,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+
+    def _prepare_models(self) -> None:
+        """Make what the objective learns along, and bring everything to the device; the teacher is frozen."""
+        with self._own_randomness("projections"):
+            self.objective.prepare(self.student, self.teacher)
+        for model in filter(None, (self.student, self.teacher)):
+            if "attentions" in self.objective.needs:
+                model.set_attn_implementation("eager")  # fused attention returns no maps
+            model.to(self.device)
+        self.objective.to(self.device)
+        if self.teacher is not None:
+            freeze(self.teacher)
+        if self.settings.compile:
+            self.student.base_model.compile(dynamic=True)
+
+    def _forward_needs(self) -> tuple[Set[str], Set[str]]:
+        """What the student's and the teacher's forward pass compute: features, where logits are made chunk by chunk."""
+        terms = [term.needs for term in self.objective.terms if term.needs_teacher]
+        needs = self.objective.needs, frozenset().union(*terms)
+        can = self.task.rules.masks and vocabulary.can_chunk(self.objective, self.student, self.teacher)
+        self.chunked = self.settings.chunked and can
+        if not self.chunked:
+            return needs
+        mine, theirs = (each - {"logits"} | {"features"} if "logits" in each else each for each in needs)
+        return mine, theirs
+
     # ------------------------------------------------------------------------------------------ saving and resuming
 
     def state(self) -> State:
@@ -531,7 +533,7 @@ class Distillation:
             "task": f"{self.task.name} {self.task.fingerprint}",
             "student": f"{type(self.student).__name__}, {count:,} parameters, {len(self.parameters)} tensors trained",
             **{f"student's {name}": repr(value) for name, value in configuration(self.student).items()},
-            "teacher": fingerprint(self.teacher) if self._teacher_needs else "none",
+            "teacher": fingerprint(self.teacher) if self.teacher_needs else "none",
             "objective": self._began_with,
             "total_steps": self.total_steps,
             **self.settings.marked("resume"),
@@ -566,7 +568,8 @@ def _adamw(parameters: list[nn.Parameter], learning_rate: float, weight_decay: f
 
 def _numbered(names: Iterable[str]) -> tuple[str, ...]:
     """Names with a number behind those that repeat: A, B, A → A, B, A2."""
-    seen, numbered = Counter(), []
+    seen: Counter[str] = Counter()
+    numbered = []
     for name in names:
         seen[name] += 1
         numbered.append(name if seen[name] == 1 else f"{name}{seen[name]}")

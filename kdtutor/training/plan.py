@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task
+from kdtutor.hardware import format_bytes
 from kdtutor.models.forward import Outputs, forward, unembedding
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training import vocabulary
@@ -28,22 +29,23 @@ from kdtutor.training.batches import Batches
 from kdtutor.training.distillation import Distillation
 from kdtutor.training.processes import Launch
 from kdtutor.training.settings import Settings, TopK, takes_settings
-from kdtutor.training.topk import bytes_of, refuse
 
-TRIAL_TEXTS, TRIAL_STEPS = (
-    32,
-    4,
-)  # a process's texts in a step of the trial, and its steps, the first of which warms up
+# A process's texts in a step of the trial, and its steps, the first of which warms up.
+TRIAL_TEXTS, TRIAL_STEPS = 32, 4
 # Of a chunk's logits: the student's, their log-softmax, its gradient and a product; with a teacher also the teacher's,
 # its log-softmax, both softmaxes and a difference …
 TABLES, TABLES_WITH_TEACHER = 4, 9
-PLAIN_TABLES = 10  # … and of all logits, where autograd keeps what its way back needs
+# … and of all logits, where autograd keeps what its way back needs.
+PLAIN_TABLES = 10
 
 
 @dataclass(frozen=True)
-class Plan:
-    """steps: optimiser steps. tokens: of all of them, padding left out. memory: bytes a process, by what takes them.
-    seconds: of the training, or None; tokens_per_second: of all processes, or None; time: a phrase that says why."""
+class Estimate:
+    """What a training run will take, as far as it is known; printed, it is a table.
+
+    steps: optimiser steps. tokens: of all of them, padding left out. memory: bytes per process, by what takes them.
+    seconds: of the training, or None; tokens_per_second: of all processes, or None; time: a phrase that says why.
+    """
 
     steps: int
     batch_size: int
@@ -63,8 +65,8 @@ class Plan:
         rows = [
             ("steps", f"{self.steps:,} of {self.batch_size:,} texts: {cut}"),
             ("tokens", f"{self.tokens:,}, padding left out"),
-            ("memory", f"{_size(sum(self.memory.values()))} a process, estimated:"),
-            *((f"  {name}", _size(size)) for name, size in self.memory.items()),
+            ("memory", f"{format_bytes(sum(self.memory.values()))} per process, estimated:"),
+            *((f"  {name}", format_bytes(size)) for name, size in self.memory.items()),
             ("time", self.time),
         ]
         return "\n".join(f"{name:<26}{value}" for name, value in rows)
@@ -80,47 +82,39 @@ def plan(
     launch: Launch | None = None,
     measure: bool = True,
     **settings,
-) -> Plan:
+) -> Estimate:
     """The plan of `Distillation(student, teacher, task, objective, **settings)`; nothing of them is changed.
 
     launch: the processes it will be launched with (default: as this is). measure: whether to time a few steps, which
     is done only where the run is meant for this machine. Raises what Distillation would raise.
     """
-    wanted = Settings.of(settings)
-    top = wanted.cache if isinstance(wanted.cache, TopK) else None
-    cacheable = task.kind != "masked-lm" and _teacher_needs(objective) == {"logits"}
-    keep = top or (cacheable and wanted.cache is not False)
+    cache = Settings.of(settings).cache
     settings = settings | {"cache": False, "folder": None, "progress": False}
     uncompiled = settings | {"compile": False}  # compiling would change the student
     run = Distillation(student, teacher, task, copy.deepcopy(objective), **uncompiled)
-    here = launch is None
+    answers = run.answers_with(cache)
+    is_meant_for_here = launch is None
     launch = launch or Launch(run.accelerator.num_processes, run.device.type, run.bf16)
     batches = replace(run.batches, world=launch.processes, rank=0)
     micro = math.ceil(math.ceil(batches.batch_size / launch.processes) / batches.accumulate)
-    known = Plan(
+    known = Estimate(
         run.total_steps, batches.batch_size, launch.processes, batches.accumulate, micro,
         int(batches.data.lengths.max()), _tokens(batches, run.total_steps),
     )  # fmt: skip
     memory = _memory(run, launch, micro, known.length)
-    if top:
-        refuse(top, task, run.objective.terms, run.chunked)
-        memory["teacher's answers"] = bytes_of(top, batches.data)
-    elif keep:
-        memory["teacher's answers"] = 4 * len(batches.data) * task.num_labels
+    if answers.bytes:
+        memory["teacher's answers"] = answers.bytes
     known = replace(known, memory=memory)
-    if not here and launch.device != run.device.type:
+    if not is_meant_for_here and launch.device != run.device.type:
         why = f"not estimated: meant for {launch.device}, and this machine has none; plan it there"
         return replace(known, time=why)
-    if not here and launch.processes != run.accelerator.num_processes:
+    if not is_meant_for_here and launch.processes != run.accelerator.num_processes:
         why = f"not estimated: meant for {launch.processes} processes, and this is {run.accelerator.num_processes}"
         return replace(known, time=why)
     if not measure:
         return replace(known, time="not measured")
-    return _timed(known, run, settings, keep)
-
-
-def _teacher_needs(objective: Objective | Term) -> frozenset[str]:
-    return frozenset().union(*(term.needs for term in objective.terms if term.needs_teacher))
+    in_memory = cache if isinstance(cache, TopK) else bool(answers.bytes)
+    return _timed(known, run, settings | {"cache": in_memory})
 
 
 def _tokens(batches: Batches, steps: int) -> int:
@@ -142,7 +136,7 @@ def _memory(run: Distillation, launch: Launch, texts: int, length: int) -> dict[
     kept = one.bytes + (texts - 1) * (two.bytes - one.bytes)  # bf16 copies of the weights are kept once
     memory = {
         "student's weights": _bytes(run.student.parameters()),
-        "teacher's weights": _bytes(run.teacher.parameters()) if run._teacher_needs else 0,
+        "teacher's weights": _bytes(run.teacher.parameters()) if run.teacher_needs else 0,
         "gradients": 4 * trained,
         "AdamW's moments": 8 * trained,
         "activations": kept + texts * teacher,
@@ -150,7 +144,7 @@ def _memory(run: Distillation, launch: Launch, texts: int, length: int) -> dict[
     }
     if launch.processes > 1:
         memory["gradients on their way"] = 4 * trained
-    if run.task.kind == "masked-lm":
+    if run.task.rules.masks:
         memory["logits"] = _logits_memory(run, texts * length, launch.device)
     return {name: size for name, size in memory.items() if size}
 
@@ -163,10 +157,9 @@ def _logits_memory(run: Distillation, tokens: int, device: str) -> int:
         return PLAIN_TABLES * 4 * tokens * vocabulary_size
     tables = TABLES_WITH_TEACHER if run.objective.needs_teacher else TABLES
     rows = min(tokens, vocabulary.default_chunk_size(vocabulary_size, device))
-    gradient = unembedding(run.student).weight
-    return (
-        tables * 4 * rows * vocabulary_size + 2 * 4 * gradient.numel()
-    )  # its own, and the one it is added to
+    # The matrix's gradient, and the one it is added to.
+    gradients = 2 * 4 * unembedding(run.student).weight.numel()
+    return tables * 4 * rows * vocabulary_size + gradients
 
 
 @dataclass
@@ -188,9 +181,7 @@ def _kept_by_forward(run: Distillation, bf16: bool, texts: int, length: int) -> 
 
     with _as_it_was(run.student), torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing):
         with torch.autocast(run.device.type, torch.bfloat16, enabled=bf16):
-            outputs = forward(
-                run.student.train(), batch, run._reads(run.objective.needs), rows, run.settings.fast
-            )
+            outputs = forward(run.student.train(), batch, run.needs, rows, run.settings.fast)
         del outputs
     sizes = [storage.nbytes() for storage in kept.values()]
     return _Kept(sum(sizes), max(sizes, default=0))
@@ -199,13 +190,11 @@ def _kept_by_forward(run: Distillation, bf16: bool, texts: int, length: int) -> 
 @torch.no_grad()
 def _outputs_of_teacher(run: Distillation, bf16: bool, length: int) -> int:
     """Bytes of what the teacher hands over for one text: hidden states, if they are needed, and features."""
-    if not run._teacher_needs:
+    if not run.teacher_needs:
         return 0
     batch, rows = _example(run, 1, length)
     with torch.autocast(run.device.type, torch.bfloat16, enabled=bf16):
-        outputs: Outputs = forward(
-            run.teacher.eval(), batch, run._reads(run._teacher_needs), rows, run.settings.fast
-        )
+        outputs: Outputs = forward(run.teacher.eval(), batch, run.teacher_needs, rows, run.settings.fast)
     parts = [*(outputs.hidden_states or ()), *(outputs.attentions or ())]
     if outputs.features is not None:
         parts.append(outputs.features)
@@ -215,7 +204,7 @@ def _outputs_of_teacher(run: Distillation, bf16: bool, length: int) -> int:
 def _example(run: Distillation, texts: int, length: int) -> tuple[dict[str, Tensor], Tensor | None]:
     ids = torch.ones(texts, length, dtype=torch.long, device=run.device)
     rows = None
-    if run.task.kind == "masked-lm":
+    if run.task.rules.masks:
         share = run.masking if run.batches.positions == "masked" else 1
         rows = torch.arange(math.ceil(texts * length * share), device=run.device)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, rows
@@ -236,25 +225,18 @@ def _bytes(tensors) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def _size(count: float) -> str:
-    unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if count >= u or u == 1e3)
-    return f"{count / unit:,.1f} {name}"
-
-
 # ------------------------------------------------------------------------------------------------ time
 
 
-def _timed(known: Plan, run: Distillation, settings: dict, keep: bool | TopK) -> Plan:
+def _timed(known: Estimate, run: Distillation, settings: dict) -> Estimate:
     """The plan with a time: a few small steps of a copy, on some texts of the training split."""
     world = run.accelerator.num_processes
     texts = min(TRIAL_TEXTS, known.micro_batch) * world
     steps = min(TRIAL_STEPS, known.steps)
-    few = (
-        run.task.subset(min(texts * steps, len(run.task.split(run.split))))
-        if run.split == "train"
-        else run.task
-    )
-    small = {"batch_size": texts, "accumulate": 1, "steps": steps, "cache": keep, "save_every": None}
+    few = run.task
+    if run.split == "train":
+        few = few.subset(min(texts * steps, len(few.split("train"))))
+    small = {"batch_size": texts, "accumulate": 1, "steps": steps, "save_every": None}
     began = time.perf_counter()
     student, objective = copy.deepcopy(run.student), copy.deepcopy(run.objective)
     trial = Distillation(student, run.teacher, few, objective, **settings | small)
@@ -264,12 +246,12 @@ def _timed(known: Plan, run: Distillation, settings: dict, keep: bool | TopK) ->
             began = _now(run)
     rows = trial.history[1:] or trial.history
     rate = sum(row["tokens"] for row in rows) / (_now(run) - began)
-    asking = asked * len(run.batches.data) / len(trial.batches.data) if keep else 0.0
+    asking = asked * len(run.batches.data) / len(trial.batches.data) if trial.answers.bytes else 0.0
     seconds = known.tokens / rate + asking
     how = (
         f"{_duration(seconds)} at {rate:,.0f} tokens a second, measured on {len(rows)} steps of {texts} texts"
     )
-    if keep:
+    if trial.answers.bytes:
         how += f", {_duration(asking)} of it asking the teacher"
     return replace(known, tokens_per_second=rate, seconds=seconds, time=f"{how} ({run.device.type})")
 

@@ -29,7 +29,7 @@ from kdtutor.studies.distilbert import (
     Stage,
 )
 from kdtutor.studies.stored import SPLITS
-from kdtutor.training.answers import fingerprint
+from kdtutor.training.teachers import fingerprint
 
 STAGE = Stage(texts=8, batch_size=4, rates=(1e-3, 2e-3))
 PLAN = Plan(STAGE, STAGE, STAGE, STAGE, random_rates=(3e-3, 4e-3), beyond=0, seeds=(0, 1))

@@ -225,7 +225,7 @@ def test_every_study_has_one_name_a_configuration_and_readable_objectives():
 def test_stored_results_are_complete_and_of_the_teacher_that_ships():
     from dataclasses import asdict
 
-    from kdtutor.training.answers import fingerprint
+    from kdtutor.training.teachers import fingerprint
 
     made, record = logits.logits_study(), studies.load("logits").record
     task = data.load_task(made.task)

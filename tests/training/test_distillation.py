@@ -9,6 +9,7 @@ import os
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -38,9 +39,9 @@ from kdtutor.objectives.formulas import ObjectiveError
 from kdtutor.objectives.hidden import CosineHidden, HiddenStates
 from kdtutor.objectives.logits import HardLabels, LogitsMSE, MaskedLM, SoftTargets, blend
 from kdtutor.training import checkpoints
-from kdtutor.training.answers import fingerprint
 from kdtutor.training.batches import Batches
 from kdtutor.training.distillation import Distillation, NonFiniteLoss
+from kdtutor.training.teachers import fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +122,11 @@ def test_answers_on_disk_are_used_again(task, tmp_path, monkeypatch):
     [file] = tmp_path.glob("[!.]*")
     assert str(tmp_path) in first.teacher_mode
     monkeypatch.setattr(
-        "kdtutor.training.answers.logits_by_batch",
+        "kdtutor.training.teachers.logits_by_batch",
         lambda *_, **__: pytest.fail("the teacher was asked again"),
     )
     second = make_run(task, cache=str(tmp_path))
-    assert torch.equal(first.teacher_logits, second.teacher_logits)
+    assert torch.equal(first.answers.logits, second.answers.logits)
     assert [*tmp_path.glob("[!.]*")] == [file]
 
 
@@ -135,15 +136,38 @@ def test_answers_on_disk_belong_to_one_teacher_task_split_and_precision(task, tm
     make_run(task.subset(20), cache=tmp_path)
     make_run(task, split="validation", cache=tmp_path)
     make_run(task, precision="bf16", cache=tmp_path)
-    assert len([*tmp_path.glob("[!.]*")]) == 5
+    make_run(task, fast=False, cache=tmp_path)
+    assert len([*tmp_path.glob("[!.]*")]) == 6
 
 
-def test_damaged_answers_on_disk_are_named(task, tmp_path):
+def test_answers_on_disk_that_are_not_what_was_written_are_named_and_never_used(task, tmp_path):
     make_run(task, cache=tmp_path)
     [file] = tmp_path.glob("[!.]*")
-    file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(KDTutorError, match=f"{file.name} is damaged .*; delete it"):
-        make_run(task, cache=tmp_path)
+    whole = file.read_bytes()
+    answers = np.load(file)
+    assert np.array_equal(answers, make_run(task).answers.logits)
+
+    def saved(array: np.ndarray) -> bytes:
+        np.save(tmp_path / "other.npy", array)
+        return (tmp_path / "other.npy").read_bytes() + whole[-32:]
+
+    for damaged in (
+        whole[:-40],
+        whole[:-32],  # as it was before answers had a hash
+        whole + b"more",
+        bytes(len(whole)),
+        *(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(0, len(whole), 50)),
+        saved(answers.astype(np.float64)),
+        saved(answers.astype(np.int32)),
+        saved(answers[:, :2]),
+        saved(np.asfortranarray(answers)),
+        saved(np.zeros_like(answers)),
+    ):
+        file.write_bytes(damaged)
+        with pytest.raises(KDTutorError, match=f"{file.name} is damaged .*; delete it"):
+            make_run(task, cache=tmp_path)
+    file.write_bytes(whole)
+    assert torch.equal(make_run(task, cache=tmp_path).answers.logits, torch.from_numpy(answers))
 
 
 def test_the_teachers_mode_says_why(task, glosses, tmp_path):
@@ -241,7 +265,7 @@ def test_an_unlabelled_example_counts_for_the_soft_targets_alone():
     assert 0 < labelled.sum() < 8
     logits = forward(before, task.encode("train").batch(chosen)).logits
     hard = F.cross_entropy(logits[labelled], targets[chosen][labelled])
-    answers = run.teacher_logits[chosen]
+    answers = run.answers.logits[chosen]
     soft = 4 * F.kl_div((logits / 2).log_softmax(-1), (answers / 2).softmax(-1), reduction="batchmean")
     assert step.terms == pytest.approx({"HardLabels": hard.item(), "SoftTargets": soft.item()}, abs=1e-5)
 
@@ -361,7 +385,7 @@ def test_what_is_changed_between_steps_acts_on_the_next_one_and_is_in_the_histor
     student = copy.deepcopy(run.student)
     next(steps)
     chosen = run.batches.index(1)
-    logits, answers = forward(student, task.encode("train").batch(chosen)).logits, run.teacher_logits[chosen]
+    logits, answers = forward(student, task.encode("train").batch(chosen)).logits, run.answers.logits[chosen]
     hard = F.cross_entropy(logits, task.targets("train")[chosen])
     soft = 64 * F.kl_div((logits / 8).log_softmax(-1), (answers / 8).softmax(-1), reduction="batchmean")
     first, second = run.history

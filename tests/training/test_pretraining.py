@@ -787,7 +787,7 @@ def test_a_plan_for_a_cached_teacher_counts_its_answers_and_the_asking(tmp_path)
 def test_a_plan_for_the_k_largest_counts_what_they_take(glosses, teacher):
     planned = plan(half_depth(teacher), teacher, glosses, SOFT_AND_HARD, cache="topk:5", precision="fp32")
     run = triple_run(glosses, teacher, SOFT_AND_HARD, cache="topk:5", steps=1)
-    kept = run.teacher_top
+    kept = run.answers
     assert planned.memory["teacher's answers"] == kept.log_p.nbytes + kept.tokens.nbytes
     assert "of it asking the teacher" in planned.time
     with pytest.raises(KDTutorError, match="CosineHidden needs more"):
@@ -927,11 +927,11 @@ def refusals(folder: Path) -> dict[str, tuple[str, Callable]]:
             lambda: small_bert(task, layers=1, width=32, heads=5),
         ),
         "positions": (
-            'the student has 16 positions, but "tiny" allows 24 tokens a text',
+            'the student has 16 positions, but "tiny" allows 24 tokens per text',
             lambda: triple_run(task, teacher, student=small_bert(replace(task, max_length=16), 1, 32)),
         ),
         "roberta's positions": (
-            'the student has 23 positions, but "tiny" allows 24 tokens a text',
+            'the student has 23 positions, but "tiny" allows 24 tokens per text',
             lambda: triple_run(task, teacher, MaskedLM(), student=roberta(task, positions=24)),
         ),
         "width": (
@@ -1111,6 +1111,6 @@ def test_where_the_k_largest_cannot_stand_in_they_are_refused_with_the_reason(gl
             triple_run(glosses, teacher, objective, **({"cache": "topk:5"} | settings))
     with pytest.raises(KDTutorError, match="tiny is a classification task: cache=True keeps all"):
         make_run(make_task(), cache="topk:5")
-    monkeypatch.setattr("kdtutor.training.topk.memory", lambda: (2000, 1000))
+    monkeypatch.setattr("kdtutor.training.teachers.memory", lambda: (2000, 1000))
     with pytest.raises(KDTutorError, match=r"take 0\.0 GB, and 0\.0 GB are free: take fewer"):
         triple_run(glosses, teacher, SOFT_AND_HARD, cache="topk:5")

@@ -39,7 +39,7 @@ from helpers import (
 from kdtutor.errors import KDTutorError
 from kdtutor.evaluation.scores import predict
 from kdtutor.objectives.logits import HardLabels, blend
-from kdtutor.training import answers, checkpoints
+from kdtutor.training import checkpoints, teachers
 from kdtutor.training.distillation import Distillation
 from kdtutor.training.processes import finish_first
 
@@ -104,10 +104,10 @@ def slowly(seconds: float, function):
 def victim(folder: str, moment: str, tell) -> None:
     """Start or go on, dawdling at the moment at which it is to be killed."""
     torch.set_num_threads(1)
-    answers.texts_at_once = lambda device: 4  # eleven batches; their shapes decide the last digits
+    teachers.texts_at_once = lambda device: 4  # eleven batches; their shapes decide the last digits
     if moment == "asking the teacher":
-        answers.FLUSH_EVERY = 0
-        answers.refuse_non_finite = slowly(0.02, answers.refuse_non_finite)
+        teachers.FLUSH_EVERY = 0
+        teachers.refuse_non_finite = slowly(0.02, teachers.refuse_non_finite)
     elif moment == "saving":
         os.fsync = slowly(0.02, os.fsync)
         checkpoints.save_file = slowly(0.02, checkpoints.save_file)
@@ -146,7 +146,7 @@ def kill(folder: Path, moment: str, after: float) -> str | int:
 
 @pytest.mark.parametrize("moment", ["training", "saving", "asking the teacher"])
 def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path, monkeypatch, moment):
-    monkeypatch.setattr(answers, "texts_at_once", lambda device: 4)  # as in the forks
+    monkeypatch.setattr(teachers, "texts_at_once", lambda device: 4)  # as in the forks
     straight = steered_run(tmp_path / "straight")
     steps_of(straight)
     chance, folder, kills = random.Random(0), tmp_path / "killed", 0
@@ -162,7 +162,7 @@ def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path, monkeypatch, 
     steps_of(resumed)
     assert same(weights(resumed.student), weights(straight.student))
     assert without_time(resumed.history) == without_time(straight.history)
-    assert torch.equal(resumed.teacher_logits, straight.teacher_logits)
+    assert torch.equal(resumed.answers.logits, straight.answers.logits)
     left = {path.name for path in folder.iterdir() if not path.name.startswith((".lock", ".held"))}
     assert left == {"answers", "checkpoint-0000034", "checkpoint-0000036"}, "nothing half done is left"
 
@@ -222,8 +222,8 @@ def test_a_run_taken_step_by_step_saves_when_it_is_asked_for_the_next_one_or_clo
 
 
 def test_a_killed_build_of_the_teachers_answers_goes_on_where_it_was(task, tmp_path, monkeypatch):
-    monkeypatch.setattr(answers, "texts_at_once", lambda device: 4)
-    monkeypatch.setattr(answers, "FLUSH_EVERY", 0)
+    monkeypatch.setattr(teachers, "texts_at_once", lambda device: 4)
+    monkeypatch.setattr(teachers, "FLUSH_EVERY", 0)
     asked = []
 
     def dies_at_the_sixth(logits, index):
@@ -233,16 +233,16 @@ def test_a_killed_build_of_the_teachers_answers_goes_on_where_it_was(task, tmp_p
         return logits
 
     with monkeypatch.context() as patch:
-        patch.setattr(answers, "refuse_non_finite", dies_at_the_sixth)
+        patch.setattr(teachers, "refuse_non_finite", dies_at_the_sixth)
         with pytest.raises(KeyboardInterrupt):
             make_run(task, cache=tmp_path)
     count = len(make_run(task).batches.data)
     second = []
-    real = answers.refuse_non_finite
-    monkeypatch.setattr(answers, "refuse_non_finite", lambda z, i: second.append(i) or real(z, i))
+    real = teachers.refuse_non_finite
+    monkeypatch.setattr(teachers, "refuse_non_finite", lambda z, i: second.append(i) or real(z, i))
     run = make_run(task, cache=tmp_path)
     assert sum(map(len, asked[:5])) + sum(map(len, second)) == count, "the first five were not asked again"
-    assert torch.equal(run.teacher_logits, make_run(task).teacher_logits)
+    assert torch.equal(run.answers.logits, make_run(task).answers.logits)
 
 
 def test_a_killed_build_whose_mark_cannot_be_read_begins_anew(task, tmp_path):
@@ -251,7 +251,7 @@ def test_a_killed_build_whose_mark_cannot_be_read_begins_anew(task, tmp_path):
     file.rename(file.with_suffix(".partial"))
     for mark in ("", "[]", '{"done": 1, "shape": [3, 3], "batches": 9}'):
         file.with_suffix(".partial.json").write_text(mark)
-        assert torch.equal(make_run(task, cache=tmp_path).teacher_logits, whole.teacher_logits)
+        assert torch.equal(make_run(task, cache=tmp_path).answers.logits, whole.answers.logits)
         file.rename(file.with_suffix(".partial"))
 
 
@@ -418,7 +418,7 @@ def test_a_run_interrupted_while_it_saves_or_is_evaluated_goes_on(task, tmp_path
     with pytest.raises(KeyboardInterrupt):
         run.run()
     assert [path.name for path in checkpoints.found(tmp_path)] == ["checkpoint-0000002", "checkpoint-0000004"]
-    monkeypatch.setattr(sys.modules["kdtutor.models.forward"], "forward", lambda *_: press_ctrl_c())
+    monkeypatch.setattr(sys.modules["kdtutor.models.forward"], "forward", lambda *_, **__: press_ctrl_c())
     with pytest.raises(KeyboardInterrupt):
         predict(run.student, task, "test")
     monkeypatch.undo()
@@ -702,13 +702,13 @@ def test_a_checkpoint_that_was_being_replaced_when_the_process_died_is_put_back(
 def test_answers_too_large_for_the_memory_or_the_disk_are_refused_before_the_teacher_is_asked(
     task, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(answers, "logits_by_batch", lambda *_: pytest.fail("the teacher was asked"))
-    monkeypatch.setattr(answers, "memory", lambda: (2000, 1000))  # 44 texts × 3 classes × 4 bytes
+    monkeypatch.setattr(teachers, "logits_by_batch", lambda *_: pytest.fail("the teacher was asked"))
+    monkeypatch.setattr(teachers, "memory", lambda: (2000, 1000))  # 44 texts × 3 classes × 4 bytes
     with pytest.raises(
         KDTutorError, match=r"0\.5 kB of memory, and 1\.0 kB are free: cache='a folder' keeps"
     ):
         make_run(task)
-    monkeypatch.setattr(answers.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    monkeypatch.setattr(teachers.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(KDTutorError, match=f"0.5 kB in {tmp_path}, and 0.1 kB are free"):
         make_run(task, cache=tmp_path)
 
@@ -718,7 +718,7 @@ def test_answers_on_disk_are_mapped_not_read(task, tmp_path):
     [file] = tmp_path.glob("teacher-*.npy")
     mapped = np.load(file, mmap_mode="r")
     assert mapped.dtype == np.float32
-    assert torch.equal(run.teacher_logits, torch.from_numpy(np.array(mapped)))
+    assert torch.equal(run.answers.logits, torch.from_numpy(np.array(mapped)))
     if sys.platform == "linux":
         assert file.name in Path("/proc/self/maps").read_text()
 
@@ -788,9 +788,9 @@ SHARED_ANSWERS = """
 import os, sys
 from test_surviving import *
 torch.set_num_threads(1)
-answers.texts_at_once = lambda device: 3
+teachers.texts_at_once = lambda device: 3
 run = steered_run({folder!r})
-torch.save(run.teacher_logits.clone(), {folder!r} + "/seen-" + os.environ["RANK"])
+torch.save(run.answers.logits.clone(), {folder!r} + "/seen-" + os.environ["RANK"])
 """
 
 
@@ -813,7 +813,7 @@ def test_two_processes_ask_the_teacher_once_each_its_share_and_one_writes(tmp_pa
     (tmp_path / "answers").mkdir()
     results = processes(2, SHARED_ANSWERS.format(folder=str(tmp_path)))
     assert [result.returncode for result in results] == [0, 0], results[0].stderr + results[1].stderr
-    alone = make_run(make_task(), blend(alpha=0.3, temperature=2)).teacher_logits
+    alone = make_run(make_task(), blend(alpha=0.3, temperature=2)).answers.logits
     for rank in range(2):
         seen = torch.load(tmp_path / f"seen-{rank}", weights_only=True)
         torch.testing.assert_close(seen, alone, rtol=0, atol=1e-5)
