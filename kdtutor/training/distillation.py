@@ -177,7 +177,7 @@ class Distillation:
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_norm)
         # From the first NaN on, this flag makes fused AdamW leave the weights alone; nobody has to wait for it.
         self._failed |= ~torch.isfinite(norm + loss)
-        self.optimizer.found_inf = self._failed.float()
+        self.optimizer.found_inf = self._failed.float()  # type: ignore[attr-defined]
         rate = self._scheduled_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
