@@ -25,11 +25,12 @@ endef
 LAB_FLAGS = $(if $(filter 0,$(shell id -u)),--allow-root) \
 	$(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname)),,--no-browser)
 
-# What needs no test to be run: style, and the order of imports (pyproject.toml).
+# What needs no test to be run: style, the order of imports, and the types of the core (pyproject.toml).
 define lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
 endef
 
 .PHONY: help lab notebooks course check test colab bench assets constraints clean
@@ -46,7 +47,7 @@ notebooks: $(READY) ## execute every notebook in place, top to bottom, and store
 course: $(READY) ## execute every notebook without a screen and make build/site: pages whose widgets live without Python
 	$(BIN)/python tools/build_site.py build/site
 
-check: $(READY) ## before a commit, in minutes: style, imports and the unit tests without browser and notebooks
+check: $(READY) ## before a commit, in minutes: style, types, imports and the unit tests without browser and notebooks
 	$(lint)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not browser and not slow"
 

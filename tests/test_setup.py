@@ -140,7 +140,7 @@ def make():
 
 def test_make_test_runs_what_make_check_runs_then_every_test_and_nbval_over_all_notebooks(make):
     *lint, some = make("check")
-    assert lint == ["ruff check .", "ruff format --check .", "lint-imports --no-logo"]
+    assert lint == ["ruff check .", "ruff format --check .", "lint-imports --no-logo", "mypy"]
     assert some.endswith('-m "not browser and not slow"')
     assert make("test") == [
         *lint,
