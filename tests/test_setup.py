@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import http.server
 import importlib
 import inspect
 import json
-import math
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import tomllib
 from pathlib import Path
 
@@ -24,7 +21,6 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import kdtutor as kd
-from kdtutor import doctor, hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -304,215 +300,3 @@ def test_the_contract_of_imports_is_kept_and_would_notice(tmp_path, file, import
     result = lint_imports(tmp_path)
     assert result.returncode == (broken is not None), result.stdout
     assert broken is None or f"{broken} BROKEN" in result.stdout
-
-
-# ------------------------------------------------------------------------------------------------ the doctor
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-
-@pytest.fixture
-def online(monkeypatch):
-    """Lets the doctor ask; set HF_ENDPOINT to a local address."""
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    return monkeypatch
-
-
-def found(name: str, checks=None) -> doctor.Check:
-    [check] = [check for check in (doctor.doctor() if checks is None else checks) if check.name == name]
-    return check
-
-
-def test_the_doctor_finds_what_the_course_depends_on_and_says_what_it_means(offline):
-    checks = doctor.doctor()
-    names = [check.name for check in checks]
-    for name in ("Python", "kdtutor", "device", "bf16", "threads", "memory", "disk", "assets", "Hub"):
-        assert name in names
-    for check in checks:
-        assert check.status in {"ok", "note", "problem"}
-        assert check.value
-        assert len(check.meaning.split()) > 3
-    assert f"torch {importlib.metadata.version('torch')}" in found("training core", checks).value
-
-
-def test_the_doctor_says_each_status_in_a_word(offline, capsys):
-    status = doctor.main([])
-    text = capsys.readouterr().out
-    assert status == 0, text
-    assert re.search(r"^ok +Python: 3\.", text, re.MULTILINE)
-    assert "\x1b" not in text
-    assert text.rstrip().endswith("The course runs here.")
-
-
-def test_the_doctor_fails_when_an_asset_is_damaged(offline, monkeypatch, capsys):
-    damage = {
-        "tokenizer/tokenizer.json": "ok",
-        "data/glosses/test.parquet": "asset data/glosses/test.parquet is missing",
-    }
-    monkeypatch.setattr("kdtutor.assets.verify_all", lambda: damage)
-    assert doctor.main([]) == 1
-    text = capsys.readouterr().out
-    assert re.search(r"^problem +assets: 1 of 2 files are damaged", text, re.MULTILINE)
-    assert "data/glosses/test.parquet is missing" in text
-    assert text.rstrip().endswith("The course will not run until this is fixed: assets.")
-
-
-def test_a_missing_package_of_the_core_is_a_problem_and_one_of_the_notebooks_a_note():
-    missing = [Requirement("numpy"), Requirement("no-such-package-at-all")]
-    core = doctor._versions(
-        "training core", missing, "problem", "the training loop needs", "pip install kdtutor"
-    )
-    assert core.status == "problem"
-    assert "no-such-package-at-all" in core.meaning
-    assert "pip install kdtutor" in core.meaning
-    assert doctor._versions("notebooks", missing, "note", "the notebooks need", "pip …").status == "note"
-
-
-def test_a_version_out_of_range_is_a_note_that_names_both():
-    check = doctor._versions("training core", [Requirement("numpy<1")], "problem", "", "")
-    assert check.status == "note"
-    assert f"numpy {importlib.metadata.version('numpy')} (declared: <1)" in check.meaning
-
-
-def test_the_doctor_reports_also_where_torch_does_not_import():
-    code = "import sys; sys.modules['torch'] = None; from kdtutor import doctor; print(doctor.report())"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert re.search(r"^problem +torch: does not import", result.stdout, re.MULTILINE)
-    assert "will not run until this is fixed: torch" in result.stdout
-
-
-def test_the_hub_is_not_asked_when_hf_hub_offline_is_set(offline, monkeypatch):
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("asked"))
-    assert "HF_HUB_OFFLINE" in doctor._hub(3.0).value
-
-
-def test_a_hub_that_refuses_is_a_note(online):
-    online.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    check = doctor._hub(3.0)
-    assert check.status == "note"
-    assert check.value.startswith("not reachable")
-    assert "needs no network" in check.meaning
-
-
-def test_a_hub_that_does_not_answer_is_waited_for_no_longer_than_said(online):
-    tested = threading.Event()
-
-    def never(*_, **__):
-        tested.wait(60)
-        raise OSError
-
-    online.setattr("urllib.request.urlopen", never)
-    check = doctor._hub(0.05)
-    tested.set()
-    assert check.status == "note"
-    assert check.value == "no answer in 0.05 s"
-
-
-@pytest.mark.parametrize(
-    ("code", "status", "value"), [(200, "ok", "reachable"), (403, "note", "answered 403")]
-)
-def test_a_hub_that_answers_is_reachable_if_it_lets_us_in(online, code, status, value):
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self):
-            self.send_response(code)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.handle_request, daemon=True).start()
-        online.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        online.setenv("no_proxy", "127.0.0.1")
-        check = doctor._hub(30.0)
-    assert (check.status, check.value) == (status, value)
-
-
-# ------------------------------------------------------------------------------- what a container lets us have
-
-
-def test_without_a_container_the_machine_is_what_there_is(tmp_path):
-    import psutil
-
-    assert 1 <= hardware.processors(tmp_path) <= (os.cpu_count() or math.inf)
-    total, free = hardware.memory(tmp_path)
-    assert total == psutil.virtual_memory().total
-    assert 0 < free <= total
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        {"cpu.max": "50000 100000"},
-        {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"},
-    ],
-    ids=["v2", "v1"],
-)
-def test_a_container_with_half_a_processor(tmp_path, files):
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content + "\n")
-    assert hardware.processors(tmp_path) == 0.5
-
-
-@pytest.mark.parametrize("content", ["max 100000", "-1"])
-def test_a_container_without_a_limit_on_processors(tmp_path, content):
-    (tmp_path / "cpu.max").write_text(content)
-    assert hardware.processors(tmp_path) == hardware.processors(tmp_path / "nothing")
-
-
-@pytest.mark.parametrize(
-    ("limit", "usage", "folder"),
-    [("memory.max", "memory.current", "."), ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory")],
-    ids=["v2", "v1"],
-)
-def test_a_container_with_a_limit_on_memory_whose_file_cache_counts_as_free(tmp_path, limit, usage, folder):
-    (tmp_path / folder).mkdir(exist_ok=True)
-    (tmp_path / folder / limit).write_text("50000000\n")
-    (tmp_path / folder / usage).write_text("40000000\n")
-    (tmp_path / folder / "memory.stat").write_text("anon 30000000\ninactive_file 7000000\n")
-    assert hardware.memory(tmp_path) == (50_000_000, 17_000_000)
-
-
-def test_a_container_without_a_limit_on_memory(tmp_path):
-    (tmp_path / "memory.max").write_text("max\n")
-    assert hardware.memory(tmp_path)[0] == hardware.memory(tmp_path / "nothing")[0]
-
-
-def test_too_little_memory_is_a_problem_and_too_little_left_a_note(monkeypatch):
-    gib = 1024**3
-    for total, free, status in ((gib, gib // 2, "problem"), (4 * gib, gib, "note"), (8 * gib, 6 * gib, "ok")):
-        monkeypatch.setattr(hardware, "memory", lambda total=total, free=free: (total, free))
-        assert doctor._memory().status == status
-
-
-@pytest.mark.parametrize(
-    ("threads", "processors", "status"),
-    [(2, 2, "ok"), (8, 2, "note"), (1, 1, "note"), (1, 4, "note"), (1, 0.5, "note")],
-)
-def test_threads_are_compared_with_the_processors_that_may_be_used(monkeypatch, threads, processors, status):
-    class Torch:
-        get_num_threads = staticmethod(lambda: threads)
-
-    monkeypatch.setattr(hardware, "processors", lambda: processors)
-    check = doctor._threads(Torch)
-    assert check.status == status
-    if threads > max(1, processors):
-        assert "OMP_NUM_THREADS=2" in check.meaning
-
-
-def test_bf16_is_used_only_where_the_hardware_multiplies_it(monkeypatch):
-    import torch
-
-    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
-        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
-    assert not hardware.has_bf16(torch.device("cpu"))
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
-    assert hardware.has_bf16(torch.device("cpu"))
-    assert not hardware.has_bf16(torch.device("mps"))
-    for capability, expected in (((7, 5), False), ((8, 0), True)):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
-        assert hardware.has_bf16(torch.device("cuda")) is expected
