@@ -1,4 +1,4 @@
-"""The command line, `kdtutor COMMAND …`: pretrain, finetune, distill, evaluate, study or doctor.
+"""The command line, `kdtutor COMMAND …`: pretrain, finetune, distill, evaluate, study, class or doctor.
 
     kdtutor finetune --task supersense --model bert-glosses --epochs 4 --output runs/teacher
     kdtutor distill recipe.yaml --seed 3        # a YAML file holds the same fields; flags beside it win
@@ -33,8 +33,12 @@ def main(argv: list[str] | None = None) -> int:
             from kdtutor.cli.study import main as study
 
             return study(rest) or 0
+        if command == "class":
+            from kdtutor.exercises.classroom import main as classroom
+
+            return classroom(rest)
         if command not in COMMANDS:
-            raise KDTutorError(nearest("command", command, [*COMMANDS, "study", "doctor"]))
+            raise KDTutorError(nearest("command", command, [*COMMANDS, "study", "class", "doctor"]))
         kind, run = COMMANDS[command]
         arguments = parse(kind, rest, f"kdtutor {command}")
         return run(arguments, " ".join(["kdtutor", *map(shlex.quote, argv)])) or 0

@@ -7,12 +7,14 @@
     check.progress("ada.json", name="Ada")      # the same as a file that an instructor can collect
 
 An exercise is asked for by its name; `dir(check)` lists them. They stand in one file a notebook; the files, and torch
-with them, are imported when the first one is asked for. What you write runs nowhere but in your own kernel.
+with them, are imported when the first one is asked for. What you write runs on your own machine, in a child of the
+kernel where there can be one, so that the notebook survives it.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from importlib import import_module
 from pathlib import Path
@@ -37,8 +39,8 @@ def load_exercises() -> dict[str, Exercise]:
 class Check:
     """`check.<exercise>(your_function)` gives feedback as text; it never raises, whatever the function does."""
 
-    def __init__(self) -> None:
-        self._progress = Progress()
+    def __init__(self, kept: Path | None = None) -> None:
+        self._progress = Progress(kept)
         self._one_at_a_time = threading.Lock()
 
     def progress(self, path: str | os.PathLike | None = None, name: str | None = None) -> Text:
@@ -96,4 +98,7 @@ class Text(str):
         return str(self)
 
 
-check = Check()
+#: beside the notebooks: what was solved in them, for the time after a restart of the kernel
+KEPT = Path(".kdtutor-solved.json")
+
+check = Check(KEPT.absolute() if "ipykernel" in sys.modules else None)

@@ -9,15 +9,17 @@ The file (UTF-8), one a learner, gathered over all notebooks, since each has a k
 
 `course` is kdtutor's version. `attempts` counts the checks of something attempted up to the first right answer,
 `mistakes` how often each known mistake was recognised; `verdict` is the kind of the last feedback. Exercises never
-attempted are not in it. Times are UTC.
+attempted are not in it. Times are UTC. `seal` is a sum over all else, by which a file that was edited is told.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -36,10 +38,14 @@ class ProgressError(KDTutorError):
 
 
 class Progress:
-    """The records of one session, by the exercise's name."""
+    """The records of one session, by the exercise's name, and what earlier sessions have kept as solved.
 
-    def __init__(self) -> None:
-        self.records: dict[str, Record] = {}
+    kept: a file that outlives the kernel; in it is what was solved, and nothing else.
+    """
+
+    def __init__(self, kept: Path | None = None) -> None:
+        self.kept, self.earlier = kept, _kept(kept)
+        self.records: dict[str, Record] = dict(self.earlier)
         self._written: dict[Path, dict[str, Record]] = {}  # what of them each file has counted already
 
     def note(self, exercise: Any, verdict: Any) -> None:
@@ -55,6 +61,14 @@ class Progress:
                 record["mistakes"][name] = record["mistakes"].get(name, 0) + 1
             if verdict.solved:
                 record |= {"solved": True, "solved_at": datetime.now(UTC).isoformat(timespec="seconds")}
+                self._keep()
+
+    def _keep(self) -> None:
+        """Write what is solved to the file that outlives the kernel, if there is one and it can be written."""
+        if self.kept:
+            solved = {name: record for name, record in self.records.items() if record["solved"]}
+            with suppress(KDTutorError):
+                _write(self.kept, None, _kept(self.kept) | solved)
 
     def table(self, exercises: Iterable[Any]) -> str:
         """One line an exercise with what has become of it in this session; one a notebook that was not begun."""
@@ -69,7 +83,8 @@ class Progress:
                 state = _state(self.records.get(exercise.name))
                 lines.append(f"  {exercise.number:<5}{exercise.title:<44} {state}")
         solved = sum(record["solved"] for record in self.records.values())
-        return "\n".join([*lines, f"{solved} of {len(exercises)} solved in this session."])
+        when = f", {len(self.earlier)} of them in earlier sessions." if self.earlier else " in this session."
+        return "\n".join([*lines, f"{solved} of {len(exercises)} solved{when}"])
 
     def write(self, path: str | os.PathLike, name: str | None = None) -> str:
         """Merge this session's records into the file at `path`, atomically; what is solved there stays solved.
@@ -77,7 +92,7 @@ class Progress:
         A file that is damaged, or another learner's, or not ours, is not overwritten: ProgressError says why.
         """
         path = Path(path)
-        before = _read(path) if path.exists() else {"name": name, "exercises": {}}
+        before = read(path) if path.exists() else {"name": name, "exercises": {}}
         if name is not None and before["name"] not in (None, name):
             raise ProgressError(f"{path} is the progress of {before['name']}: choose another file for {name}")
         counted = self._written.get(path.resolve(), {})
@@ -85,9 +100,7 @@ class Progress:
             key: _merged(before["exercises"].get(key), record, counted.get(key))
             for key, record in self.records.items()
         }
-        content = {"format": FORMAT, "version": VERSION, "name": before["name"] if name is None else name}
-        content |= {"course": kdtutor.__version__, "exercises": exercises}
-        write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        _write(path, before["name"] if name is None else name, exercises)
         self._written[path.resolve()] = copy.deepcopy(self.records)
         solved = sum(record["solved"] for record in exercises.values())
         return f"{path.name} now has {len(exercises)} attempted exercises, of which {solved} are solved."
@@ -112,14 +125,15 @@ def _merged(old: Record | None, new: Record, counted: Record | None) -> Record:
     return new | {"attempts": old["attempts"] + new["attempts"] - counted["attempts"], "mistakes": mistakes}
 
 
-def _read(path: Path) -> Record:
-    """The content of a progress file, checked as far as it is used here."""
+def read(path: Path) -> Record:
+    """The name and the exercises of a progress file; ProgressError, with the file's name, if it is not as written."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError(content["format"])
         for record in content["exercises"].values():
-            known = isinstance(record["solved"], bool) and isinstance(record["attempts"], int)
+            known = isinstance(record["solved"], bool) and isinstance(record["number"], str)
+            known = known and isinstance(record["attempts"], int)
             if not (known and all(isinstance(times, int) for times in record["mistakes"].values())):
                 raise ValueError(record)
         name = content["name"]
@@ -129,4 +143,27 @@ def _read(path: Path) -> Record:
         ) from error
     if content.get("version") != VERSION:
         raise ProgressError(f"{path} was written by a later kdtutor: update kdtutor, or choose another name")
+    if content.get("seal") != _seal(content):
+        raise ProgressError(f"{path} was changed after check.progress wrote it, and was left as it is")
     return {"name": name, "exercises": content["exercises"]}
+
+
+def _kept(path: Path | None) -> dict[str, Record]:
+    """What an earlier session has kept as solved; nothing where there is no such file, or it cannot be read."""
+    try:
+        return read(path)["exercises"] if path and path.exists() else {}
+    except ProgressError:
+        return {}
+
+
+def _write(path: Path, name: str | None, exercises: dict[str, Record]) -> None:
+    content = {"format": FORMAT, "version": VERSION, "name": name, "course": kdtutor.__version__}
+    content["exercises"] = exercises
+    content["seal"] = _seal(content)
+    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _seal(content: Record) -> str:
+    """A sum over the content. It tells a file that was edited; it stops nobody who reads this line."""
+    sealed = {key: value for key, value in content.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()

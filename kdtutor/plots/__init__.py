@@ -9,6 +9,7 @@ from kdtutor.plots.attention import (
     positions,
     saturation,
 )
+from kdtutor.plots.classroom import class_progress
 from kdtutor.plots.probabilities import (
     class_scores,
     distributions,
@@ -70,6 +71,7 @@ __all__ = [
     "attention_overview",
     "beside_paper",
     "canvas",
+    "class_progress",
     "class_scores",
     "comparison",
     "describe",

@@ -1,0 +1,118 @@
+"""A class's progress files become a report, damaged and forged ones are refused by name; copies of notebooks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from kdtutor.cli import main
+from kdtutor.exercises import Check, load_exercises
+from kdtutor.exercises.checker import judge
+from kdtutor.exercises.classroom import counts, read_class, report
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+
+
+def right(z, t):
+    return (z / t).softmax(-1)
+
+
+def wrong(z, t):
+    return (z * t).softmax(-1)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ada needed three tries, Bo is stuck at the same mistake, and one file was edited."""
+    for name, answers in (("Ada", (wrong, wrong, right)), ("Bo", (wrong,)), ("Cy", (wrong,))):
+        check = Check()
+        for answer in answers:
+            check.softmax_with_temperature(answer)
+        check.progress(tmp_path / f"{name}.json", name=name)
+    forged = tmp_path / "Cy.json"
+    content = json.loads(forged.read_text(encoding="utf-8"))
+    content["exercises"]["softmax_with_temperature"] |= {
+        "solved": True,
+        "solved_at": "2026-01-01T00:00:00+00:00",
+    }
+    forged.write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "torn.json").write_text('{"format": "kdtutor pro')
+    return tmp_path
+
+
+def test_a_report_says_who_solved_what_and_which_mistakes_are_shared(folder, capsys):
+    assert main(["class", "report", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "Ada       1      1      3" in said
+    assert "Bo        0      1      1" in said
+    assert "0.1 Softmax with a temperature" in said and "1/2" in said and "times T (2)" in said
+    assert (folder / "class.png").stat().st_size > 5000
+    assert "most are stuck at 0.1 Softmax with a temperature, where 1 have tried in vain" in said
+
+
+def test_forged_and_damaged_files_are_refused_by_name(folder, capsys):
+    main(["class", "report", str(folder)])
+    refused = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Not counted")]
+    assert len(refused) == 2
+    assert "Cy.json was changed after check.progress wrote it" in refused[0]
+    assert "torn.json is damaged" in refused[1]
+
+
+def test_a_class_without_any_file_and_no_folder_are_said(tmp_path, capsys):
+    assert main(["class", "report", str(tmp_path)]) == 1
+    assert "No progress file could be counted" in capsys.readouterr().out
+    assert main(["class", "report", str(tmp_path / "missing")]) == 1
+    assert "is no folder" in capsys.readouterr().err
+
+
+def test_each_learner_counts_once(folder):
+    (folder / "again.json").write_bytes((folder / "Ada.json").read_bytes())
+    learners, refused = read_class(folder)
+    assert set(learners) == {"Ada", "Bo"}
+    assert any("is a second file of Ada" in reason for reason in refused)
+    assert counts(learners) == {"0.1 Softmax with a temperature": (1, 1)}
+    assert report(learners).count("Ada") == 1
+
+
+def test_handouts_have_no_outputs_and_no_solutions_but_hints(tmp_path):
+    source = NOTEBOOKS / "05_distilling_logits.ipynb"
+    before = source.read_bytes()
+    assert main(["class", "handout", str(source), "--to", str(tmp_path)]) == 0
+    copied = nbformat.read(tmp_path / source.name, as_version=4)
+    nbformat.validate(copied)
+    text = "\n".join(cell.source for cell in copied.cells)
+    assert "<b>Solution</b>" not in text and text.count("<b>Hint</b>") == 8
+    assert not any(cell.outputs for cell in copied.cells if cell.cell_type == "code")
+    assert source.read_bytes() == before
+
+
+def test_solution_copies_hold_each_solution_where_its_stub_was(tmp_path):
+    source = NOTEBOOKS / "04_temperature.ipynb"
+    assert main(["class", "solutions", str(source), "--to", str(tmp_path)]) == 0
+    copied = nbformat.read(tmp_path / source.name, as_version=4)
+    filled = [cell.source for cell in copied.cells if "check.blend(blend)" in cell.source]
+    assert len(filled) == 1 and "..." not in filled[0]
+    scope = {}
+    exec("import torch, torch.nn.functional as F\n" + filled[0].rpartition("check.")[0], scope)
+    assert judge(load_exercises()["blend"], scope["blend"]).solved
+
+
+def test_a_notebook_is_never_overwritten(capsys):
+    assert main(["class", "handout", str(NOTEBOOKS / "00_start_here.ipynb"), "--to", str(NOTEBOOKS)]) == 1
+    assert "would be overwritten" in capsys.readouterr().err
+
+
+def test_what_was_solved_is_there_again_after_a_restart_of_the_kernel(tmp_path):
+    kept = tmp_path / ".kdtutor-solved.json"
+    before = Check(kept)
+    for answer in (wrong, right):
+        before.softmax_with_temperature(answer)
+    before.tempered_entropy(lambda logits, temperature: logits)
+    after = Check(kept)
+    assert "solved, 2 attempts" in str(after.progress())
+    assert "1 of 43 solved, 1 of them in earlier sessions." in str(after.progress())
+    kept.write_text("{")  # a file that cannot be read stops nobody
+    assert "0 of 43 solved in this session." in str(Check(kept).progress())
