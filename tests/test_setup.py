@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import json
@@ -220,6 +221,16 @@ print(len([step for step in run]))
 student.save_pretrained({str(tmp_path / "student")!r})
 """
     assert python(script).split()[-1] == "2"
+
+
+def test_no_module_imports_a_name_with_an_underscore_from_another():
+    for path in (ROOT / "kdtutor").rglob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        imports = [
+            node for node in nodes if isinstance(node, ast.ImportFrom) and "kdtutor" in str(node.module)
+        ]
+        names = [name.name for node in imports for name in node.names]
+        assert not [name for name in names if re.match("_[^_]", name)], path
 
 
 def test_every_name_that_kdtutor_offers_is_there():

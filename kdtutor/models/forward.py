@@ -170,8 +170,8 @@ def _features(model: nn.Module, hidden: Tensor) -> Tensor:
     return model.lm_head.layer_norm(nn.functional.gelu(model.lm_head.dense(hidden)))
 
 
-_ROBERTAS = ("roberta", "xlm-roberta", "camembert")
-_HEADS = ("bert", "distilbert", *_ROBERTAS)
+ROBERTAS = ("roberta", "xlm-roberta", "camembert")
+_HEADS = ("bert", "distilbert", *ROBERTAS)
 
 
 def inputs_of(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from kdtutor.data.load import as_task
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import load_tokenizer
 from kdtutor.errors import KDTutorError, nearest
-from kdtutor.models.forward import _ROBERTAS
+from kdtutor.models.forward import ROBERTAS
 
 TEACHERS = {"supersense": "bert-supersense", "sentiment": "bert-sentiment", "glosses": "bert-glosses"}
 
@@ -156,7 +156,7 @@ def _check_config(config: PretrainedConfig, task: Task, who: str, has_head: bool
 
     # The positions; RoBERTa's first ones stand for padding.
     positions = getattr(config, "max_position_embeddings", math.inf)
-    if config.model_type in _ROBERTAS:
+    if config.model_type in ROBERTAS:
         positions -= (config.pad_token_id or 0) + 1
     if task.max_length > positions:
         raise KDTutorError(

@@ -75,7 +75,7 @@ def soft_cross_entropy(
 
     Both logits: (…, C), C ≥ 2. Even a perfect student does not reach 0 (Hinton et al. 2015, §2).
     """
-    _check("temperature", temperature)
+    check_number("temperature", temperature)
     _check_soft(student_logits, teacher_logits)
     (z_s, z_t), mask = _valid_rows(mask, reduction, student_logits, teacher_logits.detach())
     p_t, log_p_s = (z_t / temperature).softmax(-1), (z_s / temperature).log_softmax(-1)
@@ -157,7 +157,7 @@ def kl_divergence(
 
     Both logits: (…, C). Log-probabilities serve as logits too: at T = 1 softmax gives the probabilities back.
     """
-    _check("temperature", temperature)
+    check_number("temperature", temperature)
     _check_shapes(p_logits, q_logits, "logits")
     (p_logits, q_logits), mask = _valid_rows(mask, reduction, p_logits, q_logits)
     log_p, log_q = (p_logits / temperature).log_softmax(-1), (q_logits / temperature).log_softmax(-1)
@@ -171,7 +171,7 @@ def entropy(
     logits: Tensor, temperature: float = 1.0, *, mask: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
     """−Σ_c p log p in nats, p = softmax(logits / T), logits (…, C): from 0, all certain, to log C."""
-    _check("temperature", temperature)
+    check_number("temperature", temperature)
     (logits,), mask = _valid_rows(mask, reduction, logits)
     log_p = (logits / temperature).log_softmax(-1)
     return _reduce(-(log_p.exp() * log_p).sum(-1), mask, reduction)
@@ -219,7 +219,7 @@ LIMITS: dict[str, Check] = {
 }
 
 
-def _check(name: str, value: Any) -> float:
+def check_number(name: str, value: Any) -> float:
     return LIMITS[name](name, value)
 
 
@@ -237,10 +237,10 @@ def _check_mask(mask: Tensor, items: torch.Size) -> None:
 
 def _check_soft(student_logits: Tensor, teacher_logits: Tensor) -> None:
     _check_shapes(student_logits, teacher_logits, "logits")
-    _check_classes(*student_logits.shape[-1:])
+    check_classes(*student_logits.shape[-1:])
 
 
-def _check_classes(classes: int | None) -> None:
+def check_classes(classes: int | None) -> None:
     if classes == 1:
         raise ObjectiveError(
             "soft targets over one output are always 1, so they teach nothing: use LogitsMSE"

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdtutor.objectives.formulas import ObjectiveError, cosine_hidden, hidden_states_mse
-from kdtutor.objectives.terms import Batch, Term, _part, _width
+from kdtutor.objectives.terms import Batch, Term, output_of, width_of
 
 
 class CosineHidden(Term):
@@ -20,7 +20,7 @@ class CosineHidden(Term):
 
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
         super().prepare(student, teacher)
-        width, teacher_width = _width(student, "student"), _width(teacher, "teacher")
+        width, teacher_width = width_of(student, "student"), width_of(teacher, "teacher")
         if width != teacher_width:
             raise ObjectiveError(
                 f"CosineHidden compares hidden states of one width, but the student's is {width} and the "
@@ -28,7 +28,10 @@ class CosineHidden(Term):
             )
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
-        h_s, h_t = _part(student, "hidden_states", "student"), _part(teacher, "hidden_states", "teacher")
+        h_s, h_t = (
+            output_of(student, "hidden_states", "student"),
+            output_of(teacher, "hidden_states", "teacher"),
+        )
         return cosine_hidden(h_s[-1], h_t[-1], mask=batch["attention_mask"], reduction=reduction)
 
     def count(self, batch: Batch) -> Tensor:
@@ -54,7 +57,7 @@ class HiddenStates(CosineHidden):
 
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
         Term.prepare(self, student, teacher)
-        width, teacher_width = _width(student, "student"), _width(teacher, "teacher")
+        width, teacher_width = width_of(student, "student"), width_of(teacher, "teacher")
         both = ("student", student, self.layers.keys()), ("teacher", teacher, self.layers.values())
         for who, model, chosen in both:
             depth = getattr(model.config, "num_hidden_layers", math.inf)
@@ -69,7 +72,10 @@ class HiddenStates(CosineHidden):
         )
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
-        h_s, h_t = _part(student, "hidden_states", "student"), _part(teacher, "hidden_states", "teacher")
+        h_s, h_t = (
+            output_of(student, "hidden_states", "student"),
+            output_of(teacher, "hidden_states", "teacher"),
+        )
         how: dict[str, Any] = {"mask": batch["attention_mask"], "reduction": reduction}
         pairs = zip(self.layers.items(), self.projections or [None] * len(self.layers), strict=True)
         losses: list[Any] = [

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from kdtutor.objectives.formulas import (
     IGNORED,
-    _check,
-    _check_classes,
+    check_classes,
+    check_number,
     hard_labels,
     logits_mse,
     masked_lm,
@@ -17,7 +17,7 @@ from kdtutor.objectives.formulas import (
     soft_targets,
     uniform_targets,
 )
-from kdtutor.objectives.terms import Batch, Objective, Term, _part, _token_mask
+from kdtutor.objectives.terms import Batch, Objective, Term, output_of, token_mask
 
 
 class HardLabels(Term):
@@ -53,10 +53,10 @@ class UniformTargets(Term):
 
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
         super().prepare(student, teacher)
-        _check_classes(getattr(getattr(student, "config", None), "num_labels", None))
+        check_classes(getattr(getattr(student, "config", None), "num_labels", None))
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
-        return uniform_targets(student.logits, mask=_token_mask(batch), reduction=reduction)
+        return uniform_targets(student.logits, mask=token_mask(batch), reduction=reduction)
 
 
 class LogitsMSE(Term):
@@ -65,8 +65,8 @@ class LogitsMSE(Term):
     label = "logit MSE"
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
-        logits = student.logits, _part(teacher, "logits", "teacher")
-        return logits_mse(*logits, mask=_token_mask(batch), reduction=reduction)
+        logits = student.logits, output_of(teacher, "logits", "teacher")
+        return logits_mse(*logits, mask=token_mask(batch), reduction=reduction)
 
 
 class SoftTargets(Term):
@@ -81,11 +81,11 @@ class SoftTargets(Term):
 
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
         super().prepare(student, teacher)
-        _check_classes(getattr(getattr(student, "config", None), "num_labels", None))
+        check_classes(getattr(getattr(student, "config", None), "num_labels", None))
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
-        logits = student.logits, _part(teacher, "logits", "teacher")
-        return self.formula(*logits, self.temperature, mask=_token_mask(batch), reduction=reduction)
+        logits = student.logits, output_of(teacher, "logits", "teacher")
+        return self.formula(*logits, self.temperature, mask=token_mask(batch), reduction=reduction)
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature:g}"
@@ -115,7 +115,7 @@ class Blend(Objective):
 
     @alpha.setter
     def alpha(self, value: float) -> None:
-        alpha = _check("alpha", value)
+        alpha = check_number("alpha", value)
         self.terms[0].weight, self.terms[1].weight = alpha, 1 - alpha
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdtutor.objectives.formulas import LIMITS, ObjectiveError, _check
+from kdtutor.objectives.formulas import LIMITS, ObjectiveError, check_number
 
 Batch = dict[str, Tensor]
 
@@ -66,7 +66,7 @@ class Term(Formula):
         self.weight = 1.0
 
     def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, _check(name, value) if name in LIMITS else value)
+        super().__setattr__(name, check_number(name, value) if name in LIMITS else value)
 
     @property
     def terms(self) -> list[Term]:  # type: ignore[override]
@@ -94,7 +94,7 @@ class Term(Formula):
 
     def count(self, batch: Batch) -> Tensor:
         """How many values `forward` will return, 0-d, from the batch alone. Here: one per row of logits."""
-        mask = _token_mask(batch)
+        mask = token_mask(batch)
         if mask is not None:
             return mask.bool().sum()
         return torch.full((), len(batch["labels"]), device=batch["labels"].device)
@@ -153,7 +153,7 @@ class Objective(Formula):
         return " + ".join(map(repr, self.terms))
 
 
-def _token_mask(batch: Batch) -> Tensor | None:
+def token_mask(batch: Batch) -> Tensor | None:
     """The attention mask where labels, and so logits, are per token; None where every row is an item.
 
     Labels (B, C) that are floats belong to a row's outputs, not to its tokens.
@@ -162,14 +162,14 @@ def _token_mask(batch: Batch) -> Tensor | None:
     return batch["attention_mask"] if labels.dim() == 2 and not labels.is_floating_point() else None
 
 
-def _part(outputs: Any, name: str, who: str) -> Any:
+def output_of(outputs: Any, name: str, who: str) -> Any:
     """A model's `logits` or `hidden_states`."""
     if getattr(outputs, name, None) is None:
         raise ObjectiveError(f"the {who}'s {name} are needed, and were not computed")
     return getattr(outputs, name)
 
 
-def _width(model: Any, who: str) -> int:
+def width_of(model: Any, who: str) -> int:
     config = getattr(model, "config", None)
     width = getattr(config, "hidden_size", None) or getattr(config, "dim", None)
     if width is None:
