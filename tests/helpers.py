@@ -57,7 +57,7 @@ def model(task: Task, seed: int = 1, dropout: float = 0.0, width: int = 32):
 def sharp_teacher(task: Task, seed: int = 9, width: int = 32):
     """Random, but with logits far enough apart that its soft targets say something."""
     teacher = model(task, seed, dropout=0.5, width=width)  # dropout: a teacher in train mode would be noticed
-    if task.kind != "masked-lm":
+    if not task.rules.per_token:
         with torch.no_grad():
             teacher.classifier.weight *= 20
     return teacher

@@ -1,19 +1,21 @@
-"""A kind of task that the package does not know: several labels for each text, defined here and nowhere else."""
+"""Kinds of task that the package does not know, defined here and nowhere else: several labels per text, a last word."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
-from helpers import make_run, model, refusal, same, sharp_teacher, texts, weights
+from helpers import make_run, make_task, model, refusal, same, sharp_teacher, texts, weights
 
 from kdtutor import evaluation, objectives
 from kdtutor.cli import main
-from kdtutor.data.kinds import KINDS, Kind
+from kdtutor.data.kinds import KINDS, Kind, MaskedLM
 from kdtutor.data.task import Split, Task
+from kdtutor.data.tokens import IGNORED
 from kdtutor.evaluation import evaluate
-from kdtutor.objectives.logits import LogitsMSE
+from kdtutor.objectives.logits import LogitsMSE, SoftTargets
 from kdtutor.objectives.terms import Term
 from kdtutor.training.plan import plan
 from kdtutor.widgets.live import LiveDistillation
@@ -141,3 +143,26 @@ def test_the_command_line_trains_it_by_a_formula_and_evaluates_it(task, tmp_path
     assert "objective BinaryLabels()" in capsys.readouterr().out
     main(["evaluate", "--model", str(tmp_path / "out"), "--task", "tiny"])
     assert "right labels" in capsys.readouterr().out
+
+
+class LastWord(MaskedLM):
+    """The last token of each text, hidden."""
+
+    def with_labels(self, batch, tokenizer, masking, generator, weights=None):
+        rows, last = torch.arange(len(batch["index"])), batch["attention_mask"].sum(1) - 2  # before [SEP]
+        ids, labels = batch["input_ids"].clone(), torch.full_like(batch["input_ids"], IGNORED)
+        labels[rows, last], ids[rows, last] = ids[rows, last], tokenizer.mask_token_id
+        return {**batch, "input_ids": ids, "labels": labels}
+
+
+def test_a_kind_whose_labels_are_tokens_trains_by_chunks_and_is_measured(monkeypatch):
+    monkeypatch.setitem(KINDS, "last-word", LastWord())
+    task = replace(make_task("masked-lm"), kind="last-word")
+    objective = objectives.MaskedLM() + SoftTargets(2)
+    chunked, plain = (make_run(task, objective, chunked=chunked, steps=3) for chunked in (True, False))
+    assert chunked.chunked
+    losses = [[row["loss"] for row in run.run()] for run in (chunked, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    result = evaluate(chunked.student, task, latency=False)
+    assert result.masked_tokens == len(task.split("test"))
+    assert 0 <= result.score == result.accuracy <= 1
