@@ -5,7 +5,8 @@
         ...
 
 One loop serves pre-training (`MaskedLM()`, no teacher), fine-tuning (`HardLabels()`, no teacher) and distillation.
-Read `Distillation._train_step` first: it is the whole idea, and the rest makes it fast, resumable and safe.
+Read `Distillation._train_step` first: it is the whole idea, and the rest makes it fast, resumable and safe. The
+teacher's side of a step is teachers.py, and what may be set settings.py.
 """
 
 from __future__ import annotations
@@ -85,10 +86,10 @@ class Distillation:
     where it stopped. `learning_rate`, and the objective's weights and temperatures, may be changed between
     steps. The teacher is frozen: eval mode, no gradients.
 
-    Training needs, and computes, what the objective's terms read and nothing else; `teacher_mode` says how the teacher
-    is asked, and why. Of several processes each takes its part of a step.
+    `teacher_mode` says how the teacher is asked, and why. Raises KDTutorError before the first step if anything does
+    not fit, NonFiniteLoss within ten steps if a loss or gradient is not finite.
 
-    Raises KDTutorError before the first step if anything does not fit, NonFiniteLoss within ten if a loss does not.
+    Read in this order: `_train_step`, `_losses`, `__init__`, `__iter__`; the rest as you need it. The settings:
     """
 
     @takes_settings

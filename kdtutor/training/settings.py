@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -209,7 +210,8 @@ def takes_settings(function: Any) -> Any:
 
 def describe() -> str:
     """Every setting in a sentence, for a docstring."""
-    return "\n".join(
-        f"    {f.name}: {f.metadata['help']}. Must be {f.metadata['check'].allowed}."
-        for f in fields(Settings)
-    )
+    lines = []
+    for f in fields(Settings):
+        sentence = f"{f.name}: {f.metadata['help']}. Must be {f.metadata['check'].allowed}."
+        lines += textwrap.wrap(sentence, 110, initial_indent="    ", subsequent_indent="        ")
+    return "\n".join(lines)

@@ -59,7 +59,7 @@ def test_python_and_plan_take_a_setting_and_show_its_default(name, glosses, tmp_
     assert str(getattr(run.settings, name)) == str(value) != str(FIELDS[name].default)
     for function in (kd.Distillation, plan):
         assert inspect.signature(function).parameters[name].default == FIELDS[name].default
-    assert f"{name}: {FIELDS[name].metadata['help']}" in kd.Distillation.__doc__
+    assert f"{name}: {FIELDS[name].metadata['help']}" in " ".join(kd.Distillation.__doc__.split())
     student, teacher = model(glosses), model(glosses, seed=9)
     objective = SoftTargets(2) + MaskedLM()
     assert plan(student, teacher, glosses, objective, measure=False, **{name: value}).steps > 0
