@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from kdtutor.exercises.comparing import RESULT, same
+import numpy as np
+import torch
+
+from kdtutor.exercises.comparing import RESULT, same, tensors
 from kdtutor.exercises.definitions import Exercise
 from kdtutor.exercises.running import Run, run
 
 Names = tuple[str, ...]
-SEARCH = 0.9  # seconds of processor time for the pairs
+SEARCH, FURTHER = 0.9, 0.2  # seconds of processor time for the pairs, and from the first that fits
 EXCHANGED = "return values exchanged"
 EXCHANGED_HINT = (
     "What you return are the right things in another order. Read again which of them comes first."
@@ -28,9 +32,17 @@ def explanations(
     again() makes fresh probes and runs the learner's function on them: a set that only happened to fit is found out.
     More than one set is left where they do the same, whatever the arguments.
     """
+    singles = [(switch,) for mistake in exercise.mistakes for switch in mistake.switches]
+    singles += [(EXCHANGED,)] if _several_values(exercise) else []
     confirmed: list[tuple] = []
-    for candidates in (_singles(exercise), _pairs(exercise)):
-        fitting = [names for names in candidates if explains(exercise, names, probes, mine)]
+    for candidates, seconds in ((singles, 60.0), (_pairs(exercise, probes[0], mine[0]), SEARCH)):
+        fitting, stop = [], time.process_time() + seconds
+        for names in candidates:
+            if time.process_time() > stop:
+                break
+            if explains(exercise, names, probes, mine):
+                fitting.append(names)
+                stop = min(stop, time.process_time() + FURTHER) if candidates is not singles else stop
         if fitting and not confirmed:
             confirmed = list(again())
         fitting = [
@@ -41,21 +53,41 @@ def explanations(
     return []
 
 
-def _singles(exercise: Exercise) -> Iterator[Names]:
-    yield from ((switch,) for mistake in exercise.mistakes for switch in mistake.switches)
-    if _several_values(exercise):
-        yield (EXCHANGED,)
+def _pairs(exercise: Exercise, probe: tuple, mine: Run) -> Iterator[Names]:
+    """All pairs of mistakes, the likeliest first: those whose changes to the right numbers add up to the learner's.
 
+    Changes may also multiply. Most pairs do one or the other, since they are about different parts of a formula.
+    """
+    names = [mistake.name for mistake in exercise.mistakes]
+    right = _numbers(run(exercise, exercise.reference, probe))
+    alone = [_numbers(run(exercise, exercise.with_mistakes([name]), probe)) for name in names]
+    seen = _numbers(mine)
 
-def _pairs(exercise: Exercise) -> Iterator[Names]:
-    """All pairs of mistakes, those that stand first before the others, until the time for it is over."""
-    stop = time.process_time() + SEARCH
-    names = [*dict.fromkeys(names[0] for names in _singles(exercise))]
+    def distance(pair: tuple[int, int]) -> float:
+        a, b = (alone[place] for place in pair)
+        if not a.shape == b.shape == right.shape == seen.shape:
+            return math.inf
+        sum_of_changes, product = a + b - right, a * b / np.where(right == 0, 1, right)
+        return min(float(np.abs(guess - seen).sum()) for guess in (sum_of_changes, product))
+
     places = sorted(itertools.combinations(range(len(names)), 2), key=sum)
-    for pair in ((names[a], names[b]) for a, b in places):
-        if time.process_time() > stop:
-            return
-        yield pair
+    yield from ((names[a], names[b]) for a, b in sorted(places, key=distance))
+    if _several_values(exercise):
+        yield from ((name, EXCHANGED) for name in names)
+
+
+def _numbers(seen: Run) -> np.ndarray:
+    """All numbers that were seen, one after the other; what is not finite counts as 0."""
+    parts = [part.flatten().double().numpy() for part in tensors(_as_tensors(seen.seen))]
+    return np.nan_to_num(np.concatenate([*parts, np.zeros(1)]), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _as_tensors(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _as_tensors(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_tensors(part) for part in value]
+    return torch.tensor(float(value)) if isinstance(value, (bool, int, float)) else value
 
 
 def _without_twins(exercise: Exercise, fitting: Sequence[Names]) -> list[Names]:

@@ -88,6 +88,21 @@ def test_two_mistakes_at_once_are_recognised(exercise, in_this_process):
             assert verdict.mistakes or verdict.kind == "one of several mistakes", f"{pair}: {verdict}"
 
 
+@pytest.mark.parametrize(
+    ("exercise", "pair"),
+    [
+        ("compute_loss", ("temperature in the hard loss", "divided by the classes as well")),
+        ("compute_loss", ("hard loss summed", "the teacher's first guess only")),
+        ("distillation_step", ("no step", "the root taken")),
+        ("blend", ("sigmoids", "the root taken")),
+        ("triple_loss", ("no cosine", "no T²")),
+    ],
+)
+def test_in_a_large_bank_the_likeliest_pairs_are_tried_first(exercise, pair, in_this_process):
+    verdict = judge(EXERCISES[exercise], EXERCISES[exercise].with_mistakes(pair), seed=1)
+    assert set(verdict.mistakes) == set(pair), verdict
+
+
 @exercises
 def test_a_stub_is_not_attempted(exercise):
     arguments = ", ".join(exercise.arguments)
