@@ -599,6 +599,7 @@ def straight_and_resumed(folder: str) -> None:
     others.run()
 
 
+@pytest.mark.slow
 def test_two_and_four_processes_give_what_one_gives_and_resume_each_others_checkpoints(tmp_path):
     for world, what in ((4, "straight_and_stopped"), (2, "straight_and_resumed")):
         results = call_in(world, what, tmp_path)
@@ -701,6 +702,7 @@ def accelerate_launch(world: int, *arguments: str) -> subprocess.CompletedProces
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_accelerate_launch_distils_as_one_process_does(command, tmp_path):
     done = accelerate_launch(2, *command, "--output", str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr[-3000:]

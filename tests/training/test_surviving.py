@@ -144,6 +144,7 @@ def kill(folder: Path, moment: str, after: float) -> str | int:
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["training", "saving", "asking the teacher"])
 def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path, monkeypatch, moment):
     monkeypatch.setattr(teachers, "texts_at_once", lambda device: 4)  # as in the forks
