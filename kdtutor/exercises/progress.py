@@ -95,7 +95,10 @@ class Progress:
         before = read(path) if path.exists() else {"name": name, "exercises": {}}
         if name is not None and before["name"] not in (None, name):
             raise ProgressError(f"{path} is the progress of {before['name']}: choose another file for {name}")
-        counted = self._written.get(path.resolve(), {})
+        # what an earlier session has kept, it may have written to this file up to some attempt
+        counted = {key: before["exercises"].get(key) for key in self.earlier} | self._written.get(
+            path.resolve(), {}
+        )
         exercises = before["exercises"] | {
             key: _merged(before["exercises"].get(key), record, counted.get(key))
             for key, record in self.records.items()

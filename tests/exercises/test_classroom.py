@@ -116,3 +116,14 @@ def test_what_was_solved_is_there_again_after_a_restart_of_the_kernel(tmp_path):
     assert "1 of 43 solved, 1 of them in earlier sessions." in str(after.progress())
     kept.write_text("{")  # a file that cannot be read stops nobody
     assert "0 of 43 solved in this session." in str(Check(kept).progress())
+
+
+def test_attempts_of_an_earlier_session_are_not_counted_twice(tmp_path):
+    kept, path = tmp_path / ".kdtutor-solved.json", tmp_path / "ada.json"
+    first = Check(kept)
+    first.softmax_with_temperature(wrong)
+    first.progress(path, name="Ada")
+    first.softmax_with_temperature(right)
+    Check(kept).progress(path, name="Ada")
+    record = json.loads(path.read_text(encoding="utf-8"))["exercises"]["softmax_with_temperature"]
+    assert (record["solved"], record["attempts"], record["mistakes"]) == (True, 2, {"times T": 1})
