@@ -65,12 +65,12 @@ class Encoded:
         return batch
 
 
-def round_up(count: int, per_octave: int = 4) -> int:
-    """Give the next of few sizes: `per_octave` from a power of two to the next, such as 8, 10, 12, 14, 16, 20, 24.
+def round_up(count: int) -> int:
+    """Give the next of few sizes: eight from a power of two to the next, such as 16, 18, 20, … 32, 36, 40.
 
     On a CPU each new shape costs time (a kernel is compiled for it) and memory (which stays taken).
     """
-    step = max(1, (1 << (count - 1).bit_length()) // (2 * per_octave)) if count > 1 else 1
+    step = max(1, (1 << (count - 1).bit_length()) // 16) if count > 1 else 1
     return -(-count // step) * step
 
 

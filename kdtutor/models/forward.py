@@ -72,7 +72,7 @@ def forward(
         last, states, maps = out.last_hidden_state, out.hidden_states, out.attentions
 
     # A masked LM's head, on these rows and as many more as make it one of few sizes: zeros, whose gradients are zeros.
-    hidden = F.pad(last.flatten(0, 1)[rows], (0, 0, 0, round_up(len(rows), per_octave=8) - len(rows)))
+    hidden = F.pad(last.flatten(0, 1)[rows], (0, 0, 0, round_up(len(rows)) - len(rows)))
     features, matrix = _features(model, hidden), unembedding(model)
     if "features" in needs:
         return Outputs(None, states, maps, features, matrix)
