@@ -24,10 +24,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--small", action="store_true", help="proves on a CPU that all of it runs")
-    parser.add_argument("--seconds", type=float, help="for all arms together (560; small: 120)")
+    parser.add_argument("--seconds", type=float, help="for all arms together (560; small: 300)")
     parser.add_argument("--output", type=Path, default=Path("gpu.json"))
     a = parser.parse_args()
-    ends = time.monotonic() + (a.seconds or (120 if a.small else 560))
+    ends = time.monotonic() + (a.seconds or (300 if a.small else 560))
     found = {"hardware": hardware(), "small": a.small, "arms": {}}
     todo = arms(a.small)
     for number, (name, command) in enumerate(todo.items()):

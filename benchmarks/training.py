@@ -100,7 +100,8 @@ def measure(arm: str, name: str, texts: int, epochs: int) -> dict:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - started
 
-    logits = kd.predict(student.to(device), task, "test")[:TESTED]
+    tested = task.subset(TESTED, split="test")
+    logits = kd.predict(student.to(device), tested, "test")
     tokens = int(encoded.lengths.sum()) * epochs
     asked = tokens / epochs if arm == "ours" else tokens  # once, or at every step
     shares = {}
@@ -114,7 +115,7 @@ def measure(arm: str, name: str, texts: int, epochs: int) -> dict:
         "seconds": seconds,
         "steps": steps,
         "tokens_per_second": tokens / seconds,
-        "accuracy": kd.evaluation.accuracy(logits, task.targets("test")[:TESTED]),
+        "accuracy": kd.evaluation.accuracy(logits, tested.targets("test")),
         "matmul_rate": rate,
         "peak_memory": peak_memory(device),
     }

@@ -6,9 +6,12 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.sh"
 
 
+@pytest.mark.slow
 def test_arms_that_run_out_of_time_stop_no_other_and_the_file_says_so(tmp_path):
     file = tmp_path / "gpu.json"
     command = ["bash", str(SCRIPT), "--small", "--seconds", "1", "--output", str(file)]

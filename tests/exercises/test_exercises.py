@@ -29,7 +29,7 @@ from kdtutor.exercises.checker import judge
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 EXERCISES = load_exercises()
-SEEDS = 1, 2, 3
+SEEDS = 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))
 TO_REPAIR = {"distillation_step"}  # its cell holds a function with bugs, not a stub
 exercises = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=list(EXERCISES))
 
@@ -122,6 +122,7 @@ def test_hints_are_sentences_and_do_not_give_the_line_away(exercise):
         assert not re.search(r"\w\(.*[=-].*\)|=\s*\w+\(", mistake.hint), f"this is code: {mistake.hint}"
 
 
+@pytest.mark.slow
 def test_half_of_all_checks_take_less_than_a_tenth_of_a_second_and_none_more_than_two():
     """Of processor time, the child's included; the longest are those of answers that no pair of mistakes explains."""
     times = []

@@ -18,10 +18,10 @@ from kdtutor.training.plan import plan
 from kdtutor.widgets.live import LiveDistillation
 
 
-class ReverseKL(Term):
+class BackwardKL(Term):
     """KL(p_S ‖ p_T), on logits, with the one setting that terms may have."""
 
-    label = "reverse KL"
+    label = "backward KL"
 
     def __init__(self, temperature: float = 1.0):
         super().__init__()
@@ -45,7 +45,7 @@ class FirstVector(Term):
         return torch.tensor(len(batch["attention_mask"]))
 
 
-FORMULA = "0.5 * ReverseKL(2) + 0.3 * FirstVector() + 0.2 * {hard}()"
+FORMULA = "0.5 * BackwardKL(2) + 0.3 * FirstVector() + 0.2 * {hard}()"
 
 
 @pytest.fixture(params=["classification", "masked-lm"])
@@ -59,8 +59,8 @@ def own_run(task, **settings):
 
 
 def test_a_formula_in_text_may_name_them():
-    objective = parse_objective("ReverseKL(temperature=2) + 3 * FirstVector()")
-    assert [type(term) for term in objective.terms] == [ReverseKL, FirstVector]
+    objective = parse_objective("BackwardKL(temperature=2) + 3 * FirstVector()")
+    assert [type(term) for term in objective.terms] == [BackwardKL, FirstVector]
     assert (objective.terms[0].temperature, objective.terms[1].weight) == (2, 3)
 
 
@@ -73,7 +73,7 @@ def test_the_packages_own_term_is_meant_where_somebody_defined_another_of_its_na
 
 
 def test_a_label_is_the_terms_own_or_its_name_in_words():
-    assert (ReverseKL.label, FirstVector.label) == ("reverse KL", "first vector")
+    assert (BackwardKL.label, FirstVector.label) == ("backward KL", "first vector")
     assert (HardLabels.label, MaskedLM.label, CosineHidden.label) == (
         "hard labels",
         "masked LM",
@@ -88,7 +88,7 @@ def test_they_train_a_student_by_chunks_as_by_the_plain_path(task, monkeypatch):
     assert [run.chunked for run in runs] == [task.kind == "masked-lm", False]
     losses = [[row["loss"] for row in run.run()] for run in runs]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-    assert set(runs[0].term_names) > {"ReverseKL", "FirstVector"}
+    assert set(runs[0].term_names) > {"BackwardKL", "FirstVector"}
     assert losses[0][-1] < losses[0][0]
 
 
@@ -121,7 +121,7 @@ def test_the_live_widget_names_them_and_runs_a_twin_beside_them():
     live = LiveDistillation(own_run(task), twin=True)
     names = [loss["name"] for loss in live.plan["losses"]]
     assert names == [
-        "student, reverse KL",
+        "student, backward KL",
         "student, first vector",
         "student, hard labels",
         "twin, hard labels",
@@ -140,4 +140,4 @@ def test_the_command_line_trains_with_them(tmp_path, monkeypatch, capsys):
         "--batch_size=8",
     ]
     cli.main(["distill", objective, *flags])
-    assert "ReverseKL(" in capsys.readouterr().out
+    assert "BackwardKL(" in capsys.readouterr().out

@@ -646,6 +646,7 @@ def dies_in_the_middle(folder: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
 def test_a_process_that_dies_in_the_middle_is_a_clear_error_on_every_other_and_nothing_is_lost(tmp_path):
     results = call_in(4, "dies_in_the_middle", tmp_path)
@@ -988,6 +989,7 @@ def test_what_cannot_work_is_refused_and_named(tmp_path):
     assert shared_run(tmp_path).resume().done == 6, "nothing is lost"
 
 
+@pytest.mark.slow
 def test_every_process_is_told(tmp_path):
     take(shared_run(tmp_path), 6)
     results = call_in(2, "refuse_all", tmp_path)

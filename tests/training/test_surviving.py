@@ -795,6 +795,7 @@ torch.save(run.answers.logits.clone(), {folder!r} + "/seen-" + os.environ["RANK"
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_takes_the_run_down_with_a_clear_message_instead_of_a_hang(tmp_path):
     first, second = processes(2, LOSES_A_PROCESS.format(folder=str(tmp_path)))
     assert second.returncode == -signal.SIGKILL
@@ -802,6 +803,7 @@ def test_a_process_that_dies_takes_the_run_down_with_a_clear_message_instead_of_
     assert "process 0 waited for the others, and one is gone" in first.stderr
 
 
+@pytest.mark.slow
 def test_a_main_process_that_cannot_save_takes_the_others_with_it(tmp_path):
     first, second = processes(2, MAIN_FAILS.format(folder=str(tmp_path)))
     assert first.returncode == second.returncode == 1
@@ -810,6 +812,7 @@ def test_a_main_process_that_cannot_save_takes_the_others_with_it(tmp_path):
     assert "the main process could not go on; its message says why" in second.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_ask_the_teacher_once_each_its_share_and_one_writes(tmp_path):
     (tmp_path / "answers").mkdir()
     results = processes(2, SHARED_ANSWERS.format(folder=str(tmp_path)))
@@ -821,6 +824,7 @@ def test_two_processes_ask_the_teacher_once_each_its_share_and_one_writes(tmp_pa
     assert len([*(tmp_path / "answers").glob("teacher-*")]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("joined", [True, False])
 def test_torchrun_starts_two_processes_on_a_cpu_that_are_one_run_or_are_refused(tmp_path, joined):
     script = tmp_path / "script.py"
