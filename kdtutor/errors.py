@@ -17,7 +17,7 @@ class KDTutorError(Exception):
 
 
 def nearest(kind: str, name: object, options: Iterable[str]) -> str:
-    """One sentence that says what does exist, nearest to `name` first.
+    """Return one sentence that says what does exist, nearest to `name` first.
 
     >>> nearest("task", "supersens", ["glosses", "supersense"])
     'unknown task "supersens"; there are: supersense, glosses'
@@ -59,7 +59,7 @@ class Check:
 
 
 def number(allowed: str, fits: Callable[[float], bool], error: type[KDTutorError] = KDTutorError) -> Check:
-    """A finite number, kept as a float."""
+    """Make the check for a finite number, kept as a float."""
 
     def keep(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, Real) or not fits(cast(float, value)):
@@ -70,7 +70,7 @@ def number(allowed: str, fits: Callable[[float], bool], error: type[KDTutorError
 
 
 def whole(allowed: str, fits: Callable[[float], bool]) -> Check:
-    """A whole number, kept as an int."""
+    """Make the check for a whole number, kept as an int."""
     real = number(allowed, lambda value: value % 1 == 0 and fits(value))
 
     def keep(value: Any) -> int:
@@ -81,7 +81,7 @@ def whole(allowed: str, fits: Callable[[float], bool]) -> Check:
 
 
 def one_of(*options: str) -> Check:
-    """One of some names."""
+    """Make the check for one of some names."""
 
     def keep(value: str) -> str:
         if value not in options:
@@ -92,12 +92,12 @@ def one_of(*options: str) -> Check:
 
 
 def optional(check: Check) -> Check:
-    """What `check` allows, or None."""
+    """Make the check for what `check` allows, or None."""
     return Check(check.allowed, lambda value: value if value is None else check.keep(value), check.read)
 
 
 def _shown(value: object) -> str:
-    """The repr of what was given, cut where it is long."""
+    """Return the repr of what was given, cut where it is long."""
     short = Repr()
     short.maxstring = short.maxother = 80
     try:

@@ -120,13 +120,13 @@ def _students() -> list[str]:
 
 
 def flags_of(kind: type) -> dict[str, Field]:
-    """The fields that a command takes as flags and in a YAML file, by name."""
+    """Return the fields that a command takes as flags and in a YAML file, by name."""
     command = next((name for name, (arguments, _) in COMMANDS.items() if arguments is kind), None)
     return {f.name: f for f in fields(kind) if command in f.metadata.get("commands", (command,))}
 
 
 def parse(kind: type, argv: list[str], name: str):
-    """Flags, or a YAML file and flags that win over it, into a `kind`. An unknown field lists those that exist."""
+    """Read flags, or a YAML file and flags that win over it, into a `kind`. An unknown field lists those there are."""
     known = flags_of(kind)
     parser = ArgumentParser(
         prog=name, description=kind.__doc__, allow_abbrev=False, argument_default=SUPPRESS
@@ -145,7 +145,7 @@ def parse(kind: type, argv: list[str], name: str):
 
 
 def _add(parser: ArgumentParser, flag: Field) -> None:
-    """A field as --batch_size and --batch-size; what is True by default also as --no_…"""
+    """Add a field as --batch_size and --batch-size; what is True by default also as --no_…"""
 
     def spelt(name: str) -> list[str]:
         return [*dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))]
@@ -165,7 +165,7 @@ def _add(parser: ArgumentParser, flag: Field) -> None:
 
 
 def _flags(file: str, known: list[str]) -> list[str]:
-    """A YAML file's `field: value` lines as flags; `field:` without a value, or null, leaves the default."""
+    """Turn a YAML file's `field: value` lines into flags; `field:` without a value, or null, leaves the default."""
     import yaml
 
     try:
@@ -314,7 +314,7 @@ def _print_plan(a: TrainArguments, model, teacher, task, objective, settings: di
 
 
 def _save(run, a: TrainArguments, command: str, evaluation) -> None:
-    """The model, its tokenizer, and a card with the scores of what was saved."""
+    """Save the model, its tokenizer, and a card with the scores of what was saved."""
     import torch
 
     from kdtutor import models

@@ -46,7 +46,7 @@ class Kind:
 
     @property
     def per_token(self) -> bool:
-        """Whether labels and logits belong to tokens, and are made from the text."""
+        """Tell whether labels and logits belong to tokens, and are made from the text."""
         return self.answer == "token"
 
     def with_labels(self, batch: Batch, tokenizer, masking: float, generator, weights=None) -> Batch:

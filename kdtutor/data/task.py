@@ -70,7 +70,7 @@ class Task:
 
     @property
     def rules(self) -> Kind:
-        """What the kind of this task decides."""
+        """Tell what the kind of this task decides."""
         return KINDS[self.kind]
 
     @property

@@ -93,12 +93,12 @@ def _call(model: nn.Module, inputs: dict[str, Tensor], needs: Set[str]) -> Model
 
 
 def _bert_logits(model: BertForSequenceClassification, last: Tensor) -> Tensor:
-    """(B, L, D) → (B, C)."""
+    """Compute (B, L, D) → (B, C)."""
     return model.classifier(model.dropout(model.bert.pooler(last)))
 
 
 def _distilbert_logits(model: DistilBertForSequenceClassification, last: Tensor) -> Tensor:
-    """(B, L, D) → (B, C)."""
+    """Compute (B, L, D) → (B, C)."""
     return model.classifier(model.dropout(model.pre_classifier(last[:, 0]).relu()))
 
 
@@ -109,7 +109,7 @@ _CLASSIFIERS = {
 
 
 def texts_at_once(device: torch.device) -> int:
-    """How many texts a forward pass without gradients takes: a GPU wants many, a CPU what its cache holds."""
+    """Tell how many texts a forward pass without gradients takes: a GPU wants many, a CPU what its cache holds."""
     return 256 if device.type == "cuda" else 32
 
 

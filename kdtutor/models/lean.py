@@ -45,7 +45,7 @@ class _Layer(NamedTuple):
 
 
 def can_encode(model: nn.Module) -> bool:
-    """Whether `encode` may stand in for this model's encoder: a BERT or DistilBERT that is as transformers made it."""
+    """Tell whether `encode` can stand in for this model's encoder: a BERT or DistilBERT as transformers made it."""
     encoder = getattr(model, "base_model", None)
     if type(encoder) not in (BertModel, DistilBertModel) or getattr(encoder.config, "is_decoder", False):
         return False
@@ -53,7 +53,7 @@ def can_encode(model: nn.Module) -> bool:
 
 
 def _touched(module: nn.Module) -> bool:
-    """Compiled, hooked into, saving memory, or not of transformers' or torch's own kind: an adapter, an int8 matrix."""
+    """Tell whether it is compiled, hooked into, saving memory, or of another kind: an adapter, an int8 matrix."""
     return bool(
         module._compiled_call_impl
         or module._forward_hooks
@@ -73,7 +73,7 @@ def encode(
     token_type_ids: Tensor | None = None,
     first_only: bool = False,
 ) -> list[Tensor]:
-    """The hidden states behind the embeddings and behind every layer, each (B, L, D).
+    """Return the hidden states behind the embeddings and behind every layer, each (B, L, D).
 
     input_ids, attention_mask, token_type_ids: (B, L). first_only: of the last layer the first token's alone, (B, 1, D).
     """
@@ -94,7 +94,7 @@ def encode(
 
 
 def _embed(embeddings: nn.Module, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
-    """Words, places and, in BERT, which of two texts: (B, L) → (B, L, D)."""
+    """Add up words, places and, in BERT, which of two texts: (B, L) → (B, L, D)."""
     words, places = embeddings.word_embeddings, embeddings.position_embeddings.weight[: input_ids.shape[1]]
     if hasattr(embeddings, "token_type_embeddings"):
         types = embeddings.token_type_embeddings.weight
@@ -104,7 +104,7 @@ def _embed(embeddings: nn.Module, input_ids: Tensor, token_type_ids: Tensor | No
 
 
 def _attend(layer: _Layer, x: Tensor, padding: Tensor, heads: int) -> Tensor:
-    """softmax(Q Kᵀ / √d) V of every head, side by side: (B, L, D)."""
+    """Compute softmax(Q Kᵀ / √d) V of every head, side by side: (B, L, D)."""
     q, k, v = (
         _linear(module, x).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, L, d)
         for module in (layer.query, layer.key, layer.value)
@@ -122,7 +122,7 @@ def _attend(layer: _Layer, x: Tensor, padding: Tensor, heads: int) -> Tensor:
 
 
 def _attend_first(layer: _Layer, x: Tensor, padding: Tensor, heads: int) -> Tensor:
-    """What the first token gets from all others: (B, 1, D). Of these, no key or value is computed, for
+    """Compute what the first token gets from all others: (B, 1, D). Of these, no key or value is computed, for
 
     q · (W_K x + b_K) = (W_Kᵀ q) · x + q · b_K    and    Σ p (W_V x + b_V) = W_V (Σ p x) + b_V Σ p.
 
@@ -139,7 +139,7 @@ def _attend_first(layer: _Layer, x: Tensor, padding: Tensor, heads: int) -> Tens
 
 
 def dropout(module: nn.Dropout | None, x: Tensor) -> Tensor:
-    """x, each of whose elements becomes 0 with probability p, the others growing so that the mean stays.
+    """Drop elements of x: each becomes 0 with probability p, the others grow so that the mean stays.
 
     On a CPU 16 random bits decide on an element, so p is rounded to a multiple of 2⁻¹⁶; elsewhere this is torch's own.
     """
@@ -173,7 +173,7 @@ def _layers_and_heads(encoder: BertModel | DistilBertModel) -> tuple[list[_Layer
 
 
 def _getters(kind: str) -> list[attrgetter | None]:
-    """What reads each field of a `_Layer` from a layer of transformers' own."""
+    """Find what reads each field of a `_Layer` from a layer of transformers' own."""
     names = layer_names(kind)
     return [attrgetter(names[part]) if part in names else None for part in _PARTS]
 

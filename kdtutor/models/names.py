@@ -106,7 +106,7 @@ def part_names(kind: str, layers: int) -> dict[str, str]:
 
 
 def layer_names(kind: str) -> dict[str, str]:
-    """{"attention.query": "attention.self.query", …}: each part of one layer, and what the layer calls it."""
+    """Return {"attention.query": "attention.self.query", …}: each part of one layer, and what the layer calls it."""
     named = part_names(kind, 1).items()
     return {
         ours.removeprefix("encoder.layers.0."): theirs.partition(".0.")[2]

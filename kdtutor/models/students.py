@@ -54,7 +54,7 @@ def register(name: str) -> Callable:
 
 
 def student_names() -> list[str]:
-    """The names in the register; a file in this folder that registers one is found by itself."""
+    """Return the names in the register; a file in this folder that registers one is found by itself."""
     package = importlib.import_module(__package__)
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{__package__}.{module.name}")
@@ -64,7 +64,7 @@ def student_names() -> list[str]:
 def make_student(
     name: str, teacher: PreTrainedModel | None, task: Task, seed: int | None = None, **options
 ) -> PreTrainedModel:
-    """A new student by its name in the register, or a model from a folder or the Hub.
+    """Make a new student by its name in the register, or a model from a folder or the Hub.
 
     Options that are None are left at their defaults. Raises KDTutorError for an option that the student doesn't take.
     """
@@ -92,7 +92,7 @@ DROPOUTS = (
 
 
 def set_dropout(model: PreTrainedModel, probability: float) -> PreTrainedModel:
-    """The same dropout everywhere, in the modules and in the configuration that is saved. Returns the model."""
+    """Set the same dropout everywhere, in the modules and in the configuration that is saved. Returns the model."""
     probability = FRACTION("dropout", probability)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -111,7 +111,7 @@ def small_bert(
     dropout: float = 0.1,
     seed: int | None = None,
 ) -> PreTrainedModel:
-    """A BERT of any size with random weights for `task`; feed-forward 4 × width, heads of 32 (64 from width 512 on)."""
+    """Make a BERT with random weights for `task`: feed-forward 4 × width, heads of 32 (64 from width 512 on)."""
     task = as_task(task)
     dropout = FRACTION("dropout", dropout)
     if layers < 1 or width < 1:
@@ -138,7 +138,7 @@ def small_bert(
 
 
 def layer_choice(n: int, m: int) -> list[int]:
-    """Which `m` of a teacher's `n` layers a student keeps: evenly spread, first and last included.
+    """Tell which `m` of a teacher's `n` layers a student keeps: evenly spread, first and last included.
 
     `round(linspace(0, n - 1, m))`, halves to even: 12 → 6 gives DistilBERT's 0, 2, 4, 7, 9, 11; 6 → 3 gives 0, 2, 5.
     """
@@ -150,7 +150,7 @@ def layer_choice(n: int, m: int) -> list[int]:
 def half_depth(
     teacher: PreTrainedModel, depth: int | None = None, seed: int | None = None, token_types: str = "fold"
 ) -> PreTrainedModel:
-    """A DistilBERT with every second layer of `teacher` (BERT or DistilBERT), copied, never shared (Sanh et al. 2019).
+    """Make a DistilBERT of half the layers of `teacher` (BERT or DistilBERT), copied, never shared (Sanh et al. 2019).
 
     Same width, vocabulary and dropout. The pooler is left out, so the classification head starts fresh (at `seed`, if
     given) except for its last layer. `depth` chooses another number of layers. Gradients on, train mode.
@@ -229,7 +229,7 @@ def _check_copyable(teacher: PreTrainedModel) -> None:
 
 
 def _sizes_and_dropout(config: PretrainedConfig) -> dict[str, float]:
-    """What BERT and DistilBERT call by different names in their configurations."""
+    """Tell what BERT and DistilBERT call by different names in their configurations."""
     if config.model_type == "distilbert":
         names = ("hidden_dim", "dropout", "attention_dropout", "seq_classif_dropout")
         return {name: getattr(config, name) for name in names}
@@ -243,7 +243,7 @@ def _sizes_and_dropout(config: PretrainedConfig) -> dict[str, float]:
 
 
 def _distilbert_weights(teacher: PreTrainedModel, layers: list[int], fold: bool) -> dict[str, Tensor]:
-    """The chosen layers and everything around them, under DistilBERT's names."""
+    """Return the chosen layers and everything around them, under DistilBERT's names."""
     kind = teacher.config.model_type
     theirs = part_names(kind, teacher.config.num_hidden_layers)
     ours = part_names("distilbert", len(layers))
@@ -264,7 +264,7 @@ def _distilbert_weights(teacher: PreTrainedModel, layers: list[int], fold: bool)
 
 
 def _by_part(model: PreTrainedModel) -> dict[str, dict[str, Tensor]]:
-    """{"pooler.dense": {"weight": …, "bias": …}, …}: the model's weights by the part that has them."""
+    """Return {"pooler.dense": {"weight": …, "bias": …}, …}: the model's weights by the part that has them."""
     parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, value in model.state_dict().items():
         # BERT's last matrix is a part of a part, whose bias it has a second time: its own, if it isn't tied.

@@ -36,7 +36,7 @@ def hard_labels(
     student_logits: Tensor, labels: Tensor,
     *, mask: Tensor | None = None, ignore_index: int = IGNORED, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
-    """Cross-entropy with the labels, −log softmax(z_S)_y; for regression the squared error, (z_S − y)².
+    """Compute the cross-entropy with the labels, −log softmax(z_S)_y; for regression the squared error, (z_S − y)².
 
     student_logits: (…, C). labels: (…), integers below C, or floats if C is 1 (regression); items labelled
     `ignore_index` don't count. No temperature: it belongs to the soft targets alone (Hinton et al. 2015, §2).
@@ -56,7 +56,7 @@ def soft_targets(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0,
     *, mask: Tensor | None = None, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
-    """T² · KL(p_T ‖ p_S) = T² Σ_c p_T (log p_T − log p_S): Hinton et al. 2015, arXiv:1503.02531.
+    """Compute T² · KL(p_T ‖ p_S) = T² Σ_c p_T (log p_T − log p_S): Hinton et al. 2015, arXiv:1503.02531.
 
     Both logits: (…, C), C ≥ 2. The gradient is T (p_S − p_T), and p_S − p_T shrinks as 1/T: with T² the soft
     targets keep their say whatever T is. As T → ∞ the value tends to ½ mean over classes of (Δz − mean Δz)²,
@@ -71,7 +71,7 @@ def soft_cross_entropy(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0,
     *, mask: Tensor | None = None, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
-    """−T² Σ_c p_T log p_S: soft targets plus T² × the teacher's entropy: another value, the same gradient.
+    """Compute −T² Σ_c p_T log p_S: soft targets plus T² × the teacher's entropy: another value, the same gradient.
 
     Both logits: (…, C), C ≥ 2. Even a perfect student does not reach 0 (Hinton et al. 2015, §2).
     """
@@ -83,7 +83,7 @@ def soft_cross_entropy(
 
 
 def uniform_targets(student_logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean") -> Tensor:
-    """−(1/C) Σ_c log p_S, the uniform distribution as target: Szegedy et al. 2016, arXiv:1512.00567.
+    """Compute −(1/C) Σ_c log p_S, the uniform distribution as target: Szegedy et al. 2016, arXiv:1512.00567.
 
     student_logits: (…, C), C ≥ 2. With weight ε beside hard labels of weight 1 − ε it is label smoothing.
     """
@@ -94,7 +94,7 @@ def uniform_targets(student_logits: Tensor, *, mask: Tensor | None = None, reduc
 def logits_mse(
     student_logits: Tensor, teacher_logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
-    """Mean over classes of (z_S − z_T)²: Ba & Caruana 2014, arXiv:1312.6184 (there ½ of the sum).
+    """Compute the mean over classes of (z_S − z_T)²: Ba & Caruana 2014, arXiv:1312.6184 (there ½ of the sum).
 
     Both logits: (…, C). Unlike soft targets it also penalises a shift of all logits, which moves no
     probability.
@@ -107,7 +107,7 @@ def logits_mse(
 def cosine_hidden(
     student_hidden: Tensor, teacher_hidden: Tensor, *, mask: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
-    """1 − cos(h_S, h_T) for each token: only directions have to agree (Sanh et al. 2019, arXiv:1910.01108).
+    """Compute 1 − cos(h_S, h_T) for each token: only directions have to agree (Sanh et al. 2019, arXiv:1910.01108).
 
     Both hidden states: (B, L, D), mask: the attention mask (B, L); or (N, D), tokens already selected.
     """
@@ -121,7 +121,7 @@ def hidden_states_mse(
     student_hidden: Tensor, teacher_hidden: Tensor, projection: Callable[[Tensor], Tensor] | None = None,
     *, mask: Tensor | None = None, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
-    """Mean over the width of (W h_S − h_T)², for each token: hints (Romero et al. 2015, arXiv:1412.6550).
+    """Compute the mean over the width of (W h_S − h_T)², for each token: hints (Romero et al. 2015, arXiv:1412.6550).
 
     student_hidden: (B, L, D_S), teacher_hidden: (B, L, D_T), mask: the attention mask (B, L); or (N, D_S) and
     (N, D_T). projection: the learned W, D_S → D_T; None where the widths are equal.
@@ -139,7 +139,7 @@ def masked_lm(
     student_logits: Tensor, labels: Tensor,
     *, mask: Tensor | None = None, ignore_index: int = IGNORED, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
-    """−log softmax(z_S)_y at each masked token, which was y: Devlin et al. 2019, arXiv:1810.04805.
+    """Compute −log softmax(z_S)_y at each masked token, which was y: Devlin et al. 2019, arXiv:1810.04805.
 
     student_logits: (B, L, V) or (n, V). labels: (B, L) or (n,), token ids, `ignore_index` where none is
     masked.
@@ -153,7 +153,7 @@ def kl_divergence(
     p_logits: Tensor, q_logits: Tensor, temperature: float = 1.0,
     *, mask: Tensor | None = None, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
-    """KL(p ‖ q) = Σ_c p (log p − log q) in nats, p and q being softmax(logits / T). No T²; gradients to both.
+    """Compute KL(p ‖ q) = Σ_c p (log p − log q) in nats, p and q being softmax(logits / T). No T²; gradients to both.
 
     Both logits: (…, C). Log-probabilities serve as logits too: at T = 1 softmax gives the probabilities back.
     """
@@ -170,7 +170,7 @@ def kl_divergence(
 def entropy(
     logits: Tensor, temperature: float = 1.0, *, mask: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
-    """−Σ_c p log p in nats, p = softmax(logits / T), logits (…, C): from 0, all certain, to log C."""
+    """Compute −Σ_c p log p in nats, p = softmax(logits / T), logits (…, C): from 0, all certain, to log C."""
     check_number("temperature", temperature)
     (logits,), mask = _valid_rows(mask, reduction, logits)
     log_p = (logits / temperature).log_softmax(-1)
@@ -178,7 +178,7 @@ def entropy(
 
 
 def _valid_rows(mask: Tensor | None, reduction: str, *tensors: Tensor) -> tuple[list[Tensor], Tensor | None]:
-    """The rows that count of each (…, C) or (…) tensor, as (n, C) or (n,), and the mask left to _reduce.
+    """Return the rows that count of each (…, C) or (…) tensor, as (n, C) or (n,), and the mask left to _reduce.
 
     A CPU leaves the other rows out, which saves work. How many are left, only a GPU itself knows, and asking
     it would halt every step until it answers: there the other rows become 0, and _reduce leaves their losses
@@ -202,7 +202,7 @@ def _valid_rows(mask: Tensor | None, reduction: str, *tensors: Tensor) -> tuple[
 
 
 def _reduce(losses: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
-    """Losses (n,) as they are, or their sum or mean where the mask is True."""
+    """Return the losses (n,) as they are, or their sum or mean where the mask is True."""
     if reduction not in ("none", "sum", "mean"):
         raise ObjectiveError(f'reduction must be "mean", "sum" or "none", not {reduction!r}')
     if reduction == "none":

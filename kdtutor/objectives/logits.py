@@ -128,5 +128,5 @@ class Blend(Objective):
 
 
 def blend(alpha: float = 0.5, temperature: float = 2.0) -> Blend:
-    """alpha · HardLabels() + (1 − alpha) · SoftTargets(temperature): alpha in [0, 1], on *hard* labels."""
+    """Compute alpha · HardLabels() + (1 − alpha) · SoftTargets(temperature): alpha in [0, 1], on *hard* labels."""
     return Blend(alpha, temperature)

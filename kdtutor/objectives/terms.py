@@ -73,7 +73,7 @@ class Term(Formula):
         return [self]
 
     def settings(self) -> dict[str, float]:
-        """The numbers that may change between steps, by name, as a checkpoint records them."""
+        """Return the numbers that may change between steps, by name, as a checkpoint records them."""
         return {name: getattr(self, name) for name in LIMITS if hasattr(self, name)}
 
     def restore(self, settings: Mapping[str, float]) -> None:
@@ -81,19 +81,19 @@ class Term(Formula):
             setattr(self, name, value)
 
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
-        """Called once before training: refuses what doesn't fit, and makes what has to be learned along."""
+        """Prepare the term, once before training: refuse what doesn't fit, and make what is learned along."""
         if self.needs_teacher and teacher is None:
             raise ObjectiveError(f"{type(self).__name__} learns from a teacher, and there is none")
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
-        """The loss from both models' outputs: 1-D, one value per valid item, or their "sum" or "mean".
+        """Return the loss from both models' outputs: 1-D, one value per valid item, or their "sum" or "mean".
 
         On a GPU only "sum" and "mean" never wait: how many values "none" has to return, only the GPU knows.
         """
         raise NotImplementedError
 
     def count(self, batch: Batch) -> Tensor:
-        """How many values `forward` will return, 0-d, from the batch alone. Here: one per row of logits."""
+        """Tell how many values `forward` will return, 0-d, from the batch alone. Here: one per row of logits."""
         mask = token_mask(batch)
         if mask is not None:
             return mask.bool().sum()
@@ -128,7 +128,7 @@ class Objective(Formula):
 
     @property
     def positions(self) -> str:
-        """Which tokens' logits a masked-LM batch has to give: "masked" if no term reads more, or "valid"."""
+        """Tell which tokens' logits a masked-LM batch has to give: "masked" if no term reads more, or "valid"."""
         return "masked" if {t.positions for t in self.terms if "logits" in t.needs} == {"masked"} else "valid"
 
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
@@ -136,7 +136,7 @@ class Objective(Formula):
             term.prepare(student, teacher)
 
     def settings(self) -> list[dict[str, float]]:
-        """Every term's settings, in order, as a checkpoint records them; `restore` takes them back."""
+        """Return every term's settings, in order, as a checkpoint records them; `restore` takes them back."""
         return [term.settings() for term in self.terms]
 
     def restore(self, settings: Iterable[Mapping[str, float]]) -> None:
@@ -154,7 +154,7 @@ class Objective(Formula):
 
 
 def token_mask(batch: Batch) -> Tensor | None:
-    """The attention mask where labels, and so logits, are per token; None where every row is an item.
+    """Return the attention mask where labels, and so logits, are per token; None where every row is an item.
 
     Labels (B, C) that are floats belong to a row's outputs, not to its tokens.
     """
@@ -163,7 +163,7 @@ def token_mask(batch: Batch) -> Tensor | None:
 
 
 def output_of(outputs: Any, name: str, who: str) -> Any:
-    """A model's `logits` or `hidden_states`."""
+    """Return a model's `logits` or `hidden_states`."""
     if getattr(outputs, name, None) is None:
         raise ObjectiveError(f"the {who}'s {name} are needed, and were not computed")
     return getattr(outputs, name)

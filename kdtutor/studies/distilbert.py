@@ -77,7 +77,7 @@ class Arm:
 
     @property
     def measured_on(self) -> tuple[str, ...]:
-        """The tasks of its rows: masked LM first, unless another arm has the same body."""
+        """Return the tasks of its rows: masked LM first, unless another arm has the same body."""
         return self.tasks if self.body else ("glosses", *self.tasks)
 
 

@@ -44,7 +44,7 @@ class Batches:
         self._order: tuple[int, list[Tensor]] = (-1, [])  # an epoch, and its batches
 
     def index(self, step: int) -> Tensor:
-        """The examples of a step, over all processes. Every epoch has each example once, in an order of its own."""
+        """Give the examples of a step, over all processes. An epoch has each example once, in an order of its own."""
         epoch, position = divmod(step, self.per_epoch)
         if self._order[0] != epoch:
             order = _generator(self.seed, "order", epoch)
@@ -52,7 +52,7 @@ class Batches:
         return self._order[1][position]
 
     def tokens(self, step: int) -> int:
-        """Tokens of a step, over all processes, padding left out."""
+        """Count the tokens of a step, over all processes, padding left out."""
         return int(self.data.lengths[self.index(step)].sum())
 
     def fix_masks(self) -> None:
@@ -68,7 +68,7 @@ class Batches:
         self._fixed = replace(self.data, ids=ids), replace(self.data, ids=labels, pad=IGNORED)
 
     def masked(self, index: Tensor) -> dict[str, Tensor]:
-        """The texts `index` with their fixed masks."""
+        """Return the texts `index` with their fixed masks."""
         corrupted, labels = self._fixed
         return corrupted.batch(index) | {"labels": labels.batch(index)["input_ids"]}
 
@@ -84,7 +84,7 @@ class Batches:
         return [self._cut(batch, part) for part in mine.tensor_split(self.accumulate) if len(part)]
 
     def _cut(self, batch: dict[str, Tensor], part: Tensor) -> dict[str, Tensor]:
-        """Some examples of a batch, padded to the longest of them or a little more: there are few lengths."""
+        """Return some examples of a batch, padded to the longest of them or a little more: there are few lengths."""
         length = self.data.round_length(int(batch["attention_mask"][part].sum(1).max()))
         padding = {"input_ids": self.data.pad, "attention_mask": 0, "token_type_ids": 0}
         if self.task.rules.per_token:
@@ -106,7 +106,7 @@ class Batches:
 
 
 def seed_from(*parts: object) -> int:
-    """A seed that depends on all parts, alike on every machine."""
+    """Return a seed that depends on all parts, alike on every machine."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
 
 

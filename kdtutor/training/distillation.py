@@ -149,7 +149,7 @@ class Distillation:
     # ------------------------------------------------------------------------------------------ the step
 
     def _train_step(self) -> dict:
-        """Forward, loss, backward, update: with one mean over all micro-batches and all processes."""
+        """Take one step, forward, loss, backward, update, with one mean over all micro-batches and all processes."""
         if not any(term.weight for term in self.objective.terms):
             raise ObjectiveError(f"every weight of {self.objective} is 0: there is nothing to learn")
         if not self.student.training:
@@ -187,7 +187,7 @@ class Distillation:
         return self._record(rate, torch.cat([torch.stack([loss, norm]), terms]))
 
     def _losses(self, batch: dict, factors: Tensor) -> tuple[Tensor, Tensor]:
-        """Both forward passes, then every term summed over its valid items (0 where its weight is 0).
+        """Run both forward passes, and sum every term over its valid items (0 where its weight is 0).
 
         Returns Σ factor · loss, to go backward from (0-d), and the losses without gradients (n_terms,).
         """
@@ -214,14 +214,14 @@ class Distillation:
         return total + (factors * losses).sum(), by_chunk + losses.detach()
 
     def _counts(self, micro_batches: list[dict]) -> Tensor:
-        """How many valid items each term has in the whole step, over all processes; at least 1: (n_terms,)."""
+        """Tell how many valid items each term has in the whole step, over all processes; at least 1: (n_terms,)."""
         counts = torch.zeros(len(self.objective.terms))
         for batch in micro_batches:
             counts += torch.stack([term.count(batch) for term in self.objective.terms])
         return sum_values(self.accelerator, counts.to(self.device, non_blocking=True)).clamp(min=1)
 
     def _scheduled_rate(self) -> float:
-        """Linear warm-up to `learning_rate`, then linear decay that would reach 0 one step after the last."""
+        """Give the rate: linear warm-up to `learning_rate`, then a decay that would reach 0 a step after the last."""
         warm = round(self.settings.warmup * self.total_steps)
         rise = (self.done + 1) / max(1, warm)
         fall = (self.total_steps - self.done) / max(1, self.total_steps - warm)
@@ -375,11 +375,11 @@ class Distillation:
 
     @property
     def teacher_mode(self) -> str:
-        """How the teacher is asked, and why."""
+        """Tell how the teacher is asked, and why."""
         return self.answers.mode
 
     def answers_with(self, cache: bool | str | os.PathLike | TopK) -> Answers:
-        """The teacher's answers as they would be kept with this `cache`; nothing is asked yet."""
+        """Return the teacher's answers as they would be kept with this `cache`; nothing is asked yet."""
         inference = Inference(self.teacher, self.accelerator, self.bf16, self.settings.fast, self.progress)
         return answers_for(
             inference, self.objective.terms, self.teacher_needs, self.batches, self.split, cache
@@ -414,7 +414,7 @@ class Distillation:
             self.student.base_model.compile(dynamic=True)
 
     def _forward_needs(self) -> tuple[Set[str], Set[str]]:
-        """What the student's and the teacher's forward pass compute: features, where logits are made chunk by chunk."""
+        """Tell what both models' forward passes compute: features, where logits are made chunk by chunk."""
         terms = [term.needs for term in self.objective.terms if term.needs_teacher]
         needs = self.objective.needs, frozenset().union(*terms)
         can = self.task.rules.masks and vocabulary.can_chunk(self.objective, self.student, self.teacher)
@@ -498,7 +498,7 @@ class Distillation:
         self._learning.check(state)
 
     def _refuse_another_runs(self, name: str, about: dict) -> None:
-        """KDTutorError if a state of this name was made by a run that is not this one."""
+        """Raise KDTutorError if a state of this name was made by a run that is not this one."""
         theirs = {"cache": None} | about["belongs_to"]
         for what, mine in self._belongs_to.items():
             if what not in theirs:
@@ -527,7 +527,7 @@ class Distillation:
 
     @cached_property
     def _belongs_to(self) -> dict[str, object]:
-        """What a checkpoint can be resumed with."""
+        """Tell what a checkpoint can be resumed with."""
         count = sum(p.numel() for p in self.student.parameters())
         cache = self.settings.cache
         return {
@@ -544,7 +544,7 @@ class Distillation:
 
     @contextmanager
     def _own_randomness(self, *what: object) -> Iterator[None]:
-        """A block whose randomness depends on seed and `what` alone, and leaves the caller's random state alone."""
+        """Hold a block whose randomness depends on seed and `what` alone, and leave the caller's random state alone."""
         with torch.random.fork_rng(devices=[self.device.index or 0] if self.device.type == "cuda" else []):
             # Not torch.manual_seed: it looks for every kind of GPU, and a small student's step is soon done.
             torch.default_generator.manual_seed(seed_from(self.seed, *what))
@@ -559,7 +559,7 @@ Distillation.__doc__ += f"\n{describe()}\n"
 
 
 def _adamw(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW whose weight decay acts on matrices and embeddings only."""
+    """Make an AdamW whose weight decay acts on matrices and embeddings only."""
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -568,7 +568,7 @@ def _adamw(parameters: list[nn.Parameter], learning_rate: float, weight_decay: f
 
 
 def _numbered(names: Iterable[str]) -> tuple[str, ...]:
-    """Names with a number behind those that repeat: A, B, A → A, B, A2."""
+    """Put a number behind names that repeat: A, B, A → A, B, A2."""
     seen: Counter[str] = Counter()
     numbered = []
     for name in names:

@@ -83,7 +83,7 @@ def plan(
     measure: bool = True,
     **settings,
 ) -> Estimate:
-    """The plan of `Distillation(student, teacher, task, objective, **settings)`; nothing of them is changed.
+    """Return the plan of `Distillation(student, teacher, task, objective, **settings)`; nothing of them is changed.
 
     launch: the processes it will be launched with (default: as this is). measure: whether to time a few steps, which
     is done only where the run is meant for this machine. Raises what Distillation would raise.
@@ -118,7 +118,7 @@ def plan(
 
 
 def _tokens(batches: Batches, steps: int) -> int:
-    """Whole passes have every token once; the rest of the steps is counted one by one."""
+    """Count tokens: whole passes have every one once; the rest of the steps is counted one by one."""
     passes, rest = divmod(steps, batches.per_epoch)
     first = passes * batches.per_epoch
     counted = sum(batches.tokens(step) for step in range(first, first + rest))
@@ -129,7 +129,7 @@ def _tokens(batches: Batches, steps: int) -> int:
 
 
 def _memory(run: Distillation, launch: Launch, texts: int, length: int) -> dict[str, int]:
-    """Bytes that a process holds at the most, by what takes them. Their peaks fall apart: the sum is an upper bound."""
+    """Count the bytes that a process holds at most, by what takes them: an upper bound, since peaks fall apart."""
     trained = sum(p.numel() for p in run.parameters)
     one, two = (_kept_by_forward(run, launch.bf16, count, length) for count in (1, 2))
     teacher = _outputs_of_teacher(run, launch.bf16, length)
@@ -169,7 +169,7 @@ class _Kept:
 
 
 def _kept_by_forward(run: Distillation, bf16: bool, texts: int, length: int) -> _Kept:
-    """What autograd keeps of the student's forward pass for the way back, parameters and inputs left out."""
+    """Tell what autograd keeps of the student's forward pass for the way back, parameters and inputs left out."""
     batch, rows = _example(run, texts, length)
     known = {p.untyped_storage().data_ptr() for p in [*run.student.parameters(), *batch.values()]}
     kept: dict[int, torch.UntypedStorage] = {}  # as long as they live, no other takes their place
@@ -189,7 +189,7 @@ def _kept_by_forward(run: Distillation, bf16: bool, texts: int, length: int) -> 
 
 @torch.no_grad()
 def _outputs_of_teacher(run: Distillation, bf16: bool, length: int) -> int:
-    """Bytes of what the teacher hands over for one text: hidden states, if they are needed, and features."""
+    """Count bytes of what the teacher hands over for one text: hidden states, if they are needed, and features."""
     if not run.teacher_needs:
         return 0
     batch, rows = _example(run, 1, length)
@@ -212,7 +212,7 @@ def _example(run: Distillation, texts: int, length: int) -> tuple[dict[str, Tens
 
 @contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """The model's mode and the random state come back."""
+    """Bring the model's mode and the random state back."""
     mode = model.training
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
@@ -229,7 +229,7 @@ def _bytes(tensors) -> int:
 
 
 def _timed(known: Estimate, run: Distillation, settings: dict) -> Estimate:
-    """The plan with a time: a few small steps of a copy, on some texts of the training split."""
+    """Return the plan with a time: a few small steps of a copy, on some texts of the training split."""
     world = run.accelerator.num_processes
     texts = min(TRIAL_TEXTS, known.micro_batch) * world
     steps = min(TRIAL_STEPS, known.steps)
@@ -257,7 +257,7 @@ def _timed(known: Estimate, run: Distillation, settings: dict) -> Estimate:
 
 
 def _now(run: Distillation) -> float:
-    """The time at which everything that was begun is done, here and in the other processes."""
+    """Return the time at which everything that was begun is done, here and in the other processes."""
     run.accelerator.wait_for_everyone()
     if run.device.type == "cuda":
         torch.cuda.synchronize(run.device)

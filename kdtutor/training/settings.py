@@ -73,7 +73,7 @@ def setting(
     resume: bool = True,
     commands: tuple[str, ...] = ALL,
 ) -> Any:
-    """A field of Settings. twin: the twin of a live run has the same; resume: a resumed run must have the same;
+    """Return a field of Settings. twin: the twin of a live run has the same; resume: a resumed run must have the same;
     commands: those of the command line that have it as a flag."""
     return field(
         default=default,
@@ -178,7 +178,7 @@ class Settings(Checked):
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Settings:
-        """The settings with these names. KDTutorError, with the nearest name first, if there is no such setting."""
+        """Make settings of these. KDTutorError, with the nearest name first, if there is no such setting."""
         known = [f.name for f in fields(cls)]
         for name in given:
             if name not in known:
@@ -186,12 +186,12 @@ class Settings(Checked):
         return cls(**given)
 
     def marked(self, mark: str) -> dict[str, Any]:
-        """The values of the settings that have the mark "twin" or "resume"."""
+        """Return the values of the settings that have the mark "twin" or "resume"."""
         return {f.name: getattr(self, f.name) for f in fields(Settings) if f.metadata[mark]}
 
 
 def check_setting(name: str, value: object) -> Any:
-    """`value` as the setting `name` is kept, or KDTutorError."""
+    """Return `value` as the setting `name` is kept, or KDTutorError."""
     [found] = [f for f in fields(Settings) if f.name == name]
     return found.metadata["check"](name, value)
 
@@ -209,7 +209,7 @@ def takes_settings(function: Any) -> Any:
 
 
 def describe() -> str:
-    """Every setting in a sentence, for a docstring."""
+    """Return every setting in a sentence, for a docstring."""
     lines = []
     for f in fields(Settings):
         sentence = f"{f.name}: {f.metadata['help']}. Must be {f.metadata['check'].allowed}."

@@ -68,7 +68,7 @@ class Learning:
         return tensors
 
     def check(self, state: State) -> None:
-        """ValueError if `state` is not of these modules: an optimiser would read beyond a moment that is too small."""
+        """Raise ValueError if `state` is not of these modules: AdamW would read beyond a moment that is too small."""
         if [*map(set, state.about["objective"])] != [*map(set, self.objective.settings())]:
             raise ValueError(f"the objective's settings are {state.about['objective']}")
         expected = {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
@@ -102,7 +102,7 @@ class Learning:
 
 
 def _compare(found: Tensors, expected: Tensors) -> None:
-    """ValueError if a tensor is missing, left over, or of another shape or type than expected."""
+    """Raise ValueError if a tensor is missing, left over, or of another shape or type than expected."""
     for name in {**expected, **found}:
         mine, theirs = (
             f"{tensors[name].dtype} {tuple(tensors[name].shape)}" if name in tensors else "missing"

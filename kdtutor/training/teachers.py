@@ -73,7 +73,7 @@ class Answers:
         """Ask once what no step changes. KDTutorError if the answers find no room, or are not finite."""
 
     def outputs(self, batch: Batch, inputs: Batch) -> Outputs | None:
-        """The teacher's outputs for a micro-batch, as it lies on the host (`batch`) and on the device (`inputs`)."""
+        """Give the teacher's outputs for a micro-batch, which lies on the host (`batch`) and the device (`inputs`)."""
         return None
 
 
@@ -108,7 +108,7 @@ def answers_for(
     split: str,
     cache: bool | str | os.PathLike | TopK,
 ) -> Answers:
-    """The answers that `terms` learn from; nothing is asked yet.
+    """Return the answers that `terms` learn from; nothing is asked yet.
 
     needs: what the forward pass of the teacher computes, nothing if no term needs one. Raises KDTutorError if a cache
     is named though the answers can't be kept there.
@@ -174,7 +174,7 @@ class Cached(Answers):
         return logits
 
     def _on_disk(self, folder: Path) -> Tensor:
-        """A file belongs to one teacher, task, split and precision. Two runs that need it: the second waits for it."""
+        """Keep one file per teacher, task, split and precision. Two runs that need it: the second waits for it."""
         how = ("bf16" if self.inference.bf16 else "fp32") + ("" if self.inference.fast else "-plain")
         key = f"{fingerprint(self.inference.model)}-{self.task.fingerprint}-{self.split}-{how}"
         file, main = folder / f"teacher-{key}.npy", self.accelerator.is_main_process
@@ -237,7 +237,7 @@ class Cached(Answers):
         on_main(self.accelerator, finish)
 
     def _asked(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """(index, logits (n, C) on the host) batch by batch, from batch number `first` on."""
+        """Yield (index, logits (n, C) on the host) batch by batch, from batch number `first` on."""
         accelerator, batches = self.accelerator, self.order[first:]
         rank, world = accelerator.process_index, accelerator.num_processes
         share = (index[rank::world] for index in batches if len(index) > rank)
@@ -330,7 +330,7 @@ class TopLogits(Answers):
         )
 
     def outputs(self, batch: Batch, inputs: Batch) -> Outputs:
-        """Those of the tokens that `batch["rows"]` names: (n, k) each."""
+        """Return those of the tokens that `batch["rows"]` names: (n, k) each."""
         text, column = (
             batch["rows"] // batch["input_ids"].shape[1],
             batch["rows"] % batch["input_ids"].shape[1],
@@ -343,7 +343,7 @@ class TopLogits(Answers):
         return Outputs(None, top=(log_p, tokens))
 
     def _largest(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each token of some texts the k largest log-probabilities and whose they are; and what is left out."""
+        """Ask for the k largest log-probabilities and whose they are; and what is left out."""
         batch = self.batches.masked(index)
         batch["rows"] = batch["attention_mask"].flatten().nonzero()[:, 0]
         inputs = {name: value.to(self.inference.accelerator.device) for name, value in batch.items()}
@@ -362,13 +362,13 @@ class TopLogits(Answers):
 
 
 def _places(data: Encoded, index: Tensor) -> Tensor:
-    """Where the tokens of some texts lie in the data, text by text."""
+    """Tell where the tokens of some texts lie in the data, text by text."""
     column = torch.arange(int(data.lengths[index].max()))
     return (data.offsets[index][:, None] + column)[column < data.lengths[index][:, None]]
 
 
 def _refuse_top(cache: TopK, task, terms: Sequence[Term], needs: Set[str]) -> None:
-    """KDTutorError, with the reason, where the k largest logits can't stand in for the teacher."""
+    """Raise KDTutorError, with the reason, where the k largest logits can't stand in for the teacher."""
     reads = [type(term) for term in terms if term.needs_teacher]
     reason = None
     if not task.rules.masks:
@@ -384,7 +384,7 @@ def _refuse_top(cache: TopK, task, terms: Sequence[Term], needs: Set[str]) -> No
 
 
 def logits_of_top(log_p: Tensor, tokens: Tensor, vocabulary: int, dtype: torch.dtype) -> Tensor:
-    """(n, k) log-probabilities and their tokens as logits (n, V), all others so low that their probability is 0."""
+    """Turn (n, k) log-probabilities and their tokens into logits (n, V); all others get a probability of 0."""
     logits = torch.full((len(log_p), vocabulary), LEFT_OUT, dtype=dtype, device=log_p.device)
     return logits.scatter_(-1, tokens.long(), log_p.to(dtype))
 
@@ -393,7 +393,7 @@ def logits_of_top(log_p: Tensor, tokens: Tensor, vocabulary: int, dtype: torch.d
 
 
 def configuration(model: PreTrainedModel) -> dict[str, object]:
-    """A model's configuration, less what changes when the model is saved."""
+    """Return a model's configuration, less what changes when the model is saved."""
     config = model.config.to_diff_dict()
     return {
         name: config[name]

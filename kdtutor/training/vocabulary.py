@@ -65,7 +65,7 @@ def losses(
     terms: Sequence[Term], factors: Tensor, student: Outputs, teacher: Outputs | None, labels: Tensor,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Σ factor · loss over the terms that read logits, and each term's loss.
+    """Compute Σ factor · loss over the terms that read logits, and each term's loss.
 
     factors: (n_terms,). student, teacher: `features` (n or more, D) and the `unembedding` they go into, or the
     teacher's `top` logits. labels: (n,), −100 where there is none; features beyond the n-th are padding. chunk_size:
@@ -119,7 +119,7 @@ def _gradients(
     active: list[tuple[int, Term]], learned: list[Tensor], factors: Tensor,
     logits: tuple[Tensor, Tensor | None], labels: Tensor, values: Tensor,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """The gradients of Σ factor · loss with respect to a chunk's logits (n, V) and to what terms learn.
+    """Return the gradients of Σ factor · loss with respect to a chunk's logits (n, V) and to what terms learn.
 
     Each term's loss, summed over the chunk, is added to `values` (n_terms,).
     """
@@ -154,7 +154,7 @@ class _WithKnownGradients(torch.autograd.Function):
 
 
 def _product_dtype(features: Tensor) -> torch.dtype:
-    """What matrices are multiplied in: autocast's choice where it is on."""
+    """Tell what matrices are multiplied in: autocast's choice where it is on."""
     device = features.device.type
     if torch.is_autocast_enabled(device) and features.dtype != torch.float64:
         return torch.get_autocast_dtype(device)
@@ -162,7 +162,7 @@ def _product_dtype(features: Tensor) -> torch.dtype:
 
 
 def default_chunk_size(vocabulary: int, device: str) -> int:
-    """How many tokens make a chunk."""
+    """Tell how many tokens make a chunk."""
     return max(FEWEST, CHUNK_BYTES.get(device, ELSEWHERE) // (4 * vocabulary))
 
 
@@ -173,7 +173,7 @@ def _chunks(rows: int, size: int) -> list[slice]:
 def _logits_by_chunk(
     outputs: Outputs | None, kind: torch.dtype, wide: torch.dtype, vocabulary: int
 ) -> Callable[[slice], Tensor | None]:
-    """A function from a chunk's rows to a model's logits there, (n, V), ready to be summed over."""
+    """Return a function from a chunk's rows to a model's logits there, (n, V), ready to be summed over."""
     if outputs is None:
         return lambda chunk: None
     if outputs.top:
@@ -185,7 +185,7 @@ def _logits_by_chunk(
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, in one pass where the precisions agree."""
+    """Add a @ b to `total`, in one pass where the precisions agree."""
     if total.dtype == a.dtype:
         total.addmm_(a, b)
     else:

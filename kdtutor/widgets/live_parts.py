@@ -28,7 +28,7 @@ ROWS = 8  # classes of the probe that are shown
 
 
 def make_twin(run: Distillation, wanted: bool) -> tuple[Distillation | None, str]:
-    """The same run with hard labels alone; or None, and a sentence if one was wanted."""
+    """Return the same run with hard labels alone; or None, and a sentence if one was wanted."""
     if not wanted:
         return None, ""
     hard = parse_objective(run.task.rules.hard)
