@@ -2,6 +2,7 @@
 
     python benchmarks/memory.py                                       the table of benchmarks/README.md
     python benchmarks/memory.py --steps 600 --kinds classification    a quick look
+    python benchmarks/memory.py --steps 200 --width 256 --rounds 2    what few shapes cost a larger student, in turns
 
 A small student distils from a small teacher with random weights, asked at every step: supersense by soft and hard
 labels, glosses by DistilBERT's objective. Each run is a process of its own; the two arms take turns.
@@ -34,12 +35,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS])
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=[*PRECISIONS])
+    parser.add_argument("--width", type=int, default=64, help="of student and teacher")
+    parser.add_argument("--rounds", type=int, default=1, help="times that the arms take turns")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
     parser.add_argument("--output", type=Path, help="write all measurements to this JSON file")
     parser.add_argument("--one", nargs=3, metavar=("ARM", "KIND", "PRECISION"), help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.one:
-        print(json.dumps(measure(*a.one, a.steps)))
+        print(json.dumps(measure(*a.one, a.steps, a.width)))
         return
     print(describe())
     print(f"| kind | precision | arm | after {EARLY} steps | after {a.steps:,} | ratio | processor seconds |")
@@ -47,8 +50,9 @@ def main() -> None:
     results = []
     for kind in a.kinds:
         for precision in a.precisions:
-            for arm in a.arms:
+            for arm in a.rounds * a.arms:
                 command = [sys.executable, __file__, "--one", arm, kind, precision, "--steps", str(a.steps)]
+                command += ["--width", str(a.width)]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
                     print(f"{arm}, {kind}, {precision} failed:\n{done.stderr[-2000:]}", flush=True)
@@ -59,7 +63,7 @@ def main() -> None:
         a.output.write_text(json.dumps({"machine": describe(), "results": results}, indent=1) + "\n")
 
 
-def measure(arm: str, kind: str, precision: str, steps: int) -> dict:
+def measure(arm: str, kind: str, precision: str, steps: int, width: int) -> dict:
     """Train, and read how much memory is resident after EARLY steps and at the end."""
     import importlib
 
@@ -82,7 +86,7 @@ def measure(arm: str, kind: str, precision: str, steps: int) -> dict:
     else:
         task, batch = kd.load_task("glosses"), 4
         goal = 5 * kd.SoftTargets(2) + 2 * kd.MaskedLM() + 1 * kd.CosineHidden()
-    teacher, student = (kd.small_bert(task, layers=2, width=64, seed=seed) for seed in (1, 2))
+    teacher, student = (kd.small_bert(task, layers=2, width=width, seed=seed) for seed in (1, 2))
     run = kd.Distillation(
         student,
         teacher,

@@ -39,6 +39,8 @@ def judge(exercise: Exercise, answer: Any, seed: int | None = None) -> Verdict:
         return problem
     generator = torch.Generator().manual_seed(random.SystemRandom().getrandbits(32) if seed is None else seed)
     with everything_as_it_was():
+        # Probes are small: a second thread would wait more than it works, the longer the busier the machine.
+        torch.set_num_threads(1)
         probes = list(exercise.probes(generator))
         # first the reference: what torch imports at its first use is then there for all children
         right = [run(exercise, exercise.reference, probe) for probe in probes]

@@ -17,7 +17,10 @@ from kdtutor.exercises.definitions import Exercise
 from kdtutor.exercises.running import Run, run
 
 Names = tuple[str, ...]
-SEARCH, FURTHER = 0.9, 0.2  # seconds of processor time for the pairs, and from the first that fits
+SEARCH, FURTHER = (
+    0.9,
+    0.2,
+)  # seconds of this thread's processor time for the pairs, and from the first that fits
 EXCHANGED = "return values exchanged"
 EXCHANGED_HINT = (
     "What you return are the right things in another order. Read again which of them comes first."
@@ -36,13 +39,13 @@ def explanations(
     singles += [(EXCHANGED,)] if _several_values(exercise) else []
     confirmed: list[tuple] = []
     for candidates, seconds in ((singles, 60.0), (_pairs(exercise, probes[0], mine[0]), SEARCH)):
-        fitting, stop = [], time.process_time() + seconds
+        fitting, stop = [], time.thread_time() + seconds
         for names in candidates:
-            if time.process_time() > stop:
+            if time.thread_time() > stop:
                 break
             if explains(exercise, names, probes, mine):
                 fitting.append(names)
-                stop = min(stop, time.process_time() + FURTHER) if candidates is not singles else stop
+                stop = min(stop, time.thread_time() + FURTHER) if candidates is not singles else stop
         if fitting and not confirmed:
             confirmed = list(again())
         fitting = [

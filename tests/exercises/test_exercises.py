@@ -123,7 +123,7 @@ def test_hints_are_sentences_and_do_not_give_the_line_away(exercise):
 
 
 @pytest.mark.slow
-def test_half_of_all_checks_take_less_than_a_tenth_of_a_second_and_none_more_than_two():
+def test_a_check_takes_a_moment_whatever_the_answer():
     """Of processor time, the child's included; the longest are those of answers that no pair of mistakes explains."""
     times = []
     for exercise in EXERCISES.values():
@@ -133,8 +133,9 @@ def test_half_of_all_checks_take_less_than_a_tenth_of_a_second_and_none_more_tha
             start = sum(os.times()[:4])
             judge(exercise, exercise.with_mistakes(mistakes))
             times.append(sum(os.times()[:4]) - start)
-    assert statistics.median(times) < 0.1
-    assert max(times) < 2
+    # Alone on a machine 0.08 and 1.3 were measured; these bounds are for busy and slow ones.
+    assert statistics.median(times) < 0.5
+    assert max(times) < 6
 
 
 # ------------------------------------------------------------------------------------------ the notebooks
