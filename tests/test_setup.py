@@ -128,7 +128,7 @@ def make():
         pytest.skip("there is no make here")
 
     def commands(target: str) -> list[str]:
-        command = ["make", "-n", "-o", ".venv/.installed", target]
+        command = ["make", "--no-print-directory", "-n", "-o", ".venv/.installed", target]
         said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
         return [line.replace(".venv/bin/", "") for line in said.splitlines()]
 
@@ -154,7 +154,7 @@ def test_ci_runs_make_test():
 
 def test_make_help_has_a_line_for_every_target_and_none_of_them_is_a_file():
     targets = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE).group(1).split()
-    said = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    said = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert [line.split()[:2] for line in said.splitlines()] == [["make", target] for target in targets]
 
 

@@ -112,7 +112,7 @@ def victim(folder: str, moment: str, tell) -> None:
         os.fsync = slowly(0.02, os.fsync)
         checkpoints.save_file = slowly(0.02, checkpoints.save_file)
     else:
-        torch.nn.utils.clip_grad_norm_ = slowly(0.01, torch.nn.utils.clip_grad_norm_)
+        torch.nn.utils.clip_grad_norm_ = slowly(0.05, torch.nn.utils.clip_grad_norm_)
     tell.send("begun")
     run = steered_run(folder)
     if checkpoints.found(Path(folder)):
