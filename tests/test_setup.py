@@ -154,7 +154,8 @@ def test_ci_runs_make_test():
 
 def test_make_help_has_a_line_for_every_target_and_none_of_them_is_a_file():
     targets = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE).group(1).split()
-    said = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    command = ["make", "--no-print-directory", "help"]
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert [line.split()[:2] for line in said.splitlines()] == [["make", target] for target in targets]
 
 
