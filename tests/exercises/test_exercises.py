@@ -565,7 +565,9 @@ def test_the_kernel_of_a_notebook_survives_and_shows_the_line_of_the_cell():
     cells = [
         "from kdtutor.exercises import check, sandbox\nsandbox.TIME_LIMIT = 0.5",
         "def forever(z, t):\n    while True:\n        print('again')\n\ncheck.softmax_with_temperature(forever)",
-        "def asks(z, t):\n    return z / float(input())\n\ncheck.softmax_with_temperature(asks)",
+        "def asks(z, t):\n    return z / float(input())\n\n"
+        "sandbox.TIME_LIMIT = 60  # enough for whatever ends, also on a busy machine\n"
+        "check.softmax_with_temperature(asks)",
         "def fails(z, t):\n    y = z.exp()\n    return y @ y\n\ncheck.softmax_with_temperature(fails)",
         "def right(z, t):\n    return (z / t).softmax(-1)\n\ncheck.softmax_with_temperature(right)",
     ]
