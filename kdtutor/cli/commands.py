@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import time
+import warnings
 from argparse import SUPPRESS, ArgumentParser
 from dataclasses import Field, dataclass, field, fields
 from functools import partial
@@ -268,6 +269,7 @@ def _train(a: TrainArguments, command: str, model, teacher, task, objective) -> 
 
     # evaluation is for later: what it lacks is noticed now
     from kdtutor.training import checkpoints
+    from kdtutor.training.diagnosis import ClippingWarning
     from kdtutor.training.distillation import Distillation
 
     settings = {f.name: getattr(a, f.name) for f in fields(Settings)}
@@ -290,6 +292,7 @@ def _train(a: TrainArguments, command: str, model, teacher, task, objective) -> 
         print(models.sizes(model))
         print(f"{len(task.split('train')):,} examples, {run.total_steps:,} steps on {run.device}", end="; ")
         print(f"objective {objective}; teacher {run.teacher_mode}", flush=True)
+    warnings.simplefilter("ignore", ClippingWarning)  # it is said at the end, with the scores
     started, first, every = time.time(), run.done, max(1, run.total_steps // 50)
     wanted = main_process and not sys.stderr.isatty()  # a terminal has a bar instead
     for step in run:
@@ -314,10 +317,11 @@ def _print_plan(a: TrainArguments, model, teacher, task, objective, settings: di
 
 
 def _save(run, a: TrainArguments, command: str, evaluation) -> None:
-    """Save the model, its tokenizer, and a card with the scores of what was saved."""
+    """Save the model, its tokenizer, and a card with the scores of what was saved, and whether it is trained."""
     import torch
 
     from kdtutor import models
+    from kdtutor.training.diagnosis import diagnose
 
     task, output = run.task, Path(a.output)
     with models.load.quiet():
@@ -328,6 +332,7 @@ def _save(run, a: TrainArguments, command: str, evaluation) -> None:
     def scores(split: str) -> dict:
         return evaluation.evaluate(saved, task, split, latency=False, masking=run.masking).to_dict()
 
+    is_trained = diagnose(saved, task, run.split, masking=run.masking, clipped=run.clipped)
     seconds = sum(row["seconds"] for row in run.history)
     packages = ("torch", "transformers", "accelerate", "kdtutor")
     card = {
@@ -337,6 +342,7 @@ def _save(run, a: TrainArguments, command: str, evaluation) -> None:
         "seed": a.seed,
         "data": {"task": task.name, "fingerprint": task.fingerprint, "train": len(task.split("train"))},
         "scores": {split: scores(split) for split in ("validation", "test")},
+        "diagnosis": is_trained.to_dict(),
         "steps": run.total_steps,
         "tokens": sum(row["tokens"] for row in run.history),
         "seconds": round(seconds),
@@ -344,7 +350,9 @@ def _save(run, a: TrainArguments, command: str, evaluation) -> None:
         "versions": {name: __import__(name).__version__ for name in packages},
     }
     (output / "card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{json.dumps(card['scores'], indent=2)}\nsaved to {output} after {seconds / 60:.1f} minutes")
+    print(
+        f"{json.dumps(card['scores'], indent=2)}\n{is_trained}\nsaved to {output} after {seconds / 60:.1f} minutes"
+    )
 
 
 def _hardware(run) -> str:

@@ -38,6 +38,7 @@ from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training import checkpoints, vocabulary
 from kdtutor.training.batches import Batches, seed_from
 from kdtutor.training.checks import check_run
+from kdtutor.training.diagnosis import Diagnosis, diagnose, share_clipped, warn_if_mostly_clipped
 from kdtutor.training.processes import (
     bar,
     finish_first,
@@ -86,8 +87,9 @@ class Distillation:
     where it stopped. `learning_rate`, and the objective's weights and temperatures, may be changed between
     steps. The teacher is frozen: eval mode, no gradients.
 
-    `teacher_mode` says how the teacher is asked, and why. Raises KDTutorError before the first step if anything does
-    not fit, NonFiniteLoss within ten steps if a loss or gradient is not finite.
+    `teacher_mode` says how the teacher is asked, and why; `diagnose()` whether the student is trained. Raises
+    KDTutorError before the first step if anything does not fit, NonFiniteLoss within ten steps if a loss or gradient is
+    not finite; warns at the end if more than half of the steps were clipped.
 
     Read in this order: `_train_step`, `_losses`, `__init__`, `__iter__`; the rest as you need it. The settings:
     """
@@ -251,6 +253,7 @@ class Distillation:
         with self._own_folder(), self._bar() as bar:
             self._refuse_torn()
             self._save_if_expected()  # what could not be written before, or was changed since
+            began_with = self.done
             while self.done < self.total_steps:
                 number = self.done + 1
                 step = Step(number, number / self.batches.per_epoch, self.total_steps, self)
@@ -269,6 +272,9 @@ class Distillation:
                     self._save_if_expected()
                 if interrupted:
                     raise KeyboardInterrupt
+
+        if self.done > began_with and self.accelerator.is_main_process:
+            warn_if_mostly_clipped(self._norms(), self.settings.max_norm)
 
     def _take_step(self, bar: tqdm) -> None:
         """Take one optimiser step, count and time it, and look at its loss where a checkpoint may follow."""
@@ -319,6 +325,22 @@ class Distillation:
         with finish_first():
             self._fetch()
         return self._rows
+
+    @property
+    def clipped(self) -> float:
+        """Tell which share of the steps so far had a gradient longer than `max_norm`, which was shortened."""
+        return share_clipped(self._norms(), self.settings.max_norm)
+
+    def diagnose(self) -> Diagnosis:
+        """Measure the student on training texts and on validation: does it underfit or overfit? See `Diagnosis`.
+
+        The first thing to ask of every run. To judge an objective by a student that could still learn is to judge its
+        first steps: distillation needs patience (Beyer et al. 2022, arXiv:2106.05237). Nothing of the run is changed.
+        """
+        return diagnose(self.student, self.task, self.split, masking=self.masking, clipped=self.clipped)
+
+    def _norms(self) -> list[float]:
+        return [row["grad_norm"] for row in self.history]
 
     def _record(self, rate: float, values: Tensor) -> dict:
         """Add a row to the history; its values (loss, norm, terms) stay on the device until someone asks."""

@@ -330,6 +330,7 @@ def test_finetune_distill_and_evaluate_from_one_file_to_the_next(mine, corpus, t
         in out
     )
     assert "step     12 of 12, epoch 4.00: loss " in out
+    [is_trained] = [line for line in out.splitlines() if line.startswith("training ")]
 
     card = json.loads((teacher / "card.json").read_text(encoding="utf-8"))
     assert card["command"] == " ".join(["kdtutor", *tuned, "--output", str(teacher)])
@@ -338,6 +339,11 @@ def test_finetune_distill_and_evaluate_from_one_file_to_the_next(mine, corpus, t
     assert card["data"] == {"task": "mine", "fingerprint": card["data"]["fingerprint"], "train": 48}
     assert card["scores"].keys() == {"validation", "test"}
     assert card["scores"]["test"]["examples"] == 6
+    found = card["diagnosis"]
+    assert is_trained.startswith(f"training {found['training']['accuracy']:.1%} (loss ")
+    assert is_trained.endswith(found["verdict"])
+    assert found["texts"] == 48
+    assert found["validation"]["accuracy"] == card["scores"]["validation"]["accuracy"]
     assert (card["seed"], card["steps"]) == (0, 12)
     assert card["tokens"] > 48 * 4 * 4
     assert card["seconds"] >= 0
@@ -372,6 +378,16 @@ def test_finetune_distill_and_evaluate_from_one_file_to_the_next(mine, corpus, t
     measured = json.loads(result.read_text(encoding="utf-8"))
     assert measured["accuracy"] == card["scores"]["test"]["accuracy"]
     assert {"command", "retention", "latency_ms", "parameters"} <= measured.keys()
+
+
+def test_a_run_that_was_mostly_clipped_says_so_once_at_its_end(mine, tmp_path, capsys, recwarn):
+    flags = ["--max_norm", "1e-3", "--epochs", "8", "--output", str(tmp_path)]
+    assert main(["finetune", *mine, *small(mine), *flags]) == 0
+    out, err = capsys.readouterr()
+    advice = "100% of the steps were clipped: raise max_norm, or lower the learning rate"
+    assert (out + err).count("clipped") == out.count(advice) == 1
+    assert not [warning for warning in recwarn if "clipped" in str(warning.message)]
+    assert json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))["diagnosis"]["clipped"] == 1
 
 
 def test_distilling_into_half_the_layers(mine, corpus, tmp_path, capsys):
