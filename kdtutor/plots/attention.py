@@ -1,4 +1,4 @@
-"""Pictures of attention, masks and the Transformer."""
+"""Pictures of attention, masks and positions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from kdtutor.plots.style import (
-    INK,
     OTHERS,
     TEACHER,
     Picture,
@@ -174,77 +172,11 @@ def saturation(
 
 
 @styled
-def encoder_decoder(
-    source: str = "source", target: str = "target so far", answer: str = "next token"
-) -> Picture:
-    """Draw the Transformer of Vaswani et al. 2017 as boxes, read from the bottom up; with an example's texts."""
-    picture, axes = canvas(8.4, 8.0)
-    attention, other = TEACHER.colour + "33", OTHERS[3].colour + "33"  # pale
-    look, cross, think = (
-        ("self-attention", attention),
-        ("cross-attention", attention),
-        ("feed-forward", other),
-    )
-    masked = ("masked self-attention", attention)
-    stacks = {"encoder": (2.2, (look, think)), "decoder": (6.4, (masked, cross, think))}
-
-    def box(x: float, y: float, text: str, colour: str = "white", height: float = 0.5) -> None:
-        axes.add_patch(Rectangle((x - 1.25, y), 2.5, height, facecolor=colour, edgecolor=INK))
-        axes.annotate(text, (x, y + height / 2), ha="center", va="center")
-
-    def arrow(*points: tuple[float, float]) -> None:
-        if len(points) > 2:
-            axes.plot(*zip(*points[:-1], strict=True), color=INK, linewidth=1.2)
-        head = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
-        axes.annotate("", points[-1], points[-2], arrowprops=head)
-
-    for (name, (x, sublayers)), text in zip(stacks.items(), (source, target), strict=True):
-        axes.annotate(text, (x, -0.1), ha="center", va="top")
-        arrow((x, 0), (x, 0.4))
-        box(x, 0.4, "embeddings + positions")
-        bottom = y = 1.4
-        arrow((x, 0.9), (x, y + 0.35))
-        for sublayer, colour in sublayers:
-            box(x, y + 0.35, sublayer, colour)
-            arrow((x, y + 0.85), (x, y + 1.1))
-            box(x, y + 1.1, "add & norm", height=0.36)
-            side = x - 1.45  # the residual connection: past the sublayer, into the sum
-            arrow((x, y + 0.15), (side, y + 0.15), (side, y + 1.28), (x - 1.25, y + 1.28))
-            if sublayer == "cross-attention":
-                join = y + 0.6
-            y += 1.46
-            arrow((x, y), (x, y + 0.35))
-        frame = Rectangle(
-            (x - 1.65, bottom), 3.1, y + 0.18 - bottom, facecolor="none", edgecolor=INK, linestyle=":"
-        )
-        axes.add_patch(frame)
-        middle = (bottom + y + 0.18) / 2
-        axes.annotate(f"{name} layer, N times", (x + 1.53, middle), rotation=90, va="center", fontsize=11)
-        if name == "encoder":
-            top = y + 0.55
-            axes.annotate("memory", (x, top), (-6, 4), textcoords="offset points", ha="right")
-        else:
-            box(x, y + 0.35, "output layer, softmax")
-            arrow((x, y + 0.85), (x, y + 1.2))
-            axes.annotate(answer, (x, y + 1.28), ha="center", va="bottom")
-    between = 4.35  # where the encoder's output goes over to the decoder, into every cross-attention
-    arrow((2.2, top - 0.2), (2.2, top), (between, top), (between, join), (6.4 - 1.25, join))
-    axes.set(xlim=(0.4, 8.3), ylim=(-0.7, y + 1.8))
-    axes.axis("off")
-    return describe(
-        picture,
-        f"The Transformer. The encoder reads “{source}”: embeddings with positions, then N layers of "
-        f"self-attention and feed-forward. The decoder reads “{target}” in the same way, but masked, and with a "
-        f"cross-attention to the memory, which is the encoder's output, before each feed-forward. Past each sublayer "
-        f"runs a residual connection, and the sum is normalised. The output layer foretells “{answer}”.",
-    )
-
-
-@styled
 def positions(encoding, reach: int = 30) -> Picture:
     """Draw a position encoding (L, D): its numbers, and the dot products of every two of its rows by their distance.
 
-    reach: the largest distance drawn. The thin band holds the dot products of all pairs at a distance.
+    Sines and cosines, the even columns and the odd ones, stand apart. reach: the largest distance drawn. The thin band
+    holds the dot products of all pairs at a distance.
     """
     table = as_array(encoding)
     products = table @ table.T
@@ -252,9 +184,13 @@ def positions(encoding, reach: int = 30) -> Picture:
     by_distance = [np.diagonal(products, offset) for offset in range(reach + 1)]
     mean = np.array([values.mean() for values in by_distance])
     picture, (left, right) = canvas(10.0, 4.2, columns=2)
-    image = left.imshow(table, cmap="cividis", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
-    left.set(xlabel="column", ylabel="position")
-    picture.colorbar(image, ax=left, label="value")
+    sorted_columns = np.concatenate([table[:, 0::2], table[:, 1::2]], 1)
+    image = left.imshow(
+        sorted_columns, cmap="cividis", vmin=-1, vmax=1, aspect="auto", interpolation="nearest"
+    )
+    left.axvline(table.shape[1] / 2 - 0.5, color="white", linewidth=3)
+    left.set(xlabel="even columns (sines), then odd ones (cosines)", ylabel="position", xticks=())
+    picture.colorbar(image, ax=left, label="value", location="top", shrink=0.6)
     lowest, highest = ([f(values) for values in by_distance] for f in (np.min, np.max))
     right.fill_between(range(reach + 1), lowest, highest, color=OTHERS[4].colour, alpha=0.4)
     draw_curve(right, np.arange(reach + 1), mean, TEACHER, None)

@@ -34,6 +34,12 @@ def test_distributions_name_the_likeliest_classes_of_both_in_order():
     assert said(picture).endswith("the true class is animal.")
 
 
+def test_distributions_have_one_scale_in_every_picture_and_call_a_model_by_its_name():
+    flat = plots.distributions([0.25] * 4, None, NAMES, model="masked LM")
+    assert flat.axes[0].get_xlim() == plots.distributions([1, 0, 0, 0], None, NAMES).axes[0].get_xlim()
+    assert "the masked LM's are animal 25 %" in said(flat)
+
+
 def test_distributions_draw_only_the_classes_asked_for_and_star_the_true_one():
     picture = plots.distributions(softmax(LOGITS), None, NAMES, top=2, label="food")
     assert [text.get_text() for text in picture.axes[0].get_yticklabels()] == ["animal", "★ food"]
@@ -58,6 +64,29 @@ def test_a_tensor_with_a_gradient_can_be_drawn():
     torch = pytest.importorskip("torch")
     z = torch.tensor(LOGITS, requires_grad=True)
     assert said(plots.temperature_curves(z, NAMES)) == said(plots.temperature_curves(LOGITS, NAMES))
+
+
+def test_temperature_curves_draw_the_first_guesses_and_what_all_others_have_together():
+    picture = plots.temperature_curves(LOGITS, NAMES, temperatures=[1, 1e6], top=2)
+    *_, others = picture.axes[0].lines
+    assert others.get_label() == "2 others together"
+    assert others.get_ydata() == pytest.approx([np.sort(softmax(LOGITS))[:2].sum(), 0.5], abs=1e-5)
+
+
+def test_reliability_compares_confidence_and_accuracy_by_bins_as_the_calibration_error_does():
+    torch = pytest.importorskip("torch")
+    from kdtutor import evaluation
+
+    torch.manual_seed(0)
+    logits, labels = 3 * torch.randn(200, 4), torch.randint(4, (200,))
+    picture = plots.reliability({"as it is": logits, "T = 3": logits / 3}, labels)
+    for name, z in {"as it is": logits, "T = 3": logits / 3}.items():
+        sure, right = z.softmax(-1).amax(-1).mean(), (z.argmax(-1) == labels).double().mean()
+        error = f"expected calibration error {100 * evaluation.ece(z, labels):.1f} %"
+        assert f"{name}: {100 * sure:.1f} % sure and {100 * right:.1f} % right on average, {error}" in said(
+            picture
+        )
+    assert [axes.get_title(loc="left") for axes in picture.axes] == ["as it is", "T = 3"]
 
 
 def test_temperature_curves_say_how_probability_and_entropy_change():
@@ -94,8 +123,11 @@ def test_second_guesses_name_the_largest_shares_and_put_classes_that_share_toget
 def test_learning_curves_take_histories_and_pairs_and_smooth_only_the_long_ones():
     history = [{"step": i + 1, "loss": 2.0 if i < 50 else 1.0} for i in range(100)]
     picture = plots.learning_curves({"student": history, "control": [(1, 3.0), (100, 2.5)]})
-    assert "student goes from 2 to 1; control goes from 3 to 2.5" in said(picture)
-    assert len(picture.axes[0].lines) == 3  # the history is there both pale and smoothed
+    assert "student goes from 2 to 1, the mean of the last 5; control goes from 3 to 2.5" in said(picture)
+    pale, mean, _ = picture.axes[0].lines
+    assert len(pale.get_xdata()) == 100
+    halfway = mean.get_xdata()[np.argmin(abs(mean.get_ydata() - 1.5))]
+    assert halfway == pytest.approx(50.5, abs=1)  # the mean does not come after what it is a mean of
 
 
 def test_scores_say_mean_and_interval_over_the_seeds_and_show_every_seed():
@@ -219,7 +251,43 @@ def test_the_transformer_s_diagram_holds_the_example_and_says_what_reads_what():
     assert {"three hundred", "<s> 3", "0", "encoder layer, N times", "decoder layer, N times"} < set(drawn)
     assert drawn.count("add & norm") == 5  # two sublayers in an encoder layer, three in a decoder layer
     assert "The encoder reads “three hundred”" in said(picture)
-    assert "cross-attention to the memory" in said(picture)
+    assert "cross-attention, whose keys and values come from the memory, the encoder's output" in said(
+        picture
+    )
+    assert {"Q", "K, V", "memory"} < set(drawn)
+
+
+def test_the_picture_of_distillation_has_two_models_two_losses_and_one_that_learns():
+    picture = plots.distillation("a kind of bird", "animal")
+    drawn = [text.get_text() for text in picture.axes[0].texts]
+    assert {"teacher", "student", "soft loss\nT² · KL", "hard loss\ncross-entropy", "label: animal"} <= set(
+        drawn
+    )
+    assert drawn.count("softmax(z / T)") == 2  # both models are softened
+    assert "“a kind of bird”" in said(picture) and "Gradients flow back to the student only" in said(picture)
+
+
+def test_heads_are_columns_and_their_shapes_stand_beside_them():
+    picture = plots.split_into_heads(["[CLS]", "a", "bird", "[SEP]"], width=12, heads=3)
+    drawn = [text.get_text() for text in picture.axes[0].texts]
+    assert drawn.count("4 × 12, in 3 heads") == 3  # Q, K and V
+    assert {"4 × 4", "softmax(Q₀ K₀ᵀ / √4)", "[CLS]", "bird"} <= set(drawn)
+    assert "cut by columns into 3 heads of 4" in said(picture)
+
+
+def test_masking_asks_where_it_has_chosen_and_nowhere_else():
+    picture = plots.masking(["[CLS]", "a", "bird"], ["[CLS]", "[MASK]", "bird"], [None, "a", "bird"])
+    drawn = [text.get_text() for text in picture.axes[0].texts]
+    assert (drawn.count("[CLS]"), drawn.count("a"), drawn.count("bird")) == (2, 2, 3)
+    assert "asks at 2 of them only, for a (it reads [MASK]), bird (it reads bird)" in said(picture)
+
+
+def test_the_classifier_reads_the_first_token_and_every_token_has_three_embeddings():
+    picture = plots.read_from_cls(["[CLS]", "bird", "[SEP]"], width=8, classes=5)
+    drawn = [text.get_text() for text in picture.axes[0].texts]
+    assert {"place 0", "place 2", "pooler", "classifier", "5 logits"} <= set(drawn)
+    assert drawn.count("text A") == 3 and drawn.count("+") == 6
+    assert "reads that of [CLS] alone" in said(picture)
 
 
 def test_positions_say_whether_dot_products_depend_on_the_distance_alone():
@@ -235,9 +303,21 @@ def test_positions_say_whether_dot_products_depend_on_the_distance_alone():
     assert "depends on more than the distance" in said(plots.positions(np.eye(5)[:, [0, 1, 1]]))
 
 
-def test_teacher_and_student_look_the_same_in_every_place_and_nobody_else_looks_like_them():
-    assert plots.look_of("teacher", 3) == plots.TEACHER
-    assert plots.look_of("Student, distilled", 0) == plots.STUDENT
+def test_teacher_student_and_the_terms_of_the_loss_look_the_same_in_every_figure():
+    looks = plots.looks_of(["control", "soft targets, T = 1", "Student, distilled", "teacher", "hard labels"])
+    assert (looks["teacher"], looks["Student, distilled"]) == (plots.TEACHER, plots.STUDENT)
+    assert looks["hard labels"] == plots.looks_of(["hard"])["hard"]
+    assert looks["soft targets, T = 1"] == plots.looks_of(["a", "soft"])["soft"]
+    assert len(set(looks.values())) == 5
+
+
+def test_two_of_a_kind_are_told_apart():
+    assert (
+        len(set(plots.looks_of(["soft targets, T = 1", "soft targets, T = 2", "hard labels"]).values())) == 3
+    )
+
+
+def test_nobody_else_looks_like_teacher_and_student():
     looks = [plots.TEACHER, plots.STUDENT, *plots.OTHERS]
     for parts in zip(*looks, strict=True):  # colours, markers, dashes, hatchings: each tells them all apart
         assert len(set(parts)) == len(looks)
