@@ -20,7 +20,7 @@ from kdtutor.plots.style import (
     describe,
     draw_curve,
     draw_grouped_bars,
-    look_of,
+    looks_of,
     percent,
     ranking,
     set_title,
@@ -33,14 +33,15 @@ from kdtutor.plots.style import (
 @styled
 def distributions(
     teacher_probs, student_probs, class_names: Sequence[str],
-    top: int = 8, title: str = "", label: str | None = None,
+    top: int = 8, title: str = "", label: str | None = None, model: str = "teacher",
 ) -> Picture:  # fmt: skip
     """Draw teacher's and student's probabilities over the classes: both (C,); the student's may be None.
 
-    The `top` classes that either of them finds likeliest are drawn. title: the text that was classified, say.
-    label: the true class, marked with a star. Raises KDTutorError if what is given are not probabilities.
+    The `top` classes that either of them finds likeliest are drawn, from 0 to 100 % in every picture, so that two
+    pictures can be compared. title: the text that was classified, say. label: the true class, marked with a star.
+    model: the first one's name, where it is no teacher. Raises KDTutorError if what is given are not probabilities.
     """
-    rows = {"teacher": (as_vector(teacher_probs), TEACHER)}
+    rows = {model: (as_vector(teacher_probs), TEACHER)}
     if student_probs is not None:
         rows["student"] = (as_vector(student_probs), STUDENT)
     for name, (p, _) in rows.items():
@@ -53,7 +54,7 @@ def distributions(
     names = [f"★ {class_names[i]}" if class_names[i] == label else class_names[i] for i in shown]
     drawn = {name: (p[shown], look) for name, (p, look) in rows.items()}
     draw_grouped_bars(axes, drawn, names, lambda v: percent(v, 1))
-    axes.set(xlim=(0, min(1.12, 1.15 * likeliest.max())), xlabel="probability")
+    axes.set(xlim=(0, 1.12), xticks=np.linspace(0, 1, 6), xlabel="probability")
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     set_title(axes, title)
     said = [f"the {name}'s are {ranking(p, class_names)}" for name, (p, _) in rows.items()]
@@ -63,16 +64,19 @@ def distributions(
 
 @styled
 def temperature_curves(
-    logits, class_names: Sequence[str], temperatures: Sequence[float] | None = None, top: int = 5
+    logits, class_names: Sequence[str], temperatures: Sequence[float] | None = None, top: int = 3
 ) -> Picture:
-    """Draw how softmax(logits / T) of the `top` classes, and its entropy, change with T: logits (C,)."""
+    """Draw how softmax(logits / T) changes with T, logits (C,): the `top` classes, all others together, the entropy."""
     z = as_vector(logits)
     t = np.geomspace(0.25, 20, 80) if temperatures is None else np.asarray(temperatures, float)
     p = softmax(z / t[:, None])  # (len(t), C)
     entropy = -(p * np.log(np.maximum(p, 1e-300))).sum(1)
     picture, (left, right) = canvas(8.4, 3.8, columns=2)
-    for i, c in enumerate(np.argsort(-z, kind="stable")[:top]):
+    order = np.argsort(-z, kind="stable")
+    for i, c in enumerate(order[:top]):
         draw_curve(left, t, p[:, c], (TEACHER, *OTHERS)[i % 6], class_names[c])
+    if rest := order[top:].tolist():
+        draw_curve(left, t, p[:, rest].sum(1), OTHERS[-1], f"{len(rest)} others together")
     draw_curve(right, t, entropy, TEACHER, None)
     right.axhline(np.log(len(z)), color=INK, linestyle=":")
     right.annotate(f"uniform: log {len(z)}", (t[0], np.log(len(z))), (0, -15), textcoords="offset points")
@@ -85,7 +89,7 @@ def temperature_curves(
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.grid()
-    left.legend()
+    picture.legend(loc="outside upper left", ncols=top + 1)
     favourite = int(z.argmax())
     return describe(
         picture,
@@ -138,7 +142,8 @@ def gradients(
     The `top` classes with the largest gradients are drawn. Gradient descent raises a logit whose gradient is
     negative.
     """
-    rows = {name: (as_vector(v), look_of(name, i)) for i, (name, v) in enumerate(vectors.items())}
+    looks = looks_of(vectors)
+    rows = {name: (as_vector(v), looks[name]) for name, v in vectors.items()}
     strongest = np.max([np.abs(v) / (np.abs(v).max() or 1) for v, _ in rows.values()], axis=0)
     shown = np.argsort(-strongest, kind="stable")[:top]
     picture, axes = canvas(7.6, 1.5 + 0.24 * len(shown) * len(rows))
@@ -235,6 +240,46 @@ def gradient_sizes(
         picture,
         f"Mean length of the gradient as T rises from {t[0]:g} to {t[-1]:g}: {'; '.join(said)}; "
         f"hard labels {hard:.2g} at any T.",
+    )
+
+
+@styled
+def reliability(models: Mapping[str, object], labels: Sequence[int], bins: int = 15) -> Picture:
+    """Draw how often models are right when they say so: for each name logits (N, C); labels (N,).
+
+    The texts are sorted by the confidence in the first guess into equal bins, as for the expected calibration error
+    (Guo et al. 2017), which the sentence states. A mark's area is the bin's share of the texts; below the diagonal a
+    model is too sure of itself.
+    """
+    y, looks = as_array(labels), looks_of(models)
+    picture, all_axes = canvas(4.4 * len(models), 4.6, columns=len(models), squeeze=False, sharey=True)
+    said = []
+    for axes, (name, logits) in zip(all_axes[0], models.items(), strict=True):
+        p = softmax(as_array(logits))
+        sure, right = p.max(1), p.argmax(1) == y
+        bin_of = np.clip(np.ceil(sure * bins).astype(int), 1, bins)
+        filled = [bin_of == b for b in range(1, bins + 1) if (bin_of == b).any()]
+        share, confidence, accuracy = np.array(
+            [(b.mean(), sure[b].mean(), right[b].mean()) for b in filled]
+        ).T
+        axes.plot([0, 1], [0, 1], color=INK, linestyle=":", label="as sure as right")
+        axes.vlines(confidence, accuracy, confidence, color=INK, linewidth=1)
+        look = {"color": looks[name].colour, "marker": looks[name].marker, "edgecolor": INK}
+        axes.scatter(confidence, accuracy, 25 + 500 * share, zorder=2, **look)
+        axes.set(xlim=(0, 1.04), ylim=(0, 1.04), xlabel="confidence in the first guess")
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        axes.grid()
+        set_title(axes, name)
+        error = (share * abs(accuracy - confidence)).sum()
+        said.append(
+            f"{name}: {percent(confidence @ share, 1)} sure and {percent(right.mean(), 1)} right on average, "
+            f"expected calibration error {percent(error, 1)}"
+        )
+    all_axes[0, 0].set_ylabel("right")
+    all_axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    all_axes[0, 0].legend(loc="upper left")
+    return describe(
+        picture, f"Confidence and accuracy of {len(y):,} texts in {bins} bins. {'; '.join(said)}."
     )
 
 

@@ -19,7 +19,7 @@ from kdtutor.plots.style import (
     canvas,
     describe,
     draw_curve,
-    look_of,
+    looks_of,
     percent,
     set_title,
     signed,
@@ -33,25 +33,27 @@ def learning_curves(
 ) -> Picture:
     """Draw curves over training. Each is (x, y) pairs, or a `Distillation.history`, whose `value` is drawn.
 
-    A history has a point for every step: drawn pale, with the mean over a twentieth of the steps on top.
+    A history has a point for every step: drawn pale, with the mean over a window of steps on top, at the middle of its
+    window. The sentence has the first step's value and the mean of the last window.
     """
     picture, axes = canvas(7.2, 3.8)
-    ends = {}
-    for i, (name, rows) in enumerate(series.items()):
-        look = look_of(name, i)
+    said, looks = [], looks_of(series)
+    for name, rows in series.items():
+        look = looks[name]
         is_history = isinstance(rows[0], Mapping)
         x, y = np.array([(r["step"], r[value]) if is_history else r for r in rows], float).T
         if is_history and len(y) >= 40:
             axes.plot(x, y, color=look.colour, linewidth=0.8, alpha=0.25)
-            window = len(y) // 20
+            first, window = y[0], max(len(y) // 20, 5)
             y = np.convolve(y, np.ones(window) / window, "valid")
-            x = x[window - 1 :]
+            x = x[window // 2 :][: len(y)]
+            said.append(f"{name} goes from {first:.3g} to {y[-1]:.3g}, the mean of the last {window}")
+        else:
+            said.append(f"{name} goes from {y[0]:.3g} to {y[-1]:.3g}")
         draw_curve(axes, x, y, look, name)
-        ends[name] = y[0], y[-1]
     axes.set(xlabel=xlabel, ylabel=ylabel or value)
     axes.grid()
     axes.legend()
-    said = [f"{name} goes from {first:.3g} to {last:.3g}" for name, (first, last) in ends.items()]
     return describe(picture, f"{(ylabel or value).capitalize()} by {xlabel}: {'; '.join(said)}.")
 
 
@@ -67,9 +69,9 @@ def scores_with_intervals(
     from kdtutor.evaluation.statistics import mean_and_interval
 
     intervals = {name: mean_and_interval(scores) for name, scores in results.items()}
-    picture, axes = canvas(7.6, 1.3 + 0.44 * len(results))
+    looks, (picture, axes) = looks_of(results), canvas(7.6, 1.3 + 0.44 * len(results))
     for row, (name, scores) in enumerate(results.items()):
-        found, look = intervals[name], look_of(name, row)
+        found, look = intervals[name], looks[name]
         axes.plot(scores, [row + 0.22] * len(scores), "o", markersize=4.5, markerfacecolor="white")
         width = found.half_width if found.n > 1 else None
         axes.errorbar(
@@ -109,11 +111,12 @@ def comparison(evaluations: Mapping[str, object]) -> Picture:
         ("time for one text", "milliseconds", "ms", lambda e: e.latency_ms),
         ("accuracy", "per cent", "%", lambda e: 100 * e.score),
     )
+    looks = looks_of(evaluations)
     picture, all_axes = canvas(9.6, 1.4 + 0.5 * len(evaluations), columns=3, sharey=True)
     for axes, (title, unit, short, value) in zip(all_axes, panels, strict=True):
         values = [value(e) for e in evaluations.values()]
         for row, (name, v) in enumerate(zip(evaluations, values, strict=True)):
-            look = look_of(name, row)
+            look = looks[name]
             axes.barh(row, v, 0.62, color=look.colour, hatch=look.hatch, edgecolor=INK)
             axes.annotate(f"{v:.1f} {short}", (v, row), (4, 0), textcoords="offset points", va="center")
         axes.set(title=title, xlabel=unit, xlim=(0, 1.38 * max(values)))
@@ -221,9 +224,9 @@ def size_accuracy_latency(models: Mapping[str, tuple[Sequence[float], float, flo
 
     picture, axes = canvas(8.4, 4.6)
     largest = max(parameters for *_, parameters in models.values())
-    found = {}
+    found, looks = {}, looks_of(models)
     for i, (name, (scores, latency, parameters)) in enumerate(models.items()):
-        look, found[name] = look_of(name, i), mean_and_interval(scores)
+        look, found[name] = looks[name], mean_and_interval(scores)
         mean, width = found[name].mean, found[name].half_width if found[name].n > 1 else None
         axes.errorbar(latency, mean, yerr=width, ecolor=INK, capsize=4, linestyle="none", zorder=1)
         area = 420 * parameters / largest
@@ -259,9 +262,8 @@ def memory(runs: Mapping[str, Mapping[str, float]]) -> Picture:
     """
     parts = list(dict.fromkeys(part for sizes in runs.values() for part in sizes))
     picture, axes = canvas(9.2, 1.9 + 0.62 * len(runs))
-    end = np.zeros(len(runs))
-    for position, part in enumerate(parts):
-        look = look_of(part.partition("'")[0], position)
+    end, looks = np.zeros(len(runs)), looks_of(parts)
+    for part, look in looks.items():
         values = np.array([sizes.get(part, 0) / 1e9 for sizes in runs.values()])
         how = {"color": look.colour, "hatch": look.hatch, "edgecolor": INK, "linewidth": 0.8}
         axes.barh(range(len(runs)), values, 0.6, left=end, label=part, **how)

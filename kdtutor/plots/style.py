@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import wraps
 from io import BytesIO
 from typing import NamedTuple
@@ -33,6 +35,8 @@ OTHERS = (
     Look("#E69F00", "P", (0, (3, 1, 1, 1, 1, 1)), "|||"),
     Look("#56B4E9", "X", (0, (1, 1)), "---"),
 )
+MODELS = {"teacher": TEACHER, "student": STUDENT}
+TERMS = {"soft": OTHERS[0], "hard": OTHERS[1], "label": OTHERS[2]}  # as in "label smoothing"
 STYLE = {
     "font.size": 12, "axes.titlesize": 13, "legend.fontsize": 11.5, "legend.frameon": False,
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
@@ -88,10 +92,18 @@ def describe(picture: Picture, sentence: str) -> Picture:
     return picture
 
 
-def look_of(name: str, position: int) -> Look:
-    """Look up teacher and student by the first word of their name, anything else by its place in the figure."""
-    known = {"teacher": TEACHER, "student": STUDENT}
-    return known.get(name.lower().partition(" ")[0].rstrip(",:"), OTHERS[position % len(OTHERS)])
+def looks_of(names: Iterable[str]) -> dict[str, Look]:
+    """Give each name of a figure its look: a known one in every figure by its first word, any other what is left.
+
+    A second "soft targets" is told apart from the first; teachers and students look like what they are.
+    """
+    looks: dict[str, Look] = {}
+    first_words = {name: re.match(r"\w*", name.lower()).group() for name in names}
+    for name, word in first_words.items():
+        if word in MODELS or (word in TERMS and TERMS[word] not in looks.values()):
+            looks[name] = (MODELS | TERMS)[word]
+    left = itertools.cycle([look for look in OTHERS if look not in looks.values()] or OTHERS)
+    return {name: looks.get(name) or next(left) for name in first_words}
 
 
 def as_vector(values) -> np.ndarray:

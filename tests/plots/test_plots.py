@@ -213,6 +213,9 @@ def test_size_accuracy_and_latency_are_compared_with_the_first_model():
 
 def test_memory_is_said_by_its_total_and_its_largest_part_and_drawn_part_by_part():
     runs = {"whole": {"weights": 1e9, "logits": 4e9}, "in pieces": {"weights": 1e9, "other": 0.5e9}}
+    assert (
+        len(plots.memory({"a": {"student's weights": 1.0, "student's logits": 2.0}}).axes[0].containers) == 2
+    )
     picture = plots.memory(runs)
     assert "whole 5.0 GB, of which logits 4.0; in pieces 1.5 GB, of which weights 1.0." in said(picture)
     widths = [[bar.get_width() for bar in bars] for bars in picture.axes[0].containers]
