@@ -36,10 +36,26 @@ def _field(default: object, check: Check, help: str):
 
 @dataclass(frozen=True)
 class DataArguments(Checked):
-    task: str = _field("supersense", TEXT, "embedded task, Hub task, or a CSV / JSON lines / Parquet file")
+    task: str = _field("supersense", TEXT, "embedded task, Hub task, or a file or folder of your own data")
     text: str | None = _field(None, optional(TEXT), "text column of your own file")
     pair: str | None = _field(None, optional(TEXT), "second text column")
     label: str | None = _field(None, optional(TEXT), "label column")
+    kind: str | None = _field(
+        None,
+        optional(one_of("classification", "regression")),
+        "whether labels are classes or numbers (default: as they look, which is printed)",
+    )
+    stratify: bool = _field(
+        False, SWITCH, "cut your file exactly, class by class, instead of by a hash of each text"
+    )
+    delimiter: str | None = _field(
+        None,
+        optional(TEXT),
+        "between the columns of your text file: one character, or tab (default: what fits)",
+    )
+    encoding: str | None = _field(
+        None, optional(TEXT), "of your text file, such as cp1252 (default: what fits)"
+    )
     tokenizer: str | None = _field(None, optional(TEXT), "tokenizer name or folder (default: the course's)")
     max_length: int = _field(128, COUNT, "tokens a text is cut to")
 
@@ -257,9 +273,8 @@ COMMANDS = {
 def _task(a: DataArguments):
     from kdtutor.data.load import load_task
 
-    task = load_task(
-        a.task, text=a.text, pair=a.pair, label=a.label, tokenizer=a.tokenizer, max_length=a.max_length
-    )
+    names = ("text", "pair", "label", "kind", "stratify", "delimiter", "encoding", "tokenizer", "max_length")
+    task = load_task(a.task, **{name: getattr(a, name) for name in names})
     return task.subset(a.subset, a.seed) if getattr(a, "subset", None) is not None else task
 
 

@@ -1,0 +1,141 @@
+"""From tables to columns that are fit for a task: texts, and labels as they are written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from itertools import chain
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kdtutor.data.rows import Read, Wanted
+from kdtutor.errors import KDTutorError
+
+
+@dataclass
+class Columns:
+    """Rows that belong together. texts: one column, or two of pairs. labels: as written, null where there is none.
+
+    names: those that whole numbers stand for, of datasets' ClassLabel. where: (file or part, its first row here).
+    """
+
+    texts: tuple[list[str], ...]
+    labels: pa.Array | None
+    names: tuple[str, ...] | None = None
+    where: list[tuple[str, int]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.texts[0])
+
+    def place(self, row: int) -> str:
+        """Name a row as people find it in their file: row 1 stands below the header."""
+        name, first = max((at for at in self.where if at[1] <= row), key=lambda at: at[1])
+        return f"{name}, row {row - first + 1}"
+
+
+def columns_of(read: Read, wanted: Wanted, where: str, blank: bool = False) -> Columns:
+    """Check every row: each has its texts (which may be `blank` in data of others), and a label or none."""
+    table = read.table
+    if not len(table):
+        raise KDTutorError(f"{where} has no rows")
+    texts = tuple(
+        _texts(table[name], name, where, blank) for name in (wanted.text, wanted.pair) if name is not None
+    )
+    labels = None if wanted.label is None else _written(table[wanted.label], wanted.label, where)
+    names = None if wanted.label is None else class_names(table.schema, wanted.label)
+    return Columns(texts, labels, names, [(where, 0)], list(read.notes))
+
+
+def joined(parts: list[Columns]) -> Columns:
+    """Put the rows of several files one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    where, first = [], 0
+    for part in parts:
+        where += [(name, first + start) for name, start in part.where]
+        first += len(part)
+    texts = tuple([*chain(*columns)] for columns in zip(*(part.texts for part in parts), strict=True))
+    labels = None if parts[0].labels is None else pa.concat_arrays([part.labels for part in parts])
+    notes = [f"{part.where[0][0]}: {note}" for part in parts for note in part.notes]
+    return Columns(texts, labels, parts[0].names, where, notes)
+
+
+def class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
+    """Return the names that a ClassLabel of datasets carries in Parquet and Arrow files."""
+    about = (schema.metadata or {}).get(b"huggingface")
+    try:
+        found = json.loads(about)["info"]["features"][column]["names"] if about else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    return tuple(map(str, found)) if found else None
+
+
+def _texts(column: pa.ChunkedArray, name: str, where: str, blank: bool) -> list[str]:
+    column = _decoded(column, name, where)
+    if not _is_string(column.type):
+        raise KDTutorError(f'{where}: column "{name}", row 1: it holds {column.type}, not text')
+    empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
+    if (row := pc.index(pc.is_null(column) if blank else empty, True).as_py()) >= 0:
+        said = "" if column[row].as_py() is None else column[row].as_py()
+        raise KDTutorError(f'{where}: column "{name}", row {row + 1}: the text is empty ({said[:40]!r})')
+    numbers = pc.match_substring_regex(column, r"^[\s\d.,+-]+$")
+    if pc.all(numbers).as_py():
+        raise KDTutorError(f'{where}: column "{name}", row 1: it holds numbers only: is it the text?')
+    return column.to_pylist()
+
+
+def _written(column: pa.ChunkedArray, name: str, where: str) -> pa.Array:
+    """Return the labels as text, as they are written; null where there is none."""
+    column = _decoded(column, name, where)
+    kind = column.type
+    if pa.types.is_floating(kind):
+        column = pc.if_else(pc.is_nan(column), None, column)
+        if (row := pc.index(pc.is_inf(column), True).as_py()) >= 0:
+            raise KDTutorError(f'{where}: column "{name}", row {row + 1}: the label is infinite')
+        whole = pc.all(pc.equal(pc.floor(column), column)).as_py()
+        # pandas writes integers as 1.0, 2.0 when a row was missing once.
+        if whole and (pc.max(pc.abs(column)).as_py() or 0) < 2**53:
+            column = column.cast(pa.int64())
+    elif not (
+        _is_string(kind) or pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)
+    ):
+        raise KDTutorError(
+            f'{where}: column "{name}", row 1: the label is a {kind}, not one text or number '
+            "(several labels a text are not supported)"
+        )
+    text = column.cast(pa.string())
+    # A label of blanks is none.
+    text = pc.if_else(pc.equal(pc.utf8_trim_whitespace(text), ""), None, text)
+    return text.combine_chunks() if isinstance(text, pa.ChunkedArray) else text
+
+
+def _decoded(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
+    """Resolve categories, turn bytes that are UTF-8 into text, and refuse text that isn't."""
+    try:
+        if pa.types.is_dictionary(column.type):
+            column = pc.cast(column, column.type.value_type)
+        if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+            column = column.cast(pa.large_string())
+        column.validate(full=True)
+    except pa.ArrowException as error:
+        row = _first_undecodable(column)
+        at = "" if row is None else f", row {row + 1}"
+        raise KDTutorError(f'{where}: column "{name}"{at}: it is no text in UTF-8') from error
+    return column
+
+
+def _first_undecodable(column: pa.ChunkedArray) -> int | None:
+    for row, cell in enumerate(column):
+        try:
+            value = cell.as_py()
+            if isinstance(value, bytes):
+                value.decode()
+        except UnicodeDecodeError:
+            return row
+    return None
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)

@@ -1,0 +1,281 @@
+"""Files as people have them, as tables: cells stay as they are written.
+
+CSV and TSV in any delimiter and encoding, JSON lines and arrays, Parquet, Arrow, text also as .gz; folders that
+`datasets` saved. A fault names the file, and the row where there is one.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from kdtutor.data.rows import Read, Wanted, check_columns, table_of_rows
+from kdtutor.errors import KDTutorError
+
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+#: What "\t" is called on a command line.
+NAMED_DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "bar": "|"}
+LARGEST_BLOCK = 2**31 - 1  # bytes that pyarrow parses at once
+
+
+def format_of(path: Path) -> str | None:
+    """Return the format that a file's name tells, such as ".csv" for mine.csv.gz; None if there is no reader."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] == ".gz":
+        suffixes.pop()
+    return suffixes[-1] if suffixes and suffixes[-1] in READERS else None
+
+
+def read_file(path: Path, wanted: Wanted) -> Read:
+    """Read the wanted columns of one file. Raises KDTutorError if it can't be read or lacks a column."""
+    if not path.is_file():
+        raise KDTutorError(f"there is no file {path} (looked in {path.absolute().parent})")
+    kind = format_of(path)
+    assert kind is not None
+    try:
+        return READERS[kind](path, wanted)
+    # pyarrow, gzip and the file system raise several types; all mean the same to the reader.
+    except (pa.ArrowException, OSError, EOFError, ValueError, RecursionError, MemoryError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise KDTutorError(f"{path} can't be read as {kind[1:]}: {reason[:200]}") from error
+
+
+# ------------------------------------------------------------------------------------------- bytes to text
+
+
+def _bytes_of(path: Path) -> bytes:
+    data = path.read_bytes()
+    return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+
+
+def decode(data: bytes, encoding: str | None, where: object) -> tuple[str, list[str]]:
+    """Decode a file: as `encoding` says, or as UTF-8, UTF-16, and where neither fits Windows-1252, which is said."""
+    if encoding is not None:
+        try:
+            return data.decode(encoding).removeprefix("\ufeff"), []
+        except LookupError:
+            raise KDTutorError(
+                f'there is no encoding "{encoding}"; usual ones are utf-8, cp1252, utf-16'
+            ) from None
+        except UnicodeError as error:
+            raise KDTutorError(f"{where} isn't written in {encoding}: {error}") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16"), []
+    try:
+        text = data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        way_out = 'name its encoding: encoding="…" (--encoding …)'
+        try:
+            text = data.decode("cp1252")
+        except UnicodeDecodeError:
+            raise KDTutorError(
+                f"{where}, line {line} is neither UTF-8 nor Windows-1252; {way_out}"
+            ) from error
+        excerpt = text.splitlines()[line - 1][:60]
+        return text, [
+            f"read as Windows-1252, since line {line} isn't UTF-8: “{excerpt}”; if that is wrong, {way_out}"
+        ]
+    if "\0" in text[:1000]:  # UTF-16 without a mark
+        text = data.decode("utf-16-le" if data[1:2] == b"\0" else "utf-16-be")
+    return text, []
+
+
+# ------------------------------------------------------------------------------------------- CSV, TSV
+
+
+def _read_csv(path: Path, wanted: Wanted) -> Read:
+    text, notes = decode(_bytes_of(path), wanted.encoding, path)
+    if not text.strip():
+        raise ValueError("the file is empty")
+    delimiter, names = _header(text, wanted)
+    check_columns(names, path, wanted)
+    if delimiter != ",":
+        notes.append(f"its columns are divided by {DELIMITERS.get(delimiter, delimiter)}")
+    try:
+        return Read(_parse_csv(text.encode(), delimiter, wanted.columns), notes)
+    except pa.ArrowInvalid as error:
+        raise KDTutorError(_csv_fault(path, text, delimiter, len(names), error)) from error
+
+
+def _header(text: str, wanted: Wanted) -> tuple[str, list[str]]:
+    """Find the delimiter under which the header has the wanted columns, or else the most; and the columns' names."""
+    given = wanted.delimiter
+    if given is not None:
+        given = NAMED_DELIMITERS.get(given.lower(), given)
+        if len(given) != 1 or given in '"\r\n' or ord(given) > 127:
+            raise KDTutorError(f"delimiter must be one character, or tab, not {given!r}")
+
+    def names(delimiter: str) -> list[str]:
+        with _any_length():
+            return next(csv.reader(io.StringIO(text.lstrip("\r\n"), newline=""), delimiter=delimiter), [])
+
+    def fit(delimiter: str) -> tuple[int, int]:
+        found = names(delimiter)
+        return sum(column in found for column in wanted.columns), len(found)
+
+    best = given or max(DELIMITERS, key=fit)
+    return best, names(best)
+
+
+def _parse_csv(data: bytes, delimiter: str, columns: list[str]) -> pa.Table:
+    from pyarrow import csv as arrow_csv
+
+    # No guessing at types or missing values: 007, 1e5 and NA are what is written.
+    convert = arrow_csv.ConvertOptions(
+        include_columns=columns,
+        column_types=dict.fromkeys(columns, pa.string()),
+        strings_can_be_null=False,
+    )
+    parse = arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+
+    def read(block: int) -> pa.Table:
+        how = arrow_csv.ReadOptions(block_size=min(block, LARGEST_BLOCK))
+        return arrow_csv.read_csv(pa.BufferReader(data), how, parse, convert)
+
+    try:
+        return read(1 << 24)
+    except pa.ArrowInvalid as error:
+        if "straddling" not in str(error):
+            raise
+        return read(len(data) + 1)  # one text longer than a block
+
+
+def _csv_fault(path: Path, text: str, delimiter: str, width: int, error: Exception) -> str:
+    """Say which row of a CSV file can't be read."""
+    with _any_length():
+        rows = csv.reader(io.StringIO(text.lstrip("\r\n"), newline=""), delimiter=delimiter)
+        for number, row in enumerate(rows):
+            if row and len(row) != width:
+                excerpt = delimiter.join(row).replace("\n", " ")[:60]
+                return (
+                    f"{path}, row {number}: {len(row)} cells, but the header has {width} ({excerpt!r}); a cell that "
+                    f"holds {delimiter!r} or a line break stands in quotation marks"
+                )
+    return f"{path} can't be read as csv: {str(error).splitlines()[0][:200]}"
+
+
+@contextmanager
+def _any_length() -> Iterator[None]:
+    """Let the csv module read cells of any length."""
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+# ------------------------------------------------------------------------------------------- JSON
+
+
+def _read_json(path: Path, wanted: Wanted) -> Read:
+    text, notes = decode(_bytes_of(path), wanted.encoding, path)
+    return Read(table_of_rows(_json_rows(text, path), path, wanted), notes)
+
+
+# Numbers are kept as they are written; NaN and Infinity are no JSON: a missing value.
+_JSON = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=lambda _: None)
+
+
+def _json_rows(text: str, path: Path) -> list[Any]:
+    """Read an array of objects, an object of columns, or one object a line."""
+    start = text.lstrip()
+    if start.startswith("["):
+        return _decoded(text.strip(), path, "the array")
+    lines = text.split("\n")
+    try:
+        rows = [_JSON.decode(line) for line in lines if line.strip()]
+        return _rows_of_object(rows[0], path) if len(rows) == 1 and isinstance(rows[0], dict) else rows
+    except (ValueError, RecursionError) as error:
+        row = None
+        # One object over many lines, or a line that is no object?
+        with suppress(ValueError, RecursionError):
+            row = _JSON.decode(text.strip())
+        if isinstance(row, Mapping):
+            return _rows_of_object(row, path)
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                _decoded(line, path, f"line {number}")
+        raise error
+
+
+def _decoded(text: str, path: Path, what: str) -> Any:
+    try:
+        return _JSON.decode(text)
+    except RecursionError:
+        raise KDTutorError(f"{path}, {what} is nested too deeply") from None
+    except ValueError as error:
+        raise KDTutorError(f"{path}, {what} is no JSON: {error} ({text.strip()[:40]!r})") from error
+
+
+def _rows_of_object(value: Mapping, path: Path) -> list[Any]:
+    """Turn {"text": [...], "label": [...]}, or {"data": [{...}, ...]}, into rows."""
+    lists = {name: cells for name, cells in value.items() if isinstance(cells, list)}
+    first = next(iter(lists.values()), [])
+    if len(lists) == 1 and all(isinstance(cell, Mapping) for cell in first):
+        return first
+    if lists and len({len(cells) for cells in lists.values()}) == 1:
+        return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
+    raise KDTutorError(f"{path} holds one object; expected are one object a line, or an array of objects")
+
+
+# ------------------------------------------------------------------------------------------- Parquet, Arrow, datasets
+
+
+def _read_parquet(path: Path, wanted: Wanted) -> Read:
+    from pyarrow import parquet
+
+    # Not memory-mapped: who reads may write the file anew.
+    with parquet.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        check_columns(names, path, wanted)
+        return Read(file.read(columns=wanted.columns))
+
+
+def _read_arrow(path: Path, wanted: Wanted) -> Read:
+    from pyarrow import feather
+
+    table = feather.read_table(path, memory_map=False)
+    check_columns(table.column_names, path, wanted)
+    return Read(table.select(wanted.columns))
+
+
+READERS: dict[str, Callable[[Path, Wanted], Read]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".jsonl": _read_json,
+    ".ndjson": _read_json,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
+    ".feather": _read_arrow,
+}
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Tell whether a folder is what `save_to_disk` of datasets writes."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def saved_dataset(folder: Path) -> Any:
+    """Load what `save_to_disk` wrote: a Dataset or a DatasetDict."""
+    try:
+        from datasets import load_from_disk
+    except ImportError as error:
+        raise KDTutorError(f"the folder {folder} needs the datasets package: pip install datasets") from error
+    try:
+        return load_from_disk(str(folder))
+    except Exception as error:
+        raise KDTutorError(
+            f"the folder {folder} can't be read: {str(error).splitlines()[0][:200]}"
+        ) from error

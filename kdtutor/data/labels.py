@@ -1,0 +1,161 @@
+"""What a column of labels means: classes or numbers, what was guessed and why, and what in it looks wrong."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdtutor.data.columns import Columns
+from kdtutor.errors import KDTutorError, nearest
+
+_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*\Z")
+_LIST = re.compile(r"\s*(\[.*\]|\{.*\}|\(.*,.*\))\s*\Z", re.DOTALL)
+SHOWN = 8  # classes whose counts are printed
+
+
+@dataclass(frozen=True)
+class Labels:
+    """kind: of the task. names: of the classes, or ("value",). values: int64 class numbers, -1 where unlabelled, or
+    float32. notes: what was guessed, and what looks wrong."""
+
+    kind: str
+    names: tuple[str, ...]
+    values: np.ndarray
+    notes: tuple[str, ...]
+
+
+def read_labels(columns: Columns, column: str, kind: str | None) -> Labels:
+    """Read a column of labels as `kind`, or as what they look like. KDTutorError, naming the row, if that can't be."""
+    encoded = columns.labels.dictionary_encode()
+    written = encoded.dictionary.to_pylist()
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    if not written:
+        raise KDTutorError(f'{columns.where[0][0]}: column "{column}" has no labels')
+
+    def refuse(number: int, what: str) -> None:
+        row = int(np.flatnonzero(codes == number)[0])
+        raise KDTutorError(
+            f"{_before_row(columns, row, column)}: the label {what} ({written[number][:40]!r})"
+        )
+
+    for number, label in enumerate(written):
+        if _LIST.match(label):
+            refuse(number, "is a list: one label a text, or one file a label; several are not supported")
+        if "\n" in label.strip():
+            refuse(number, "holds a line break: is a quotation mark before it never closed?")
+
+    if columns.names and kind != "regression":
+        return _named_classes(columns, column, written, codes, refuse)
+    counts = np.bincount(codes[codes >= 0], minlength=len(written))
+    kind, why = _kind(written, counts, kind)
+    if kind == "regression":
+        return _numbers(columns, column, written, codes, why, refuse)
+
+    order = _sorted(written)
+    renumbered = np.empty(len(written) + 1, np.int64)
+    renumbered[order], renumbered[-1] = np.arange(len(written)), -1
+    names = tuple(written[i] for i in order)
+    notes = (
+        f'label column "{column}": classification, {why}; {_counted(names, counts[order])}',
+        *_alike(written),
+    )
+    return Labels("classification", names, renumbered[codes], notes)
+
+
+def _kind(written: list[str], counts: np.ndarray, kind: str | None) -> tuple[str, str]:
+    """Decide between classes and numbers, and say why."""
+    if kind == "regression":
+        return kind, "as you say"
+    if kind == "classification":
+        return kind, f"as you say, of {len(written)} classes"
+    if kind is not None:
+        raise KDTutorError(nearest("kind of labelled task", kind, ("classification", "regression")))
+    if not all(map(_NUMBER.match, written)):
+        return "classification", f"since labels are words: {len(written)} different ones"
+    labelled = int(counts.sum())
+    fractions = any(value % 1 for value in map(float, written) if math.isfinite(value))
+    told = f"{len(written)} different numbers in {labelled} rows"
+    if fractions and len(written) > labelled / 2:
+        return (
+            "regression",
+            f'since there are {told}, with fractions (kind="classification", --kind, says otherwise)',
+        )
+    return (
+        "classification",
+        f'since there are {told} (kind="regression", --kind regression, takes them as numbers)',
+    )
+
+
+def _numbers(
+    columns: Columns, column: str, written: list[str], codes: np.ndarray, why: str, refuse
+) -> Labels:
+    for number, label in enumerate(written):
+        if not _NUMBER.match(label) or not math.isfinite(float(label)):
+            refuse(number, "is no finite number")
+    if (codes < 0).any():
+        row = int(np.flatnonzero(codes < 0)[0])
+        raise KDTutorError(
+            f"{_before_row(columns, row, column)}: the label is missing; a regression needs all"
+        )
+    values = np.array([float(label) for label in written])
+    note = f'label column "{column}": regression, {why}; from {values.min():g} to {values.max():g}'
+    return Labels("regression", ("value",), values[codes].astype(np.float32), (note,))
+
+
+def _named_classes(columns: Columns, column: str, written: list[str], codes: np.ndarray, refuse) -> Labels:
+    """Read numbers that stand for names, -1 for a hidden label."""
+    numbers = np.full(len(written) + 1, -1)
+    for i, label in enumerate(written):
+        if not re.fullmatch(r"-?\d+", label) or not -1 <= int(label) < len(columns.names):
+            refuse(i, f"is none of the {len(columns.names)} that the file names")
+        numbers[i] = int(label)
+    values = numbers[codes]
+    counts = np.bincount(values[values >= 0], minlength=len(columns.names))
+    why = f"the file names {len(columns.names)} classes"
+    note = f'label column "{column}": classification, {why}; {_counted(columns.names, counts)}'
+    return Labels("classification", columns.names, values, (note,))
+
+
+def _sorted(written: list[str]) -> list[int]:
+    """Order labels: numbers by size, words by letters."""
+    if all(map(_NUMBER.match, written)):
+        return sorted(range(len(written)), key=lambda i: (float(written[i]), written[i]))
+    return sorted(range(len(written)), key=written.__getitem__)
+
+
+def _alike(written: list[str]) -> list[str]:
+    """Name labels that differ only by case or blanks, or by how a number is written."""
+    notes = []
+    for key, what in (
+        (lambda label: " ".join(label.casefold().split()), "case or blanks"),
+        (_as_number, "notation"),
+    ):
+        groups = defaultdict(list)
+        for label in written:
+            groups[key(label)].append(label)
+        alike = [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
+        if alike:
+            notes.append(f"WARNING: labels that differ only by {what} are different classes: {_few(alike)}")
+    return notes
+
+
+def _as_number(label: str) -> object:
+    return float(label) if _NUMBER.match(label) else label
+
+
+def _before_row(columns: Columns, row: int, column: str) -> str:
+    file, _, number = columns.place(row).rpartition(", row ")
+    return f'{file}: column "{column}", row {number}'
+
+
+def _counted(names, counts) -> str:
+    listed = [f"{name} {count:,}" for name, count in zip(names, counts, strict=True)]
+    return _few(listed)
+
+
+def _few(items: list[str]) -> str:
+    return ", ".join(items[:SHOWN]) + (f" and {len(items) - SHOWN} more" if len(items) > SHOWN else "")

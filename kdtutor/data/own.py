@@ -1,0 +1,266 @@
+"""Tasks of your own data: a file, a folder of files, rows in Python; and what is said about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from kdtutor.data import parts as cutting
+from kdtutor.data.columns import Columns, columns_of, joined
+from kdtutor.data.files import READERS, format_of, is_saved_dataset, read_file, saved_dataset
+from kdtutor.data.labels import SHOWN, Labels, read_labels
+from kdtutor.data.parts import SPLITS, STRATIFY, TRAIN
+from kdtutor.data.rows import Wanted, read_object
+from kdtutor.data.task import Split, Task
+from kdtutor.data.tokens import IGNORED
+from kdtutor.errors import KDTutorError
+
+#: What the files of a folder may be called.
+PARTS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+
+
+def from_file(path: Path, wanted: Wanted, kind: str | None, stratify: bool, seed: int) -> Task:
+    """Make a task of one file, which is cut into three parts."""
+    columns = columns_of(read_file(path, wanted), wanted, str(path))
+    return _task(path.name.split(".")[0] or path.name, {"train": columns}, wanted, kind, stratify, seed)
+
+
+def from_folder(folder: Path, wanted: Wanted, kind: str | None, stratify: bool, seed: int) -> Task:
+    """Make a task of a folder with a file for each part, or of what `save_to_disk` wrote."""
+    name = folder.resolve().name
+    if is_saved_dataset(folder):
+        return replace(
+            from_object(saved_dataset(folder), wanted, kind, stratify, seed, str(folder)), name=name
+        )
+    files = {split: _file_of(folder, split) for split in SPLITS}
+    if files["train"] is None:
+        raise KDTutorError(f"folder {folder} lacks a train file (as one of {', '.join(READERS)})")
+    parts = {}
+    for split, file in files.items():
+        if file is not None:
+            parts[split] = _part(lambda wanted, file=file: read_file(file, wanted), split, wanted, str(file))
+    return _task(name, parts, wanted, kind, stratify, seed)
+
+
+def from_object(
+    value: Any, wanted: Wanted, kind: str | None, stratify: bool, seed: int, where: str = "your rows"
+) -> Task:
+    """Make a task of rows in Python, or of several such by the names of their parts."""
+    if (
+        isinstance(value, Mapping)
+        and value.keys() & {"train"}
+        and not isinstance(value["train"], (list, tuple))
+    ):
+        return from_parts(value, wanted, where, kind, stratify, seed)
+    if (
+        wanted.text is None
+        and isinstance(value, (list, tuple))
+        and value
+        and not isinstance(value[0], Mapping)
+    ):
+        wanted = replace(wanted, text="text", label=None if isinstance(value[0], str) else "label")
+    columns = columns_of(read_object(value, wanted, where), wanted, where)
+    return _task("own", {"train": columns}, wanted, kind, stratify, seed)
+
+
+def from_parts(
+    tables: Mapping[str, Any], wanted: Wanted, name: str, kind: str | None, stratify: bool, seed: int = 0,
+    of_others: bool = False,
+) -> Task:  # fmt: skip
+    """Make a task of tables for each part. of_others: headings and hidden labels are left out, as the Hub has them."""
+    parts = {}
+    for split in SPLITS:
+        if (table := tables.get(split)) is None:
+            continue
+        where = f"{name}, {split} part"
+        columns = _part(lambda wanted, t=table: read_object(t, wanted, name), split, wanted, where, of_others)
+        parts[split] = _usable(columns, split, name) if of_others else columns
+    return _task(name, parts, wanted, kind, stratify, seed)
+
+
+def _file_of(folder: Path, split: str) -> Path | None:
+    """Find the file of a part; the formats in the order of READERS, and zipped ones last."""
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.name.split(".")[0] in PARTS[split] and path.is_file() and format_of(path)
+    ]
+    return min(
+        found, key=lambda path: (path.suffix == ".gz", [*READERS].index(format_of(path))), default=None
+    )
+
+
+def _part(read, split: str, wanted: Wanted, where: str, blank: bool = False) -> Columns:
+    """Read one part; a test part may lack the column of labels."""
+    try:
+        return columns_of(read(wanted), wanted, where, blank)
+    except KDTutorError as error:
+        if split != "test" or wanted.label is None or f'"{wanted.label}"; there are' not in str(error):
+            raise
+        columns = columns_of(read(replace(wanted, label=None)), replace(wanted, label=None), where, blank)
+        columns.labels = pa.nulls(len(columns), pa.string())
+        return columns
+
+
+def _usable(columns: Columns, split: str, name: str) -> Columns:
+    """Leave out headings and blank lines of raw text, and rows whose label is hidden."""
+    if columns.labels is None:
+        keep = [row for row, text in enumerate(columns.texts[0]) if len(text.split()) > 3]
+        why = "it is empty"
+    elif columns.names:
+        shown = pc.fill_null(pc.not_equal(columns.labels, "-1"), False)
+        keep = np.flatnonzero(shown.to_numpy(zero_copy_only=False)).tolist()
+        why = "every label is hidden (-1)"
+    else:
+        return columns
+    if not keep:
+        raise KDTutorError(f"the {split} part of {name} can't be used: {why}")
+    return _rows(columns, np.array(keep))
+
+
+def _rows(columns: Columns, keep: np.ndarray) -> Columns:
+    if len(keep) == len(columns):
+        return columns
+    rows = keep.tolist()
+    texts = tuple([column[row] for row in rows] for column in columns.texts)
+    labels = None if columns.labels is None else columns.labels.take(pa.array(keep))
+    return replace(columns, texts=texts, labels=labels)
+
+
+# ------------------------------------------------------------------------------------------- the task
+
+
+def _task(
+    name: str, given: dict[str, Columns], wanted: Wanted, kind: str | None, stratify: bool, seed: int
+) -> Task:
+    """Cut what is not given, read the labels, and say what was found."""
+    if kind is not None and (wanted.label is None) != (kind == "masked-lm"):
+        raise KDTutorError(f'kind = "{kind}": classes and numbers need a label column, masked-lm has none')
+    notes = []
+
+    # A test part without labels measures nothing.
+    if wanted.label and "test" in given and given["test"].labels.null_count == len(given["test"]):
+        notes.append(f"{given['test'].where[0][0]} has no labels: it measures nothing, and is left out")
+        given = {split: columns for split, columns in given.items() if split != "test"}
+
+    held_out = tuple(number for number, split in enumerate(SPLITS) if split not in given)
+    columns = joined([*given.values()])
+    labels = None if wanted.label is None else read_labels(columns, wanted.label, kind)
+    part = np.concatenate([np.full(len(rows), SPLITS.index(split)) for split, rows in given.items()])
+    classes = labels.values if labels and labels.kind == "classification" else None
+
+    keys = cutting.text_keys(columns.texts, seed)
+    notes += cutting.duplicates(keys, classes, columns)
+    if held_out:
+        part, more = _cut(part, keys, classes, held_out, stratify)
+        notes += more
+        cutting.refuse_small(
+            part, columns.where[0][0], fewest=2 if labels and labels.kind == "regression" else 1
+        )
+    notes += cutting.overlaps(keys, part) if len(given) > 1 else []
+    if labels:
+        notes += _check_classes(columns, wanted.label, labels, part) if classes is not None else []
+
+    title = f"{columns.where[0][0]}: {len(columns):,} rows"
+    sizes = ", ".join(f"{split} {int((part == number).sum()):,}" for number, split in enumerate(SPLITS))
+    how = _how(held_out, stratify)
+    notes = [f"{title}, {sizes}{how}", *columns.notes, *(labels.notes if labels else ()), *notes]
+    return _assembled(name, columns, labels, part, notes)
+
+
+def _how(held_out: tuple[int, ...], stratify: bool) -> str:
+    if not held_out:
+        return ""
+    what = " and ".join(SPLITS[number] for number in held_out)
+    by = (
+        "exactly, class by class"
+        if stratify
+        else "by a hash of each text, so a row keeps its part when the file grows"
+    )
+    return f" ({what} cut from it {by})"
+
+
+def _cut(
+    part: np.ndarray, keys: np.ndarray, classes: np.ndarray | None, held_out: tuple[int, ...], stratify: bool
+) -> tuple[np.ndarray, list[str]]:
+    """Cut the parts that are not given from the labelled rows of train; unlabelled ones are trained on."""
+    part, rows = part.copy(), np.flatnonzero(part == TRAIN)
+    unlabelled = np.zeros(len(part), bool) if classes is None else classes < 0
+    labelled = rows[~unlabelled[rows]]
+    if stratify:
+        own = None if classes is None else classes[labelled]
+        part[labelled] = cutting.stratified(keys[labelled], own, held_out)
+    else:
+        part[labelled] = cutting.cut(keys[labelled], held_out)
+    # An unlabelled row whose text is measured on teaches nothing else.
+    seen = unlabelled & (part == TRAIN) & np.isin(keys, keys[part != TRAIN])
+    part[seen] = -1
+    return part, [
+        f"{int(seen.sum()):,} unlabelled rows left out: they repeat texts to measure on"
+    ] if seen.any() else []
+
+
+def _check_classes(columns: Columns, column: str, labels: Labels, part: np.ndarray) -> list[str]:
+    """Count classes in each part; refuse those that can't be learned, name those that can't be measured."""
+    where, values = columns.where[0][0], labels.values
+    counts = np.stack(
+        [np.bincount(values[(part == p) & (values >= 0)], minlength=len(labels.names)) for p in range(3)]
+    )
+    if (total := counts.sum(0) > 0).sum() < 2:
+        only = f'one class only ("{labels.names[int(total.argmax())]}")'
+        raise KDTutorError(f'{where}: column "{column}" has {only}; there is nothing to learn')
+    remedy = f"add examples of them or leave them out, or {STRATIFY} cuts each class by itself"
+    for p in range(1, 3):
+        if len(unseen := np.flatnonzero((counts[TRAIN] == 0) & (counts[p] > 0))):
+            listed = ", ".join(f'"{labels.names[i]}"' for i in unseen[:SHOWN])
+            raise KDTutorError(
+                f'{where}: column "{column}": the {SPLITS[p]} part has labels never seen in training ({listed}); '
+                f'{remedy}; or they are numbers: kind="regression" (--kind regression)'
+            )
+        if len(missing := np.flatnonzero(values[part == p] < 0)):
+            row = int(np.flatnonzero(part == p)[missing[0]])
+            raise KDTutorError(
+                f'{columns.place(row)}: column "{column}": the label is missing, and {SPLITS[p]} is to measure on'
+            )
+
+    notes = []
+    if hidden := int(((values < 0) & (part == TRAIN)).sum()):
+        notes.append(
+            f"{hidden:,} rows have no label: they are trained on by what needs none, a teacher's soft targets"
+        )
+    if len(labels.names) <= SHOWN:
+        for p, split in enumerate(SPLITS):
+            listed = ", ".join(f"{n} {c:,}" for n, c in zip(labels.names, counts[p], strict=True))
+            notes.append(f"{split}: {listed}")
+    for p in range(1, 3):
+        if len(absent := np.flatnonzero((counts[p] == 0) & (counts[TRAIN] > 0))):
+            listed = ", ".join(labels.names[i] for i in absent[:SHOWN])
+            notes.append(
+                f"WARNING: the {SPLITS[p]} part has no example of {listed}; {STRATIFY} cuts each class by itself"
+            )
+    return notes
+
+
+def _assembled(
+    name: str, columns: Columns, labels: Labels | None, part: np.ndarray, notes: list[str]
+) -> Task:
+    splits = {}
+    for number, split in enumerate(SPLITS):
+        rows = np.flatnonzero(part == number)
+        texts = tuple([column[row] for row in rows.tolist()] for column in columns.texts)
+        targets = None
+        if labels is not None:
+            targets = torch.from_numpy(labels.values[rows])
+            if labels.kind == "classification":
+                targets[targets < 0] = IGNORED
+        splits[split] = Split(texts, targets)
+    if labels is None:
+        return Task(name, "masked-lm", (), splits, splits_long=True, notes=tuple(notes))
+    return Task(name, labels.kind, labels.names, splits, notes=tuple(notes))

@@ -1,0 +1,140 @@
+"""Rows and columns: which are wanted, and tables of Python objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from kdtutor.errors import KDTutorError, nearest
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be read: names of columns (None: not there), and how a text file is written (None: to be found)."""
+
+    text: str | None
+    pair: str | None = None
+    label: str | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        return [name for name in (self.text, self.pair, self.label) if name is not None]
+
+
+@dataclass
+class Read:
+    """A table of the columns that are wanted, all columns' names, and what had to be found out."""
+
+    table: pa.Table
+    notes: list[str] = field(default_factory=list)
+
+
+def check_columns(names: Sequence[str], where: object, wanted: Wanted) -> None:
+    """Refuse a column that isn't there, is there twice, or is named for two purposes."""
+    if wanted.text is None:
+        listing = ", ".join(f'"{name}"' for name in names[:50]) + (", …" if len(names) > 50 else "")
+        raise KDTutorError(
+            f'{where}: which column holds the text? Say text="…" (--text …); its columns are {listing}'
+        )
+    for column in wanted.columns:
+        if column not in names:
+            raise KDTutorError(nearest(f"column of {where}", column, names))
+        if [*names].count(column) > 1:
+            raise KDTutorError(f'{where} has {[*names].count(column)} columns named "{column}"')
+    purposes: dict[str, str] = {}
+    for purpose in ("text", "pair", "label"):
+        column = getattr(wanted, purpose)
+        if column in purposes:
+            raise KDTutorError(
+                f'{where}: {purposes[column]} and {purpose} are the same column, "{column}": each needs its own'
+            )
+        if column is not None:
+            purposes[column] = purpose
+
+
+def is_table(value: object) -> bool:
+    """Tell whether a value holds rows: a DataFrame, a Dataset, an Arrow table, a list, a dict of columns."""
+    return isinstance(value, (list, tuple, dict, pa.Table)) or hasattr(value, "columns") or _is_dataset(value)
+
+
+def _is_dataset(value: object) -> bool:
+    return hasattr(value, "with_format") and hasattr(value, "column_names")
+
+
+def read_object(value: Any, wanted: Wanted, where: str) -> Read:
+    """Read the wanted columns of a Python object; rows without names are (text, label), or texts."""
+    if isinstance(value, (list, tuple)):
+        if not all(isinstance(row, Mapping) for row in value):
+            value = [_named(row, number, wanted, where) for number, row in enumerate(value, 1)]
+        return Read(table_of_rows(value, where, wanted))
+    try:
+        table = _arrow_table(value)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise KDTutorError(f"{where} can't be read as a table: {str(error).splitlines()[0][:200]}") from error
+    check_columns(table.column_names, where, wanted)
+    return Read(table.select(wanted.columns))
+
+
+def _named(row: Any, number: int, wanted: Wanted, where: str) -> dict[str, Any]:
+    cells = [row] if isinstance(row, str) else row
+    if not isinstance(cells, Sequence) or len(cells) != len(wanted.columns):
+        raise KDTutorError(
+            f"{where}, row {number} is {str(row)[:40]!r}; expected is ({', '.join(wanted.columns)})"
+        )
+    return dict(zip(wanted.columns, cells, strict=True))
+
+
+def _arrow_table(value: Any) -> pa.Table:
+    if isinstance(value, pa.Table):
+        return value
+    if isinstance(value, dict):
+        return pa.table(value)
+    if _is_dataset(value):
+        return value.with_format("arrow")[:]
+    return pa.Table.from_pandas(value, preserve_index=False)
+
+
+def table_of_rows(rows: Sequence[Any], where: object, wanted: Wanted) -> pa.Table:
+    """Make a table of objects; a value that is no single one is refused by its row."""
+    names: dict[str, None] = {}
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, Mapping):
+            raise KDTutorError(
+                f"{where}, row {number} is a {type(row).__name__}, not an object with named values"
+            )
+        if not names.keys() >= row.keys():
+            names |= dict.fromkeys(row)
+    check_columns([str(name) for name in names], where, wanted)
+    columns = {
+        column: pa.array(
+            [_cell(row.get(column), where, number, column) for number, row in enumerate(rows, 1)], pa.string()
+        )
+        for column in wanted.columns
+    }
+    return pa.table(columns)
+
+
+def _cell(value: Any, where: object, row: int, column: str) -> str | None:
+    if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise KDTutorError(
+                f'{where}: column "{column}", row {row} holds half of a character ({value[:40]!r})'
+            )
+        return value
+    if value is None or value != value:  # NaN
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, bytes | list | tuple | set | Mapping):
+        raise KDTutorError(
+            f'{where}: column "{column}", row {row} holds a {type(value).__name__}, not one text or number: '
+            f"{str(value)[:40]!r} (several labels a text are not supported)"
+        )
+    return str(value)
