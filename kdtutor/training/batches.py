@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,8 @@ from torch import Tensor
 from kdtutor.data.masking import rarity
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import IGNORED, Encoded, length_bucketed_batches
+from kdtutor.training.randomness import generator_from
+from kdtutor.training.settings import Settings
 
 
 @dataclass
@@ -35,6 +36,15 @@ class Batches:
     world: int = 1
     rare_words: float = 0.0
 
+    @classmethod
+    def of(cls, task: Task, settings: Settings, positions: str, rank: int, world: int) -> Batches:
+        """Make the batches of a run with these settings."""
+        shared = {
+            name: getattr(settings, name)
+            for name in ("batch_size", "seed", "masking", "accumulate", "rare_words")
+        }
+        return cls(task, task.encode(settings.split), positions=positions, rank=rank, world=world, **shared)
+
     def __post_init__(self):
         self.per_epoch = math.ceil(len(self.data) / self.batch_size)
         self._fixed: tuple[Encoded, Encoded] | None = None  # corrupted texts, and their labels
@@ -47,7 +57,7 @@ class Batches:
         """Give the examples of a step, over all processes. An epoch has each example once, in an order of its own."""
         epoch, position = divmod(step, self.per_epoch)
         if self._order[0] != epoch:
-            order = _generator(self.seed, "order", epoch)
+            order = generator_from(self.seed, "order", epoch)
             self._order = epoch, length_bucketed_batches(self.data.lengths, self.batch_size, order)
         return self._order[1][position]
 
@@ -59,7 +69,7 @@ class Batches:
         """Draw the masks of all texts once: from now on every epoch has the same ones."""
         drawn = []
         for index in torch.arange(len(self.data)).split(256):
-            generator = _generator(self.seed, "fixed masks", int(index[0]))
+            generator = generator_from(self.seed, "fixed masks", int(index[0]))
             whole = self.data.batch(index)
             masked = self._with_labels(whole, generator)
             real = masked["attention_mask"].bool()
@@ -78,7 +88,7 @@ class Batches:
         else:
             batch = self.data.batch(self.index(step))
             # Labels and masks are made for all of it at once, so that they don't depend on how it is cut.
-            batch = self._with_labels(batch, _generator(self.seed, "masks", step))
+            batch = self._with_labels(batch, generator_from(self.seed, "masks", step))
         # Every world-th example: texts of similar length lie side by side, so no process has the long ones.
         mine = torch.arange(len(batch["index"]))[self.rank :: self.world]
         return [self._cut(batch, part) for part in mine.tensor_split(self.accumulate) if len(part)]
@@ -103,12 +113,3 @@ class Batches:
     def _with_labels(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         rules, tokenizer = self.task.rules, self.task.tokenizer
         return rules.with_labels(batch, tokenizer, self.masking, generator, self._weights)
-
-
-def seed_from(*parts: object) -> int:
-    """Return a seed that depends on all parts, alike on every machine."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
-
-
-def _generator(*parts: object) -> torch.Generator:
-    return torch.Generator().manual_seed(seed_from(*parts))

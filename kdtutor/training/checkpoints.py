@@ -31,7 +31,8 @@ from transformers import PreTrainedModel
 from kdtutor.errors import KDTutorError
 from kdtutor.files import sha256
 from kdtutor.models.load import quiet
-from kdtutor.training.state import State, Written
+from kdtutor.training.history import Written
+from kdtutor.training.state import State
 
 KEPT = 2  # the newest ones; older ones are deleted
 TENSORS = ("model.safetensors", "optimizer.safetensors")

@@ -6,17 +6,15 @@
 
 One loop serves pre-training (`MaskedLM()`, no teacher), fine-tuning (`HardLabels()`, no teacher) and distillation.
 Read `Distillation._train_step` first: it is the whole idea, and the rest makes it fast, resumable and safe. The
-teacher's side of a step is teachers.py, and what may be set settings.py.
+teacher's side of a step is teachers.py, what may be set settings.py, and what changes while a run learns state.py.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import time
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -35,30 +33,18 @@ from kdtutor.models.forward import forward
 from kdtutor.models.load import freeze, load_teacher
 from kdtutor.objectives.formulas import ObjectiveError
 from kdtutor.objectives.terms import Objective, Term
-from kdtutor.training import checkpoints, vocabulary
-from kdtutor.training.batches import Batches, seed_from
+from kdtutor.training import checkpoints, processes, vocabulary
+from kdtutor.training.batches import Batches
 from kdtutor.training.checks import check_run
 from kdtutor.training.diagnosis import Diagnosis, diagnose, share_clipped, warn_if_mostly_clipped
-from kdtutor.training.processes import (
-    bar,
-    finish_first,
-    join_launch,
-    on_main,
-    start_alike,
-    sum_gradients,
-    sum_values,
-    wants_bf16,
-)
+from kdtutor.training.history import NonFiniteLoss
+from kdtutor.training.randomness import own_randomness
 from kdtutor.training.settings import Settings, TopK, check_setting, describe, takes_settings
-from kdtutor.training.state import Learning, State, Written
+from kdtutor.training.state import Learning, State
 from kdtutor.training.teachers import Answers, Inference, answers_for, configuration, fingerprint
 
 RELEASE_EVERY = 50  # steps between two times that freed memory goes back to the system, some 20 ms each
 CHECK_EVERY = 10  # steps between two looks at the NaN flag, each of which makes the host wait for the device
-
-
-class NonFiniteLoss(KDTutorError, FloatingPointError):
-    """A loss or gradient became NaN or infinite. The student has the weights from before that step."""
 
 
 @dataclass(frozen=True)
@@ -113,36 +99,32 @@ class Distillation:
         # Who learns what from whom, and how it is written down.
         self.student, self.task, self.split = student, task, given.split
         self.objective = objective if isinstance(objective, Objective) else Objective([objective])
-        self.term_names = _numbered(type(term).__name__ for term in self.objective.terms)
-        self.seed, self.masking = given.seed, given.masking
-        self.learning_rate, self.progress = given.learning_rate, given.progress
+        self.seed, self.masking, self.progress = given.seed, given.masking, given.progress
         self.folder = None if given.folder is None else checkpoints.writable(given.folder)
 
         # On which devices, in which batches, for how long.
-        self.accelerator = join_launch()
+        self.accelerator = processes.join_launch()
         self.device = self.accelerator.device
-        self.bf16 = wants_bf16(self.accelerator, given.precision)
-        self.batches = self._make_batches()
+        self.bf16 = processes.wants_bf16(self.accelerator, given.precision)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        self.batches = Batches.of(task, given, self.objective.positions, rank, world)
         self.total_steps = given.steps or max(1, round(given.epochs * self.batches.per_epoch))
         self.save_every = given.save_every or self.batches.per_epoch
 
-        # What both forward passes compute; which weights learn.
+        # What both forward passes compute.
         self._prepare_models()
-        self.needs, self.teacher_needs = self._forward_needs()
-        learned = [*student.parameters(), *self.objective.parameters()]  # the student's, and projections
-        self.parameters = [p for p in learned if p.requires_grad]
-        self.optimizer = _adamw(self.parameters, self.learning_rate, given.weight_decay)
-        start_alike(self.accelerator, (student, self.objective))
+        self.chunked = (
+            given.chunked and task.rules.masks and vocabulary.can_chunk(self.objective, student, self.teacher)
+        )
+        self.needs, self.teacher_needs = vocabulary.forward_needs(self.objective, self.chunked)
+        processes.start_alike(self.accelerator, (student, self.objective))
 
-        # How far it is.
-        self.done = 0  # optimiser steps taken
-        self._saved: tuple | None = None  # step and settings of the checkpoint that the loop wrote last
-        self._written: Written | None = None  # what of the history the newest checkpoint holds
-        self._torn = False  # was an update broken off?
-        self._rows: list[dict] = []  # the history on the host …
-        self._pending: list[tuple[dict, Tensor]] = []  # … and what of it still lies on the device
-        self._failed = torch.tensor(False, device=self.device)  # has a loss or gradient not been finite?
+        # What learns, at what rate, and how far it is.
+        self._learning = Learning(student, self.objective, given.weight_decay, self.device)
+        self.parameters, self.optimizer = self._learning.parameters, self._learning.optimizer
+        self.learning_rate = given.learning_rate
         self._began_with = repr(self.objective)
+        self._saved: tuple | None = None  # step and settings of the checkpoint that the loop wrote last
 
         # The teacher's answers, asked once where no step changes them.
         self.answers = self.answers_with(given.cache)
@@ -165,28 +147,34 @@ class Distillation:
         # Forward and backward, micro-batch by micro-batch: losses and gradients add up.
         sums = torch.zeros_like(weights)
         self.optimizer.zero_grad(set_to_none=True)
-        with self._own_randomness("dropout", self.done, self.accelerator.process_index):
+        with own_randomness(self.device, self.seed, "dropout", self.done, self.accelerator.process_index):
             for batch in micro_batches:
                 loss, losses = self._losses(batch, weights / counts)
                 loss.backward()
                 sums += losses
 
         # Over all processes.
-        sum_gradients(self.accelerator, self.parameters)
-        terms = sum_values(self.accelerator, sums) / counts
+        processes.sum_gradients(self.accelerator, self.parameters)
+        terms = processes.sum_values(self.accelerator, sums) / counts
         loss = (weights * terms).sum()
 
         # Update.
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_norm)
-        # From the first NaN on, this flag makes fused AdamW leave the weights alone; nobody has to wait for it.
-        self._failed |= ~torch.isfinite(norm + loss)
-        self.optimizer.found_inf = self._failed.float()  # type: ignore[attr-defined]
-        rate = self._scheduled_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self._torn = True  # until the step is counted: whoever gets through between the two leaves half of it
-        self.optimizer.step()
-        return self._record(rate, torch.cat([torch.stack([loss, norm]), terms]))
+        rate = self.learning_rate * self.settings.schedule(self.done, self.total_steps)
+        self._learning.update(rate, is_finite=torch.isfinite(norm + loss))
+
+        # What is told of it; numbers stay on the device.
+        row = {
+            "step": self.done + 1,
+            "epoch": (self.done + 1) / self.batches.per_epoch,
+            "tokens": self.batches.tokens(self.done),
+            "learning_rate": rate,
+            "settings": self.objective.settings(),
+            "seconds": 0.0,
+            "peak_memory": 0,
+        }
+        self._learning.history.add(row, torch.cat([torch.stack([loss, norm]), terms]))
+        return row
 
     def _losses(self, batch: dict, factors: Tensor) -> tuple[Tensor, Tensor]:
         """Run both forward passes, and sum every term over its valid items (0 where its weight is 0).
@@ -220,14 +208,12 @@ class Distillation:
         counts = torch.zeros(len(self.objective.terms))
         for batch in micro_batches:
             counts += torch.stack([term.count(batch) for term in self.objective.terms])
-        return sum_values(self.accelerator, counts.to(self.device, non_blocking=True)).clamp(min=1)
+        return processes.sum_values(self.accelerator, counts.to(self.device, non_blocking=True)).clamp(min=1)
 
-    def _scheduled_rate(self) -> float:
-        """Give the rate: linear warm-up to `learning_rate`, then a decay that would reach 0 a step after the last."""
-        warm = round(self.settings.warmup * self.total_steps)
-        rise = (self.done + 1) / max(1, warm)
-        fall = (self.total_steps - self.done) / max(1, self.total_steps - warm)
-        return self.learning_rate * min(1.0, rise, fall)
+    @property
+    def done(self) -> int:
+        """Tell how many optimiser steps were taken."""
+        return self._learning.done
 
     @property
     def learning_rate(self) -> float:
@@ -250,16 +236,21 @@ class Distillation:
         twice it gets through at once: the step is taken again, or refused if its update was torn. Steps that
         NonFiniteLoss took back, or that lie after the checkpoint a run is resumed from, are seen again.
         """
-        with self._own_folder(), self._bar() as bar:
-            self._refuse_torn()
+        with (
+            self._own_folder(),
+            processes.bar(
+                self.accelerator, self.progress, total=self.total_steps, initial=self.done, unit="step"
+            ) as bar,
+        ):
+            self._learning.refuse_if_torn()
             self._save_if_expected()  # what could not be written before, or was changed since
-            began_with = self.done
+            first = self.done
             while self.done < self.total_steps:
                 number = self.done + 1
                 step = Step(number, number / self.batches.per_epoch, self.total_steps, self)
                 interrupted = False
                 try:
-                    with finish_first():
+                    with processes.finish_first():
                         self._take_step(bar)
                 except KeyboardInterrupt:
                     if self.done < number:  # pressed twice
@@ -273,15 +264,14 @@ class Distillation:
                 if interrupted:
                     raise KeyboardInterrupt
 
-        if self.done > began_with and self.accelerator.is_main_process:
-            warn_if_mostly_clipped(self._norms(), self.settings.max_norm)
+        if self.done > first and self.accelerator.is_main_process:
+            warn_if_mostly_clipped(self._learning.history.norms(), self.settings.max_norm)
 
     def _take_step(self, bar: tqdm) -> None:
         """Take one optimiser step, count and time it, and look at its loss where a checkpoint may follow."""
         started = time.perf_counter()
         row = self._train_step()
-        self.done += 1
-        self._torn = False
+        self._learning.count()
         if self.done % CHECK_EVERY == 0 or self._is_saved_here():
             self.check_finite()
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
@@ -301,16 +291,9 @@ class Distillation:
             return
         now = self.done, self.objective.settings(), self.learning_rate
         if self._saved != now:
-            with finish_first():
+            with processes.finish_first():
                 self.save()
                 self._saved = now
-
-    def _refuse_torn(self) -> None:
-        if self._torn:
-            raise KDTutorError(
-                f"step {self.done + 1} was broken off within its update, so the weights are neither those before nor "
-                "those after it: resume() goes back to the newest checkpoint, restore(state) to a state; or begin anew"
-            )
 
     def run(self) -> list[dict]:
         """Take all remaining steps, and return the history."""
@@ -322,14 +305,17 @@ class Distillation:
     def history(self) -> list[dict]:
         """One dict a step: step, epoch, tokens, learning_rate, settings (each term's weight and temperature), seconds,
         peak_memory (bytes, of the process so far), loss, grad_norm (before clipping), and every term's own loss."""
-        with finish_first():
-            self._fetch()
-        return self._rows
+        return self._learning.history.rows
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """Name the terms as the history does, those of the same kind numbered."""
+        return self._learning.history.terms
 
     @property
     def clipped(self) -> float:
         """Tell which share of the steps so far had a gradient longer than `max_norm`, which was shortened."""
-        return share_clipped(self._norms(), self.settings.max_norm)
+        return share_clipped(self._learning.history.norms(), self.settings.max_norm)
 
     def diagnose(self) -> Diagnosis:
         """Measure the student on training texts and on validation: does it underfit or overfit? See `Diagnosis`.
@@ -339,47 +325,17 @@ class Distillation:
         """
         return diagnose(self.student, self.task, self.split, masking=self.masking, clipped=self.clipped)
 
-    def _norms(self) -> list[float]:
-        return [row["grad_norm"] for row in self.history]
-
-    def _record(self, rate: float, values: Tensor) -> dict:
-        """Add a row to the history; its values (loss, norm, terms) stay on the device until someone asks."""
-        row = {
-            "step": self.done + 1,
-            "epoch": (self.done + 1) / self.batches.per_epoch,
-            "tokens": self.batches.tokens(self.done),
-            "learning_rate": rate,
-            "settings": self.objective.settings(),
-            "seconds": 0.0,
-            "peak_memory": 0,
-        }
-        self._pending.append((row, values))
-        return row
-
-    def _fetch(self) -> None:
-        """Bring what lies on the device into the history: the only place where training waits for the device."""
-        if self._pending:
-            rows, values = zip(*self._pending, strict=True)
-            for row, numbers in zip(rows, torch.stack(values).tolist(), strict=True):
-                row.update(zip(("loss", "grad_norm", *self.term_names), numbers, strict=True))
-            self._rows.extend(rows)
-            self._pending.clear()
-
     def check_finite(self) -> None:
         """Raise NonFiniteLoss if a late step was not finite, and go back to before it, where the weights still are."""
-        for row in self.history[-CHECK_EVERY:]:
-            if math.isfinite(row["loss"] + row["grad_norm"]):
-                continue
-            self.done = row["step"] - 1
-            del self._rows[self.done :]
-            self._failed.fill_(False)
-            terms = [f"the term {name}" for name in self.term_names if not math.isfinite(row[name])]
-            culprit = " and ".join(terms) or "the gradient (every term is finite)"
-            saved = checkpoints.found(self.folder) if self.folder else []
-            raise NonFiniteLoss(
-                f"step {row['step']}: {culprit} is not finite (learning rate {row['learning_rate']:.2g}). The "
-                f"student has the weights from before that step{f'; {saved[-1]} is whole' if saved else ''}"
-            )
+        row = self._learning.go_back(CHECK_EVERY)
+        if row is None:
+            return
+        culprit = self._learning.history.culprit(row)
+        saved = checkpoints.found(self.folder) if self.folder else []
+        raise NonFiniteLoss(
+            f"step {row['step']}: {culprit} is not finite (learning rate {row['learning_rate']:.2g}). The "
+            f"student has the weights from before that step{f'; {saved[-1]} is whole' if saved else ''}"
+        )
 
     @contextmanager
     def _own_folder(self) -> Iterator[None]:
@@ -387,11 +343,8 @@ class Distillation:
         with ExitStack() as held:
             if self.folder:
                 checkpoints.refuse_later(self.folder, self.done)
-                on_main(self.accelerator, lambda: held.enter_context(checkpoints.held(self.folder)))
+                processes.on_main(self.accelerator, lambda: held.enter_context(checkpoints.held(self.folder)))
             yield
-
-    def _bar(self) -> tqdm:
-        return bar(self.accelerator, self.progress, total=self.total_steps, initial=self.done, unit="step")
 
     # ------------------------------------------------------------------------------------------ setting up
 
@@ -407,23 +360,9 @@ class Distillation:
             inference, self.objective.terms, self.teacher_needs, self.batches, self.split, cache
         )
 
-    def _make_batches(self) -> Batches:
-        return Batches(
-            self.task,
-            self.task.encode(self.split),
-            self.settings.batch_size,
-            seed=self.seed,
-            masking=self.masking,
-            rare_words=self.settings.rare_words,
-            positions=self.objective.positions,
-            accumulate=self.settings.accumulate,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-        )
-
     def _prepare_models(self) -> None:
         """Make what the objective learns along, and bring everything to the device; the teacher is frozen."""
-        with self._own_randomness("projections"):
+        with own_randomness(self.device, self.seed, "projections"):
             self.objective.prepare(self.student, self.teacher)
         for model in filter(None, (self.student, self.teacher)):
             if "attentions" in self.objective.needs:
@@ -434,17 +373,6 @@ class Distillation:
             freeze(self.teacher)
         if self.settings.compile:
             self.student.base_model.compile(dynamic=True)
-
-    def _forward_needs(self) -> tuple[Set[str], Set[str]]:
-        """Tell what both models' forward passes compute: features, where logits are made chunk by chunk."""
-        terms = [term.needs for term in self.objective.terms if term.needs_teacher]
-        needs = self.objective.needs, frozenset().union(*terms)
-        can = self.task.rules.masks and vocabulary.can_chunk(self.objective, self.student, self.teacher)
-        self.chunked = self.settings.chunked and can
-        if not self.chunked:
-            return needs
-        mine, theirs = (each - {"logits"} | {"features"} if "logits" in each else each for each in needs)
-        return mine, theirs
 
     # ------------------------------------------------------------------------------------------ saving and resuming
 
@@ -472,9 +400,9 @@ class Distillation:
         checkpoints.refuse_later(folder, self.done)
 
         def write() -> None:
-            self._written = checkpoints.write(folder, self.student, state)
+            self._learning.history.written = checkpoints.write(folder, self.student, state)
 
-        on_main(self.accelerator, write)
+        processes.on_main(self.accelerator, write)
         return checkpoints.found(folder)[-1]
 
     def resume(self, folder: str | os.PathLike | None = None) -> Distillation:
@@ -493,59 +421,32 @@ class Distillation:
         )
         if damaged:
             warnings.warn(f"{'; '.join(map(str, damaged))}: going on from {newest.name}", stacklevel=2)
-            on_main(self.accelerator, partial(checkpoints.set_aside, folder, newest))
+            processes.on_main(self.accelerator, partial(checkpoints.set_aside, folder, newest))
         return self._take_over(state)
 
     def _present(self) -> State:
         """Give the state as it stands, with the very tensors that are trained; refuse if a step failed or was torn."""
-        self._refuse_torn()
+        self._learning.refuse_if_torn()
         self.check_finite()
-        about = {
-            "done": self.done,
-            "belongs_to": dict(self._belongs_to),
-            "formula": repr(self.objective),
-            "objective": self.objective.settings(),
-            "learning_rate": self.learning_rate,
-        }
-        student, learned = self.student.state_dict(), self._learning.learned()
-        return State(about, self.history, student, learned, self._written)
+        return self._learning.state(self._belongs_to, self.learning_rate)
 
     def _check(self, state: State, name: str) -> None:
         """Refuse a state of another run: KDTutorError. ValueError if it can't be one of this run's."""
-        self._refuse_another_runs(name, state.about)
-        done, rows = state.about["done"], len(state.history)
-        if not 0 <= done == rows <= self.total_steps:
-            raise ValueError(f"step {done} of {self.total_steps}, with {rows} rows of history")
+        state.refuse_if_anothers(name, self._belongs_to)
+        if state.about["done"] > self.total_steps:
+            raise ValueError(f"step {state.about['done']} of {self.total_steps}")
         check_setting("learning_rate", state.about["learning_rate"])
         self._learning.check(state)
-
-    def _refuse_another_runs(self, name: str, about: dict) -> None:
-        """Raise KDTutorError if a state of this name was made by a run that is not this one."""
-        theirs = {"cache": None} | about["belongs_to"]
-        for what, mine in self._belongs_to.items():
-            if what not in theirs:
-                continue  # written before this was recorded
-            is_steered = what == "objective" and mine == about["formula"]  # the very object, changed since
-            if mine != theirs[what] and not is_steered:
-                raise KDTutorError(f"{name} was made with another {what}: {theirs[what]}, now {mine}")
 
     def _take_over(self, state: State) -> Distillation:
         """Become what a checked state says; its tensors may be used as they are."""
         self._learning.take(state)
-        self.done, self.learning_rate = state.about["done"], state.about["learning_rate"]
+        self.learning_rate = state.about["learning_rate"]
         # A run that was steered remains the one that it began as.
         self._belongs_to["objective"] = state.about["belongs_to"]["objective"]
 
-        self._rows, self._written = state.history, state.written
-        self._pending.clear()
-        self._failed.fill_(False)
-        self._torn = False
         self._saved = self.done, self.objective.settings(), self.learning_rate
         return self
-
-    @property
-    def _learning(self) -> Learning:
-        return Learning(self.student, self.objective, self.optimizer, self.parameters)
 
     @cached_property
     def _belongs_to(self) -> dict[str, object]:
@@ -564,36 +465,5 @@ class Distillation:
             "cache": str(cache) if isinstance(cache, TopK) else None,  # other answers, and fixed masks
         }
 
-    @contextmanager
-    def _own_randomness(self, *what: object) -> Iterator[None]:
-        """Hold a block whose randomness depends on seed and `what` alone, and leave the caller's random state alone."""
-        with torch.random.fork_rng(devices=[self.device.index or 0] if self.device.type == "cuda" else []):
-            # Not torch.manual_seed: it looks for every kind of GPU, and a small student's step is soon done.
-            torch.default_generator.manual_seed(seed_from(self.seed, *what))
-            if self.device.type == "cuda":
-                torch.cuda.manual_seed(seed_from(self.seed, *what))
-            yield
-
-
-# ------------------------------------------------------------------------------------------------ functions
 
 Distillation.__doc__ += f"\n{describe()}\n"
-
-
-def _adamw(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """Make an AdamW whose weight decay acts on matrices and embeddings only."""
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
-
-
-def _numbered(names: Iterable[str]) -> tuple[str, ...]:
-    """Put a number behind names that repeat: A, B, A → A, B, A2."""
-    seen: Counter[str] = Counter()
-    numbered = []
-    for name in names:
-        seen[name] += 1
-        numbered.append(name if seen[name] == 1 else f"{name}{seen[name]}")
-    return tuple(numbered)

@@ -189,6 +189,16 @@ class Settings(Checked):
         """Return the values of the settings that have the mark "twin" or "resume"."""
         return {f.name: getattr(self, f.name) for f in fields(Settings) if f.metadata[mark]}
 
+    def schedule(self, step: int, total: int) -> float:
+        """Give the rate at a step (0 for the first) as a fraction of its peak: linear warm-up, then linear decay.
+
+        The decay would reach 0 a step after the last.
+        """
+        warm = round(self.warmup * total)
+        rise = (step + 1) / max(1, warm)
+        fall = (total - step) / max(1, total - warm)
+        return min(1.0, rise, fall)
+
 
 def check_setting(name: str, value: object) -> Any:
     """Return `value` as the setting `name` is kept, or KDTutorError."""

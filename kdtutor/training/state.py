@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kdtutor.errors import KDTutorError
 from kdtutor.objectives.terms import Objective
+from kdtutor.training.history import History, Written
 
 Tensors = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Written:
-    """The first `rows` rows of a history as they lie in a file: its first `bytes`, with the hash of these."""
-
-    file: Path
-    rows: int = 0
-    bytes: int = 0
-    hash: Any = field(default_factory=hashlib.sha256)  # never updated: its copies are
 
 
 @dataclass(frozen=True)
@@ -49,15 +39,81 @@ class State:
         )
         return State(dict(self.about), [*self.history], student, learned, self.written)
 
+    def refuse_if_anothers(self, name: str, run: Mapping[str, object]) -> None:
+        """Raise KDTutorError if this state, called `name`, was made by another run than `run` describes."""
+        theirs = {"cache": None} | self.about["belongs_to"]
+        for what, mine in run.items():
+            if what not in theirs:
+                continue  # written before this was recorded
+            is_steered = (
+                what == "objective" and mine == self.about["formula"]
+            )  # the very object, changed since
+            if mine != theirs[what] and not is_steered:
+                raise KDTutorError(f"{name} was made with another {what}: {theirs[what]}, now {mine}")
 
-@dataclass(frozen=True)
+
 class Learning:
-    """What changes while a run learns: student, the objective's projections, the optimiser of their `parameters`."""
+    """What changes while a run learns: weights, the optimiser's moments, the history, and how far it is.
 
-    student: nn.Module
-    objective: Objective
-    optimizer: torch.optim.Optimizer
-    parameters: Sequence[nn.Parameter]
+    parameters: the weights that are learned, the student's and the objective's projections. done: optimiser steps
+    taken. torn: whether an update was broken off.
+    """
+
+    def __init__(
+        self, student: nn.Module, objective: Objective, weight_decay: float, device: torch.device
+    ) -> None:
+        self.student, self.objective = student, objective
+        self.parameters = [p for p in (*student.parameters(), *objective.parameters()) if p.requires_grad]
+        self.optimizer = _adamw(self.parameters, weight_decay)
+        self.history = History(type(term).__name__ for term in objective.terms)
+        self.done, self.torn = 0, False
+        self._failed = torch.tensor(False, device=device)  # has a loss or gradient not been finite?
+
+    def update(self, rate: float, is_finite: Tensor) -> None:
+        """Take the optimiser's step; but from the first loss or gradient on that is not finite, leave all as it is."""
+        # This flag makes fused AdamW do so; nobody has to wait for it.
+        self._failed |= ~is_finite
+        self.optimizer.found_inf = self._failed.float()  # type: ignore[attr-defined]
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.torn = True  # until the step is counted: whoever gets through between the two leaves half of it
+        self.optimizer.step()
+
+    def count(self) -> None:
+        """Count the step just taken, which is whole."""
+        self.done += 1
+        self.torn = False
+
+    def refuse_if_torn(self) -> None:
+        """Raise KDTutorError if the weights are neither those before an update nor those after it."""
+        if self.torn:
+            raise KDTutorError(
+                f"step {self.done + 1} was broken off within its update, so the weights are neither those before nor "
+                "those after it: resume() goes back to the newest checkpoint, restore(state) to a state; or begin anew"
+            )
+
+    def go_back(self, last: int) -> dict | None:
+        """Go back to before the first of the `last` steps that was not finite, and return its row; None if all were."""
+        row = self.history.not_finite(last)
+        if row is not None:
+            self.done = row["step"] - 1
+            self.history.cut(self.done)
+            self._failed.fill_(False)
+        return row
+
+    # ------------------------------------------------------------------------------------------ kept and brought back
+
+    def state(self, belongs_to: Mapping[str, object], learning_rate: float) -> State:
+        """Give the state as it stands, with the very tensors that are trained."""
+        about = {
+            "done": self.done,
+            "belongs_to": dict(belongs_to),
+            "formula": repr(self.objective),
+            "objective": self.objective.settings(),
+            "learning_rate": learning_rate,
+        }
+        history = self.history
+        return State(about, history.rows, self.student.state_dict(), self.learned(), history.written)
 
     def learned(self) -> Tensors:
         """Name the tensors that are not the student's, as `State.learned` has them: the very ones, not copies."""
@@ -69,6 +125,9 @@ class Learning:
 
     def check(self, state: State) -> None:
         """Raise ValueError if `state` is not of these modules: AdamW would read beyond a moment that is too small."""
+        done, rows = state.about["done"], len(state.history)
+        if not 0 <= done == rows:
+            raise ValueError(f"step {done}, with {rows} rows of history")
         if [*map(set, state.about["objective"])] != [*map(set, self.objective.settings())]:
             raise ValueError(f"the objective's settings are {state.about['objective']}")
         expected = {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
@@ -80,7 +139,10 @@ class Learning:
         _compare(self._with_doubles(state.student), self.student.state_dict())
 
     def take(self, state: State) -> None:
-        """Become what a checked state says; the moments are taken as they are, not copied."""
+        """Become what a checked state says; the moments and the history are taken as they are, not copied."""
+        self.done, self.torn = state.about["done"], False
+        self.history.take(state.history, state.written)
+        self._failed.fill_(False)
         self.student.load_state_dict(self._with_doubles(state.student))
         projections = {name: state.learned[f"objective.{name}"] for name in self.objective.state_dict()}
         self.objective.load_state_dict(projections)
@@ -99,6 +161,15 @@ class Learning:
         first = {value.data_ptr(): name for name, value in own.items() if name in tensors}
         doubles = {name: first.get(value.data_ptr()) for name, value in own.items() if name not in tensors}
         return {**tensors, **{name: tensors[other] for name, other in doubles.items() if other is not None}}
+
+
+def _adamw(parameters: Sequence[nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
+    """Make an AdamW whose weight decay acts on matrices and embeddings only; each step sets its rate."""
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def _compare(found: Tensors, expected: Tensors) -> None:

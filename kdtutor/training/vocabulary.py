@@ -12,7 +12,7 @@ It is exact, and it knows no term by name: each computes its own loss, and autog
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,15 @@ def can_chunk(objective: Objective, student: nn.Module, teacher: nn.Module | Non
     if not terms or any(unembedding(model) is None for model in asked):
         return False
     return all(term.needs == {"logits"} and _takes_rows_alone(term, student) for term in terms)
+
+
+def forward_needs(objective: Objective, chunked: bool) -> tuple[Set[str], Set[str]]:
+    """Tell what student and teacher compute: features instead of logits, where these are made chunk by chunk."""
+    needs = objective.needs, frozenset().union(*(t.needs for t in objective.terms if t.needs_teacher))
+    if not chunked:
+        return needs
+    mine, theirs = (each - {"logits"} | {"features"} if "logits" in each else each for each in needs)
+    return mine, theirs
 
 
 def _takes_rows_alone(term: Term, student: nn.Module) -> bool:

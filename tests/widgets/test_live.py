@@ -145,7 +145,7 @@ def test_settings_act_on_the_very_next_step_and_stand_in_the_history(make):
     live = make()
     live.run(3)
     live.temperature, live.alpha, live.learning_rate = 4, 0.75, 2e-3
-    rate = live.distillation._scheduled_rate()
+    rate = 2e-3 * live.distillation.settings.schedule(3, live.distillation.total_steps)
     live.step()
     before, after = live.distillation.history[2:4]
     assert before["settings"] == [{"weight": 0.3}, {"weight": 0.7, "temperature": 2.0}]
