@@ -6,6 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
+
 from kdtutor.errors import KDTutorError
 
 
@@ -28,3 +30,28 @@ def sha256(path: Path) -> str:
     """Compute the SHA-256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sign(file: Path, size: int) -> None:
+    """Cut a file to `size` bytes, write their SHA-256 behind them, and wait until all lies on the disk."""
+    with open(file, "r+b") as stream:
+        stream.truncate(size)
+        digest = hashlib.file_digest(stream, "sha256").digest()
+        stream.write(digest)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def signed_array(file: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Map a signed .npy file of float32 into memory. ValueError if it is not what was written, or not of this shape."""
+    mapped = np.load(file, mmap_mode="c", allow_pickle=False)
+    if mapped.shape != shape or mapped.dtype != np.float32 or not mapped.flags.c_contiguous:
+        raise ValueError(f"it holds {mapped.dtype} {mapped.shape}, not float32 {shape}")
+    size, digest = mapped.offset + mapped.nbytes, hashlib.sha256()
+    with open(file, "rb") as stream:
+        while size and (block := stream.read(min(size, 1 << 20))):
+            digest.update(block)
+            size -= len(block)
+        if stream.read() != digest.digest():
+            raise ValueError("it is not what was written")
+    return mapped

@@ -29,6 +29,7 @@ from transformers import PreTrainedModel
 
 from kdtutor.data.tokens import Encoded, length_bucketed_batches
 from kdtutor.errors import KDTutorError
+from kdtutor.files import sign, signed_array
 from kdtutor.hardware import format_bytes, memory
 from kdtutor.models.forward import Outputs, forward, logits_by_batch, refuse_non_finite, texts_at_once
 from kdtutor.objectives.logits import SoftCrossEntropy, SoftTargets
@@ -183,7 +184,7 @@ class Cached(Answers):
             if sum_values(self.accelerator, missing):
                 self._build(file)
         try:
-            return torch.from_numpy(_verified(file, self.shape))
+            return torch.from_numpy(signed_array(file, self.shape))
         except (OSError, ValueError, EOFError) as error:
             raise KDTutorError(
                 f"{file} is damaged ({error}); delete it, and the teacher is asked again"
@@ -222,7 +223,7 @@ class Cached(Answers):
 
         def finish() -> None:
             logits.flush()
-            _sign(partial, logits.offset + logits.nbytes)
+            sign(partial, logits.offset + logits.nbytes)
             os.replace(partial, file)
             progress.unlink(missing_ok=True)
 
@@ -254,31 +255,6 @@ class Cached(Answers):
             except KDTutorError as error:
                 who = f"{self.split} split of {self.task.name}, asked of the teacher"
                 raise KDTutorError(f"{who}: {error}") from error
-
-
-def _sign(file: Path, size: int) -> None:
-    """Cut the file to `size` bytes, write their SHA-256 behind them, and wait until all lies on the disk."""
-    with open(file, "r+b") as stream:
-        stream.truncate(size)
-        digest = hashlib.file_digest(stream, "sha256").digest()
-        stream.write(digest)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _verified(file: Path, shape: tuple[int, int]) -> np.ndarray:
-    """The file's answers, mapped into memory. ValueError if they are not what was written, or not of this shape."""
-    mapped = np.load(file, mmap_mode="c", allow_pickle=False)
-    if mapped.shape != shape or mapped.dtype != np.float32 or not mapped.flags.c_contiguous:
-        raise ValueError(f"it holds {mapped.dtype} {mapped.shape}, not float32 {shape}")
-    size, digest = mapped.offset + mapped.nbytes, hashlib.sha256()
-    with open(file, "rb") as stream:
-        while size and (block := stream.read(min(size, 1 << 20))):
-            digest.update(block)
-            size -= len(block)
-        if stream.read() != digest.digest():
-            raise ValueError("it is not what was written")
-    return mapped
 
 
 # ------------------------------------------------------------------------------------------------ the k largest
@@ -331,14 +307,9 @@ class TopLogits(Answers):
 
     def outputs(self, batch: Batch, inputs: Batch) -> Outputs:
         """Return those of the tokens that `batch["rows"]` names: (n, k) each."""
-        text, column = (
-            batch["rows"] // batch["input_ids"].shape[1],
-            batch["rows"] % batch["input_ids"].shape[1],
-        )
-        where, device = (
-            self.batches.data.offsets[batch["index"][text]] + column,
-            self.inference.accelerator.device,
-        )
+        length, device = batch["input_ids"].shape[1], self.inference.accelerator.device
+        text, column = batch["rows"] // length, batch["rows"] % length
+        where = self.batches.data.offsets[batch["index"][text]] + column
         log_p, tokens = (part[where].to(device, non_blocking=True) for part in (self.log_p, self.tokens))
         return Outputs(None, top=(log_p, tokens))
 
@@ -395,11 +366,8 @@ def logits_of_top(log_p: Tensor, tokens: Tensor, vocabulary: int, dtype: torch.d
 def configuration(model: PreTrainedModel) -> dict[str, object]:
     """Return a model's configuration, less what changes when the model is saved."""
     config = model.config.to_diff_dict()
-    return {
-        name: config[name]
-        for name in config
-        if name not in ("transformers_version", "architectures", "dtype")
-    }
+    saving = ("transformers_version", "architectures", "dtype")
+    return {name: value for name, value in config.items() if name not in saving}
 
 
 def fingerprint(model: PreTrainedModel) -> str:
