@@ -148,6 +148,23 @@ def test_the_readmes_pictures_are_those_of_notebook_00_as_it_is_stored():
         assert pictures.get((NOTEBOOKS.parent / address).read_bytes()) == alt, "run: notebooks/images/make.py"
 
 
+def test_the_readmes_map_has_every_notebook_and_no_other_with_the_time_that_each_states():
+    readme = (NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| (\d\d) \| \[.*\]\(notebooks/(.*)\) \| .+ \| ([\d–]+) \|$", readme, re.MULTILINE)
+    assert [(name[:2], name) for _, name, _ in listed] == [(number, name) for number, name, _ in listed]
+    assert [name for _, name, _ in listed] == sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
+    for _, name, minutes in listed:
+        first = json.loads((NOTEBOOKS / name).read_text(encoding="utf-8"))["cells"][0]["source"]
+        assert f"**Time needed:** {minutes.replace('–', ' to ')} minutes" in "".join(first), name
+
+
+def test_what_readme_and_docs_link_to_is_there():
+    root = NOTEBOOKS.parent
+    for page in [root / "README.md", *(root / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
 def test_links_to_other_notebooks_lead_somewhere(notebook):
     for target in re.findall(r"\]\(([\w./-]+\.ipynb)", prose(notebook)):
         assert (notebook.path.parent / target).is_file(), target

@@ -107,14 +107,16 @@ def test_the_public_address_is_the_same_wherever_it_is_used():
     assert re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", url)
     slug = url.removeprefix("https://github.com/")
     hosts = r"(?:github\.com/|/gh/|/github/|raw\.githubusercontent\.com/)"
-    for path in [ROOT / "README.md", *sorted((ROOT / "notebooks").glob("*.ipynb"))]:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
+    for path in pages:
         for found in re.findall(hosts + r"([\w.-]+/kdtutor)\b", path.read_text(encoding="utf-8")):
             assert found == slug, f"{path.name} says {found}, pyproject.toml says {slug}"
 
 
 def test_what_the_documents_say_to_make_can_be_made():
     targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
-    told = read("README.md") + read("CONTRIBUTING.md")
+    pages = ["README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+    told = "".join(map(read, pages))
     named = set(re.findall(r"(?:^|`) *make ([a-z]+)\b", told, re.MULTILINE))
     assert named <= targets, named - targets
     assert {"lab", "check", "test"} <= named

@@ -102,6 +102,17 @@ def page(site: Path, name: str) -> Page:
     return Page((site / f"{name}.html").read_text(encoding="utf-8"))
 
 
+def test_the_pages_of_docs_are_in_the_site_and_their_links_lead_there_or_to_the_public_repository(site):
+    for source in (Path(build_site.ROOT) / "docs").glob("*.md"):
+        text = (site / f"{source.stem}.html").read_text(encoding="utf-8")
+        assert source.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") in text
+        assert 'href="../' not in text
+    links = "[a](../notebooks/04_temperature.ipynb#x) [b](../notebooks/05_logits.ipynb) [c](../Makefile)"
+    here, there = "[a](04_temperature.ipynb#x)", "https://github.com/kdtutor/kdtutor/blob/main/"
+    expected = f"{here} [b]({there}notebooks/05_logits.ipynb) [c]({there}Makefile)"
+    assert build_site.for_the_site(links, ["04_temperature"]) == expected
+
+
 def test_each_page_loads_only_files_that_lie_beside_it(site):
     for path in site.glob("*.html"):
         for address in page(site, path.stem).loaded:

