@@ -5,10 +5,10 @@
     bert = Bert.from_pretrained(kd.load_teacher(task))                 # Devlin et al. 2019; DistilBERT too
     bert(input_ids, attention_mask).attentions[0]                      # (B, H, L, L): who looks where in layer 0
 
-Written for learners, and held to agree with `torch.nn.Transformer` and with transformers' BERT and DistilBERT, whose
-weights it loads, to 1e-5. Shapes: B texts, L tokens (Lq that ask, Lk that are looked at), D width, H heads, V words.
-A mask is boolean, True where a query may look, and broadcasts to (B, H, Lq, Lk); so masks combine with `&`.
-(`torch.nn.Transformer` has it the other way round: True is what it ignores.)
+Written for learners, and tested to agree to 1e-5 with `torch.nn.Transformer` and with the BERT and DistilBERT of
+transformers, whose weights it loads. Shapes: B texts, L tokens (Lq that look, Lk that are looked at), D width, H heads,
+V words. A mask is boolean, True where a query may look, and broadcasts to (B, H, Lq, Lk); so masks combine with `&`.
+(`torch.nn.Transformer` has it the other way round: there True means "ignore".)
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from kdtutor.models.names import fill, weights_of
 def attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """softmax(Q Kᵀ / √d_k) V, and the weights alone: Vaswani et al. 2017 (arXiv:1706.03762), §3.2.1.
+    """Compute softmax(Q Kᵀ / √d_k) V, and the weights alone: Vaswani et al. 2017 (arXiv:1706.03762), §3.2.1.
 
     query: (…, Lq, d_k). key: (…, Lk, d_k). value: (…, Lk, d_v). mask: boolean, broadcasts to (…, Lq, Lk). Returns the
-    output (…, Lq, d_v) and the weights (…, Lq, Lk), whose rows sum to 1; `dropout` hits the weights inside the product.
-    A query that may look at nothing gets weights and output 0. Raises KDTutorError for a mask that does not fit.
+    output (…, Lq, d_v) and the weights (…, Lq, Lk), whose rows sum to 1; `dropout` changes the output only. A query
+    that may look at nothing gets weights and output 0. Raises KDTutorError for a mask that does not fit.
     """
     scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (…, Lq, Lk)
     if mask is None:
@@ -47,17 +47,17 @@ def attention(
 
 
 def causal_mask(length: int, device: torch.device | str | None = None) -> Tensor:
-    """(L, L): token i may look at itself and at what comes before it, at nothing later."""
+    """Make a mask (L, L): token i may look at itself and at what comes before it, at nothing later."""
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
 
 def padding_mask(ids: Tensor, pad: int = 0) -> Tensor:
-    """(B, L) token ids → (B, 1, 1, L): nobody may look at padding, in any head."""
+    """Make a mask (B, 1, 1, L) from token ids (B, L): nobody may look at padding, in any head."""
     return (ids != pad)[:, None, None, :]
 
 
 class MultiHeadAttention(nn.Module):
-    """H attentions side by side, each on its own D/H numbers of a token, and a matrix that mixes their outputs."""
+    """H attentions side by side, each on its own D/H numbers of every token, and a matrix that mixes their outputs."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
@@ -68,7 +68,7 @@ class MultiHeadAttention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None):
-        """x (B, Lq, D) asks and memory (B, Lk, D) is looked at: x itself by default, else cross-attention.
+        """Let x (B, Lq, D) look at memory (B, Lk, D): at x itself by default; anything else is cross-attention.
 
         Returns the output (B, Lq, D) and the weights of every head (B, H, Lq, Lk).
         """
@@ -90,7 +90,7 @@ class MultiHeadAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two matrices with an activation between them, for each token by itself: D → inner → D."""
+    """Two matrices with an activation between them, applied to each token by itself: D → inner → D."""
 
     def __init__(self, width: int, inner: int, activation: Callable[[Tensor], Tensor] = F.relu):
         super().__init__()
@@ -102,9 +102,9 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention, then feed-forward; each adds a change to x, and LayerNorm keeps the sum in bounds.
+    """Self-attention, then feed-forward; each adds a change to x, and LayerNorm keeps the sum within bounds.
 
-    The paper, and BERT, normalise after the addition; `norm_first`, as GPT-2 does, before the sub-layer.
+    The paper and BERT normalise after the addition; with `norm_first`, as in GPT-2, it is done before each sublayer.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class EncoderLayer(nn.Module):
         self.dropout, self.norm_first = nn.Dropout(dropout), norm_first
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (B, L, D) → (B, L, D), and the attention weights (B, H, L, L)."""
+        """Map x (B, L, D) to (B, L, D); also return the attention weights (B, H, L, L)."""
         if self.norm_first:
             change, weights = self.attention(self.norm1(x), mask=mask)
             x = x + self.dropout(change)
@@ -131,7 +131,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """An encoder layer that also looks at the encoder's output, between its two other steps."""
+    """An encoder layer that, between its two other steps, also looks at the encoder's output."""
 
     def __init__(
         self, width: int, heads: int, inner: int, dropout: float = 0.1,
@@ -147,7 +147,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, memory: Tensor, mask: Tensor | None = None, memory_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, Lq, D), memory (B, Lk, D) → (B, Lq, D), weights (B, H, Lq, Lq), cross-weights (B, H, Lq, Lk)."""
+        """Map x (B, Lq, D), memory (B, Lk, D) to (B, Lq, D), weights (B, H, Lq, Lq), cross-weights (B, H, Lq, Lk)."""
         if self.norm_first:
             change, weights = self.attention(self.norm1(x), mask=mask)
             x = x + self.dropout(change)
@@ -165,7 +165,7 @@ class DecoderLayer(nn.Module):
 
 @dataclass
 class Output:
-    """What a forward pass gives: everything on the way, layer by layer, under the names that transformers uses.
+    """What a forward pass returns: everything on the way, layer by layer, under the names that transformers uses.
 
     last_hidden_state: (B, L, D). hidden_states: embeddings, then every layer, each (B, L, D). attentions: every layer,
     (B, H, L, L). cross_attentions: every decoder layer, (B, H, Lq, Lk). logits: (B, L, V), or (B, classes).
@@ -179,14 +179,14 @@ class Output:
 
 
 class Encoder(nn.Module):
-    """Layers one after another. `norm`: a last LayerNorm, which `norm_first` layers need (torch always has it)."""
+    """Layers one after another. `norm`: a last LayerNorm, which `norm_first` layers need (torch always adds one)."""
 
     def __init__(self, layers: Iterable[EncoderLayer], norm: nn.LayerNorm | None = None):
         super().__init__()
         self.layers, self.norm = nn.ModuleList(layers), norm
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Output:
-        """x: embeddings (B, L, D). mask: broadcasts to (B, H, L, L)."""
+        """Apply all layers. x: embeddings (B, L, D). mask: broadcasts to (B, H, L, L)."""
         hidden_states, attentions = [x], []
         for layer in self.layers:
             x, weights = layer(x, mask)
@@ -205,7 +205,7 @@ class Decoder(nn.Module):
     def forward(
         self, x: Tensor, memory: Tensor, mask: Tensor | None = None, memory_mask: Tensor | None = None
     ) -> Output:
-        """x: embeddings (B, Lq, D). memory: (B, Lk, D). The masks broadcast to (B, H, Lq, Lq) and (B, H, Lq, Lk)."""
+        """Apply all layers. x: embeddings (B, Lq, D). memory: (B, Lk, D). Masks: as in DecoderLayer."""
         hidden_states, attentions, cross_attentions = [x], [], []
         for layer in self.layers:
             x, weights, cross_weights = layer(x, memory, mask, memory_mask)
@@ -220,7 +220,7 @@ class Decoder(nn.Module):
 
 
 def positions(length: int, width: int) -> Tensor:
-    """Sinusoids for each place in the text, (L, D): sin and cos of place / 10000^(2i / D) in columns 2i and 2i + 1.
+    """Compute the sinusoids of places, (L, D): sin and cos of place / 10000^(2i / D) in columns 2i and 2i + 1.
 
     Vaswani et al. 2017, §3.5.
     """
@@ -230,7 +230,7 @@ def positions(length: int, width: int) -> Tensor:
 
 
 class Embeddings(nn.Module):
-    """A learned vector for each token, times √D so that it weighs as much as the sinusoid of its place (§3.4)."""
+    """A learned vector for each token, times √D so that the sinusoid added to it does not drown it (§3.4)."""
 
     def __init__(self, vocabulary: int, width: int, max_length: int = 512, dropout: float = 0.1):
         super().__init__()
@@ -240,14 +240,14 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """ids (B, L) → (B, L, D)."""
+        """Look up ids (B, L), add their places → (B, L, D)."""
         _check_length(ids, len(self.positions))
         scale = math.sqrt(self.tokens.embedding_dim)
         return self.dropout(self.tokens(ids) * scale + self.positions[: ids.shape[1]])
 
 
 class Transformer(nn.Module):
-    """The encoder–decoder of Vaswani et al. 2017, whose output layer is the embedding table once more (§3.4).
+    """The encoder–decoder of Vaswani et al. 2017, whose output layer is the embedding table again (§3.4).
 
     One vocabulary for source and target, unless `target_vocabulary` gives the target its own.
     """
@@ -271,7 +271,7 @@ class Transformer(nn.Module):
             self.target = Embeddings(target_vocabulary, width, max_length, dropout)
 
     def forward(self, source: Tensor, target: Tensor) -> Output:
-        """source (B, Ls), target (B, Lt): ids, padded. logits (B, Lt, V): at each place, those of the *next* token."""
+        """Map ids, source (B, Ls) and target (B, Lt), to logits (B, Lt, V): at each place, of the *next* token."""
         return self.decode(target, self.encode(source).last_hidden_state, source)
 
     def encode(self, source: Tensor) -> Output:
@@ -285,9 +285,9 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def generate(self, source: Tensor, start: int, end: int, max_length: int | None = None) -> Tensor:
-        """Greedy: the likeliest next token again and again, until every text has its `end`.
+        """Decode greedily: append the likeliest next token until every text has its `end`.
 
-        source (B, Ls) → ids (B, ≤ max_length) without `start`; what follows an `end` is padding.
+        source (B, Ls) → ids (B, ≤ max_length) without `start`; whatever follows an `end` is padding.
         Runs in eval mode and restores the mode.
         """
         most = max_length or self.max_length - 1
@@ -308,7 +308,7 @@ class Transformer(nn.Module):
 
 
 def from_torch(model: nn.Transformer) -> tuple[Encoder, Decoder]:
-    """Encoder and decoder of a `torch.nn.Transformer` in the parts above, weights copied; in eval mode.
+    """Rebuild encoder and decoder of a `torch.nn.Transformer` from the parts above, weights copied; in eval mode.
 
     Ours is batch-first, with masks that are True where theirs are False.
     """
@@ -348,9 +348,9 @@ _TORCH_NAMES = {
 class Config:
     """What a BERT is made of; the defaults are BERT-base-uncased. DistilBERT: token_types=0, pooler="relu".
 
-    inner: the feed-forward's width. token_types: 0 leaves their embeddings out. pooler: the activation after the matrix
-    that `[CLS]` goes through ("tanh" in BERT, "relu" before DistilBERT's classifier), or None. Then at most one head:
-    classes, as many outputs as that; or masked_lm, a score for every word at every place. eps: LayerNorm's.
+    inner: the feed-forward's width. token_types: 0 omits their embeddings. pooler: the activation after the matrix
+    that `[CLS]` goes through ("tanh" in BERT, "relu" before DistilBERT's classifier), or None. At most one head: a
+    classifier with that many `classes`; or `masked_lm`, a score for every word at every place. eps: LayerNorm's.
     """
 
     vocabulary: int = 30522
@@ -378,7 +378,7 @@ class BertEmbeddings(nn.Module):
         self.norm, self.dropout = nn.LayerNorm(config.width, config.eps), nn.Dropout(config.dropout)
 
     def forward(self, ids: Tensor, token_types: Tensor | None = None) -> Tensor:
-        """ids (B, L), token types (B, L), by default all 0 → (B, L, D)."""
+        """Look up ids (B, L) and token types (B, L), by default all 0, and add → (B, L, D)."""
         _check_length(ids, self.positions.num_embeddings)
         x = self.tokens(ids) + self.positions.weight[: ids.shape[1]]
         if self.token_types:
@@ -387,7 +387,7 @@ class BertEmbeddings(nn.Module):
 
 
 class MaskedLMHead(nn.Module):
-    """A hidden state → a score for each word: how well it matches the word's own embedding, plus a bias."""
+    """From a hidden state to a score for each word: how well it matches the word's own embedding, plus a bias."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -395,7 +395,7 @@ class MaskedLMHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocabulary))
 
     def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
-        """hidden (B, L, D), embeddings (V, D), the input's → (B, L, V)."""
+        """Map hidden (B, L, D), with the input's embeddings (V, D), to (B, L, V)."""
         return F.linear(self.norm(F.gelu(self.dense(hidden))), embeddings, self.bias)
 
 
@@ -429,10 +429,10 @@ class Bert(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Output:
-        """All (B, L); attention_mask: 1 for text, 0 for padding. logits: (B, classes), (B, L, V) or None."""
+        """Read ids (B, L), with attention_mask 1 for text, 0 for padding. logits: (B, classes), (B, L, V) or None."""
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             shapes = f"{tuple(attention_mask.shape)}, but the ids {tuple(input_ids.shape)}"
-            raise KDTutorError(f"the attention mask has the shape {shapes}: one number a token is due")
+            raise KDTutorError(f"the attention mask has the shape {shapes}: one number per token is expected")
         mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
         output = self.encoder(self.embeddings(input_ids, token_type_ids), mask)
         if self.classifier:
@@ -442,12 +442,12 @@ class Bert(nn.Module):
         return output
 
     def pooled(self, hidden: Tensor) -> Tensor:
-        """The vector that stands for the whole text: `[CLS]`'s, through one more matrix. (B, L, D) → (B, D)."""
+        """Compute the vector that stands for the whole text, `[CLS]`'s through one more matrix: (B, L, D) → (B, D)."""
         return getattr(torch, self.config.pooler)(self.pooler(hidden[:, 0]))
 
     @classmethod
     def from_pretrained(cls, source: nn.Module | Mapping[str, Tensor], config: object | None = None) -> Bert:
-        """A transformers BERT or DistilBERT in the parts above; float32, eval mode, its weights copied.
+        """Rebuild transformers' BERT or DistilBERT from the parts above; float32, eval mode, weights copied.
 
         source: the model; or its state dict as it was saved, with `config` (transformers' own, or the mapping in
         config.json). The hidden states' dropout is used throughout. Raises KDTutorError for another architecture, and
