@@ -29,6 +29,8 @@ from kdtutor.errors import (
 )
 from kdtutor.training.settings import Settings
 
+LABEL_MAP = "which output of the model is which class, where names differ: NEGATIVE=0,POSITIVE=1"
+
 
 def _field(default: object, check: Check, help: str):
     return field(default=default, metadata={"check": check, "help": help})
@@ -102,6 +104,7 @@ class DistillArguments(TrainArguments):
     teacher: str | None = _field(
         None, optional(TEXT), "folder or Hub name (default: the embedded teacher of the task)"
     )
+    label_map: str | None = _field(None, optional(TEXT), LABEL_MAP)
     student: str = _field("half-depth", TEXT, "one of {students}, or a folder or Hub name")
     layers: int | None = _field(None, optional(COUNT), "the student's depth")
     width: int | None = _field(None, optional(COUNT), "a small-bert's hidden size (default: 128)")
@@ -126,6 +129,7 @@ class EvaluateArguments(DataArguments):
         "folder, Hub name or embedded checkpoint (default: the embedded teacher)",
     )
     teacher: str | None = _field(None, optional(TEXT), "to compare with: retention")
+    label_map: str | None = _field(None, optional(TEXT), LABEL_MAP)
     split: str = _field("test", TEXT, "validation while choosing, test once at the end")
     output: str | None = _field(None, optional(TEXT), "write the result to this JSON file")
 
@@ -237,7 +241,7 @@ def distill(a: DistillArguments, command: str) -> None:
     from kdtutor.objectives.parse import parse_objective
 
     objective, task = parse_objective(a.objective), _task(a)
-    teacher = models.load_teacher(task, a.teacher)
+    teacher = models.load_teacher(task, a.teacher, a.label_map)
     options = {name: getattr(a, name) for name in ("layers", "width", "token_types")}
     student = models.make_student(a.student, teacher, task, seed=a.seed, **options)
     if a.dropout is not None:
@@ -253,8 +257,8 @@ def evaluate(a: EvaluateArguments, command: str) -> None:
     if a.output:
         writable(Path(a.output).parent)  # said now, not after the measuring
     task = _task(a)
-    model = models.load_teacher(task, a.model)
-    teacher = models.load_teacher(task, a.teacher) if a.teacher else None
+    model = models.load_teacher(task, a.model, None if a.teacher else a.label_map)
+    teacher = models.load_teacher(task, a.teacher, a.label_map) if a.teacher else None
     evaluation = measure(model, task, a.split, teacher=teacher)
     print(evaluation)
     if a.output:

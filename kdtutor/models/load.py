@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,15 +22,19 @@ from kdtutor.data.task import Task
 from kdtutor.data.tokens import load_tokenizer
 from kdtutor.errors import KDTutorError, nearest
 from kdtutor.models.forward import ROBERTAS
+from kdtutor.models.outputs import LabelMap, few, is_unnamed, order_of, output_names, reorder
 
 TEACHERS = {"supersense": "bert-supersense", "sentiment": "bert-sentiment", "glosses": "bert-glosses"}
 
 
-def load_teacher(task: Task | str, name: str | os.PathLike | None = None) -> PreTrainedModel:
+def load_teacher(
+    task: Task | str, name: str | os.PathLike | None = None, label_map: LabelMap | None = None
+) -> PreTrainedModel:
     """Load the teacher of `task`, frozen and in eval mode: the embedded one, or any Hub name or local folder.
 
-    The task may be given by its name. Raises KDTutorError if no teacher ships for the task, or if the teacher has other
-    classes, another vocabulary, or no trained head.
+    The task may be given by its name. Classes are matched by name; label_map says which is which where names differ,
+    as {"NEGATIVE": "0", "POSITIVE": "1"} or "NEGATIVE=0,POSITIVE=1". Raises KDTutorError if no teacher ships for the
+    task, or if the teacher has other classes, another vocabulary, or no trained head.
     """
     task = as_task(task)
     base = task.name.split("[")[0]
@@ -40,7 +44,7 @@ def load_teacher(task: Task | str, name: str | os.PathLike | None = None) -> Pre
             'make one with kdtutor finetune, then load_teacher(task, "folder")'
         )
     name = name or TEACHERS[base]
-    model, fresh = _load(name, task)
+    model, fresh = _load(name, task, label_map)
     if fresh:
         raise KDTutorError(
             f'{name} can\'t teach "{task.name}": it has no trained {fresh[0]}; run kdtutor finetune first'
@@ -57,7 +61,9 @@ def load_model(name: str | os.PathLike, task: Task | str) -> PreTrainedModel:
     return _load(name, as_task(task))[0]
 
 
-def _load(name: str | os.PathLike, task: Task) -> tuple[PreTrainedModel, list[str]]:
+def _load(
+    name: str | os.PathLike, task: Task, label_map: LabelMap | None = None
+) -> tuple[PreTrainedModel, list[str]]:
     """Load the model, and name the parameters that the checkpoint lacks: those of its head, then of its pooler."""
     place = verified(f"models/{name}") if str(name) in shipped() else Path(name)
     if place.is_dir() and not any(place.glob("*.safetensors")):
@@ -71,7 +77,11 @@ def _load(name: str | os.PathLike, task: Task) -> tuple[PreTrainedModel, list[st
     try:
         with hub_access(place), quiet():
             config = AutoConfig.from_pretrained(source, **safe)
-            _check_config(config, task, str(name), f"For{task.rules.head}" in str(config.architectures))
+            has_head = f"For{task.rules.head}" in str(config.architectures)
+            _check_config(config, task, str(name), has_head)
+            names, order = output_names(config), None
+            if has_head and task.rules.answer == "classes":
+                order = order_of(names, task, str(name), label_map)
             for key, value in label_config(task).items():
                 setattr(config, key, value)
             model, report = auto.from_pretrained(
@@ -99,6 +109,12 @@ def _load(name: str | os.PathLike, task: Task) -> tuple[PreTrainedModel, list[st
         )
     check_fits(model, task, str(name))
     _check_tokenizer(source, task)
+
+    if order is not None:
+        reorder(model, order, task)
+        names = [names[number] for number in order]
+    # For whoever has to say which output is meant, or knows the teacher already.
+    model.output_names, model.is_shipped = tuple(names), str(name) in shipped()
     return model, missing
 
 
@@ -130,21 +146,18 @@ def check_fits(model: PreTrainedModel, task: Task, who: str = "the model") -> No
     if any(other in type(model).__name__ for other in others):
         raise KDTutorError(f'{who} is a {type(model).__name__}, but "{task.name}" is a {task.kind} task')
     _check_config(model.config, task, who, has_head=True)
+    names = output_names(model.config)
+    named = task.rules.answer == "classes" and not is_unnamed(names)
+    if named and [name.lower() for name in names] != [name.lower() for name in task.labels]:
+        raise KDTutorError(f'{who} has the classes {few(names)}, but "{task.name}" has {few(task.labels)}')
 
 
 def _check_config(config: PretrainedConfig, task: Task, who: str, has_head: bool) -> None:
-    # The outputs: as many as the task's, under the same names where they have names.
-    if has_head and task.rules.problem_type:
-        names = [str(name) for _, name in sorted(config.id2label.items())]
-        unnamed = all(name.startswith("LABEL_") for name in names)
-        if len(names) != task.num_labels:
-            raise KDTutorError(
-                f'{who} has {len(names)} outputs, but "{task.name}" has {task.num_labels}: {_few(task.labels)}'
-            )
-        if not unnamed and [n.lower() for n in names] != [n.lower() for n in task.labels]:
-            raise KDTutorError(
-                f'{who} has the classes {_few(names)}, but "{task.name}" has {_few(task.labels)}'
-            )
+    # As many outputs as the task has.
+    if has_head and task.rules.problem_type and config.num_labels != task.num_labels:
+        raise KDTutorError(
+            f'{who} has {config.num_labels} outputs, but "{task.name}" has {task.num_labels}: {few(task.labels)}'
+        )
 
     # The vocabulary; some models round it up.
     surplus = config.vocab_size - len(task.tokenizer)
@@ -194,7 +207,3 @@ def label_config(task: Task) -> dict:
     names = dict(enumerate(task.labels))
     numbers = {name: i for i, name in names.items()}
     return {"id2label": names, "label2id": numbers, "problem_type": task.rules.problem_type}
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

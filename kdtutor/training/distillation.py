@@ -41,6 +41,7 @@ from kdtutor.training.history import NonFiniteLoss
 from kdtutor.training.randomness import own_randomness
 from kdtutor.training.settings import Settings, TopK, check_setting, describe, takes_settings
 from kdtutor.training.state import Learning, State
+from kdtutor.training.teacher_check import check_teacher
 from kdtutor.training.teachers import Answers, Inference, answers_for, configuration, fingerprint
 
 RELEASE_EVERY = 50  # steps between two times that freed memory goes back to the system, some 20 ms each
@@ -113,6 +114,8 @@ class Distillation:
 
         # What both forward passes compute.
         self._prepare_models()
+        if given.check_teacher and self.objective.needs_teacher:
+            check_teacher(self.teacher, task, given.fast)
         self.chunked = (
             given.chunked and task.rules.masks and vocabulary.can_chunk(self.objective, student, self.teacher)
         )

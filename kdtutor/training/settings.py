@@ -167,6 +167,13 @@ class Settings(Checked):
         SWITCH,
         "run BERT and DistilBERT in fewer operations than transformers does, with the same results",
     )
+    check_teacher: bool = setting(
+        True,
+        SWITCH,
+        "measure a teacher on some labelled texts before it teaches, and refuse one that is worse than chance",
+        resume=False,
+        commands=("distill",),
+    )
     progress: bool | None = setting(
         None,
         optional(SWITCH),

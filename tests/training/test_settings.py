@@ -22,7 +22,7 @@ OTHER = {  # a value of each setting that is not its default
     "epochs": 2.0, "steps": 5, "batch_size": 11, "accumulate": 2, "learning_rate": 2e-3, "warmup": 0.5,
     "weight_decay": 0.5, "max_norm": 0.1, "masking": 0.3, "rare_words": 0.7, "seed": 3, "split": "validation",
     "save_every": 4, "cache": "topk:5", "precision": "bf16", "compile": True, "chunked": False, "fast": False,
-    "progress": False,
+    "progress": False, "check_teacher": False,
 }  # fmt: skip
 WRONG = {
     float: [True, "x", None, math.nan, math.inf, -1.0, 10**5000],
