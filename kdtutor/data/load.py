@@ -24,7 +24,6 @@ from kdtutor.data.files import READERS, format_of, is_saved_dataset
 from kdtutor.data.hub import hub_access, unavailable
 from kdtutor.data.kinds import KINDS
 from kdtutor.data.own import PARTS, from_file, from_folder, from_object, from_parts
-from kdtutor.data.parts import SPLITS
 from kdtutor.data.rows import Wanted, is_table
 from kdtutor.data.task import Split, Task
 from kdtutor.errors import KDTutorError, nearest
@@ -60,7 +59,8 @@ def load_task(
 
     Files are CSV, TSV, JSON lines or arrays, Parquet or Arrow, the first three also as .gz; objects a DataFrame, a
     Dataset, a dict of columns, a list of dicts, of (text, label) or of texts. text, pair, label: their columns. A
-    folder holds train.*, and validation.* and test.* or what `datasets` reads; a missing part is cut from train.
+    folder holds train.*, and validation.* and test.* or what `datasets` reads; a missing part is cut from train. With a
+    task.json, as in those that ship, that says what the task is.
 
     One file is cut into train, validation and test, 80/10/10, by a hash of each text (at `seed`): a row keeps its part
     when the file grows. `stratify` cuts each class exactly instead. Labels are classes as they are written; numbers
@@ -95,6 +95,8 @@ def _load(name: object, wanted: Wanted, kind: str | None, stratify: bool, seed: 
     path = Path(name).expanduser()
     if str(name) in EMBEDDED:
         return _load_embedded(str(name))
+    if (path / "task.json").is_file():
+        return _load_with_card(path)
     if str(name) in HUB:
         return _load_hub(str(name), wanted, kind, stratify)
     if path.is_dir() and (is_saved_dataset(path) or any(path.glob(f"{PARTS['train'][0]}.*"))):
@@ -119,19 +121,24 @@ def as_task(task: Task | str | os.PathLike) -> Task:
 
 @cache
 def _load_embedded(name: str) -> Task:
+    return _load_with_card(verified(f"data/{name}"))
+
+
+def _load_with_card(folder: Path) -> Task:
+    """Load a task as they ship: `task.json` says its kind, its classes and its splits, each a Parquet file."""
     import pyarrow.parquet as parquet
 
-    about = json.loads(verified(f"data/{name}/task.json").read_text(encoding="utf-8"))
+    about = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     kind, splits = about["kind"], {}
-    for split in SPLITS:
-        table = parquet.read_table(verified(f"data/{name}/{split}.parquet"))
+    for split in about["splits"]:
+        table = parquet.read_table(folder / f"{split}.parquet")
         targets = None
         if "label" in table.column_names:
             targets = torch.tensor(table["label"].to_numpy(), dtype=KINDS[kind].dtype)
         domains = table["domain"].to_pylist() if "domain" in table.column_names else None
         splits[split] = Split((table["text"].to_pylist(),), targets, domains)
     labels = ("value",) if kind == "regression" else tuple(about["labels"])
-    return Task(name, kind, labels, splits, description=about["description"])
+    return Task(about["name"], kind, labels, splits, description=about["description"])
 
 
 def _load_hub(name: str, wanted: Wanted, kind: str | None, stratify: bool) -> Task:

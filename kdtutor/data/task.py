@@ -156,6 +156,21 @@ class Task:
         name = f"{self.name}[{labelled} labelled, seed {seed}]"
         return self._with(name, train=replace(train, targets=targets))
 
+    def train_on(self, split: str) -> Task:
+        """The same task with another split, such as "pool", in the place of the training texts."""
+        return self._with(f"{self.name}[trained on {split}]", train=self.split(split))
+
+    def with_pool(self, labels: bool = False) -> Task:
+        """The training texts and then the pool's, whose labels are hidden (-100) unless `labels`.
+
+        No teacher that ships has seen the pool's labels: what it answers there it did not memorise.
+        """
+        train, pool = self.split("train"), self.split("pool")
+        texts = tuple([*a, *b] for a, b in zip(train.texts, pool.texts, strict=True))
+        hidden = pool.targets if labels else torch.full_like(pool.targets, IGNORED)
+        name = f"{self.name}[and the {'labelled ' if labels else ''}pool]"
+        return self._with(name, train=Split(texts, torch.cat([train.targets, hidden])))
+
     def labelled_only(self) -> Task:
         """Leave out the unlabelled training texts: what stays is what a student without a teacher can learn from."""
         train = self.split("train")

@@ -267,6 +267,47 @@ def test_a_transfer_set_needs_labels_to_hide(sentiment):
         load_task("valence").transfer(10)
 
 
+@pytest.fixture
+def pooled(sentiment):
+    """A task with a pool: 50 of its training texts, kept apart."""
+    train = sentiment.split("train")
+    parts = {"train": train.select(torch.arange(150)), "pool": train.select(torch.arange(150, 200))}
+    return replace(sentiment, splits=sentiment.splits | parts)
+
+
+def test_the_pool_joins_the_training_texts_without_its_labels(pooled, sentiment):
+    task = pooled.with_pool()
+    assert task.texts("train") == sentiment.texts("train")
+    assert torch.equal(task.targets("train")[:150], sentiment.targets("train")[:150])
+    assert (task.targets("train")[150:] == IGNORED).all()
+    assert torch.equal(pooled.with_pool(labels=True).targets("train"), sentiment.targets("train"))
+    assert task.labelled_only().texts("train") == pooled.texts("train")
+    assert (pooled.targets("pool") != IGNORED).all()  # the original is untouched
+
+
+def test_a_folder_with_a_card_is_the_task_that_ships():
+    from kdtutor.assets import verified
+
+    task = load_task(verified("data/valence"))
+    assert task.fingerprint == load_task("valence").fingerprint and task.name == "valence"
+
+
+def test_few_labels_and_the_whole_pool(pooled):
+    task = pooled.subset(20, seed=1).with_pool()
+    assert (task.targets("train") != IGNORED).sum() == 20 and len(task.split("train")) == 70
+
+
+def test_a_student_may_learn_from_the_pool_alone(pooled):
+    task = pooled.train_on("pool")
+    assert task.texts("train") == pooled.texts("pool") and task.texts("test") == pooled.texts("test")
+    assert task.name != pooled.name
+
+
+def test_a_task_without_a_pool_says_which_splits_there_are(sentiment):
+    with pytest.raises(KDTutorError, match=r'unknown split of .* "pool"; there are: '):
+        sentiment.with_pool()
+
+
 def test_a_split_is_a_dataset_for_the_trainer(sentiment):
     from datasets import ClassLabel
 
