@@ -20,6 +20,7 @@ from kdtutor.evaluation.statistics import (
     Interval,
     PairedTest,
     mean_and_interval,
+    paired_seeds_and_texts,
     paired_seeds_test,
     paired_test,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "mean_and_interval",
     "mean_squared_error",
     "measure",
+    "paired_seeds_and_texts",
     "paired_seeds_test",
     "paired_test",
     "predict",

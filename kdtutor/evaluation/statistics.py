@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+import numpy as np
 from torch import Tensor
 
 from kdtutor.errors import KDTutorError
@@ -68,6 +69,7 @@ class PairedTest:
     difference: float  # first minus second
     p_value: float
     detail: str
+    half_width: float = math.nan  # of the 95 % interval, where the test has one
 
     def __str__(self) -> str:
         return f"difference {self.difference:+.4f}, p = {self.p_value:.2g} ({self.detail})"
@@ -96,4 +98,39 @@ def paired_seeds_test(a: Sequence[float], b: Sequence[float]) -> PairedTest:
     n, difference, spread = len(a), mean(differences), stdev(differences)
     half_width = mean_and_interval(differences).half_width
     p = 1 - _t_within(abs(difference) / spread * math.sqrt(n), n - 1) if spread else float(difference == 0)
-    return PairedTest(difference, p, f"{n} seeds, interval ± {half_width:.4f}")
+    return PairedTest(difference, p, f"{n} seeds, interval ± {half_width:.4f}", half_width)
+
+
+def paired_seeds_and_texts(right_a: np.ndarray, right_b: np.ndarray) -> PairedTest:
+    """Test two methods over seeds and texts together: right or not, bool (seeds, texts) each, same seeds and texts.
+
+    Both are a sample: other seeds and other texts would give another difference, and an interval over the seeds alone
+    knows nothing of the texts. Analysis of variance of the differences, rows and columns random, the two variances
+    added and their degrees of freedom by Satterthwaite's rule: quasi-F of Clark 1973, "The language-as-fixed-effect
+    fallacy", https://doi.org/10.1016/S0022-5371(73)80014-3. Texts are taken to be drawn one by one.
+    """
+    if right_a.shape != right_b.shape or right_a.ndim != 2 or min(right_a.shape) < 2:
+        shapes = f"{right_a.shape} and {right_b.shape}"
+        raise KDTutorError(
+            f"two seeds and two texts at least, the same on both sides, are needed; got {shapes}"
+        )
+    d = right_a.astype(float) - right_b
+    seeds, texts = d.shape
+    difference, by_seed, by_text = d.mean(), d.mean(1), d.mean(0)
+
+    # Mean squares of seeds, texts and what is left, each divided by the number of values.
+    cells = seeds * texts
+    of_seeds = by_seed.var(ddof=1) / seeds
+    of_texts = by_text.var(ddof=1) / texts
+    left = ((d - by_seed[:, None] - by_text + difference) ** 2).sum() / ((seeds - 1) * (texts - 1) * cells)
+
+    # What is left is in both of the others, and counts once.
+    variance = max(of_seeds + of_texts - left, of_seeds, of_texts)
+    detail = f"{seeds} seeds × {texts:,} texts"
+    if not variance:
+        return PairedTest(float(difference), float(difference == 0), f"{detail}, no variance", 0.0)
+    shares = of_seeds**2 / (seeds - 1) + of_texts**2 / (texts - 1)
+    freedom = max(1, math.floor(variance**2 / shares))
+    half_width = _t_quantile(0.95, freedom) * math.sqrt(variance)
+    p = 1 - _t_within(abs(difference) / math.sqrt(variance), freedom)
+    return PairedTest(float(difference), p, f"{detail}, interval ± {half_width:.4f}", half_width)
