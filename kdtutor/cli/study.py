@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
 from kdtutor.errors import KDTutorError, nearest
 from kdtutor.studies import STUDIES
-from kdtutor.studies.logits import logits_study, run
-from kdtutor.studies.stored import SPLITS, results_file
+from kdtutor.studies.stored import Stored, forget, results_file
 
 
 def main(argv: list[str]) -> int:
@@ -17,48 +20,81 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="kdtutor study", description=__doc__.splitlines()[0])
     parser.add_argument("name", help=f"one of: {', '.join(STUDIES)}")
     parser.add_argument("--output", type=Path, help="results file (default: the one that notebooks show)")
+    parser.add_argument("--teacher", help="another teacher: a folder, say (default: the embedded one)")
+    parser.add_argument("--body", help="another pre-trained masked LM (default: bert-glosses)")
+    parser.add_argument("--data", type=Path, help="a folder of tasks (default: the embedded ones)")
     parser.add_argument(
-        "--teacher", help="another teacher: a folder, say; needs --output (default: the embedded one)"
+        "--tokenizer", help="a folder (default: the teacher's, if it is a folder, or the embedded one)"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, help="run so many side by side, each in one thread"
     )
     parser.add_argument("--restart", action="store_true", help="forget the stored runs")
     parser.add_argument(
         "--folder",
         type=Path,
-        default=Path("runs/study-distilbert"),
-        help="where the study distilbert keeps its checkpoints while it runs (default: %(default)s)",
+        help="where models and answers are kept while it runs (default: runs/study-NAME)",
     )
-    arguments = parser.parse_args(argv)
-    if arguments.name not in STUDIES:
-        raise KDTutorError(nearest("study", arguments.name, STUDIES))
-    if arguments.teacher and not arguments.output:
+    given = parser.parse_args(argv)
+    if given.name not in STUDIES:
+        raise KDTutorError(nearest("study", given.name, STUDIES))
+    if (given.teacher or given.body or given.data) and not given.output:
         raise KDTutorError(
-            "--teacher needs --output: the file that notebooks show belongs to the embedded teacher"
+            "--teacher, --body and --data need --output: the file that notebooks show belongs to what is embedded"
         )
-    file, say = arguments.output or results_file(arguments.name), partial(print, flush=True)
-    if arguments.name == "distilbert":
-        from kdtutor.studies import distilbert as study_distilbert
 
-        tasks = study_distilbert.load_tasks()
-        teacher = _teacher(tasks["glosses"], arguments.teacher)
-        options = {"restart": arguments.restart, "report": say}
-        print(
-            study_distilbert.run(study_distilbert.Plan(), file, arguments.folder, tasks, teacher, **options)
-        )
-        return 0
-    study = logits_study()
-    task = teacher = None
-    if arguments.teacher:
-        from kdtutor import data
-
-        task = data.load_task(study.task)
-        teacher = _teacher(task, arguments.teacher)
-    stored = run(study, file, task, teacher, restart=arguments.restart, report=say)
-    for name in stored.configurations:
-        print(f"{name:<28}" + "".join(f"  {split} {stored.mean(name, split=split)}" for split in SPLITS))
+    file, folder = given.output or results_file(given.name), given.folder or Path(f"runs/study-{given.name}")
+    if given.restart:
+        forget(file, folder)
+    if given.processes > 1:
+        return _side_by_side(given.processes, argv)
+    stored = _logits(given, file, folder) if given.name == "logits" else _distilbert(given, file, folder)
+    print(stored)
     return 0
 
 
-def _teacher(task, name: str | None):
-    from kdtutor import models
+def _logits(given, file: Path, folder: Path) -> Stored:
+    from kdtutor.models import load_teacher
+    from kdtutor.studies import logits
 
-    return models.load_teacher(task, name)
+    task = _task(given, "supersense")
+    teacher, body = load_teacher(task, given.teacher), load_teacher(_task(given, "glosses"), given.body)
+    say = partial(print, flush=True)
+    return logits.run(logits.Plan(), file, folder, task, teacher, body, say)
+
+
+def _distilbert(given, file: Path, folder: Path) -> Stored:
+    from kdtutor.models import load_teacher
+    from kdtutor.studies import distilbert
+
+    tasks = {name: _task(given, name) for name in ("glosses", *distilbert.TASKS)}
+    teacher = load_teacher(tasks["glosses"], given.teacher)
+    return distilbert.run(distilbert.Plan(), file, folder, tasks, teacher, report=partial(print, flush=True))
+
+
+def _task(given, name: str):
+    from kdtutor.data import load_task
+
+    tokenizer = given.tokenizer
+    if not tokenizer and given.teacher and Path(given.teacher, "tokenizer.json").is_file():
+        tokenizer = given.teacher
+    return load_task(given.data / name if given.data else name, tokenizer=tokenizer)
+
+
+def _side_by_side(count: int, argv: list[str]) -> int:
+    """Run the same command in so many processes, which share the work; one that ends badly ends alone."""
+    alone = [part for part in argv if part != "--restart"] + ["--processes", "1"]
+    command = [sys.executable, "-m", "kdtutor", "study", *alone]
+
+    def end(*_) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    started: list[subprocess.Popen] = []
+    try:
+        for _ in range(count):
+            started.append(subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}))
+        return max(process.wait() for process in started)
+    finally:
+        for process in started:
+            process.terminate()

@@ -1,28 +1,28 @@
-"""Stored studies: a comparison trained at several seeds and kept as one JSON file, which notebooks show.
+"""The results of a study, as its file holds them: read, averaged and compared; and the file itself.
 
-    kdtutor study logits              # makes the runs that the file lacks; may be stopped at any time
-    stored = load("logits")           # what it found
-    stored.scores("hard labels")      # test accuracy, one per seed
-    stored.compare("soft targets, T = 2", "hard labels")    # paired over the seeds
-
-Every configuration has the same student and the same steps, and at one seed the same initial weights and the
-same order of the data: what differs is what the table says. Choose on the validation split; the test split is
-only reported. The study `distilbert`, which trains in two stages, stands in distilbert.py.
+A record has a list of `runs`, a row for each configuration and seed (None for what has no seed: the teacher, TF-IDF),
+and what all of them have in common: teacher, data, versions, plan. Which test texts a run got right is kept as bits,
+so that a difference has an interval over seeds and texts together.
 """
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from torch import Tensor
 
 from kdtutor.assets import asset_path
 from kdtutor.errors import KDTutorError, nearest
 from kdtutor.files import write_atomically
 
 SPLITS = ("validation", "test")
-IDENTITY = ("teacher", "data", "versions", "plan")  # what all runs of one file have in common
+IDENTITY = ("teacher", "body", "data", "versions", "plan")  # what all runs of one file have in common
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,26 @@ class Stored:
     def configurations(self) -> tuple[str, ...]:
         return tuple(self.record["configurations"])
 
-    def scores(self, configuration: str, measure: str = "accuracy", split: str = "test") -> list[float]:
-        """List one value per seed, seeds in order. measure: accuracy, macro_f1 or ece, fractions from 0 to 1."""
+    def select(self, **what) -> list[str]:
+        """List the configurations that are what is asked for, such as part="patience", passes=10, and were measured."""
+        measured = {row["configuration"] for row in self.record["runs"]}
+        return [
+            name
+            for name, about in self.record["configurations"].items()
+            if name in measured and all(about.get(key) == value for key, value in what.items())
+        ]
+
+    def rows(self, configuration: str) -> dict[int | None, dict]:
+        """Return the runs of a configuration by their seed, seeds in order."""
         if configuration not in self.configurations:
             what = f"configuration of {self.record['study']}"
             raise KDTutorError(nearest(what, configuration, self.configurations))
         rows = [row for row in self.record["runs"] if row["configuration"] == configuration]
-        return [row[split][measure] for row in sorted(rows, key=lambda row: row["seed"])]
+        return {row["seed"]: row for row in sorted(rows, key=lambda row: row["seed"] or 0)}
+
+    def scores(self, configuration: str, measure: str | None = None, split: str = "test") -> list[float]:
+        """List one value per seed, seeds in order: accuracy, macro_f1, ece (fractions) or loss (nats)."""
+        return [row[split][measure or "accuracy"] for row in self.rows(configuration).values()]
 
     def mean(self, configuration: str, *what, **which):
         """Average over the seeds, with a 95 % interval, of what `scores` gives."""
@@ -49,19 +62,78 @@ class Stored:
 
         return mean_and_interval(self.scores(configuration, *what, **which))
 
-    def compare(self, first: str, second: str, *what, **which):
-        """Compare first minus second of what `scores` gives, paired over the seeds."""
-        from kdtutor.evaluation.statistics import paired_seeds_test
+    def compare(self, first: str, second: str, measure: str | None = None, split: str = "test", **which):
+        """Compare first minus second of what `scores` gives, paired over the seeds that both have.
 
-        return paired_seeds_test(self.scores(first, *what, **which), self.scores(second, *what, **which))
+        Where the file says which texts were right, the interval is over seeds and texts together. What has no seed is
+        compared with every seed of the other.
+        """
+        from kdtutor.evaluation.statistics import paired_seeds_and_texts, paired_seeds_test
 
-    def best(self, configurations: tuple[str, ...]) -> str:
+        if measure in (None, "accuracy") and (right := self._right(first, second, split, **which)):
+            return paired_seeds_and_texts(*right)
+        a, b = (self.scores(name, measure, split, **which) for name in (first, second))
+        a, b = (side * len(other) if len(side) == 1 else side for side, other in ((a, b), (b, a)))
+        common = min(len(a), len(b))
+        return paired_seeds_test(a[:common], b[:common])
+
+    def _right(self, first: str, second: str, split: str, **which) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return which texts two configurations got right, (seeds, texts) each, or None where the file does not say."""
+        if which:
+            return None
+        a, b = ({seed: row[split] for seed, row in self.rows(name).items()} for name in (first, second))
+        seeds = [seed for seed in (a if None in b else b) if seed in a or None in a]
+        sides = [[side.get(seed, side.get(None)) for seed in seeds] for side in (a, b)]
+        if not all("right" in scores for side in sides for scores in side) or len(seeds) < 2:
+            return None
+        return tuple(np.stack([unpacked(scores["right"]) for scores in side]) for side in sides)
+
+    def curve(
+        self, configuration: str, measure: str = "accuracy", split: str = "validation"
+    ) -> list[tuple[float, list[float]]]:
+        """List (passes, one value per seed) along the training of a configuration. split: validation or train."""
+        curves = [row["curve"] for row in self.rows(configuration).values()]
+        return [
+            (points[0]["passes"], [point[split][measure] for point in points])
+            for points in zip(*curves, strict=True)
+        ]
+
+    def settings(self, configuration: str) -> dict:
+        """Return the settings that validation chose for a configuration."""
+        return next(iter(self.rows(configuration).values()))["settings"]
+
+    @property
+    def core_hours(self) -> float:
+        """Sum up the time that all runs took, one thread each."""
+        lists = [rows for rows in self.record.values() if isinstance(rows, list)]
+        return sum(row.get("seconds", 0) for rows in lists for row in rows) / 3600
+
+    def best(self, configurations: Sequence[str]) -> str:
         """Choose the one with the highest mean accuracy on the validation split, never on the test split."""
         return max(configurations, key=lambda name: self.mean(name, split="validation").mean)
+
+    def __str__(self) -> str:
+        lines = [f"{self.record['study']}: {self.core_hours:.1f} hours of one core"]
+        for name in self.select():
+            values = [f"{split} {self.mean(name, split=split)}" for split in SPLITS]
+            lines.append(f"{name:<60}{'  '.join(values)}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+# ------------------------------------------------------------------------------------------------ the file
 
 
 def results_file(name: str) -> Path:
     return asset_path(f"results/{name}.json")
+
+
+def forget(file: Path, folder: Path) -> None:
+    """Delete a file of results, and what the work folder keeps to make them."""
+    file.unlink(missing_ok=True)
+    for kept in ("answers", "models"):
+        shutil.rmtree(folder / kept, ignore_errors=True)
 
 
 def still_valid(record: dict, file: Path, report: Callable[[str], None]) -> dict[str, list[dict]]:
@@ -69,6 +141,11 @@ def still_valid(record: dict, file: Path, report: Callable[[str], None]) -> dict
     if not file.is_file():
         return {}
     old = read_file(file)
+    if old.get("format") != record.get("format"):
+        raise KDTutorError(
+            f"{file} holds an older study, planned otherwise: its runs can't be compared with new ones. Choose another "
+            "--output, or --restart to replace it"
+        )
     for what in IDENTITY:
         if old.get(what) != record.get(what):
             raise KDTutorError(
@@ -106,3 +183,15 @@ def write(file: Path, record: dict) -> None:
 
 def versions() -> dict[str, str]:
     return {name: __import__(name).__version__ for name in ("torch", "transformers")}
+
+
+def packed(right: Tensor) -> str:
+    """Write bool (N,) as "N:" and its bits in base64."""
+    bits = np.packbits(right.numpy()).tobytes()
+    return f"{len(right)}:{base64.b64encode(bits).decode()}"
+
+
+def unpacked(text: str) -> np.ndarray:
+    """Read what `packed` wrote: bool (N,)."""
+    count, _, bits = text.partition(":")
+    return np.unpackbits(np.frombuffer(base64.b64decode(bits), np.uint8), count=int(count)).astype(bool)

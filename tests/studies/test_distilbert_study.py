@@ -450,12 +450,12 @@ def test_the_command_takes_a_plan_of_its_own_size_and_a_work_folder(
     from kdtutor.cli import main
 
     monkeypatch.setattr(study_distilbert, "Plan", lambda: replace(PLAN, seeds=(0,)))
-    monkeypatch.setattr(study_distilbert, "load_tasks", lambda: tasks)
+    monkeypatch.setattr("kdtutor.cli.study._task", lambda given, name: tasks[name])
     teacher.save_pretrained(tmp_path / "teacher")
     file = tmp_path / "x.json"
     flags = ["--teacher", str(tmp_path / "teacher"), "--folder", str(tmp_path / "work")]
     assert main(["study", "distilbert", *flags]) == 1
-    assert "--teacher needs --output" in capsys.readouterr().err
+    assert "need --output" in capsys.readouterr().err
     assert main(["study", "distilbert", "--output", str(file), *flags]) == 0
     assert "test scores over 1 seeds" in capsys.readouterr().out
     assert len(json.loads(file.read_text())["runs"]) == ROWS_A_SEED

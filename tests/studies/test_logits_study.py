@@ -1,147 +1,291 @@
-"""A stored study can be stopped, resumed and trusted: its runs belong together, or it says why not."""
+"""The study of distilling logits in a tiny setting: what it compares, chooses and measures, and what its file says."""
 
 import json
-import os
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from helpers import refusal
 
-from kdtutor import data, models, studies
+from kdtutor import data, evaluation, models, studies
+from kdtutor.assets import ROOT
 from kdtutor.cli import main
-from kdtutor.errors import KDTutorError
-from kdtutor.studies import logits
-from kdtutor.studies import stored as files
-from kdtutor.studies.logits import Configuration, Study
-from kdtutor.studies.stored import Stored
+from kdtutor.objectives.parse import parse_objective
+from kdtutor.studies import logits, stored
+from kdtutor.studies.logits import HARD, SMOOTH, WORDS, Plan, configurations
+from kdtutor.studies.stored import Stored, unpacked
+from kdtutor.studies.training import train
+from kdtutor.training.teachers import fingerprint
 
-TINY = {"examples": 8, "layers": 1, "width": 32, "steps": 1, "batch_size": 4}
+# As small as it gets: what is chosen from has one value each.
+PLAN = Plan(
+    examples=12,
+    few=6,
+    passes=(2, 1),
+    steps=(2,),
+    read_passes=(1,),
+    others=(("weak", 8, 1),),
+    watched=8,
+    small=(1, 16),
+    read=1,
+    batch_size=4,
+    rates=(1e-3,),
+    bounds=(5.0,),
+    read_rates=(1e-3,),
+    seeds=(0,),
+)
+WHOLE = Plan()
 
 
 @pytest.fixture(scope="module")
 def task():
-    """Real definitions, a handful in every split."""
+    """Real definitions, a handful in every split, some of them as a pool."""
     task = data.load_task("supersense")
-    few = torch.arange(16)
-    return replace(task, splits={name: split.select(few) for name, split in task.splits.items()})
+    parts = {"train": range(40), "pool": range(100, 130)}
+    splits = {name: task.split("train").select(torch.tensor(rows)) for name, rows in parts.items()}
+    held_out = {name: task.split(name).select(torch.arange(60)) for name in ("validation", "test")}
+    return replace(task, splits=splits | held_out)
 
 
 @pytest.fixture(scope="module")
 def teacher(task):
-    return models.freeze(models.small_bert(task, layers=1, width=32, seed=7))
-
-
-@pytest.fixture
-def tiny():
-    return Study(
-        "tiny",
-        "supersense",
-        (
-            Configuration("hard labels", "HardLabels()", **TINY),
-            Configuration("teacher", "0.1 * HardLabels() + 0.9 * SoftTargets(2)", **TINY),
-        ),
-        seeds=(0, 1),
+    """Fine-tuned until it answers with several classes."""
+    model = models.small_bert(task, layers=1, width=32, dropout=0.0, seed=7)
+    train(
+        model,
+        None,
+        task.with_pool(labels=True),
+        "HardLabels()",
+        epochs=40,
+        learning_rate=5e-3,
+        batch_size=8,
+        max_norm=100.0,
     )
+    return models.freeze(model)
 
 
-@pytest.fixture
-def file(tmp_path):
-    return tmp_path / "results" / "tiny.json"
+@pytest.fixture(scope="module")
+def body(task):
+    glosses = data.load_task("glosses")
+    return models.freeze(models.small_bert(glosses, layers=2, width=16, heads=2, dropout=0.1, seed=8))
 
 
-def run(tiny, file, task, teacher, **options):
+def run(folder, task, teacher, body, plan=PLAN):
     """The stored result, and the lines that were reported."""
     said = []
-    return logits.run(tiny, file, task, teacher, report=said.append, **options), said
+    return logits.run(plan, folder / "x.json", folder / "work", task, teacher, body, said.append), said
 
 
-def test_every_configuration_is_trained_at_every_seed_and_measured(tiny, file, task, teacher):
-    stored, said = run(tiny, file, task, teacher)
-    record = json.loads(file.read_text())
-    assert stored.record == record
-    runs = {(row["configuration"], row["seed"]) for row in record["runs"]}
-    assert runs == {("hard labels", 0), ("teacher", 0), ("hard labels", 1), ("teacher", 1)}
-    assert record["command"] == "kdtutor study tiny" and len(said) == 4
-    assert record["configurations"]["teacher"]["objective"] == tiny.configurations[1].objective
-    for row in record["runs"]:
-        assert row["seconds"] >= 0
-        for split in ("validation", "test"):
-            assert set(row[split]) == {"accuracy", "macro_f1", "ece"}
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, task, teacher, body):
+    folder = tmp_path_factory.mktemp("finished")
+    run(folder, task, teacher, body)
+    return folder
 
 
-def test_what_is_stored_is_not_run_again(tiny, file, task, teacher):
-    run(replace(tiny, seeds=(0,)), file, task, teacher)
-    first = json.loads(file.read_text())["runs"]
-    stored, said = run(tiny, file, task, teacher)
-    assert len(said) == 2 and all("seed 1" in line for line in said)
-    assert stored.record["runs"][:2] == first
+@pytest.fixture(scope="module")
+def record(finished):
+    return json.loads((finished / "x.json").read_text(encoding="utf-8"))
 
 
-def test_a_run_that_is_killed_leaves_the_finished_ones(tiny, file, task, teacher, monkeypatch):
-    def full_disk(source, target):
-        if target == file and len(json.loads(source.read_text())["runs"]) == 2:
-            raise OSError("no space left")
-        rename(source, target)
-
-    rename = os.replace
-    monkeypatch.setattr(os, "replace", full_disk)
-    with pytest.raises(KDTutorError, match="no space"):
-        run(tiny, file, task, teacher)
-    assert len(json.loads(file.read_text())["runs"]) == 1
-    monkeypatch.undo()
-    _, said = run(tiny, file, task, teacher)
-    assert len(said) == 3
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory, task, teacher, body):
+    return logits._Bench(PLAN, task, teacher, body, tmp_path_factory.mktemp("bench"))
 
 
-def test_the_same_seed_gives_the_same_student(tiny, file, task, teacher):
-    first, _ = run(tiny, file, task, teacher)
-    again, _ = run(tiny, file, task, teacher, restart=True)
-    for split in ("validation", "test"):
-        assert first.scores("teacher", split=split) == again.scores("teacher", split=split)
+# ----------------------------------------------------------------------- what is compared
 
 
-def test_results_of_another_teacher_or_other_data_are_refused(tiny, file, task, teacher):
-    run(replace(tiny, seeds=(0,)), file, task, teacher)
-    other = models.freeze(models.small_bert(task, layers=1, width=32, seed=8))
-    with pytest.raises(KDTutorError, match=r"another teacher .* --restart"):
-        run(tiny, file, task, other)
-    fewer = task.subset(12)
-    with pytest.raises(KDTutorError, match="another data"):
-        run(tiny, file, fewer, teacher)
-    stored, _ = run(replace(tiny, seeds=(0,)), file, task, other, restart=True)
-    assert len(stored.record["runs"]) == 2
+def test_every_configuration_has_a_name_of_its_own_and_a_readable_objective():
+    made = configurations(WHOLE)
+    assert len({c.name for c in made}) == len(made) and len(WHOLE.seeds) >= 5
+    assert WHOLE.choosing_seed not in WHOLE.seeds
+    for configuration in made:
+        if configuration.objective:
+            parse_objective(configuration.objective)
 
 
-def test_a_configuration_that_changed_is_run_anew_and_said_to_be(tiny, file, task, teacher):
-    tiny = replace(tiny, seeds=(0,))
-    run(tiny, file, task, teacher)
-    hard, soft = tiny.configurations
-    changed = replace(tiny, configurations=(hard, replace(soft, objective="SoftTargets(4)")))
-    _, said = run(changed, file, task, teacher)
-    assert said[0] == "changed since they ran, so forgotten: teacher" and len(said) == 2
-    assert "teacher, seed 0" in said[1]
+def test_rivals_choose_from_the_same_settings():
+    """One set of texts, one student, one length: one budget, whatever is learned from."""
+    rivals = {}
+    for c in configurations(WHOLE):
+        if c.objective and not c.settings_of:
+            rivals.setdefault((c.part, c.student, c.passes), set()).add(c.sweeps)
+    assert len(rivals) == 9 and all(len(sweeps) == 1 for sweeps in rivals.values())
+    lengths = {c.passes: dict(c.sweeps)["steps"] for c in configurations(WHOLE) if c.part == "patience"}
+    assert lengths == {passes: (313 * passes,) for passes in (1, 2, 5, 10, 20)}
 
 
-def test_a_damaged_file_is_refused(tiny, file, task, teacher):
-    file.parent.mkdir()
-    file.write_text('{"runs": [')
-    with pytest.raises(KDTutorError, match=r"tiny\.json can't be read .*--restart"):
-        run(tiny, file, task, teacher)
+def test_whoever_takes_over_a_choice_has_the_same_objective_student_and_length():
+    made = {c.name: c for c in configurations(WHOLE)}
+    taken = [(c, made[c.settings_of]) for c in made.values() if c.settings_of]
+    assert taken
+    for c, other in taken:
+        assert (c.arm, c.student, c.passes, other.settings_of) == (other.arm, other.student, other.passes, "")
 
 
-def test_labels_are_hidden_and_texts_left_out_as_the_configuration_says(task):
-    transfer = Configuration("transfer", "SoftTargets(2)", examples=12, labelled=5)
-    targets = logits._task(task, transfer).targets("train")
-    assert len(targets) == 12 and (targets != -100).sum() == 5
-    alone = logits._task(task, replace(transfer, unlabelled=False))
-    assert alone.targets("train").tolist() == targets[targets != -100].tolist()
-    assert logits._task(task, Configuration("all", "HardLabels()", examples=16)) is task
+def test_no_arm_reads_the_pools_labels_but_the_one_that_says_so(bench):
+    for c in configurations(WHOLE):
+        if c.part in ("pool", "well-read", "teachers") and c.texts == "pool" and c.arm not in (HARD, SMOOTH):
+            assert c.labels in ("hidden", "argmax") and "+" not in c.objective
+    assert not bench.texts("pool", "hidden").split("train").labelled.any()
+    both = bench.texts("few and pool", "hidden").split("train")
+    assert len(both) == PLAN.few + 30 and both.labelled.sum() == PLAN.few
+
+
+def test_the_teachers_argmax_stands_where_the_true_label_is_hidden(bench, task, teacher):
+    own = bench.texts("own", "argmax")
+    assert torch.equal(own.targets("train"), evaluation.predict(teacher, own, "train").argmax(-1))
+    both, true = bench.texts("few and pool", "argmax"), bench.texts("few and pool", "true")
+    assert both.texts("train") == true.texts("train") and both.split("train").labelled.all()
+    few = bench.texts("few and pool", "hidden").split("train").labelled
+    assert torch.equal(both.targets("train")[few], true.targets("train")[few])
+    asked = evaluation.predict(teacher, both, "train").argmax(-1)
+    assert torch.equal(both.targets("train")[~few], asked[~few])
+
+
+# ----------------------------------------------------------------------- what is measured
+
+
+def test_every_configuration_is_measured_at_every_seed_and_the_file_says_of_what(record, task, teacher, body):
+    seeds = {(c.name, seed) for c in configurations(PLAN) for seed in (PLAN.seeds if c.objective else [None])}
+    assert {(row["configuration"], row["seed"]) for row in record["runs"]} == seeds
+    assert (record["teacher"], record["body"]) == (fingerprint(teacher), fingerprint(body))
+    assert task.fingerprint in record["data"] and record["command"] == "kdtutor study logits"
+    assert all(row["seconds"] >= 0 for kind in ("room", "choosing", "runs") for row in record[kind])
+    chosen = {row["configuration"] for row in record["choosing"]}
+    assert chosen == {c.name for c in configurations(PLAN) if c.sweeps and not c.settings_of}
+    assert all(row["seed"] == 5 and "test" not in row for row in record["choosing"])
+
+
+def test_the_room_is_written_down_before_any_student_is(record):
+    (room,) = record["room"]
+    stored = Stored(record)
+    assert room["teacher"] == stored.scores("teacher", split="validation")[0]
+    tried = [r["validation"]["accuracy"] for r in record["choosing"] if r["configuration"] == room["control"]]
+    assert room["room"] == pytest.approx(room["teacher"] - max(tried), abs=1e-6)
+
+
+def test_a_row_has_its_curve_its_clipped_steps_and_the_texts_that_were_right(record):
+    row = Stored(record).rows("soft targets, T = 2, 2 passes")[0]
+    assert row["settings"] == {"steps": 6, "learning_rate": 1e-3, "max_norm": 5}
+    assert row["steps"] == 6 and row["precision"] == "fp32" and 0 <= row["clipped"] <= 1
+    assert [point["passes"] for point in row["curve"]] == [2]
+    assert set(row["curve"][0]["train"]) == {"accuracy", "loss"} == set(row["curve"][0]["validation"])
+    assert set(row["validation"]) == {"accuracy", "macro_f1", "ece", "loss"}
+    right = unpacked(row["test"]["right"])
+    assert len(right) == 60 and right.mean() == pytest.approx(row["test"]["accuracy"], abs=1e-6)
+
+
+def test_the_teacher_is_measured_on_what_it_knows_and_on_what_it_does_not(record, task, teacher):
+    row = Stored(record).rows("teacher")[None]
+    p = evaluation.predict(teacher, task.train_on("pool").subset(12), "train").softmax(-1)
+    assert row["pool"]["top"] == pytest.approx(float(p.amax(-1).mean()), abs=1e-5)
+    assert row["pool"]["entropy"] == pytest.approx(float(torch.special.entr(p).sum(-1).mean()), abs=1e-5)
+    assert {"train", "pool", "validation", "test"} < row.keys()
+
+
+def test_the_linear_model_has_the_labels_that_students_have(record):
+    words = [c for c in configurations(PLAN) if c.arm == WORDS]
+    assert {(c.texts, c.labels) for c in words} >= {("own", "true"), ("few", "true"), ("pool", "argmax")}
+    for c in words:
+        row = Stored(record).rows(c.name)[None]
+        assert {"model", "strength"} == row["settings"].keys() and row["test"]["loss"] > 0
+
+
+def test_it_goes_on_where_it_was_stopped(finished, tmp_path, task, teacher, body, record):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    lost = [row for row in record["runs"] if "weak teacher 1, pool" in row["configuration"]]
+    kept = [row for row in record["runs"] if row not in lost]
+    stored.write(tmp_path / "x.json", record | {"runs": kept})
+    shutil.rmtree(tmp_path / "work")
+    again, said = run(tmp_path, task, teacher, body)
+    assert len(said) == len(lost) == 2
+    assert [row["test"] for row in again.record["runs"][-2:]] == [row["test"] for row in lost]
+
+
+def test_results_of_another_teacher_body_or_data_are_refused(finished, task, teacher, body):
+    other = models.freeze(models.small_bert(task, layers=1, width=16, seed=9))
+    assert "another teacher" in refusal(lambda: run(finished, task, other, body))
+    assert "another body" in refusal(lambda: run(finished, task, teacher, other))
+    fewer = task.subset(30, split="validation")
+    assert "another data" in refusal(lambda: run(finished, fewer, teacher, body))
+
+
+def test_an_older_study_is_named_as_such(tmp_path, task, teacher, body):
+    (tmp_path / "x.json").write_text('{"study": "logits", "runs": []}')
+    assert "x.json holds an older study" in refusal(lambda: run(tmp_path, task, teacher, body))
+
+
+# ----------------------------------------------------------------------- the command
+
+
+def given_to_run(monkeypatch):
+    calls = []
+    made = Stored({"study": "logits", "configurations": {}, "runs": []})
+    monkeypatch.setattr(logits, "run", lambda *given: calls.append(given) or made)
+    return calls
+
+
+def test_the_command_takes_teacher_body_and_data_from_folders(tmp_path, task, teacher, body, monkeypatch):
+    for name, model in {"teacher": teacher, "body": body}.items():
+        model.save_pretrained(tmp_path / name)
+    task.tokenizer.save_pretrained(tmp_path / "teacher")
+    calls, file = given_to_run(monkeypatch), tmp_path / "x.json"
+    where = {
+        "teacher": tmp_path / "teacher",
+        "body": tmp_path / "body",
+        "data": ROOT / "data",
+        "output": file,
+    }
+    flags = [part for name, place in where.items() for part in (f"--{name}", str(place))]
+    assert main(["study", "logits", *flags, "--folder", str(tmp_path)]) == 0
+    ((plan, output, folder, read, *both, _),) = calls
+    assert (plan, output, folder) == (Plan(), file, tmp_path)
+    assert [fingerprint(model) for model in both] == [fingerprint(teacher), fingerprint(body)]
+    assert read.texts("test") == data.load_task("supersense").texts("test")
+    assert read.tokenizer_name == str(tmp_path / "teacher")
+
+
+def test_what_belongs_to_other_models_needs_a_file_of_its_own(capsys, tmp_path):
+    for flag in ("--teacher", "--body", "--data"):
+        assert main(["study", "logits", flag, str(tmp_path)]) == 1
+        assert "need --output" in capsys.readouterr().err
+
+
+def test_several_processes_run_the_same_command_in_one_thread_each(tmp_path, monkeypatch):
+    started = []
+
+    class Process:
+        def __init__(self, command, env):
+            started.append((command[3:], env["OMP_NUM_THREADS"]))
+
+        def wait(self):
+            return len(started) - 1
+
+        def terminate(self):
+            pass
+
+    monkeypatch.setattr("subprocess.Popen", Process)
+    (tmp_path / "x.json").write_text("old")
+    flags = ["logits", "--output", str(tmp_path / "x.json"), "--folder", str(tmp_path)]
+    assert main(["study", *flags, "--restart", "--processes", "2"]) == 1  # as one of them did
+    assert not (tmp_path / "x.json").exists()
+    assert len(started) == 2 and started[0] == started[1]
+    assert "--restart" not in started[0][0] and started[0][1] == "1"
+    assert started[0][0][-2:] == ["--processes", "1"]
+
+
+def test_the_command_names_the_studies(capsys):
+    assert main(["study", "logit"]) == 1
+    assert 'unknown study "logit"; there are: logits, distilbert' in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------- reading what is stored
 
 
-def stored(**validation):
+def stored_of(**validation):
     """Two seeds each; test scores are validation scores backwards."""
     rows = [
         {
@@ -153,83 +297,69 @@ def stored(**validation):
         for name, values in validation.items()
         for seed, value in reversed(list(enumerate(values)))
     ]
-    return Stored({"study": "made up", "configurations": dict.fromkeys(validation), "runs": rows})
+    return Stored({"study": "made up", "configurations": {n: {} for n in validation}, "runs": rows})
 
 
 def test_scores_come_in_the_order_of_the_seeds():
-    assert stored(a=[0.25, 0.5]).scores("a", split="validation") == [0.25, 0.5]
+    assert stored_of(a=[0.25, 0.5]).scores("a", split="validation") == [0.25, 0.5]
 
 
 def test_the_best_configuration_is_chosen_on_validation():
-    assert stored(a=[0.25, 0.5], b=[0.5, 0.75]).best(("a", "b")) == "b"
+    assert stored_of(a=[0.25, 0.5], b=[0.5, 0.75]).best(("a", "b")) == "b"
 
 
-def test_differences_are_paired_over_the_seeds():
-    test = stored(a=[0.25, 0.5], b=[0.5, 0.75]).compare("a", "b", split="validation")
+def test_differences_are_paired_over_the_seeds_that_both_have():
+    test = stored_of(a=[0.25, 0.5], b=[0.5, 0.75, 0.1]).compare("a", "b", split="validation")
     assert test.difference == -0.25 and "2 seeds" in test.detail
+
+
+def test_where_the_file_says_which_texts_were_right_the_interval_is_over_seeds_and_texts(record):
+    first, second = "soft targets, T = 1, 2 passes", "hard labels, 2 passes"
+    rows = [dict(row) for name in (first, second) for row in Stored(record).rows(name).values()]
+    rows += [row | {"seed": 1} for row in rows]
+    both = Stored(record | {"runs": [*rows, Stored(record).rows("teacher")[None]]})
+    test = both.compare(first, second)
+    assert test.detail.startswith("2 seeds × 60 texts")
+    gaps = [a - b for a, b in zip(both.scores(first), both.scores(second), strict=True)]
+    assert test.difference == pytest.approx(sum(gaps) / 2, abs=1e-6)
+    assert both.compare(first, "teacher").detail.startswith("2 seeds × 60 texts")  # which has no seed
+    assert both.compare(first, second, "loss").detail.startswith("2 seeds, interval")
+
+
+def test_a_curve_has_one_value_per_seed_and_point(record):
+    ((passes, values),) = Stored(record).curve("hard labels, 1 pass", "loss", "train")
+    assert passes == 1 and len(values) == 1 and values[0] > 0
+
+
+def test_configurations_are_selected_by_what_they_are(record):
+    names = Stored(record).select(part="patience", passes=1)
+    assert len(names) == 8 and "soft targets, T = 8, 1 pass" in names
 
 
 def test_rows_are_written_one_a_line_whatever_lists_there_are(tmp_path):
     record = {"study": "made up", "runs": [{"seed": 0}, {"seed": 1}], "choosing": [], "speed": [{"ms": 1.5}]}
-    files.write(tmp_path / "x.json", record)
+    stored.write(tmp_path / "x.json", record)
     text = (tmp_path / "x.json").read_text()
     assert json.loads(text) == record
     assert '\n    {"seed": 0},\n    {"seed": 1}\n' in text and text.count("\n") == 11
 
 
 def test_the_stored_file_is_written_as_it_stands(tmp_path):
-    stored = studies.results_file("logits")
-    files.write(tmp_path / "x.json", json.loads(stored.read_text(encoding="utf-8")))
-    assert (tmp_path / "x.json").read_text() == stored.read_text(encoding="utf-8")
+    file = studies.results_file("logits")
+    stored.write(tmp_path / "x.json", json.loads(file.read_text(encoding="utf-8")))
+    assert (tmp_path / "x.json").read_text() == file.read_text(encoding="utf-8")
 
 
 def test_unknown_names_list_what_there_is():
-    with pytest.raises(KDTutorError, match='"hard"; there are: hard labels'):
-        stored(**{"hard labels": [0.5]}).scores("hard")
-    with pytest.raises(KDTutorError, match="kdtutor study nothing"):
-        studies.load("nothing")
+    assert '"hard"; there are: hard labels' in refusal(
+        lambda: stored_of(**{"hard labels": [0.5]}).scores("hard")
+    )
+    assert "kdtutor study nothing" in refusal(lambda: studies.load("nothing"))
 
 
-def test_the_command_names_the_studies(capsys):
-    assert main(["study", "logit"]) == 1
-    assert 'unknown study "logit"; there are: logits, distilbert' in capsys.readouterr().err
-
-
-def test_another_teacher_needs_a_file_of_its_own(capsys, tmp_path):
-    assert main(["study", "logits", "--teacher", str(tmp_path)]) == 1
-    assert "--teacher needs --output" in capsys.readouterr().err
-    assert main(["study", "logits", "--teacher", str(tmp_path), "--output", str(tmp_path / "x.json")]) == 1
-    assert str(tmp_path) in capsys.readouterr().err
-
-
-def test_the_study_with_a_teacher_of_three_passes_differs_only_where_there_is_a_teacher():
-    five, three = studies.load("logits"), studies.load("logits-three-passes")
-    assert five.record["teacher"] != three.record["teacher"]
-    assert five.record["configurations"] == three.record["configurations"]
-    for name, what in five.record["configurations"].items():
-        alone = "Soft" not in what["objective"] and "MSE" not in what["objective"]
-        assert (five.scores(name) == three.scores(name)) == alone
-
-
-def test_every_study_has_one_name_a_configuration_and_readable_objectives():
-    from kdtutor.objectives.parse import parse_objective
-
-    made = logits.logits_study()
-    assert made.name == "logits" and len(made.seeds) >= 5
-    assert len({c.name for c in made.configurations}) == len(made.configurations)
-    assert len({c.steps for c in made.configurations}) == 1, "equal steps"
-    for configuration in made.configurations:
-        parse_objective(configuration.objective)
-
-
-def test_stored_results_are_complete_and_of_the_teacher_that_ships():
-    from dataclasses import asdict
-
-    from kdtutor.training.teachers import fingerprint
-
-    made, record = logits.logits_study(), studies.load("logits").record
-    task = data.load_task(made.task)
-    assert record["configurations"] == {c.name: asdict(c) for c in made.configurations}
-    assert len(record["runs"]) == len(made.configurations) * len(made.seeds)
-    assert record["data"] == f"{task.name} {task.fingerprint}"
-    assert record["teacher"] == fingerprint(models.load_teacher(task))
+def test_what_ships_is_complete_and_of_the_teacher_that_ships():
+    shipped, task = studies.load("logits"), data.load_task("supersense")
+    for name in shipped.configurations:
+        assert list(shipped.rows(name)) in ([None], [0, 1, 2, 3, 4])
+    assert shipped.record["data"] == f"supersense {task.fingerprint}"
+    assert shipped.record["teacher"] == fingerprint(models.load_teacher(task))
