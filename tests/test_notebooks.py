@@ -106,6 +106,13 @@ def test_its_first_cell_is_a_title_with_the_time_needed_and_what_one_will_be_abl
     assert "you will be able to" in squeezed(first.source).lower()
 
 
+def test_the_minutes_of_its_sections_add_up_to_the_time_that_it_states(notebook):
+    headings = re.findall(r"^## (.*) · (\d+) min$", prose(notebook), re.MULTILINE)
+    total = sum(int(minutes) for heading, minutes in headings if "Optional" not in heading)
+    stated = int(re.search(r"\*\*Time needed:\*\* (\d+)", notebook.cells[0].source)[1])
+    assert not headings or total == pytest.approx(stated, rel=0.07)
+
+
 def test_it_has_its_exercises(notebook):
     found = re.findall(r"^#{2,5} .*\bExercise\b", prose(notebook), re.MULTILINE)
     assert len(found) >= EXERCISES.get(notebook.path.name[:2], 3)
