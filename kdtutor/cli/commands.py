@@ -58,7 +58,9 @@ class DataArguments(Checked):
     encoding: str | None = _field(
         None, optional(TEXT), "of your text file, such as cp1252 (default: what fits)"
     )
-    tokenizer: str | None = _field(None, optional(TEXT), "tokenizer name or folder (default: the course's)")
+    tokenizer: str | None = _field(
+        None, optional(TEXT), "tokenizer name or folder (default: that of the model)"
+    )
     max_length: int = _field(128, COUNT, "tokens a text is cut to")
 
 
@@ -277,9 +279,21 @@ COMMANDS = {
 def _task(a: DataArguments):
     from kdtutor.data.load import load_task
 
-    names = ("text", "pair", "label", "kind", "stratify", "delimiter", "encoding", "tokenizer", "max_length")
-    task = load_task(a.task, **{name: getattr(a, name) for name in names})
+    names = ("text", "pair", "label", "kind", "stratify", "delimiter", "encoding", "max_length")
+    options = {name: getattr(a, name) for name in names}
+    task = load_task(a.task, tokenizer=a.tokenizer or _own_tokenizer(a), **options)
     return task.subset(a.subset, a.seed) if getattr(a, "subset", None) is not None else task
+
+
+def _own_tokenizer(a: DataArguments) -> str | None:
+    """Find the tokenizer that lies with the model that is trained or measured; None for the course's."""
+    from kdtutor.models import shipped, student_names
+    from kdtutor.models.reading import tokenizer_at
+
+    name = getattr(a, "model", None)
+    if isinstance(a, DistillArguments):  # a new student reads as its teacher does
+        name = a.teacher if a.student in student_names() else a.student
+    return None if name is None or name in shipped() or tokenizer_at(name) is None else name
 
 
 def _train(a: TrainArguments, command: str, model, teacher, task, objective) -> None:
@@ -340,12 +354,11 @@ def _save(run, a: TrainArguments, command: str, evaluation) -> None:
     import torch
 
     from kdtutor import models
+    from kdtutor.models.save import save
     from kdtutor.training.diagnosis import diagnose
 
     task, output = run.task, Path(a.output)
-    with models.load.quiet():
-        run.student.to(getattr(torch, a.save_dtype)).save_pretrained(output)
-    task.tokenizer.save_pretrained(output)  # so that transformers' pipeline(output) works
+    max_length = save(run.student, task, output, getattr(torch, a.save_dtype))
     saved = models.freeze(models.load_model(output, task)).to(run.device)
 
     def scores(split: str) -> dict:
@@ -362,6 +375,7 @@ def _save(run, a: TrainArguments, command: str, evaluation) -> None:
         "data": {"task": task.name, "fingerprint": task.fingerprint, "train": len(task.split("train"))},
         "scores": {split: scores(split) for split in ("validation", "test")},
         "diagnosis": is_trained.to_dict(),
+        "max_length": max_length,
         "steps": run.total_steps,
         "tokens": sum(row["tokens"] for row in run.history),
         "seconds": round(seconds),

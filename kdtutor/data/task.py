@@ -185,8 +185,11 @@ class Task:
     @cached_property
     def fingerprint(self) -> str:
         """Hash texts, targets, label names and tokenizer (SHA-256): what a cache or a checkpoint belongs to."""
-        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        tokenizer |= {"truncation": None, "padding": None}  # these tell only what it was last used for
+        if hasattr(self.tokenizer, "backend_tokenizer"):
+            tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
+            tokenizer |= {"truncation": None, "padding": None}  # these tell only what it was last used for
+        else:
+            tokenizer = [type(self.tokenizer).__name__, sorted(self.tokenizer.get_vocab().items())]
         digest = hashlib.sha256(json.dumps([self.kind, self.labels, self.max_length, tokenizer]).encode())
         for name, part in self.splits.items():
             digest.update(json.dumps([name, *map(list, part.texts)]).encode())

@@ -108,6 +108,8 @@ def load_tokenizer(name: str | os.PathLike | None = None):
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         only = f"only {len(tokenizer)} special tokens"
         raise KDTutorError(f"the tokenizer {name} has no vocabulary, {only}: is its tokenizer.json missing?")
+    if tokenizer.pad_token_id is None:  # as of most decoders
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
 
 

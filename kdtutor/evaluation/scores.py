@@ -26,6 +26,7 @@ from kdtutor.errors import KDTutorError
 from kdtutor.evaluation.speed import latency_ms
 from kdtutor.models.forward import forward, logits_of
 from kdtutor.models.load import check_fits
+from kdtutor.models.reading import read_by
 from kdtutor.models.sizes import sizes
 
 
@@ -139,7 +140,7 @@ def predict(
     model: PreTrainedModel, task: Task, split: str = "test", batch_size: int | None = None, fast: bool = True
 ) -> Tensor:
     """Compute the model's logits for every example of the split, in order: float32 (N, C) on the host."""
-    return logits_of(model, task.encode(split), batch_size, fast)
+    return logits_of(model, read_by(model, task).encode(split), batch_size, fast)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task
 from kdtutor.models.forward import inputs_of
+from kdtutor.models.reading import read_by
 
 
 @torch.no_grad()
@@ -19,7 +20,8 @@ def latency_ms(model: PreTrainedModel, task: Task, split: str = "test", texts: i
 
     The model runs as it does wherever transformers runs it, not by `kdtutor.models.lean`.
     """
-    encoded, device, was_training = task.encode(split), next(model.parameters()).device, model.training
+    encoded = read_by(model, task).encode(split)
+    device, was_training = next(model.parameters()).device, model.training
     chosen = torch.arange(len(encoded))[:: max(1, len(encoded) // texts)][:texts]
     batches = [inputs_of(model, encoded.batch(i[None])) for i in chosen]
     model.cpu().eval()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,15 +14,14 @@ from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from kdtutor.assets import manifest, verified
+from kdtutor.assets import asset_path, manifest, verified
 from kdtutor.data.hub import hub_access, unavailable
 from kdtutor.data.kinds import KINDS
 from kdtutor.data.load import as_task
 from kdtutor.data.task import Task
-from kdtutor.data.tokens import load_tokenizer
 from kdtutor.errors import KDTutorError, nearest
-from kdtutor.models.forward import ROBERTAS
 from kdtutor.models.outputs import LabelMap, few, is_unnamed, order_of, output_names, reorder
+from kdtutor.models.reading import own_tokenizer, positions, read_by, settle_padding
 
 TEACHERS = {"supersense": "bert-supersense", "sentiment": "bert-sentiment", "glosses": "bert-glosses"}
 
@@ -44,7 +43,7 @@ def load_teacher(
             'make one with kdtutor finetune, then load_teacher(task, "folder")'
         )
     name = name or TEACHERS[base]
-    model, fresh = _load(name, task, label_map)
+    model, fresh = _load(name, task, label_map, teaches=True)
     if fresh:
         raise KDTutorError(
             f'{name} can\'t teach "{task.name}": it has no trained {fresh[0]}; run kdtutor finetune first'
@@ -62,7 +61,7 @@ def load_model(name: str | os.PathLike, task: Task | str) -> PreTrainedModel:
 
 
 def _load(
-    name: str | os.PathLike, task: Task, label_map: LabelMap | None = None
+    name: str | os.PathLike, task: Task, label_map: LabelMap | None = None, teaches: bool = False
 ) -> tuple[PreTrainedModel, list[str]]:
     """Load the model, and name the parameters that the checkpoint lacks: those of its head, then of its pooler."""
     place = verified(f"models/{name}") if str(name) in shipped() else Path(name)
@@ -77,22 +76,28 @@ def _load(
     try:
         with hub_access(place), quiet():
             config = AutoConfig.from_pretrained(source, **safe)
+            if config.is_encoder_decoder:
+                kind = f"{config.model_type}, an encoder–decoder"
+                raise KDTutorError(f"{name} is a {kind}: here encoders and decoders are trained and teach")
             has_head = f"For{task.rules.head}" in str(config.architectures)
+            # A teacher of classes may read with a tokenizer of its own: its answers belong to the text.
+            own = own_tokenizer(_tokenizer_of(name, source), task)
+            if own and not (teaches and not task.rules.per_token):
+                raise KDTutorError(
+                    f'{source} has another tokenizer than "{task.name}": load_task(…, tokenizer="{source}") '
+                    f"(--tokenizer {source})"
+                )
+            if own:
+                task = replace(
+                    task, tokenizer_name=own, max_length=int(min(task.max_length, positions(config)))
+                )
             _check_config(config, task, str(name), has_head)
             names, order = output_names(config), None
             if has_head and task.rules.answer == "classes":
                 order = order_of(names, task, str(name), label_map)
             for key, value in label_config(task).items():
                 setattr(config, key, value)
-            model, report = auto.from_pretrained(
-                source,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                attn_implementation="sdpa",
-                output_loading_info=True,
-                **safe,
-            )
+            model, report = _from_pretrained(auto, source, config, safe)
     except KDTutorError:
         raise
     # No network, an unknown name, a damaged file, remote code: a different type for each.
@@ -107,8 +112,9 @@ def _load(
         raise KDTutorError(
             f"{name} is no {type(model).__name__}: {len(body)} parameters are missing, such as {body[0]}"
         )
+    model.reads_with = own
     check_fits(model, task, str(name))
-    _check_tokenizer(source, task)
+    settle_padding(model, task, str(name))
 
     if order is not None:
         reorder(model, order, task)
@@ -116,6 +122,33 @@ def _load(
     # For whoever has to say which output is meant, or knows the teacher already.
     model.output_names, model.is_shipped = tuple(names), str(name) in shipped()
     return model, missing
+
+
+def _tokenizer_of(name: str | os.PathLike, source: str) -> str:
+    """Tell where a model's tokenizer lies: beside it, or where that of all embedded models does."""
+    return str(asset_path("tokenizer")) if str(name) in shipped() else source
+
+
+def _from_pretrained(auto, source: str, config: PretrainedConfig, safe: dict) -> tuple[PreTrainedModel, dict]:
+    """Read the weights; with fused attention where the architecture has it."""
+
+    def read(attention: str) -> tuple[PreTrainedModel, dict]:
+        return auto.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            attn_implementation=attention,
+            output_loading_info=True,
+            **safe,
+        )
+
+    try:
+        return read("sdpa")
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        return read("eager")
 
 
 @contextmanager
@@ -145,7 +178,7 @@ def check_fits(model: PreTrainedModel, task: Task, who: str = "the model") -> No
     others = {f"For{rules.head}" for rules in KINDS.values()} - {f"For{task.rules.head}"}
     if any(other in type(model).__name__ for other in others):
         raise KDTutorError(f'{who} is a {type(model).__name__}, but "{task.name}" is a {task.kind} task')
-    _check_config(model.config, task, who, has_head=True)
+    _check_config(model.config, read_by(model, task), who, has_head=True)
     names = output_names(model.config)
     named = task.rules.answer == "classes" and not is_unnamed(names)
     if named and [name.lower() for name in names] != [name.lower() for name in task.labels]:
@@ -167,31 +200,10 @@ def _check_config(config: PretrainedConfig, task: Task, who: str, has_head: bool
             'they must share one vocabulary (load_task(…, tokenizer="the model\'s name"))'
         )
 
-    # The positions; RoBERTa's first ones stand for padding.
-    positions = getattr(config, "max_position_embeddings", math.inf)
-    if config.model_type in ROBERTAS:
-        positions -= (config.pad_token_id or 0) + 1
-    if task.max_length > positions:
+    if task.max_length > (most := positions(config)):
         raise KDTutorError(
-            f'{who} has {positions} positions, but "{task.name}" allows {task.max_length} tokens per text: '
-            f"load_task(…, max_length={positions})"
-        )
-
-
-def _check_tokenizer(source: str, task: Task) -> None:
-    """Refuse a checkpoint whose own tokenizer, if it brings one, numbers the tokens otherwise than the task's."""
-    if Path(source).is_dir() and not Path(source, "tokenizer.json").is_file():
-        return
-    try:
-        theirs = load_tokenizer(source).get_vocab()
-    except KDTutorError:  # it brings none
-        return
-    ours = task.tokenizer.get_vocab()
-    if differing := sorted(ours.items() ^ theirs.items(), key=lambda item: item[1])[:1]:
-        token, number = differing[0]
-        raise KDTutorError(
-            f'{source} has another tokenizer than "{task.name}": token {number} of one of them is "{token}", and not '
-            'of the other (load_task(…, tokenizer="the model\'s name"))'
+            f'{who} has {most} positions, but "{task.name}" allows {task.max_length} tokens per text: '
+            f"load_task(…, max_length={most}) (--max_length {most})"
         )
 
 

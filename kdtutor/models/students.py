@@ -194,6 +194,7 @@ def half_depth(
             f"this teacher's weights fit no DistilBERT: missing {missing}, unexpected {unexpected}"
         )
     student.tie_weights()
+    student.reads_with = getattr(teacher, "reads_with", None)  # it has the teacher's vocabulary
     return student.train()
 
 

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
 from kdtutor.models.load import check_fits
+from kdtutor.models.reading import read_by
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training.settings import Settings
 
@@ -38,6 +39,12 @@ def check_run(
     split = settings.split
     if len(task.split(split)) == 0:
         raise KDTutorError(f"the {split} split of {task.name} is empty")
+    if read_by(student, task) is not task:
+        own = student.reads_with
+        raise KDTutorError(
+            f'the student reads with the tokenizer of {own}, and "{task.name}" with another one: '
+            f'load_task(…, tokenizer="{own}") (--tokenizer {own})'
+        )
     check_fits(student, task, "the student")
     trained = [p for p in student.parameters() if p.requires_grad]
     if not trained:

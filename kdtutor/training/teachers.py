@@ -32,6 +32,7 @@ from kdtutor.errors import KDTutorError
 from kdtutor.files import sign, signed_array
 from kdtutor.hardware import format_bytes, memory
 from kdtutor.models.forward import Outputs, forward, logits_by_batch, refuse_non_finite, texts_at_once
+from kdtutor.models.reading import read_by
 from kdtutor.objectives.logits import SoftCrossEntropy, SoftTargets
 from kdtutor.objectives.terms import Batch, Term
 from kdtutor.training.batches import Batches
@@ -93,11 +94,14 @@ class Unused(Answers):
 class Online(Answers):
     """The teacher is asked at every step."""
 
-    def __init__(self, inference: Inference, needs: Set[str], reason: str):
-        self.inference, self.needs = inference, needs
+    def __init__(self, inference: Inference, needs: Set[str], reason: str, own: Encoded | None = None):
+        self.inference, self.needs, self.own = inference, needs, own
         self.mode = f"asked at every step ({reason})"
 
     def outputs(self, batch: Batch, inputs: Batch) -> Outputs:
+        if self.own is not None:
+            device = self.inference.accelerator.device
+            inputs = {name: value.to(device) for name, value in self.own.batch(batch["index"]).items()}
         return self.inference.outputs(inputs, self.needs)
 
 
@@ -122,6 +126,12 @@ def answers_for(
         )
     if not needs:
         return Unused(batches, has_fixed_masks=False)
+    reading = read_by(inference.model, task)
+    if reading is not task and needs != {"logits"}:
+        raise KDTutorError(
+            f"the teacher reads with a tokenizer of its own ({inference.model.reads_with}): its logits can be compared "
+            f"with a student's, its {', '.join(sorted(needs - {'logits'}))} can't, since their tokens are others"
+        )
     if task.rules.masks:
         reason = "masks are drawn anew at each step, so the teacher's answers change too"
     elif needs != {"logits"}:
@@ -132,7 +142,8 @@ def answers_for(
         return Cached(inference, batches, split, cache)
     if not isinstance(cache, bool):
         raise KDTutorError(f"the teacher's answers can't be cached in {cache}: {reason}")
-    return Online(inference, needs, reason)
+    own = None if reading is task else reading.encode(split)
+    return Online(inference, needs, reason, own)
 
 
 # ------------------------------------------------------------------------------------------------ all logits
@@ -147,7 +158,8 @@ class Cached(Answers):
 
     def __init__(self, inference: Inference, batches: Batches, split: str, cache: bool | str | os.PathLike):
         self.inference, self.accelerator = inference, inference.accelerator
-        self.task, self.data, self.split = batches.task, batches.data, split
+        self.task, self.split = read_by(inference.model, batches.task), split
+        self.data = batches.data if self.task is batches.task else self.task.encode(split)
         self.shape = len(self.data), inference.model.config.num_labels
         self.bytes = 4 * self.shape[0] * self.shape[1]
         self.folder = None if isinstance(cache, bool) else Path(cache)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from transformers import pipeline
 
 import kdtutor
 from kdtutor import cli, objectives
+from kdtutor.assets import asset_path
 from kdtutor.cli import main
 from kdtutor.cli.commands import (
     COMMANDS,
@@ -28,6 +29,7 @@ from kdtutor.cli.commands import (
 from kdtutor.data.load import load_task
 from kdtutor.errors import KDTutorError
 from kdtutor.models.load import load_model
+from kdtutor.models.save import save
 from kdtutor.models.students import small_bert
 from kdtutor.objectives.parse import parse_objective
 
@@ -506,3 +508,36 @@ def test_python_m_kdtutor_is_the_same():
 def test_evaluating_takes_no_field_of_training(capsys):
     assert 'unknown field "epochs"' in refused(capsys, "evaluate", "--epochs", "3")
     assert "epochs" not in {field.name for field in fields(EvaluateArguments)}
+
+
+def test_the_tokenizer_that_lies_with_a_model_need_not_be_named(mine, tmp_path, capsys):
+    from transformers import BertTokenizerFast
+
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "film",
+        "funny",
+        "warm",
+        "dull",
+        "mess",
+        "waste",
+        "great",
+    ]
+    BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}).save_pretrained(tmp_path / "words")
+    task = load_task(mine[1], text="text", label="label", max_length=24, tokenizer=str(tmp_path / "words"))
+    save(small_bert(task, layers=2, width=32, seed=1), task, tmp_path / "teacher")
+
+    teacher, student = str(tmp_path / "teacher"), str(tmp_path / "student")
+    common = [*mine, "--steps", "2", "--teacher", teacher, "--no_check_teacher"]
+    assert main(["distill", *common, "--output", student]) == 0
+    card = json.loads((tmp_path / "student" / "card.json").read_text(encoding="utf-8"))
+    assert card["max_length"] == 24
+    assert load_model(student, replace(task, tokenizer_name=student)).config.vocab_size == len(words)
+    assert main(["evaluate", *mine[:6], "--max_length", "24", "--model", student, "--teacher", teacher]) == 0
+    # A student of another tokenizer learns from the same teacher.
+    assert main(["distill", *common, "--student", "small-bert", "--tokenizer", str(asset_path("tokenizer")),
+                 "--output", str(tmp_path / "other")]) == 0  # fmt: skip

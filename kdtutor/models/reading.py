@@ -1,0 +1,119 @@
+"""How a model reads a task's texts: with which tokenizer, and that padding changes nothing."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from kdtutor.assets import asset_path
+from kdtutor.data.task import Task
+from kdtutor.data.tokens import load_tokenizer
+from kdtutor.errors import KDTutorError
+from kdtutor.models.forward import ROBERTAS, forward
+
+COMPARED = 64  # texts that two tokenizers must read alike
+#: Architectures that are known to give a text the same answer whatever it is padded to.
+PADDED = ("bert", "distilbert", *ROBERTAS)
+#: Those whose positions begin behind the padding's.
+LATE_POSITIONS = (
+    *ROBERTAS,
+    "xlm-roberta-xl",
+    "roberta-prelayernorm",
+    "data2vec-text",
+    "xmod",
+    "mpnet",
+    "longformer",
+)
+
+
+def positions(config: PretrainedConfig) -> float:
+    """Tell how many tokens a text may have, infinite where there is no table of positions."""
+    found = getattr(config, "max_position_embeddings", None) or math.inf
+    if config.model_type in LATE_POSITIONS:
+        found -= (1 if config.pad_token_id is None else config.pad_token_id) + 1
+    return found
+
+
+def own_tokenizer(source: str | os.PathLike, task: Task) -> str | None:
+    """Return `source` if a tokenizer lies there that reads texts otherwise than the task's; None if not.
+
+    What counts is what it does, not in which files it lies: the same texts must give the same ids.
+    """
+    if task.tokenizer_name is None and str(source) == str(asset_path("tokenizer")):
+        return None
+    theirs = tokenizer_at(source)
+    if theirs is None:
+        return None
+    texts = [*task.split("train").texts[0][:COMPARED], "Ünïcode, 3.14 & UPPER case; a-b_c!", *task.labels]
+    texts += task.tokenizer.all_special_tokens
+    alike = theirs(texts)["input_ids"] == task.tokenizer(texts)["input_ids"]
+    # Pieces that none of these texts has.
+    ours, others = task.tokenizer.get_vocab(), theirs.get_vocab()
+    return None if alike and all(others.get(token, i) == i for token, i in ours.items()) else str(source)
+
+
+def tokenizer_at(source: str | os.PathLike):
+    """Load the tokenizer that lies with a model; None if there is none."""
+    if os.path.isdir(source) and not any(
+        name.startswith(("tokenizer", "vocab", "spiece", "sentencepiece", "merges"))
+        for name in os.listdir(source)
+    ):
+        return None
+    try:
+        return load_tokenizer(source)
+    except KDTutorError:
+        return None
+
+
+def read_by(model: PreTrainedModel, task: Task) -> Task:
+    """Return the task as `model` reads it: with the tokenizer that it brought along, if that is another one."""
+    own = getattr(model, "reads_with", None)
+    if own is None or own == task.tokenizer_name:
+        return task
+    return replace(task, tokenizer_name=own, max_length=int(min(task.max_length, positions(model.config))))
+
+
+def settle_padding(model: PreTrainedModel, task: Task, who: str) -> None:
+    """Let a model that isn't known here give two texts the same answers alone and padded, or refuse it.
+
+    A decoder looks for a text's last token: it has to know which token is padding.
+    """
+    if model.config.model_type in PADDED:
+        return
+    tokenizer = task.tokenizer
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    if _difference(model, task) <= 1e-3:
+        return
+    model.config.pad_token_id = tokenizer.pad_token_id
+    if (found := _difference(model, task)) > 1e-3:
+        raise KDTutorError(
+            f"{who}, a {type(model).__name__}, answers otherwise when a text is padded (by {found:.2g}, padding "
+            f"{tokenizer.pad_token!r}): such answers depend on what else is in a batch"
+        )
+
+
+@torch.no_grad()
+def _difference(model: PreTrainedModel, task: Task) -> float:
+    """Tell how far the answers to two texts are from those to the same texts padded."""
+    encoded = task.encode_texts(["one", " ".join(["a much longer text, and then some more of it"] * 8)])
+    was_training = model.training
+    model.eval()
+    try:
+        together = _answers(model, encoded.batch(torch.arange(2)))
+        alone = [_answers(model, encoded.batch(torch.tensor([i]))) for i in range(2)]
+    finally:
+        model.train(was_training)
+    return max(
+        float((one[0] - both[: len(one[0])]).abs().max()) for one, both in zip(alone, together, strict=True)
+    )
+
+
+def _answers(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
+    """Compute logits (B, C) or (B, L, V)."""
+    return forward(model, batch, fast=False).logits.float()

@@ -1,0 +1,39 @@
+"""A model saved as transformers' pipelines want it: with its tokenizer, and with the length it can read."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from kdtutor.data.task import Task
+from kdtutor.models.load import quiet
+from kdtutor.models.reading import positions
+
+
+def save(
+    model: PreTrainedModel, task: Task, folder: str | os.PathLike, dtype: torch.dtype = torch.float32
+) -> int:
+    """Save model and tokenizer, and return how many tokens a text may have there.
+
+    `pipeline(folder)(text, truncation=True)` then cuts a text of any length to what the model's positions allow, and
+    nothing of how texts were cut in training is left in the tokenizer.
+    """
+    given = task.tokenizer.model_max_length
+    # A tokenizer without a limit says so by an enormous number.
+    length = int(min(positions(model.config), max(task.max_length, given if given < 10**6 else 0)))
+    tokenizer = copy.deepcopy(task.tokenizer)
+    tokenizer.model_max_length = length
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
+    for name in ("max_length", "stride", "truncation_strategy", "truncation_side", "pad_to_multiple_of"):
+        tokenizer.init_kwargs.pop(name, None)
+    with quiet():
+        model.to(dtype).save_pretrained(Path(folder))
+    tokenizer.save_pretrained(Path(folder))
+    return length
