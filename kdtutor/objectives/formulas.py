@@ -16,7 +16,6 @@ must be finite. Whatever does not fit raises ObjectiveError, a ValueError that n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -212,9 +211,14 @@ def _reduce(losses: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
     return total / count if reduction == "mean" else total
 
 
+# The bounds of weight and temperature are far beyond use, and far within what float32 can compute T² · KL with.
 LIMITS: dict[str, Check] = {
-    "weight": number("a finite number, 0 or more", lambda value: 0 <= value < math.inf, ObjectiveError),
-    "temperature": number("a finite number above 0", lambda value: 0 < value < math.inf, ObjectiveError),
+    "weight": number(
+        "a finite number, 0 or more (at most 1e6)", lambda value: 0 <= value <= 1e6, ObjectiveError
+    ),
+    "temperature": number(
+        "a finite number above 0 (1e-6 to 1e6)", lambda value: 1e-6 <= value <= 1e6, ObjectiveError
+    ),
     "alpha": number("a number from 0 to 1", lambda value: 0 <= value <= 1, ObjectiveError),
 }
 

@@ -33,6 +33,7 @@ class Formula(nn.Module):
     def __rmul__(self, factor: float) -> Formula:
         if not isinstance(factor, Real):
             return NotImplemented
+        factor = check_number("weight", factor)
         product = [copy.deepcopy(term) for term in self.terms]
         for term in product:
             term.weight = factor * term.weight

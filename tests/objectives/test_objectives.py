@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from decimal import Decimal, localcontext
 from functools import partial
 from types import SimpleNamespace
@@ -912,11 +913,11 @@ def test_settings_are_plain_python_floats():
 # ----------------------------------------------------------------------- refusals
 
 
-NOT_TEMPERATURES = [0, -1, math.nan, math.inf, "4", None, torch.tensor(4.0)]
+NOT_TEMPERATURES = [0, -1, 1e-300, 1e300, math.nan, math.inf, "4", None, torch.tensor(4.0)]
 
 
 @pytest.mark.parametrize("T", NOT_TEMPERATURES, ids=repr)
-def test_a_temperature_that_is_not_above_zero_is_refused_everywhere(T):
+def test_a_temperature_that_is_not_above_zero_or_that_float32_can_not_work_with_is_refused_everywhere(T):
     z_s, z_t = pair(2, 3)
     goal, term = blend(), SoftTargets(4)
     for attempt in (
@@ -943,6 +944,13 @@ def test_an_alpha_outside_zero_to_one_is_refused(alpha):
     with pytest.raises(ValueError, match="alpha must be a number from 0 to 1"):
         goal.alpha = alpha
     assert goal.alpha == 0.3
+
+
+@pytest.mark.parametrize("factor", [True, False, 1e300], ids=repr)
+def test_a_factor_that_is_no_number_or_that_float32_can_not_work_with_is_refused(factor):
+    for attempt in (lambda: factor * HardLabels(), lambda: HardLabels() * factor, lambda: factor * blend()):
+        with pytest.raises(ValueError, match=re.escape(f"0 or more (at most 1e6), not {factor!r}")):
+            attempt()
 
 
 @pytest.mark.parametrize("weight", [-1, math.nan, math.inf])

@@ -12,6 +12,7 @@ from kdtutor.data import tokens
 from kdtutor.data.tokens import IGNORED, Encoded, round_up
 from kdtutor.objectives.hidden import CosineHidden
 from kdtutor.objectives.logits import MaskedLM, SoftTargets, blend
+from kdtutor.training import distillation
 from kdtutor.training.batches import Batches
 
 forward = importlib.import_module("kdtutor.models.forward")  # the package gives the function of that name
@@ -76,3 +77,12 @@ def test_padding_changes_no_loss_and_no_gradient(kind, chunked, monkeypatch):
     for row, other in zip(history, expected, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-6)
         assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-6)
+
+
+def test_what_is_freed_goes_back_to_the_system_every_so_many_steps(monkeypatch):
+    released = []
+    monkeypatch.setattr(distillation, "RELEASE_EVERY", 2)
+    monkeypatch.setattr(distillation, "release_freed_memory", lambda: released.append(run.done))
+    run = make_run(make_task(), steps=5)
+    run.run()
+    assert released == [2, 4]
