@@ -4,7 +4,6 @@ In a small student's step, what surrounds the matrix products takes as long as t
 transformers' encoder gives, with the same gradients, and leaves out
 
     most of the last layer, where a classification head reads [CLS] alone: see `_attend_first`;
-    most of what dropout's random numbers cost on a CPU: see `dropout`;
     modules that call modules that call modules.
 
 `can_encode` says for which models it stands in. Others, and those that somebody changed or hooked into, run as they
@@ -86,9 +85,9 @@ def encode(
             attended, x = _attend_first(layer, x, padding, heads), x[:, :1]
         else:
             attended = _attend(layer, x, padding, heads)
-        x = _norm(layer.out_norm, x + dropout(layer.out_dropout, _linear(layer.out, attended)))
+        x = _norm(layer.out_norm, x + _dropout(layer.out_dropout, _linear(layer.out, attended)))
         wide = layer.activation(_linear(layer.widen, x))
-        x = _norm(layer.narrow_norm, x + dropout(layer.narrow_dropout, _linear(layer.narrow, wide)))
+        x = _norm(layer.narrow_norm, x + _dropout(layer.narrow_dropout, _linear(layer.narrow, wide)))
         states.append(x)
     return states
 
@@ -100,7 +99,7 @@ def _embed(embeddings: nn.Module, input_ids: Tensor, token_type_ids: Tensor | No
         types = embeddings.token_type_embeddings.weight
         places = places + (types[0] if token_type_ids is None else F.embedding(token_type_ids, types))
     x = F.embedding(input_ids, words.weight, words.padding_idx) + places
-    return dropout(embeddings.dropout, _norm(embeddings.LayerNorm, x))
+    return _dropout(embeddings.dropout, _norm(embeddings.LayerNorm, x))
 
 
 def _attend(layer: _Layer, x: Tensor, padding: Tensor, heads: int) -> Tensor:
@@ -114,7 +113,7 @@ def _attend(layer: _Layer, x: Tensor, padding: Tensor, heads: int) -> Tensor:
         q, k, v = (part.flatten(0, 1) for part in (q, k, v))  # (B·H, L, d)
         padding = padding.repeat_interleave(heads, 0)
         scores = torch.baddbmm(padding, q, k.transpose(1, 2), alpha=1 / math.sqrt(q.shape[-1]))
-        weights = dropout(layer.weights_dropout, scores.softmax(-1))
+        weights = _dropout(layer.weights_dropout, scores.softmax(-1))
         mixed = (weights @ v).unflatten(0, (-1, heads))
     else:
         mixed = F.scaled_dot_product_attention(q, k, v, (padding == 0)[:, None], dropout_p=p)
@@ -132,24 +131,14 @@ def _attend_first(layer: _Layer, x: Tensor, padding: Tensor, heads: int) -> Tens
     w_k, w_v = (m.weight.unflatten(0, (heads, -1)) for m in (layer.key, layer.value))  # (H, d, D)
     asked = (q @ w_k).transpose(0, 1)  # W_Kᵀ q: (B, H, D)
     scores = torch.baddbmm(padding, asked, x.transpose(1, 2), alpha=1 / math.sqrt(q.shape[-1]))  # (B, H, L)
-    p = dropout(layer.weights_dropout, scores.softmax(-1))
+    p = _dropout(layer.weights_dropout, scores.softmax(-1))
     mixed = ((p @ x).transpose(0, 1) @ w_v.transpose(1, 2)).transpose(0, 1)  # W_V Σ p x: (B, H, d)
     mixed = mixed + p.sum(-1, keepdim=True) * layer.value.bias.unflatten(0, (heads, -1))
     return mixed.flatten(1)[:, None]
 
 
-def dropout(module: nn.Dropout | None, x: Tensor) -> Tensor:
-    """Drop elements of x: each becomes 0 with probability p, the others grow so that the mean stays.
-
-    On a CPU 16 random bits decide on an element, so p is rounded to a multiple of 2⁻¹⁶; elsewhere this is torch's own.
-    """
-    p = _probability(module)
-    if not x.is_cpu or not 0 < p < 1:
-        return F.dropout(x, p) if p else x
-    dropped = min(round(p * 2**16), 2**16 - 1)
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # 64 at a time
-    kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
-    return x * torch.where(kept, 2**16 / (2**16 - dropped), 0.0).to(x.dtype)
+def _dropout(module: nn.Dropout | None, x: Tensor) -> Tensor:
+    return F.dropout(x, p) if (p := _probability(module)) else x
 
 
 def _probability(module: nn.Dropout | None) -> float:
