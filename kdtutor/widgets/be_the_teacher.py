@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import traitlets
+from matplotlib.ticker import PercentFormatter
 from torch import Tensor, nn
 
 from kdtutor import plots
@@ -503,13 +504,14 @@ def _drawn(panels, target, rows, classes, names, sentence: str) -> plots.Picture
         return np.append(p[classes], p[rest].sum()) if rest else p[classes]
 
     looks = {
+        "before the lesson": plots.Look("white", "", "-", ""),
         "your target": plots.TEACHER,
         "student, your target": plots.STUDENT,
         "student, label": plots.OTHERS[1],
     }
     columns = 2
     lines = -(-len(panels) // columns)
-    picture = plots.Picture(figsize=(11, 0.5 + lines * (1.05 + 0.46 * len(shown))), layout="constrained")
+    picture = plots.Picture(figsize=(11, 0.5 + lines * (1.2 + 0.56 * len(shown))), layout="constrained")
     for axes, place in zip(
         picture.subplots(lines, columns, squeeze=False).flat, range(lines * columns), strict=True
     ):
@@ -517,22 +519,15 @@ def _drawn(panels, target, rows, classes, names, sentence: str) -> plots.Picture
             axes.set_visible(False)
             continue
         text, label = panels[place]
-        series = {"your target": target} if place == 0 else {}
+        series = {"before the lesson": rows["start"][place]} | ({"your target": target} if place == 0 else {})
         series |= {"student, your target": rows["yours"][place], "student, label": rows["label"][place]}
         drawn = {name: (values(p), looks[name]) for name, p in series.items()}
         plots.draw_grouped_bars(
             axes, drawn, [f"★ {n}" if n == names[label] else n for n in shown], lambda v: plots.percent(v)
         )
-        axes.plot(
-            values(rows["start"][place]),
-            range(len(shown)),
-            "|",
-            color=plots.INK,
-            markersize=15,
-            label="before the lesson",
-        )
-        axes.set(xlim=(0, 1.14), xticks=[])
-        axes.spines["bottom"].set_visible(False)
+        axes.set(xlim=(0, 1.14), xticks=np.linspace(0, 1, 6))
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        axes.tick_params(axis="x", labelsize=10)
         title = textwrap.shorten(("the lesson: " if place == 0 else "") + text, 110, placeholder=" …")
         axes.set_title("\n".join(textwrap.wrap(title, 48)), loc="left", fontsize=12)
         if place == 0:
