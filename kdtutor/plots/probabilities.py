@@ -107,8 +107,8 @@ def temperature_and_alpha(
     """Draw the temperature explorer at one setting: distributions, and what each term of the loss pulls with.
 
     probabilities: "teacher" and "student", (C,) each. pulls: gradients of the weighted terms "hard" and "soft" with
-    respect to the student's logits, (C,) each. shown: the classes to draw, in order; the others are added up. label: a
-    class, or None. The caller says in `alt` what is seen.
+    respect to the student's logits, (C,) each; a diamond marks their sum. shown: the classes to draw, in order; the
+    others are added up. label: a class, or None. The caller says in `alt` what is seen.
     """
     looks = {"teacher": TEACHER, "student": STUDENT, "hard": OTHERS[1], "soft": OTHERS[0]}
     names = [f"★ {class_names[c]}" if c == label else class_names[c] for c in shown]
@@ -121,6 +121,10 @@ def temperature_and_alpha(
         draw_grouped_bars(axes, {n: (v, looks[n]) for n, v in drawn.items()}, names, text)
         axes.margins(x=0.16)
     left.invert_yaxis()  # shared, so both calls have turned it: once is enough
+    total = sum(as_vector(v) for v in pulls.values())
+    total = np.append(total[shown], [total[others].sum()] if others else [])
+    right.plot(total, range(len(total)), "D", color="white", markeredgecolor=INK, label="their sum")
+    right.legend(loc="best")
     left.set(xlabel="probability", xlim=(0, None))
     left.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     right.axvline(0, color=INK, linewidth=1)

@@ -223,6 +223,16 @@ def test_memory_is_said_by_its_total_and_its_largest_part_and_drawn_part_by_part
     assert [text.get_text() for text in picture.legends[0].get_texts()] == ["weights", "logits", "other"]
 
 
+def test_the_explorer_s_picture_marks_what_both_terms_pull_with_together():
+    pulls = {"hard": [-0.5, 0.3, 0.1, 0.1], "soft": [0.2, -0.1, 0, -0.1]}
+    probabilities = {"teacher": softmax(LOGITS), "student": softmax(-LOGITS)}
+    picture = plots.temperature_and_alpha(probabilities, pulls, NAMES, shown=[0, 1])
+    [diamonds] = [line for line in picture.axes[1].lines if line.get_label() == "their sum"]
+    assert list(diamonds.get_xdata()) == pytest.approx(
+        [-0.3, 0.2, 0.1]
+    )  # the last: all classes that are not shown
+
+
 def test_class_scores_are_the_f1_of_each_class_the_largest_first_with_its_commonest_mistake():
     labels = [0] * 5 + [1] * 3 + [2] * 2  # nothing is a time, and nothing is taken for one
     predicted = [0, 0, 0, 1, 2, 1, 0, 0, 2, 2]
