@@ -5,10 +5,12 @@
     check.soft_targets(my_function)             # feedback: right, or which mistake it is
     check.progress()                            # what is solved, notebook by notebook
     check.progress("ada.json", name="Ada")      # the same as a file that an instructor can collect
+    check.odds(prediction, measured, because)   # an experiment: which misconception the prediction shows
+    check.answer("blend")                       # what you wrote, to be used: in a later notebook, too
 
-An exercise is asked for by its name; `dir(check)` lists them. They stand in one file a notebook; the files, and torch
-with them, are imported when the first one is asked for. What you write runs on your own machine, in a child of the
-kernel where there can be one, so that the notebook survives it.
+An exercise is asked for by its name; `dir(check)` lists them. They stand in files that carry their notebook's number;
+the files, and torch with them, are imported when the first one is asked for. What you write runs on your own machine,
+in a child of the kernel where there can be one, so that the notebook survives it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,16 +28,19 @@ from kdtutor.errors import KDTutorError, nearest
 from kdtutor.exercises.progress import Progress
 
 if TYPE_CHECKING:
-    from kdtutor.exercises.definitions import Exercise, Verdict
+    from kdtutor.exercises.definitions import Exercise, Experiment, Verdict
 
-#: the files of exercises, named after their notebooks' numbers and so in their order
-FILES = tuple(sorted(file.stem for file in Path(__file__).parent.glob("n[0-9][0-9]_*.py")))
+#: the files of exercises, named after their notebooks' numbers, and that of the experiments
+FILES = (*sorted(file.stem for file in Path(__file__).parent.glob("n[0-9][0-9]_*.py")), "experiments")
 
 
-def load_exercises() -> dict[str, Exercise]:
-    """All exercises of the course by name, in the order of the notebooks."""
+@cache
+def load_exercises() -> dict[str, Exercise | Experiment]:
+    """All exercises of the course by name, in the order of their numbers."""
     files = [import_module(f"{__name__}.{file}") for file in FILES]
-    return {exercise.name: exercise for file in files for exercise in file.EXERCISES}
+    every = [exercise for file in files for exercise in file.EXERCISES]
+    every.sort(key=lambda exercise: tuple(map(int, exercise.number.split("."))))
+    return {exercise.name: exercise for exercise in every}
 
 
 class Check:
@@ -53,37 +60,56 @@ class Check:
         except KDTutorError as error:
             return Text(f"{table}\nNot written: {error}.")
 
+    def answer(self, name: str) -> Callable:
+        """Your own right answer, from this notebook or an earlier one; the course's where there is none yet."""
+        from kdtutor.exercises import checker
+
+        exercise = _known(name)
+        mine = self._progress.answers.get(name) or checker.rebuilt(exercise, self._progress.source(name))
+        whose = "your own" if mine else "not solved yet, so this is the course's own"
+        print(f"{name} of exercise {exercise.number}: {whose}")
+        return mine or exercise.reference
+
     def __getattr__(self, name: str) -> ExerciseCheck:
         if name.startswith("_"):  # such as _repr_html_, which Jupyter asks every object for
             raise AttributeError(name)
-        exercises = load_exercises()
-        if name not in exercises:
-            raise AttributeError(nearest("exercise", name, exercises))
-        return ExerciseCheck(self, exercises[name])
+        return ExerciseCheck(self, _known(name))
 
     def __dir__(self) -> list[str]:
-        return [*load_exercises(), "progress"]
+        return [*load_exercises(), "answer", "progress"]
 
     def __repr__(self) -> str:
         return "check.<exercise>(your_function) gives feedback, check.progress() says what is solved"
 
 
+def _known(name: str) -> Exercise | Experiment:
+    exercises = load_exercises()
+    if name not in exercises:
+        raise AttributeError(nearest("exercise", name, exercises))
+    return exercises[name]
+
+
 class ExerciseCheck:
     """One exercise's check, as in `check.soft_targets`."""
 
-    def __init__(self, check: Check, exercise: Exercise) -> None:
+    def __init__(self, check: Check, exercise: Exercise | Experiment) -> None:
         self._check, self._exercise = check, exercise
 
     def __call__(self, *answer: Any, **named: Any) -> Verdict:
-        from kdtutor.exercises import checker, sandbox
+        from kdtutor.exercises import checker, predicting, sandbox
+        from kdtutor.exercises.definitions import Experiment
 
         if sandbox.is_running():
             return checker.not_a_function("check is called inside of the function that it checks.")
+        if isinstance(self._exercise, Experiment):
+            verdict = predicting.judge(self._exercise, *answer[:3], **named)
+            self._check._progress.note(self._exercise, verdict)
+            return verdict
         if len(answer) != 1 or named:
             return checker.not_a_function(f"check.{self._exercise.name} takes one thing: your function.")
         with self._check._one_at_a_time:  # it catches what is printed, which all threads share
             verdict = checker.judge(self._exercise, answer[0])
-        self._check._progress.note(self._exercise, verdict)
+        self._check._progress.note(self._exercise, verdict, answer[0])
         return verdict
 
     def __repr__(self) -> str:

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdtutor.data.tokens import IGNORED
 from kdtutor.exercises.definitions import Mistake
 
 Wrong = frozenset[str]
 RIGHT: Wrong = frozenset()
 PAD, UNK, CLS, SEP, MASK = range(5)  # the course's special tokens
-IGNORED = -100
 
 # ------------------------------------------------------------------------------------------ a teacher's soft targets
 

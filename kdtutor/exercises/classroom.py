@@ -163,7 +163,7 @@ def solutions(notebook: dict[str, Any]) -> None:
     stub = None
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code" and re.search(
-            r"^check\.(\w+)\(\1\)\s*\Z", cell["source"], re.MULTILINE
+            r"^check\.(\w+)\((\1|prediction, measured, because)\)\s*\Z", cell["source"], re.MULTILINE
         ):
             stub = cell
         elif stub and (folded := SOLUTION.search(cell["source"])):

@@ -37,6 +37,8 @@ class Exercise:
     the number of torch operations grows with n, the function is right but slow. observe(function, *args): what to
     look at, as readable phrase → tensor, number, bool or str; by default the result and its gradients.
     terms: where things are counted, product of the arguments → what it is the size of.
+    planted: the mistakes in the script that the notebook gives to be repaired, and symptom, what is seen of them. While
+    they are all that is wrong, the symptom is said again, and no name.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Exercise:
     growth: Callable[[int], tuple] | None = None
     observe: Callable[..., dict[str, Any]] | None = None
     terms: Mapping[str, str] = field(default_factory=dict)
+    planted: tuple[str, ...] = ()
+    symptom: str = ""
 
     @property
     def arguments(self) -> list[str]:
@@ -57,6 +61,37 @@ class Exercise:
 
     def with_mistakes(self, names: Iterable[str]) -> Callable:
         return partial(self.reference, wrong=frozenset(names))
+
+
+@dataclass(frozen=True)
+class Misconception(Mistake):
+    """A mistake that leads to other numbers: those that somebody predicts, or measures, who makes it."""
+
+    numbers: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A question to numbers: predict them, change a setting, measure, and say why they came out as they did.
+
+    settings: what each number is for. numbers: what a careful measurement gives, up to `near`, a fraction of the number
+    (or of the largest, where that is small). reasons: letter, as the notebook lists them → what is wrong with that
+    reason; None stands for the right one.
+    """
+
+    name: str
+    number: str
+    title: str
+    settings: Sequence[str]
+    numbers: Sequence[float]
+    beliefs: Sequence[Misconception]
+    reasons: Mapping[str, Mistake | None]
+    slips: Sequence[Misconception] = ()
+    near: float = 0.05
+
+    @property
+    def mistakes(self) -> tuple[Mistake, ...]:
+        return (*self.beliefs, *self.slips, *(reason for reason in self.reasons.values() if reason))
 
 
 @dataclass(frozen=True, repr=False)

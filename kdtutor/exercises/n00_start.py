@@ -1,11 +1,17 @@
-"""The exercise of notebook 00."""
+"""The exercises of notebook 00: a softmax, and a student that does not learn."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from kdtutor.exercises.definitions import Exercise, Mistake
+from kdtutor.exercises.toys import steps_watched, weights_of
+
+# ------------------------------------------------------------------------------------------------ 0.1
 
 
 def softmax_with_temperature(
@@ -36,6 +42,68 @@ def _probes(generator: torch.Generator) -> list[tuple]:
     return [
         (torch.randn(n, c, generator=generator), t) for n, c, t in ((3, 4, 2.0), (5, 2, 0.5), (2, 7, 3.0))
     ]
+
+
+# ------------------------------------------------------------------------------------------------ 0.3
+
+
+def train_student(
+    student: nn.Module, teacher: nn.Module, texts: Tensor, steps: int, wrong: frozenset[str] = frozenset()
+) -> list[float]:
+    """Steps of SGD at a rate of 0.5 on the cross-entropy with the teacher's answers; returns the losses."""
+    trained = teacher if "the optimiser holds the teacher" in wrong else student
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.5)
+    losses = []
+    for _ in range(steps):
+        with torch.no_grad():
+            answers = teacher(texts).softmax(-1)
+        if "the teacher's first guess only" in wrong:
+            answers = answers.argmax(-1)
+        logits = student(texts)
+        if "student and teacher swapped" in wrong:
+            loss = F.cross_entropy(answers.log(), logits.softmax(-1))
+        else:
+            loss = F.cross_entropy(logits.softmax(-1) if "softmax twice" in wrong else logits, answers)
+        if "the sign" in wrong:
+            loss = -loss
+        if "gradients not cleared" not in wrong:
+            optimizer.zero_grad()
+        loss.backward()
+        if "cleared before the step" in wrong:
+            optimizer.zero_grad()
+        if "no step" not in wrong:
+            optimizer.step()
+        losses.append(loss.item())
+    if "the loss after the steps" in wrong:
+        losses = [*losses[1:], F.cross_entropy(student(texts), answers).item()]
+    return losses[-1:] if "the last loss alone" in wrong else losses
+
+
+def _pairs(generator: torch.Generator) -> list[tuple]:
+    probes = []
+    for width, classes, steps in ((4, 3, 5), (5, 2, 4)):
+        models = [nn.Linear(width, classes) for _ in range(2)]
+        for weights in (weights for model in models for weights in model.parameters()):
+            nn.init.normal_(weights, generator=generator)
+        probes.append((*models, torch.randn(6, width, generator=generator), steps))
+    return probes
+
+
+def _observe_training(
+    function: Callable, student: nn.Module, teacher: nn.Module, texts: Tensor, steps: int
+) -> dict:
+    before, watched = (weights_of(student), weights_of(teacher)), []
+    with steps_watched(watched):
+        losses = function(student, teacher, texts, steps)
+    mine = {id(weight) for weight in student.parameters()}
+    return {
+        "whether the optimiser holds the student's weights": all(mine <= held for held, _ in watched),
+        "how often the optimiser steps": len(watched),
+        "whether the student's weights move": not torch.equal(before[0], weights_of(student)),
+        "whether the teacher stays as it was": torch.equal(before[1], weights_of(teacher)),
+        "the list of losses": losses,
+        "the student's weights at the end": weights_of(student),
+    }
 
 
 EXERCISES = [
@@ -95,5 +163,53 @@ EXERCISES = [
         gradients=(0,),
         stress=lambda generator: [(1000 * torch.randn(3, 4, generator=generator), 2.0)],
         growth=lambda n: (torch.linspace(-1, 1, 4 * n).view(n, 4), 2.0),
+    ),
+    Exercise(
+        name="train_student",
+        number="0.3",
+        title="The student that does not learn",
+        reference=train_student,
+        mistakes=(
+            Mistake(
+                "the optimiser holds the teacher",
+                "The student's weights are the same after the steps as before. Whose weights does the optimiser move?",
+            ),
+            Mistake("no step", "The losses are computed, and nobody takes the step."),
+            Mistake(
+                "gradients not cleared",
+                "The first step is right and the second too long: the gradient of the first is still in it.",
+            ),
+            Mistake(
+                "cleared before the step",
+                "The gradients are cleared after the backward pass, so that the step finds none.",
+            ),
+            Mistake(
+                "the teacher's first guess only",
+                "The student learns the teacher's first guess, as if it were a label. What else did the teacher say?",
+            ),
+            Mistake(
+                "softmax twice",
+                "The student's probabilities go into a function that expects logits, and takes a softmax of its own.",
+            ),
+            Mistake(
+                "student and teacher swapped",
+                "The teacher is judged by the student's answers. Whose probabilities weigh whose logarithms?",
+            ),
+            Mistake(
+                "the sign",
+                "The loss has its sign changed: each step drives the student away from the teacher.",
+            ),
+            Mistake(
+                "the loss after the steps",
+                "Your first loss is that after the first step. Each belongs to the answer that gave the gradient.",
+            ),
+            Mistake(
+                "the last loss alone", "You return the last loss. All of them were asked for, in a list."
+            ),
+        ),
+        probes=_pairs,
+        observe=_observe_training,
+        planted=("the optimiser holds the teacher",),
+        symptom="All its losses are equal, to the last digit. Which weights has the first step moved?",
     ),
 ]

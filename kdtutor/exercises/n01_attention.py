@@ -1,4 +1,4 @@
-"""The exercises of notebook 01: the size of scores, attention under a mask, a decoder's mask, heads.
+"""The exercises of notebook 01: attention under a mask, a decoder's mask, a text's last vector, heads.
 
 Each reference takes `wrong`, a set of names of mistakes, and each name changes one line of it.
 """
@@ -11,39 +11,6 @@ import torch
 from torch import Tensor
 
 from kdtutor.exercises.definitions import Exercise, Mistake
-
-# ------------------------------------------------------------------------------------------ 1.1 the size of a score
-
-
-def score_variance(
-    width: int, query_variance: float, key_variance: float, scaled: bool, wrong: frozenset[str] = frozenset()
-) -> float:
-    """The variance of q·k, or of q·k / √width: independent entries with mean 0 and these variances."""
-    if "numbers squared once more" in wrong:
-        query_variance, key_variance = query_variance**2, key_variance**2
-    one_product = query_variance * key_variance
-    if "variances added" in wrong:
-        one_product = query_variance + key_variance
-    if "one of the variances only" in wrong:
-        one_product = query_variance
-    variance = one_product if "one product only" in wrong else width * one_product
-    if "the width squared" in wrong:
-        variance = width**2 * one_product
-    if (scaled or "always scaled" in wrong) and "scaling ignored" not in wrong:
-        variance /= math.sqrt(width) if "variance divided by √d" in wrong else width
-        variance /= width if "divided by the width twice" in wrong else 1
-    if "scaled the wrong way round" in wrong:
-        variance = width * one_product / (1 if scaled else width)
-    return math.sqrt(variance) if "the standard deviation" in wrong else variance
-
-
-def _variance_probes(generator: torch.Generator) -> list[tuple]:
-    variances = (0.3 + 2 * torch.rand(4, 2, generator=generator)).tolist()
-    widths_and_scaling = ((16, False), (16, True), (50, True), (7, False))
-    return [
-        (width, *pair, scaled) for (width, scaled), pair in zip(widths_and_scaling, variances, strict=True)
-    ]
-
 
 # ---------------------------------------------------------------------------------- 1.2 scaled dot-product attention
 
@@ -137,7 +104,46 @@ def _mask_probes(generator: torch.Generator) -> list[tuple]:
     return probes
 
 
-# --------------------------------------------------------------------------------------------- 1.4 several heads
+# ------------------------------------------------------------------------------------------ 1.4 a text's last vector
+
+
+def last_vectors(
+    hidden_states: Tensor, attention_mask: Tensor, wrong: frozenset[str] = frozenset()
+) -> Tensor:
+    """(B, L, D) and (B, L), 1 for tokens and 0 for the padding behind them → each text's last vector, (B, D)."""
+    texts = torch.arange(len(hidden_states))
+    last = attention_mask.sum(-1) - 1
+    if "the last column" in wrong:
+        return hidden_states[:, -1]
+    if "the first token" in wrong:
+        return hidden_states[:, 0]
+    if "one too early" in wrong:
+        last = last - 1
+    if "the padding behind it" in wrong:
+        last = last + 1
+    if "the longest text's place for all" in wrong:
+        last = last.amax().expand(len(texts))
+    if "the shortest text's place for all" in wrong:
+        last = last.amin().expand(len(texts))
+    if "the mean of the tokens" in wrong:
+        return (hidden_states * attention_mask[..., None]).sum(1) / attention_mask.sum(1, keepdim=True)
+    if "every text for every text" in wrong:
+        return hidden_states[:, last]
+    if "padding set to 0, and read" in wrong:
+        return (hidden_states * attention_mask[..., None])[:, -1]
+    return hidden_states[texts, last]
+
+
+def _last_probes(generator: torch.Generator) -> list[tuple]:
+    probes = []
+    for texts, longest, width in ((3, 6, 4), (4, 7, 3), (2, 5, 5)):
+        lengths = 2 + torch.randperm(longest - 3, generator=generator)[:texts]
+        mask = (torch.arange(longest) < lengths[:, None]).long()
+        probes.append((torch.randn(len(lengths), longest, width, generator=generator), mask))
+    return probes
+
+
+# --------------------------------------------------------------------------------------------- 1.5 several heads
 
 
 def multi_head_attention(
@@ -194,65 +200,6 @@ def _head_probes(generator: torch.Generator) -> list[tuple]:
 
 EXERCISES = [
     Exercise(
-        name="score_variance",
-        number="1.1",
-        title="The size of a score",
-        reference=score_variance,
-        mistakes=(
-            Mistake(
-                "the standard deviation",
-                "Your number is the root of the right one: the standard deviation, where the variance is asked for.",
-            ),
-            Mistake(
-                "one product only",
-                "Your number does not depend on the width as it should: it is the variance of one product of two "
-                "entries. How many of them does a dot product add up?",
-            ),
-            Mistake(
-                "variances added",
-                "You add the two variances. That is what happens when numbers are added; these are multiplied. (And "
-                "both have mean 0: what is the mean of the square of a product?)",
-            ),
-            Mistake(
-                "variance divided by √d",
-                "Without scaling you are right; with it, you divide the variance by √d. The *score* is divided by √d: "
-                "what happens to a variance when its numbers are divided by c?",
-            ),
-            Mistake(
-                "scaling ignored",
-                "Your result is the same whether `scaled` is True or False.",
-            ),
-            Mistake(
-                "numbers squared once more",
-                "Your number uses the squares of query_variance and key_variance. They are variances already, not "
-                "standard deviations.",
-            ),
-            Mistake(
-                "one of the variances only",
-                "Your number depends on the queries alone. What do the keys contribute?",
-            ),
-            Mistake(
-                "the width squared",
-                "Your number grows with the square of the width. Variances of independent numbers add up, and how "
-                "many products are there?",
-            ),
-            Mistake(
-                "always scaled",
-                "Your number is scaled whether `scaled` is True or False.",
-            ),
-            Mistake(
-                "divided by the width twice",
-                "With scaling, you divide by the square of the width. A score is divided by √d; what does that do "
-                "to its variance?",
-            ),
-            Mistake(
-                "scaled the wrong way round",
-                "You divide where `scaled` is False, and do not where it is True.",
-            ),
-        ),
-        probes=_variance_probes,
-    ),
-    Exercise(
         name="scaled_dot_product_attention",
         number="1.2",
         title="Attention under a mask",
@@ -263,8 +210,8 @@ EXERCISES = [
             ),
             Mistake(
                 "divided by d",
-                "Your scores are divided by the width itself, so all keys get too similar weights. Exercise 1.1 says "
-                "by what the standard deviation of a score grows.",
+                "Your scores are divided by the width itself, so all keys get too similar weights. Section 4 says by "
+                "what the standard deviation of a score grows.",
             ),
             Mistake(
                 "√ of the number of keys",
@@ -286,7 +233,8 @@ EXERCISES = [
             ),
             Mistake(
                 "masked after the softmax",
-                "Masked keys get no weight, but what is left no longer sums to 1: they have taken part in the softmax. "
+                "Masked keys get no weight, but what is left no longer sums to 1: they have taken part in the "
+                "softmax. "
                 "The mask has to act before.",
             ),
             Mistake(
@@ -394,8 +342,61 @@ EXERCISES = [
         growth=lambda n: (torch.arange(n * n).view(n, n) % 7, 0),
     ),
     Exercise(
-        name="multi_head_attention",
+        name="last_vectors",
         number="1.4",
+        title="A vector that depends on its neighbours",
+        reference=last_vectors,
+        mistakes=(
+            Mistake(
+                "the last column",
+                "The last column of a padded batch is padding, for all texts but the longest. Who says where a text "
+                "ends?",
+            ),
+            Mistake(
+                "the first token",
+                "Your vectors are those of the first token. Another summary, and a sound one; here the last is asked "
+                "for.",
+            ),
+            Mistake(
+                "one too early", "Your vectors are those of the last token but one: counting begins at 0."
+            ),
+            Mistake(
+                "the padding behind it",
+                "Your vectors are those of the first padding behind each text: n tokens stand at the places 0 to n − "
+                "1.",
+            ),
+            Mistake(
+                "the longest text's place for all",
+                "You look at the same place in all texts: where the longest one ends.",
+            ),
+            Mistake(
+                "the shortest text's place for all",
+                "You look at the same place in all texts: where the shortest one ends.",
+            ),
+            Mistake(
+                "the mean of the tokens",
+                "You return the mean over the tokens, padding left out. A good summary; here the last is asked for.",
+            ),
+            Mistake(
+                "every text for every text",
+                "Your result has an axis too many: for each text you take the last places of *all* texts. Of text i, "
+                "the "
+                "place i is wanted: pair them.",
+            ),
+            Mistake(
+                "padding set to 0, and read",
+                "Padding no longer says anything, but its place is still the one that is read.",
+            ),
+        ),
+        probes=_last_probes,
+        gradients=(0,),
+        growth=lambda n: (torch.ones(n, 4, 3), torch.ones(n, 4, dtype=torch.long)),
+        planted=("the last column",),
+        symptom="A text's vector still is another one when its neighbour in the batch is longer.",
+    ),
+    Exercise(
+        name="multi_head_attention",
+        number="1.5",
         title="Several heads",
         reference=multi_head_attention,
         mistakes=(

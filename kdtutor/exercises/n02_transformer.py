@@ -547,7 +547,7 @@ EXERCISES = [
     ),
     Exercise(
         name="training_step",
-        number="2.5",
+        number="2.6",
         title="A training step with teacher forcing",
         reference=training_step,
         mistakes=(
@@ -601,6 +601,8 @@ EXERCISES = [
                 also=("the step before the backward pass",),
             ),
         ),
+        planted=("not shifted",),
+        symptom="Its loss falls to next to nothing, and a model trained like this can't write a single number.",
         probes=_batches,
         observe=_observe_training_step,
     ),

@@ -7,10 +7,10 @@ import string
 import torch
 from torch import Tensor, nn
 
+from kdtutor.data.tokens import IGNORED
 from kdtutor.exercises.banks import (
     ANYWHERE,
     CLS,
-    IGNORED,
     MASKING,
     PAD,
     RIGHT,
@@ -338,6 +338,8 @@ def masked_lm_parameters(
         head -= norm
     if "one LayerNorm a layer" in wrong:
         body -= layers * norm
+    if "no LayerNorms in the layers" in wrong:
+        body -= 2 * layers * norm
     if "no head" in wrong:
         head = 0
     if "no positions" in wrong:
@@ -443,7 +445,7 @@ EXERCISES = [
     ),
     Exercise(
         name="masked_lm_loss",
-        number="3.3",
+        number="3.4",
         title="The loss of the masked tokens",
         reference=masked_lm_loss,
         mistakes=(
@@ -492,7 +494,7 @@ EXERCISES = [
     ),
     Exercise(
         name="cls_classifier",
-        number="3.4",
+        number="3.5",
         title="From [CLS] to a class",
         reference=cls_classifier,
         mistakes=(
@@ -561,7 +563,7 @@ EXERCISES = [
     ),
     Exercise(
         name="fine_tune",
-        number="3.5",
+        number="3.6",
         title="Fine-tuning by hand",
         reference=fine_tune,
         mistakes=(
@@ -638,12 +640,14 @@ EXERCISES = [
                 "Your accuracy is a hundred times too large: it is a fraction in this course.",
             ),
         ),
+        planted=("learning rate 0",),
+        symptom="There are gradients, and the optimiser takes its steps, but no weight moves.",
         probes=_small_data,
         observe=_observe_fine_tuning,
     ),
     Exercise(
         name="masked_lm_parameters",
-        number="3.6",
+        number="3.7",
         title="The parameters of a masked language model",
         reference=masked_lm_parameters,
         mistakes=(
@@ -690,6 +694,10 @@ EXERCISES = [
             Mistake(
                 "one LayerNorm a layer",
                 "Your layers have one LayerNorm each; there is one behind each of the two sublayers.",
+            ),
+            Mistake(
+                "no LayerNorms in the layers",
+                "Your layers have no LayerNorms: there is one behind each of their two sublayers.",
             ),
             Mistake(
                 "no head",

@@ -53,6 +53,8 @@ def tempered_entropy(logits: Tensor, temperature: float, wrong: frozenset = RIGH
     log_p = (logits / divisor).log_softmax(axis)
     if "T after the softmax" in wrong:
         log_p = (logits.softmax(axis) / temperature).log()
+    if "T after the logarithm" in wrong:
+        log_p = logits.log_softmax(axis) / temperature
     summands = -log_p.exp() * log_p
     if "logits where logarithms are due" in wrong:
         summands = -log_p.exp() * (logits / divisor)
@@ -91,6 +93,11 @@ TEMPERED_ENTROPY = Exercise(
         Mistake(
             "T after the softmax",
             "Your temperature divides the probabilities, so they no longer sum to 1. What does T divide, and when?",
+        ),
+        Mistake(
+            "T after the logarithm",
+            "Your temperature divides the logarithms of the probabilities, which are then no longer those of a "
+            "distribution: their exponentials do not sum to 1.",
         ),
         Mistake(
             "multiplied by T",
@@ -213,6 +220,14 @@ KL_DIVERGENCE = Exercise(
             "no weights",
             "You add up the differences of the logarithms, and nothing weighs them. Whose probabilities should?",
         ),
+    ),
+    planted=(
+        "swapped",
+        "divided by the first axis only",
+    ),
+    symptom=(
+        "It hardly minds a q that rules out what p finds possible; and the same rows, as tokens of fewer texts, "
+        "give more."
     ),
     probes=lambda generator: [*pairs(generator), (logits(generator, 3, 4, 6), logits(generator, 3, 4, 6))],
     gradients=(1,),
@@ -380,7 +395,7 @@ def label_smoothing(logits: Tensor, labels: Tensor, epsilon: float, wrong: froze
 
 LABEL_SMOOTHING = Exercise(
     name="label_smoothing",
-    number="4.6",
+    number="4.7",
     title="A teacher who knows nothing",
     reference=label_smoothing,
     mistakes=(
@@ -462,7 +477,7 @@ def answers_at_inference(
 
 ANSWERS_AT_INFERENCE = Exercise(
     name="answers_at_inference",
-    number="4.7",
+    number="4.8",
     title="Shipping the student",
     reference=answers_at_inference,
     mistakes=(

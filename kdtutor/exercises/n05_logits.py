@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from kdtutor.exercises.banks import (
     GRADIENT,
@@ -30,7 +28,7 @@ from kdtutor.exercises.banks import (
     weigh,
 )
 from kdtutor.exercises.definitions import Exercise, Mistake
-from kdtutor.exercises.toys import CLASSES, Inputs, TinyClassifier, padded_texts, weights_of
+from kdtutor.exercises.toys import CLASSES, Inputs, TinyClassifier, padded_texts, steps_watched, weights_of
 
 # ----------------------------------------------------------------------------------------- 5.1 soft targets
 
@@ -175,7 +173,7 @@ def _observe_step(
     student.eval(), teacher.train()
     before, teacher_before = weights_of(student), weights_of(teacher)
     parts, steps = repr(teacher), []
-    with _steps_counted(steps):
+    with steps_watched(steps):
         losses = [step(student, teacher, inputs, labels, alpha, temperature) for inputs, labels in batches]
     return {
         "whether the student learns": not torch.equal(before, weights_of(student)),
@@ -183,7 +181,7 @@ def _observe_step(
         "whether the teacher is made of the same parts as before": repr(teacher) == parts,
         "whether the optimiser steps": bool(steps),
         "whether the optimiser holds the student's weights": all(
-            {id(w) for w in student.parameters()} <= held for held in steps
+            {id(w) for w in student.parameters()} <= held for held, _ in steps
         ),
         "whether the teacher answers in eval mode": not any(teacher.in_train_mode),
         "whether the student learns in train mode": all(student.in_train_mode),
@@ -193,20 +191,6 @@ def _observe_step(
         "the loss of the second step": losses[1],
         "the student's weights after two steps": weights_of(student),
     }
-
-
-@contextmanager
-def _steps_counted(steps: list) -> Iterator[None]:
-    """Each step of any optimiser leaves in `steps` which weights it holds."""
-
-    def note(optimizer: torch.optim.Optimizer, *_) -> None:
-        steps.append({id(weight) for group in optimizer.param_groups for weight in group["params"]})
-
-    hook = register_optimizer_step_pre_hook(note)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def _step_probes(generator: torch.Generator) -> list[tuple]:

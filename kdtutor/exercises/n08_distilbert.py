@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdtutor.data.tokens import IGNORED
 from kdtutor.exercises.banks import (
     CLS,
-    IGNORED,
     MASK,
     MASKING,
     PAD,
@@ -460,6 +460,8 @@ EXERCISES = [
                 "The teacher is in train mode afterwards. It was to be left as it was.",
             ),
         ),
+        planted=("layers shared",),
+        symptom="After a training step of the student, the teacher gives other answers.",
         probes=_teachers,
         observe=_observe_copying,
     ),
@@ -517,7 +519,7 @@ EXERCISES = [
     ),
     Exercise(
         name="triple_loss",
-        number="8.4",
+        number="8.5",
         title="The triple loss",
         reference=triple_loss,
         mistakes=(

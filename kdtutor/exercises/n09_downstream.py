@@ -310,6 +310,8 @@ Mistake("the standard error alone",
 "such intervals hold the truth?",),
 
 ),
+    planted=("chosen on the test set", "the control gets the rival's setting",),
+    symptom="Where all settings are equally good, it still reports a gain.",
     probes=_report_probes,
 )  # fmt: skip
 
@@ -332,6 +334,8 @@ def equal_steps(
         at_once *= 1 if "processes forgotten" in wrong else processes
         if "the last step forgotten" in wrong:
             return texts // at_once
+        if "left-over micro-batches dropped" in wrong:
+            return math.ceil(texts / (batch * processes)) // accumulate
         return texts / at_once if "steps in fractions" in wrong else math.ceil(texts / at_once)
 
     steps = epochs * steps_an_epoch(*rivals[0])
@@ -346,6 +350,8 @@ def equal_steps(
         needed = [epochs * steps_an_epoch(*rival) / steps_an_epoch(*rivals[0]) for rival in rivals]
     if "the first rival left out" in wrong:
         needed = needed[1:]
+    if "whole epochs, rounded up" in wrong:
+        needed = [float(math.ceil(each)) for each in needed]
     if "whole epochs only" in wrong:
         needed = [float(round(each)) for each in needed]
     return steps, needed
@@ -384,6 +390,11 @@ EQUAL_STEPS = Exercise(
             "Your epochs have one step too few where texts are left over: they make a last, smaller one.",
         ),
         Mistake(
+            "left-over micro-batches dropped",
+            "Your last micro-batches of an epoch, too few for a whole step, are dropped. They make a step of their "
+            "own.",
+        ),
+        Mistake(
             "steps in fractions",
             "Your epochs have fractions of a step. The optimiser moves or does not move; what becomes of the texts "
             "that are left over?",
@@ -399,6 +410,7 @@ EQUAL_STEPS = Exercise(
         Mistake(
             "whole epochs only",
             "Your epochs are rounded, and with them the steps. Training may end in the middle of an epoch.",
+            also=("whole epochs, rounded up",),
         ),
         Mistake(
             "steps of one epoch",

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtutor.exercises.banks import IGNORED, RIGHT, keeps_graph
+from kdtutor.data.tokens import IGNORED
+from kdtutor.exercises.banks import RIGHT, keeps_graph
 from kdtutor.exercises.definitions import Exercise, Mistake
 
 WIDTH, VOCABULARY = 5, 7
@@ -134,6 +135,12 @@ def cut_up(
         steps = texts // batch_size + 1
     if "every micro-batch a step" in wrong:
         steps = math.ceil(texts / fits)
+    if "a batch for every process" in wrong:
+        steps = math.ceil(texts / (batch_size * processes))
+    if "steps of full micro-batches" in wrong:
+        steps = math.ceil(texts / (accumulate * fits * processes))
+    if "not rounded" in wrong:
+        return {"accumulate": batch_size / processes / fits, "steps": texts / batch_size}
     if "every process reads everything" in wrong:
         steps = math.ceil(texts / math.ceil(batch_size / processes))
     return {"accumulate": accumulate, "steps": steps}
@@ -158,7 +165,7 @@ def _batches(generator: torch.Generator) -> list[tuple]:
 
 CUT_UP = Exercise(
     name="cut_up",
-    number="14.2",
+    number="14.3",
     title="A batch of 4,096, in pieces that fit",
     reference=cut_up,
     mistakes=(
@@ -194,6 +201,22 @@ CUT_UP = Exercise(
             "the parts rounded down",
             "Your processes leave texts out: a batch that cannot be shared evenly still has to be read to its "
             "last text.",
+        ),
+        Mistake(
+            "a batch for every process",
+            "Your steps are too few by the number of processes: one step takes `batch_size` texts from all of them "
+            "together, not from each.",
+        ),
+        Mistake(
+            "steps of full micro-batches",
+            "You count steps as if each micro-batch were as large as what fits. It may be smaller: a step still takes "
+            "`batch_size` texts.",
+        ),
+        Mistake(
+            "not rounded",
+            "Your results have fractions. There is no half of a micro-batch, nor of a step: in which direction does "
+            "one "
+            "have to round?",
         ),
         Mistake(
             "times the processes",
@@ -334,7 +357,7 @@ def _observe_step(function, model: TinyHead, shares: list[list[Batch]]) -> dict:
 
 STEP_GRADIENT = Exercise(
     name="step_gradient",
-    number="14.3",
+    number="14.4",
     title="Accumulation that equals the large batch",
     reference=step_gradient,
     mistakes=(
@@ -403,6 +426,8 @@ STEP_GRADIENT = Exercise(
             "The gradient is right. But the loss that you return is that of the last micro-batch.",
         ),
     ),
+    planted=("divided after backward",),
+    symptom="Cut into twice as many pieces, the same batch gives a gradient that is twice as long.",
     probes=_shares,
     observe=_observe_step,
 )
@@ -461,7 +486,7 @@ def _runs(generator: torch.Generator) -> list[tuple]:
 
 TRAINING_HOURS = Exercise(
     name="training_hours",
-    number="14.4",
+    number="14.5",
     title="Hours, and GPU-hours",
     reference=training_hours,
     mistakes=(

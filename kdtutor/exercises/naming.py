@@ -61,7 +61,7 @@ def _pairs(exercise: Exercise, probe: tuple, mine: Run) -> Iterator[Names]:
 
     Changes may also multiply. Most pairs do one or the other, since they are about different parts of a formula.
     """
-    names = [mistake.name for mistake in exercise.mistakes]
+    names = [switch for mistake in exercise.mistakes for switch in mistake.switches]
     right = _numbers(run(exercise, exercise.reference, probe))
     alone = [_numbers(run(exercise, exercise.with_mistakes([name]), probe)) for name in names]
     seen = _numbers(mine)

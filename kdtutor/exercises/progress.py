@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
 import os
+import textwrap
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -46,12 +48,16 @@ class Progress:
     def __init__(self, kept: Path | None = None) -> None:
         self.kept, self.earlier = kept, _kept(kept)
         self.records: dict[str, Record] = dict(self.earlier)
+        self.answers: dict[str, Any] = {}
+        self._sources: dict[str, str] = {}
         self._written: dict[Path, dict[str, Record]] = {}  # what of them each file has counted already
 
-    def note(self, exercise: Any, verdict: Any) -> None:
+    def note(self, exercise: Any, verdict: Any, answer: Any = None) -> None:
         """Count one feedback. Something not attempted does not count, nor do attempts after the right answer."""
         if verdict.kind == "not attempted":
             return
+        if verdict.solved and answer:
+            self.answers[exercise.name] = answer
         new = {"number": exercise.number, "title": exercise.title, "solved": False, "solved_at": None}
         record = self.records.setdefault(exercise.name, new | {"attempts": 0, "mistakes": {}})
         record["verdict"] = verdict.kind
@@ -60,6 +66,8 @@ class Progress:
             for name in verdict.mistakes:
                 record["mistakes"][name] = record["mistakes"].get(name, 0) + 1
             if verdict.solved:
+                with suppress(OSError, TypeError):  # written where no source is kept
+                    self._sources[exercise.name] = textwrap.dedent(inspect.getsource(answer))
                 record |= {"solved": True, "solved_at": datetime.now(UTC).isoformat(timespec="seconds")}
                 self._keep()
 
@@ -69,6 +77,12 @@ class Progress:
             solved = {name: record for name, record in self.records.items() if record["solved"]}
             with suppress(KDTutorError):
                 _write(self.kept, None, _kept(self.kept) | solved)
+                sources = _sources(self.kept) | self._sources
+                write_atomically(_beside(self.kept), json.dumps(sources, indent=1, ensure_ascii=False) + "\n")
+
+    def source(self, name: str) -> str:
+        """The source of the right answer that this session or an earlier one has kept, or nothing."""
+        return (_sources(self.kept) | self._sources).get(name, "")
 
     def table(self, exercises: Iterable[Any]) -> str:
         """One line an exercise with what has become of it in this session; one a notebook that was not begun."""
@@ -157,6 +171,23 @@ def _kept(path: Path | None) -> dict[str, Record]:
         return read(path)["exercises"] if path and path.exists() else {}
     except ProgressError:
         return {}
+
+
+def _beside(kept: Path) -> Path:
+    """Where the sources of right answers are: beside what is solved, and on nobody else's machine."""
+    return kept.with_name(f"{kept.stem}-answers.json")
+
+
+def _sources(kept: Path | None) -> dict[str, str]:
+    try:
+        content = json.loads(_beside(kept).read_text(encoding="utf-8")) if kept else {}
+    except (OSError, ValueError):
+        return {}
+    return (
+        {name: text for name, text in content.items() if isinstance(text, str)}
+        if isinstance(content, dict)
+        else {}
+    )
 
 
 def _write(path: Path, name: str | None, exercises: dict[str, Record]) -> None:

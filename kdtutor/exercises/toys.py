@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 WORDS, CLASSES = 11, 4
 Inputs = dict[str, Tensor]
@@ -71,3 +74,19 @@ def padded_texts(generator: torch.Generator, texts: int) -> Inputs:
 def weights_of(model: nn.Module) -> Tensor:
     """All of a model's weights in one vector."""
     return torch.cat([part.detach().flatten() for part in model.parameters()])
+
+
+@contextmanager
+def steps_watched(steps: list[tuple[set[int], bool]]) -> Iterator[None]:
+    """Each step of any optimiser leaves in `steps` which weights it holds, and whether one of them has a gradient."""
+
+    def note(optimizer: torch.optim.Optimizer, *_) -> None:
+        held = [weight for group in optimizer.param_groups for weight in group["params"]]
+        moved = any(weight.grad is not None and bool(weight.grad.any()) for weight in held)
+        steps.append(({id(weight) for weight in held}, moved))
+
+    hook = register_optimizer_step_pre_hook(note)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import ctypes
 import json
 import math
@@ -14,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -22,13 +20,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from nbclient import NotebookClient
+from notebook_exercises import NOTEBOOKS, SECTIONS, solution
 
 import kdtutor as kd
 from kdtutor.exercises import Check, load_exercises, sandbox
 from kdtutor.exercises.checker import judge
+from kdtutor.exercises.definitions import Exercise
 
-NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-EXERCISES = load_exercises()
+ALL = load_exercises()
+EXERCISES = {name: exercise for name, exercise in ALL.items() if isinstance(exercise, Exercise)}
 SEEDS = 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))
 TO_REPAIR = {"distillation_step"}  # its cell holds a function with bugs, not a stub
 exercises = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=list(EXERCISES))
@@ -50,7 +50,7 @@ def in_this_process(monkeypatch):
 
 
 def test_names_and_numbers_are_unique_and_follow_the_notebooks():
-    numbers = [tuple(map(int, exercise.number.split("."))) for exercise in EXERCISES.values()]
+    numbers = [tuple(map(int, exercise.number.split("."))) for exercise in ALL.values()]
     assert numbers == sorted(set(numbers))
     written = {int(path.name[:2]) for path in NOTEBOOKS.glob("*.ipynb")}
     assert {notebook for notebook, _ in numbers} == written
@@ -71,8 +71,20 @@ def test_each_mistake_is_named_however_it_is_written(exercise, seed, in_this_pro
         for switch in mistake.switches:
             verdict = judge(exercise, exercise.with_mistakes([switch]), seed)
             assert not verdict.solved
+            if exercise.planted == (switch,):
+                continue
             assert verdict.mistakes == (mistake.name,), f"{switch}: {verdict}"
             assert " ".join(mistake.hint.split()) in " ".join(str(verdict).split())
+
+
+@pytest.mark.parametrize("exercise", [e for e in EXERCISES.values() if e.planted], ids=lambda e: e.name)
+def test_a_planted_bug_is_told_by_its_symptom_until_something_has_changed(exercise):
+    unchanged = judge(exercise, exercise.with_mistakes(exercise.planted), seed=1)
+    assert unchanged.kind == "not attempted"
+    assert exercise.symptom in " ".join(str(unchanged).split())
+    assert not any(name in str(unchanged) for name in exercise.planted)
+    another = next(mistake.name for mistake in exercise.mistakes if mistake.name not in exercise.planted)
+    assert judge(exercise, exercise.with_mistakes([another]), seed=1).mistakes == (another,)
 
 
 @exercises
@@ -85,7 +97,8 @@ def test_two_mistakes_at_once_are_recognised(exercise, in_this_process):
     for pair in random.Random(0).sample(pairs, min(8, len(pairs))):
         verdict = judge(exercise, exercise.with_mistakes(pair), seed=1)
         if verdict.kind not in ("raises", "right", "right, but unstable", "right, but slow"):
-            assert verdict.mistakes or verdict.kind == "one of several mistakes", f"{pair}: {verdict}"
+            known = verdict.kind in ("one of several mistakes", "not attempted")  # the planted ones
+            assert verdict.mistakes or known, f"{pair}: {verdict}"
 
 
 @pytest.mark.parametrize(
@@ -141,46 +154,15 @@ def test_a_check_takes_a_moment_whatever_the_answer():
 # ------------------------------------------------------------------------------------------ the notebooks
 
 
-def sections() -> dict[str, tuple[str, str, str, str]]:
-    """Each exercise's title, code cell, the markdown after it, and all imports above it, by number."""
-    found = {}
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        number, imports = None, ""
-        for cell in nbformat.read(path, as_version=4).cells:
-            if cell.cell_type == "code" and not cell.source.startswith("%"):
-                imports += imports_of(cell.source)
-            if heading := re.search(r"^### Exercise (\d+\.\d+) · (.+)$", cell.source, re.MULTILINE):
-                number, title, code = heading[1], heading[2], ""
-            elif number and cell.cell_type == "code":
-                code += cell.source
-            elif number and "<summary><b>Solution</b></summary>" in cell.source:
-                found[number] = (title, code, cell.source, imports)
-                number = None
-    return found
-
-
-def imports_of(code: str) -> str:
-    try:
-        lines = ast.parse(code).body
-    except SyntaxError:  # a cell with a magic of IPython
-        return ""
-    wanted = [line for line in lines if isinstance(line, (ast.Import, ast.ImportFrom))]
-    return "".join(f"{ast.unparse(line)}\n" for line in wanted)
-
-
-SECTIONS = sections()
-
-
 @exercises
 def test_each_exercise_stands_in_its_notebook_with_a_stub_a_hint_and_a_solution_that_passes(exercise):
     title, code, folded, imports = SECTIONS[exercise.number]
     assert title == exercise.title
     assert code.rstrip().endswith(f"check.{exercise.name}({exercise.name})")
     assert "<summary><b>Hint</b></summary>" in folded
-    solution = re.search(r"```python\n(.*?)```", folded.partition("<b>Solution</b>")[2], re.DOTALL)[1]
     scope = {}
     exec(imports, scope)
-    exec(solution, scope)
+    exec(solution(folded), scope)
     verdict = judge(exercise, scope[exercise.name])
     assert (verdict.solved, verdict.kind) == (True, "right"), verdict
 
@@ -198,7 +180,7 @@ def test_the_cell_as_it_stands_in_the_notebook_stops_nothing_and_says_the_same_e
 
 
 def test_nothing_stands_in_a_notebook_that_is_not_checked():
-    assert sorted(SECTIONS) == sorted(exercise.number for exercise in EXERCISES.values())
+    assert sorted(SECTIONS) == sorted(exercise.number for exercise in ALL.values())
 
 
 # --------------------------------------------------------------------------- right answers in other styles
@@ -602,7 +584,7 @@ def test_importing_the_exercises_is_light_and_a_plain_python_session_is_enough()
 
 def test_check_lists_its_exercises_and_says_which_there_are():
     check = Check()
-    assert set(EXERCISES) < set(dir(check))
+    assert set(ALL) < set(dir(check))
     with pytest.raises(AttributeError, match='unknown exercise "soft_target"; there are: soft_targets'):
         check.soft_target  # noqa: B018
     assert (

@@ -1,0 +1,128 @@
+"""Judges an experiment: what was predicted, what was measured, and the reason that was given.
+
+A prediction may be wrong, and the experiment is solved all the same: it is there to find out. But if the numbers are
+those that a known misconception leads to, the verdict says which. What was measured has to be what others measure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdtutor.exercises.definitions import Experiment, Misconception, Verdict
+from kdtutor.exercises.words import describe, number, wrapped
+
+A_GUESS = 0.3  # by how much a prediction may be off the numbers of the misconception that it shows
+# Of the largest number: what is smaller than that counts as that large, and what is 0 as that large.
+SMALL, NOTHING = 0.02, 0.25
+
+
+def judge(experiment: Experiment, prediction: Any = ..., measured: Any = ..., because: Any = ...) -> Verdict:
+    """Feedback on an experiment, one thing after another. Never raises."""
+    verdict = _judged(experiment, prediction, measured, because)
+    return Verdict(verdict.solved, verdict.kind, wrapped(verdict.text), verdict.mistakes)
+
+
+def _judged(experiment: Experiment, prediction: Any, measured: Any, because: Any) -> Verdict:
+    if prediction is ...:
+        return Verdict(False, "not attempted", "Not attempted yet. First write down what you expect.")
+    try:
+        guess = _as_numbers(experiment, "prediction", prediction)
+        if measured is ...:
+            text = f"You expect {_listed(experiment, guess)}. Noted: now measure, and leave the prediction as it is."
+            return Verdict(False, "not attempted", text)
+        found = _as_numbers(experiment, "measured", measured)
+    except ValueError as error:
+        return Verdict(False, "wrong type", f"Not yet. {error}")
+    if problem := _mismeasured(experiment, found):
+        return problem
+    shown = _belief(experiment, guess)
+    comparison = _comparison(experiment, guess, found, shown)
+    return _reasoned(experiment, because, comparison, shown)
+
+
+def _as_numbers(experiment: Experiment, what: str, given: Any) -> list[float]:
+    """The numbers in a list, a tuple, an array or a tensor; ValueError says what is due."""
+    if isinstance(given, (torch.Tensor, np.ndarray)):
+        given = given.tolist()
+    count, due = len(experiment.settings), ", ".join(experiment.settings)
+    values = list(given) if isinstance(given, (list, tuple)) else [given]
+    if len(values) != count:
+        raise ValueError(f"`{what}` is {describe(given)}, and {count} numbers are due: for {due}.")
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"`{what}` should hold {count} plain numbers: for {due}.") from None
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"`{what}` holds {_listed(experiment, numbers)}: a number is not finite.")
+    return numbers
+
+
+def _mismeasured(experiment: Experiment, found: Sequence[float]) -> Verdict | None:
+    """The verdict on a measurement that is not what others measure."""
+    if _farthest(found, experiment.numbers) <= experiment.near:
+        return None
+    for slip in experiment.slips:
+        if _farthest(found, slip.numbers) <= experiment.near:
+            text = f"Not yet. In what you measured: {slip.name}.\n{slip.hint}"
+            return Verdict(False, "a known mistake", text, (slip.name,))
+    gaps = _gaps(found, experiment.numbers)
+    place = gaps.index(max(gaps))
+    text = f"For {experiment.settings[place]} you measured {number(found[place])}, and that cannot be."
+    return Verdict(False, "another mistake", f"Not yet. {text} Was that setting the only thing that changed?")
+
+
+def _belief(experiment: Experiment, guess: Sequence[float]) -> Misconception | None:
+    """The misconception that a prediction shows: no other one, nor the truth, is as near to it."""
+    nearest = min(experiment.beliefs, key=lambda belief: _farthest(guess, belief.numbers))
+    off = _farthest(guess, nearest.numbers)
+    return nearest if off <= A_GUESS and off < _farthest(guess, experiment.numbers) else None
+
+
+def _comparison(
+    experiment: Experiment, guess: Sequence[float], found: Sequence[float], shown: Misconception | None
+) -> str:
+    if not shown and _farthest(guess, experiment.numbers) <= A_GUESS:
+        return "You predicted it."
+    numbers = f"You expected {_listed(experiment, guess)}, and it is {_listed(experiment, found)}."
+    return (
+        f"{numbers}\nYour prediction is what follows from this: {shown.name}. {shown.hint}"
+        if shown
+        else numbers
+    )
+
+
+def _reasoned(experiment: Experiment, because: Any, comparison: str, shown: Misconception | None) -> Verdict:
+    """The verdict on a right measurement, which depends on the reason."""
+    mistakes, letters = (shown.name,) if shown else (), ", ".join(experiment.reasons)
+    if because is ...:
+        text = f"Well measured. {comparison}\nNow say why: `because` is one of {letters}."
+        return Verdict(False, "no reason yet", text, mistakes)
+    reason = because.strip().lower() if isinstance(because, str) else None
+    if reason not in experiment.reasons:
+        return Verdict(False, "wrong type", f"Not yet. `because` should be one of {letters}.", mistakes)
+    if wrong := experiment.reasons[reason]:
+        text = f"Well measured, but that is not why: {wrong.name}.\n{wrong.hint}"
+        return Verdict(False, "a known mistake", text, (*mistakes, wrong.name))
+    return Verdict(True, "right", f"Right. {comparison}\nExperiment {experiment.number} is solved.", mistakes)
+
+
+def _gaps(mine: Sequence[float], other: Sequence[float]) -> list[float]:
+    largest = max(map(abs, other)) or 1.0
+    sizes = [max(abs(value), SMALL * largest) if value else NOTHING * largest for value in other]
+    return [abs(a - b) / size for a, b, size in zip(mine, other, sizes, strict=True)]
+
+
+def _farthest(mine: Sequence[float], other: Sequence[float]) -> float:
+    """How far two rows of numbers are apart where they are farthest, as a fraction of the second."""
+    return max(_gaps(mine, other))
+
+
+def _listed(experiment: Experiment, numbers: Sequence[float]) -> str:
+    return ", ".join(
+        f"{number(value)} for {what}" for what, value in zip(experiment.settings, numbers, strict=True)
+    )
