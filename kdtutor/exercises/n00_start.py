@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdtutor.exercises.definitions import Exercise, Mistake
+from kdtutor.exercises.stepping import STEPPING, take_step
 from kdtutor.exercises.toys import steps_watched, weights_of
 
 # ------------------------------------------------------------------------------------------------ 0.1
@@ -66,13 +67,7 @@ def train_student(
             loss = F.cross_entropy(logits.softmax(-1) if "softmax twice" in wrong else logits, answers)
         if "the sign" in wrong:
             loss = -loss
-        if "gradients not cleared" not in wrong:
-            optimizer.zero_grad()
-        loss.backward()
-        if "cleared before the step" in wrong:
-            optimizer.zero_grad()
-        if "no step" not in wrong:
-            optimizer.step()
+        take_step(student, optimizer, loss, wrong)
         losses.append(loss.item())
     if "the loss after the steps" in wrong:
         losses = [*losses[1:], F.cross_entropy(student(texts), answers).item()]
@@ -174,15 +169,7 @@ EXERCISES = [
                 "the optimiser holds the teacher",
                 "The student's weights are the same after the steps as before. Whose weights does the optimiser move?",
             ),
-            Mistake("no step", "The losses are computed, and nobody takes the step."),
-            Mistake(
-                "gradients not cleared",
-                "The first step is right and the second too long: the gradient of the first is still in it.",
-            ),
-            Mistake(
-                "cleared before the step",
-                "The gradients are cleared after the backward pass, so that the step finds none.",
-            ),
+            *STEPPING,
             Mistake(
                 "the teacher's first guess only",
                 "The student learns the teacher's first guess, as if it were a label. What else did the teacher say?",

@@ -1,4 +1,4 @@
-"""Exercises of notebook 04: temperature, entropy, KL divergence, and why the soft targets carry T²."""
+"""The exercises of notebook 04 on distributions: entropy, KL divergence, its gradient and its limit."""
 
 from __future__ import annotations
 
@@ -10,15 +10,8 @@ from torch import Tensor
 
 from kdtutor.exercises.banks import (
     GRADIENT,
-    HARD,
     RIGHT,
-    SOFT,
-    WEIGHTS,
-    hard_loss,
-    labels_with_gaps,
     soft_gradient,
-    soft_loss,
-    weigh,
 )
 from kdtutor.exercises.definitions import Exercise, Mistake
 
@@ -328,205 +321,9 @@ HIGH_TEMPERATURE_LIMIT = Exercise(
 )
 
 
-# --------------------------------------------------------------------------------------------------- 4.5 blend
-
-
-def blend(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    labels: Tensor,
-    alpha: float,
-    temperature: float,
-    wrong: frozenset = RIGHT,
-) -> Tensor:
-    """α · cross-entropy with the labels + (1 − α) · T² · KL(p_T ‖ p_S), mean over the texts, 0-d."""
-    hard = hard_loss(student_logits, labels, temperature, wrong)
-    return weigh(hard, soft_loss(student_logits, teacher_logits, temperature, wrong), alpha, wrong)
-
-
-def blend_probes(generator: torch.Generator) -> list[tuple]:
-    settings = ((0.3, 3.0), (0.1, 1.5), (0.8, 2.0))
-    return [
-        (*two, labels_with_gaps(generator, *two[0].shape, last=last), *setting)
-        for two, setting, last in zip(pairs(generator), settings, (True, False, True), strict=True)
-    ]
-
-
-BLEND = Exercise(
-    name="blend",
-    number="4.5",
-    title="The whole loss",
-    reference=blend,
-    mistakes=(*WEIGHTS, *HARD, *SOFT),
-    probes=blend_probes,
-    gradients=(0,),
-    stress=lambda generator: [(*far_apart(), torch.tensor([0, 1]), 0.5, 1.0)],
-    growth=lambda n: (torch.randn(n, 5), torch.randn(n, 5), torch.arange(n) % 5, 0.5, 2.0),
-)
-
-
-# ----------------------------------------------------------------------------------------- 4.6 label smoothing
-
-
-def label_smoothing(logits: Tensor, labels: Tensor, epsilon: float, wrong: frozenset = RIGHT) -> Tensor:
-    """(1 − ε) · cross-entropy with the labels + ε · cross-entropy with the uniform distribution, mean, 0-d."""
-    if "epsilon on the labels" in wrong:
-        epsilon = 1 - epsilon
-    log_p, classes = logits.log_softmax(-1), logits.shape[-1]
-    if "logits where logarithms are due" in wrong:
-        log_p = logits
-    if "one-hot without the number of classes" in wrong:
-        return -(((1 - epsilon) * F.one_hot(labels) + epsilon / classes) * log_p).sum(-1).mean()
-    y = F.one_hot(labels, classes).to(log_p.dtype)
-    uniform = torch.full_like(log_p, 1 / classes)
-    if "uniform over the other classes" in wrong:
-        uniform = (1 - y) / (classes - 1)
-    if "the label lost its share" in wrong:
-        uniform = (1 - y) / classes
-    if "not divided by the classes" in wrong:
-        uniform = uniform * classes
-    share = 1.0 if "labels at full weight" in wrong else 1 - epsilon
-    target = share * y + epsilon * uniform
-    losses = -(target * log_p).sum(-1)
-    if "the student's own entropy" in wrong:
-        losses = -share * (y * log_p).sum(-1) - epsilon * (log_p.exp() * log_p).sum(-1)
-    return losses.sum() if "summed over the texts" in wrong else losses.mean()
-
-
-LABEL_SMOOTHING = Exercise(
-    name="label_smoothing",
-    number="4.7",
-    title="A teacher who knows nothing",
-    reference=label_smoothing,
-    mistakes=(
-        Mistake(
-            "epsilon on the labels",
-            "Your ε weighs the labels, and 1 − ε the teacher who knows nothing. At ε = 0 plain cross-entropy should "
-            "be left.",
-        ),
-        Mistake(
-            "uniform over the other classes",
-            "Your ε is shared among the other C − 1 classes. The uniform distribution leaves nobody out, the "
-            "label's class included.",
-        ),
-        Mistake(
-            "the label lost its share",
-            "Your targets sum to less than 1: the label's class, too, gets its part of the ε.",
-        ),
-        Mistake(
-            "not divided by the classes",
-            "Your second term is too large by the number of classes. What is each probability of the uniform "
-            "distribution?",
-        ),
-        Mistake(
-            "labels at full weight",
-            "Your targets sum to 1 + ε. What the uniform distribution gets has to come from somewhere.",
-        ),
-        Mistake(
-            "the student's own entropy",
-            "Your second term is the student's entropy: minimising it would make the student surer, not less sure. "
-            "The expectation is over the uniform distribution, not over the student's.",
-        ),
-        Mistake(
-            "summed over the texts", "Your result grows with the number of texts: their mean is asked for."
-        ),
-        Mistake(
-            "one-hot without the number of classes",
-            "Your rows of labels are as wide as the largest label in the batch. Where the last class does not "
-            "happen to occur, they no longer fit: who says how many classes there are?",
-        ),
-        Mistake(
-            "logits where logarithms are due",
-            "The logits stand where the logarithms of the probabilities are due.",
-        ),
-    ),
-    probes=lambda generator: [
-        (logits(generator, *size), labels_with_gaps(generator, *size, last=last), epsilon)
-        for size, epsilon, last in zip(SIZES, (0.1, 0.3, 0.05), (True, False, True), strict=True)
-    ],
-    gradients=(0,),
-    stress=lambda generator: [(far_apart()[0], torch.tensor([0, 1]), 0.1)],
-    growth=lambda n: (torch.randn(n, 5), torch.arange(n) % 5, 0.1),
-)
-
-
-# ----------------------------------------------------------------------------------------------- 4.7 inference
-
-
-def answers_at_inference(
-    student_logits: Tensor, temperature: float, wrong: frozenset = RIGHT
-) -> tuple[Tensor, Tensor]:
-    """Predicted classes (N,) and their probabilities (N,): the temperature of the training plays no part."""
-    axis = 0 if "softmax over the batch" in wrong else -1
-    divisor = temperature if "T left on" in wrong else 1.0
-    if "multiplied by T" in wrong:
-        divisor = 1 / temperature
-    p = (student_logits / divisor).softmax(axis)
-    if "not divided by the sum" in wrong:
-        p = torch.exp(student_logits / divisor)
-    if "logits" in wrong:
-        p = student_logits / divisor
-    if "log-probabilities" in wrong:
-        p = p.log()
-    if "the least likely" in wrong:
-        return p.argmin(-1), p.amin(-1)
-    if "all probabilities" in wrong:
-        return p.argmax(-1), p
-    return p.argmax(-1), p.amax(-1)
-
-
-ANSWERS_AT_INFERENCE = Exercise(
-    name="answers_at_inference",
-    number="4.8",
-    title="Shipping the student",
-    reference=answers_at_inference,
-    mistakes=(
-        Mistake(
-            "T left on",
-            "Your classes are right, but your probabilities are too modest: the training's temperature is still "
-            "on. What is the student's temperature once it works for a living?",
-        ),
-        Mistake(
-            "multiplied by T",
-            "Your classes are right, but your probabilities are too sure: you undo a temperature that the logits "
-            "never had. It was inside the loss, not inside the model.",
-        ),
-        Mistake(
-            "not divided by the sum",
-            "Your probabilities do not sum to 1 over the classes: exp is only half of a softmax.",
-        ),
-        Mistake("logits", "Your second result is the highest logit. A probability is asked for."),
-        Mistake(
-            "softmax over the batch",
-            "Your softmax runs over the texts, so that an answer depends on who else is in the batch.",
-        ),
-        Mistake(
-            "log-probabilities",
-            "Your second result is the logarithm of the probability.",
-        ),
-        Mistake(
-            "the least likely",
-            "Your answer is the class that the student believes in least.",
-        ),
-        Mistake(
-            "all probabilities",
-            "Your second result holds the probabilities of all classes. That of the answer was asked for.",
-        ),
-    ),
-    probes=lambda generator: [
-        (logits(generator, *size), t) for size, t in zip(SIZES, (2.0, 4.0, 8.0), strict=True)
-    ],
-    stress=lambda generator: [(far_apart()[0], 4.0)],
-    growth=lambda n: (torch.randn(n, 5), 2.0),
-)
-
-
 EXERCISES = [
     TEMPERED_ENTROPY,
     KL_DIVERGENCE,
     SOFT_TARGETS_GRADIENT,
     HIGH_TEMPERATURE_LIMIT,
-    BLEND,
-    LABEL_SMOOTHING,
-    ANSWERS_AT_INFERENCE,
 ]

@@ -1,4 +1,4 @@
-"""Small models for exercises in which something is trained: called like the real ones, and they note how."""
+"""Small models, texts and labels for exercises in which something is trained; the models note how they are called."""
 
 from __future__ import annotations
 
@@ -90,3 +90,16 @@ def steps_watched(steps: list[tuple[set[int], bool]]) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+def labels_with_gaps(generator: torch.Generator, texts: int, classes: int, last: bool) -> Tensor:
+    """Labels among which the last class occurs, or does not: a one-hot row must not depend on that."""
+    labels = torch.randint(classes - 1, (texts,), generator=generator)
+    if last:
+        labels[int(torch.randint(texts, (), generator=generator))] = classes - 1
+    return labels
+
+
+def keeps_graph(*values: object) -> bool:
+    """Whether any of these values still holds what a backward pass would need."""
+    return any(getattr(value, "requires_grad", False) for value in values)

@@ -13,9 +13,9 @@ from torch import nn
 
 from kdtutor import objectives
 from kdtutor.exercises.checker import judge
-from kdtutor.exercises.n08_distilbert import EXERCISES
+from kdtutor.exercises import load_exercises
 
-BY_NAME = {exercise.name: exercise for exercise in EXERCISES}
+BY_NAME = load_exercises()
 
 
 def verdict(name: str, answer):

@@ -1,0 +1,382 @@
+"""The exercises of notebook 09 on comparisons that deserve their name."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from kdtutor.exercises.banks import RIGHT
+from kdtutor.exercises.definitions import Exercise, Mistake
+
+Scores = Mapping[str, Sequence[float]]  # task → one score a seed
+
+
+# ------------------------------------------------------------------------- 9.2 equal effort, and an honest report
+
+
+def honest_report(
+    validation: Tensor, test: Tensor, control_validation: Tensor, control_test: Tensor,
+    wrong: frozenset[str] = RIGHT,
+) -> tuple[int, int, float, float]:  # fmt: skip
+    """What was chosen for the method and for its control, the mean gain on the test set, and its 95 % half-width.
+
+    All: (settings, seeds), the same seeds.
+    """
+
+    from kdtutor.evaluation.statistics import mean_and_interval  # here: it takes seconds to import
+
+    def choice(scores: Tensor, asked: Tensor) -> int:
+        scores = asked if "chosen on the test set" in wrong else scores
+        if "chosen by the best run" in wrong:
+            return int(scores.amax(-1).argmax())
+        if "chosen at one seed" in wrong:
+            return int(scores[:, 0].argmax())
+        return int(scores.mean(-1).argmax())
+
+    best, other = choice(validation, test), choice(control_validation, control_test)
+    if "the control gets the rival's setting" in wrong:
+        other = best
+    reported = "validation scores reported" in wrong
+    ours, theirs = (
+        (validation[best], control_validation[other]) if reported else (test[best], control_test[other])
+    )
+    differences = ours - theirs
+    gain = float(differences.mean())
+    if "control minus method" in wrong:
+        gain = -gain
+    if "a ratio" in wrong:
+        gain = float((ours / theirs).mean())
+    if "the best run instead of the mean" in wrong:
+        gain = float(ours.max() - theirs.max())
+    half_width = mean_and_interval(differences.tolist()).half_width
+    if "the spread in place of the interval" in wrong:
+        half_width = float(differences.std())
+    if "1.96 in place of Student's t" in wrong:
+        half_width = 1.96 * float(differences.std()) / math.sqrt(len(differences))
+    if "the whole width" in wrong:
+        half_width = 2 * half_width
+    if "the standard error alone" in wrong:
+        half_width = float(differences.std()) / math.sqrt(len(differences))
+    if "seeds not paired" in wrong:
+        halves = [mean_and_interval(side.tolist()).half_width for side in (ours, theirs)]
+        half_width = math.hypot(*halves)
+    return best, other, gain, half_width
+
+
+def _report_probes(generator: torch.Generator) -> list[tuple]:
+    """Tables on which every way of choosing chooses something else."""
+
+    def table(settings: int, seeds: int) -> tuple[Tensor, Tensor]:
+        while True:
+            validation, test = 0.7 + 0.1 * torch.rand(2, settings, seeds, generator=generator)
+            ways = (validation.mean(-1), test.mean(-1), validation.amax(-1), validation[:, 0])
+            chosen = [int(scores.argmax()) for scores in ways]
+            if len(set(chosen)) == len(ways):
+                return validation, test, chosen[0]
+
+    probes = []
+    for seeds in (3, 5):
+        validation, test, best = table(6, seeds)
+        other = best
+        while other == best:
+            control_validation, control_test, other = table(6, seeds)
+        probes.append((validation, test, control_validation, control_test))
+    return probes
+
+
+HONEST_REPORT = Exercise(
+    name="honest_report",
+    number="9.2",
+    title="Equal effort, and an honest report",
+    reference=honest_report,
+    mistakes=(
+        Mistake(
+            "chosen on the test set",
+            "You chose by the test scores. The best of several looks good on whatever chose it, and then there is no "
+            "data left on which to say how good it is.",
+        ),
+        Mistake(
+            "validation scores reported",
+            "Your gain comes from the validation scores, which chose the settings: they flatter what they chose.",
+        ),
+        Mistake(
+            "the best run instead of the mean",
+            "Your gain compares the best run of one side with the best run of the other. With more seeds both would "
+            "rise, and neither would be better.",
+        ),
+        Mistake(
+            "chosen by the best run",
+            "Your choice goes by a setting's luckiest seed. A setting whose runs scatter widely has the best run, and "
+            "the worst.",
+        ),
+        Mistake(
+            "chosen at one seed",
+            "Your choice rests on the first seed alone, though you were given all of them.",
+        ),
+        Mistake(
+            "the control gets the rival's setting",
+            "Your control runs with the setting that suits its rival. It had as many tries: let it have its best.",
+        ),
+        Mistake(
+            "1.96 in place of Student's t",
+            "Your interval is too narrow for so few seeds: 1.96 belongs to a normal distribution whose spread is "
+            "known, and yours is estimated from a handful of numbers.",
+        ),
+        Mistake(
+            "the spread in place of the interval",
+            "Your half-width is the standard deviation, which says how far single runs scatter. How far off is their "
+            "mean likely to be?",
+        ),
+        Mistake(
+            "seeds not paired",
+            "Your interval treats the two sides as unrelated runs. At one seed they share weights and order, so look "
+            "at the differences, seed by seed.",
+        ),
+Mistake("control minus method",
+"Your gain has its sign changed: is the method to be better, or the control?",),
+Mistake("a ratio",
+"You divide by the control. A gain is a difference.",),
+Mistake("the whole width",
+"Your interval's whole width is returned, and half of it was asked for.",),
+Mistake("the standard error alone",
+"Your half-width is the standard error of the mean. By what is it multiplied, so that 95 of 100 "
+"such intervals hold the truth?",),
+
+),
+    planted=("chosen on the test set", "the control gets the rival's setting",),
+    symptom="Where all settings are equally good, it still reports a gain.",
+    probes=_report_probes,
+)  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- 9.3 equal steps
+
+
+def equal_steps(
+    epochs: int, rivals: Sequence[tuple[int, int, int, int]], wrong: frozenset[str] = RIGHT
+) -> tuple[int, list[float]]:
+    """The optimiser steps that the first rival takes in `epochs`, and how many epochs each needs for as many.
+
+    rivals: (texts, batch size of a process, accumulated micro-batches, processes) of each. The texts left over at the
+    end of an epoch make a step of their own.
+    """
+
+    def steps_an_epoch(texts: int, batch: int, accumulate: int, processes: int) -> float:
+        at_once = batch
+        at_once *= 1 if "accumulation forgotten" in wrong else accumulate
+        at_once *= 1 if "processes forgotten" in wrong else processes
+        if "the last step forgotten" in wrong:
+            return texts // at_once
+        if "left-over micro-batches dropped" in wrong:
+            return math.ceil(texts / (batch * processes)) // accumulate
+        return texts / at_once if "steps in fractions" in wrong else math.ceil(texts / at_once)
+
+    steps = epochs * steps_an_epoch(*rivals[0])
+    needed = [steps / steps_an_epoch(*rival) for rival in rivals]
+    if "equal epochs" in wrong:
+        needed = [float(epochs) for _ in rivals]
+    if "equal texts" in wrong:
+        needed = [epochs * rivals[0][0] / texts for texts, *_ in rivals]
+    if "steps of one epoch" in wrong:
+        steps = steps_an_epoch(*rivals[0])
+    if "the ratio turned" in wrong:
+        needed = [epochs * steps_an_epoch(*rival) / steps_an_epoch(*rivals[0]) for rival in rivals]
+    if "the first rival left out" in wrong:
+        needed = needed[1:]
+    if "whole epochs, rounded up" in wrong:
+        needed = [float(math.ceil(each)) for each in needed]
+    if "whole epochs only" in wrong:
+        needed = [float(round(each)) for each in needed]
+    return steps, needed
+
+
+def _rivals(generator: torch.Generator) -> list[tuple]:
+    def between(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=generator))
+
+    def rival() -> tuple[int, int, int, int]:
+        batch, accumulate, processes = 2 ** between(2, 5), between(2, 5), between(2, 5)
+        whole = batch * accumulate * processes
+        return whole * between(3, 20) + between(1, whole), batch, accumulate, processes
+
+    return [(between(2, 6), [rival() for _ in range(3)]) for _ in range(3)]
+
+
+EQUAL_STEPS = Exercise(
+    name="equal_steps",
+    number="9.3",
+    title="Equal steps between rivals",
+    reference=equal_steps,
+    mistakes=(
+        Mistake(
+            "equal epochs",
+            "All your rivals get the same number of epochs. One with more data, or with smaller batches, takes more "
+            "steps in it.",
+        ),
+        Mistake(
+            "equal texts",
+            "Your rivals see the same number of texts. With batches of different sizes these are not the same number "
+            "of steps.",
+        ),
+        Mistake(
+            "the last step forgotten",
+            "Your epochs have one step too few where texts are left over: they make a last, smaller one.",
+        ),
+        Mistake(
+            "left-over micro-batches dropped",
+            "Your last micro-batches of an epoch, too few for a whole step, are dropped. They make a step of their "
+            "own.",
+        ),
+        Mistake(
+            "steps in fractions",
+            "Your epochs have fractions of a step. The optimiser moves or does not move; what becomes of the texts "
+            "that are left over?",
+        ),
+        Mistake(
+            "accumulation forgotten",
+            "You count every micro-batch as a step. When does the optimiser move?",
+        ),
+        Mistake(
+            "processes forgotten",
+            "You count the texts of one process. All of them feed the same step.",
+        ),
+        Mistake(
+            "whole epochs only",
+            "Your epochs are rounded, and with them the steps. Training may end in the middle of an epoch.",
+            also=("whole epochs, rounded up",),
+        ),
+        Mistake(
+            "steps of one epoch",
+            "Your number of steps is that of one epoch.",
+        ),
+        Mistake(
+            "the ratio turned",
+            "Your rivals with longer epochs get more of them. Who takes more steps in an epoch needs fewer "
+            "epochs.",
+        ),
+        Mistake(
+            "the first rival left out",
+            "Your list leaves out the first rival, which needs its own epochs, too.",
+        ),
+    ),
+    probes=_rivals,
+)
+
+
+# ------------------------------------------------------------------------------------------------ 9.4 retention
+
+
+def retention(student: Scores, teacher: Scores, wrong: frozenset[str] = RIGHT) -> float:
+    """Mean over the seeds of the student's macro average as a fraction of the teacher's at the same seed.
+
+    The macro average goes over the tasks that both were measured on.
+    """
+    both = [task for task in student if task in teacher]
+    if "tasks matched by position" in wrong:
+        both = list(student)
+        teacher = dict(zip(student, teacher.values(), strict=False))
+    theirs = list(teacher) if "macro averages of different tasks" in wrong else both
+    seeds = range(len(next(iter(student.values()))))
+    macro = [statistics.mean(student[task][seed] for task in both) for seed in seeds]
+    reference = [statistics.mean(teacher[task][seed] for task in theirs) for seed in seeds]
+    if "one seed's teacher for all" in wrong:
+        reference = [reference[0] for _ in seeds]
+    if "the best runs" in wrong:
+        kept = max(macro) / max(reference)
+    elif "ratio of the seeds' means" in wrong:
+        kept = statistics.mean(macro) / statistics.mean(reference)
+    elif "mean of the tasks' ratios" in wrong:
+        kept = statistics.mean(student[task][seed] / teacher[task][seed] for task in both for seed in seeds)
+    elif "a difference" in wrong:
+        kept = statistics.mean(a - b for a, b in zip(macro, reference, strict=True))
+    else:
+        kept = statistics.mean(a / b for a, b in zip(macro, reference, strict=True))
+    if "the teacher divided by the student" in wrong:
+        kept = statistics.mean(b / a for a, b in zip(macro, reference, strict=True))
+    if "the first seed alone" in wrong:
+        kept = macro[0] / reference[0]
+    if "the first task alone" in wrong:
+        kept = statistics.mean(student[both[0]][seed] / teacher[both[0]][seed] for seed in seeds)
+    kept = 1 - kept if "what is lost" in wrong else kept
+    return 100 * kept if "in per cent" in wrong else kept
+
+
+def _score_probes(generator: torch.Generator) -> list[tuple]:
+    def scores(tasks: Sequence[str], seeds: int) -> dict[str, list[float]]:
+        return {task: (0.3 + 0.6 * torch.rand(seeds, generator=generator)).tolist() for task in tasks}
+
+    names = ("supersense", "sentiment", "valence")
+    return [
+        (scores(names[:2], 3), scores(names, 3)),
+        (scores(names, 5), scores(("pronunciation", *reversed(names)), 5)),
+        (scores(names[:2], 4), scores((names[1], "pronunciation", names[0]), 4)),
+    ]
+
+
+RETENTION = Exercise(
+    name="retention",
+    number="9.4",
+    title="Retention over tasks and seeds",
+    reference=retention,
+    mistakes=(
+        Mistake(
+            "macro averages of different tasks",
+            "Your teacher's average goes over a task that the student was not measured on. From the paper's own "
+            "table, DistilBERT keeps 96.9 % of BERT's score with WNLI in the list, and 96.2 % without.",
+        ),
+        Mistake(
+            "the best runs",
+            "You divide the best run by the best run. What is to be reported is what a run retains on average.",
+        ),
+        Mistake(
+            "one seed's teacher for all",
+            "You divide all students by the teacher of one seed. Each seed has a teacher of its own.",
+        ),
+        Mistake(
+            "ratio of the seeds' means",
+            "You average over the seeds before you divide. Close, but then there is no value for each seed, and so "
+            "no interval either.",
+        ),
+        Mistake(
+            "mean of the tasks' ratios",
+            "You divide task by task and average afterwards. That is another definition: a task on which the teacher "
+            "is poor would weigh more. Here the macro averages are divided.",
+        ),
+        Mistake(
+            "a difference",
+            "You subtract the teacher's score, where retention is a share of it.",
+        ),
+        Mistake(
+            "what is lost",
+            "Your number is the share that is lost, and what is kept was asked for.",
+        ),
+        Mistake(
+            "in per cent",
+            "Your number is a hundred times too large: all scores of the course are fractions.",
+        ),
+        Mistake(
+            "tasks matched by position",
+            "You match the tasks by their place in the dictionaries. The teacher's may stand in another order.",
+        ),
+        Mistake(
+            "the teacher divided by the student",
+            "You divide the teacher's score by the student's.",
+        ),
+        Mistake(
+            "the first seed alone",
+            "Your number rests on the first seed alone.",
+        ),
+        Mistake(
+            "the first task alone",
+            "Your number rests on a single task, and an average over all common ones was asked for.",
+        ),
+    ),
+    probes=_score_probes,
+)
+
+
+EXERCISES = [HONEST_REPORT, EQUAL_STEPS, RETENTION]

@@ -1,0 +1,340 @@
+"""The exercises of notebook 14 on the large run: a gradient from many pieces, and hours.
+
+The gradient is judged by what counts: what is left in the model, and how much of the batch was ever held at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdtutor.data.tokens import IGNORED
+from kdtutor.exercises.banks import RIGHT
+from kdtutor.exercises.definitions import Exercise, Mistake
+from kdtutor.exercises.n14_scale import _between
+from kdtutor.exercises.toys import keeps_graph
+
+WIDTH, VOCABULARY = 5, 7
+Batch = dict[str, Tensor]
+
+
+# ----------------------------------------------------------------------------------------- 14.3 accumulation
+
+
+class TinyHead(nn.Module):
+    """A linear layer onto a vocabulary, (B, L, D) → (B, L, V), that notes how much waits for its way back."""
+
+    def __init__(self, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.last = nn.Linear(WIDTH, VOCABULARY)
+        for weights in self.parameters():
+            nn.init.normal_(weights, generator=generator)
+        self.waiting = self.most = self.largest = (
+            0  # positions: whose backward pass has not come yet; in one pass
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits = self.last(features)
+        if logits.requires_grad:
+            positions = logits.numel() // VOCABULARY
+            self.largest = max(self.largest, positions)
+            self.waiting += positions
+            self.most = max(self.most, self.waiting)
+            logits.register_hook(lambda _: self._came_back(positions))
+        return logits
+
+    def _came_back(self, positions: int) -> None:
+        self.waiting -= positions
+
+
+def step_gradient(
+    model: nn.Module, shares: Sequence[Sequence[Batch]], wrong: frozenset[str] = RIGHT
+) -> float:
+    """Leave in the model the gradient of the mean loss of all masked tokens of a step; return that loss.
+
+    shares: for each process its micro-batches, {"features": (B, L, D), "labels": (B, L), −100 where not masked}.
+    """
+    shares = shares[:1] if "one process alone" in wrong else shares
+    if "older gradients kept" not in wrong:
+        model.zero_grad()
+    everything = [batch for share in shares for batch in share]
+    if "one large batch" in wrong:
+        joined = {
+            "features": torch.cat([b["features"].flatten(0, -2) for b in everything])[None],
+            "labels": torch.cat([b["labels"].flatten() for b in everything])[None],
+        }
+        shares = [[joined]]
+        everything = [joined]
+    total, loss, graph = _masked(everything), 0.0, 0.0
+    for share in shares:
+        for batch in share:
+            summed = F.cross_entropy(
+                model(batch["features"]).flatten(0, 1), batch["labels"].flatten(), reduction="sum"
+            )
+            factor = 1 / total
+            if {"mean of the means", "divided after backward"} & wrong:
+                factor = 1 / (_masked([batch]) * len(everything))
+            if "every process its own mean" in wrong:
+                factor = 1 / (_masked(share) * len(shares))
+            if "divided by the texts" in wrong:
+                factor = 1 / sum(len(b["labels"]) for b in everything)
+            if "divided by all positions" in wrong:
+                factor = 1 / sum(b["labels"].numel() for b in everything)
+            if "divided by the processes as well" in wrong:
+                factor = factor / len(shares)
+            if "only the last micro-batch" in wrong:
+                model.zero_grad()
+            part = factor * summed
+            if "one backward for all" in wrong:
+                graph = graph + part
+            else:
+                (len(everything) * part if "divided after backward" in wrong else part).backward()
+            loss += part.item()
+    if "one backward for all" in wrong:
+        graph.backward()
+    if "the returned loss keeps its graph" in wrong:
+        return torch.tensor(loss, requires_grad=True)
+    if "the sum of the means returned" in wrong:
+        return sum(_mean_loss(model, batch) for batch in everything)
+    return part.item() if "the last loss returned" in wrong else loss
+
+
+def _mean_loss(model: nn.Module, batch: Batch) -> float:
+    with torch.no_grad():
+        return F.cross_entropy(model(batch["features"]).flatten(0, 1), batch["labels"].flatten()).item()
+
+
+def _masked(batches: Sequence[Batch]) -> int:
+    return sum(int((batch["labels"] != IGNORED).sum()) for batch in batches)
+
+
+def _shares(generator: torch.Generator) -> list[tuple]:
+    """Tiny models, and steps of two or three processes with two or three micro-batches each, unevenly masked."""
+    probes = []
+    for processes in (2, 3):
+        shares = []
+        for rank in range(processes):
+            share = []
+            for place in range(2 + rank % 2):
+                texts, length = 2 + (rank + place) % 2, _between(generator, 4, 7)
+                labels = torch.randint(VOCABULARY, (texts, length), generator=generator)
+                masked = torch.rand(texts, length, generator=generator) < 0.15 + 0.3 * ((rank + place) % 3)
+                masked[0, 0] = True
+                features = torch.randn(texts, length, WIDTH, generator=generator)
+                share.append({"features": features, "labels": torch.where(masked, labels, IGNORED)})
+            shares.append(share)
+        probes.append((TinyHead(generator), shares))
+    return probes
+
+
+def _observe_step(function, model: TinyHead, shares: list[list[Batch]]) -> dict:
+    for i, weights in enumerate(model.parameters()):
+        weights.grad = torch.full_like(weights, 0.3 + 0.2 * i)  # what an earlier step has left
+    micro = max(batch["labels"].numel() for share in shares for batch in share)
+    loss = function(model, shares)
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+    return {
+        "the gradient that is left in the model": torch.cat([g.flatten() for g in gradients]),
+        "the loss that it returns": loss,
+        "whether more than one micro-batch goes through the model at once": model.largest > micro,
+        "whether more than one micro-batch waits for its backward pass": model.most > micro,
+        "whether the returned loss keeps its graph": keeps_graph(loss),
+    }
+
+
+STEP_GRADIENT = Exercise(
+    name="step_gradient",
+    number="14.4",
+    title="Accumulation that equals the large batch",
+    reference=step_gradient,
+    mistakes=(
+        Mistake(
+            "mean of the means",
+            "Your gradient is the mean of the micro-batches' means. A masked token then counts for more where "
+            "there are few of them.",
+        ),
+        Mistake(
+            "every process its own mean",
+            "Your processes divide by their own number of masked tokens, and then the processes are averaged. Who "
+            "has to know the number of all?",
+        ),
+        Mistake(
+            "divided by the processes as well",
+            "Your gradient is too small by the number of processes. The number of all masked tokens already counts "
+            "those of every process.",
+        ),
+        Mistake(
+            "divided after backward",
+            "The loss that you return is divided, and the gradient is not: it has been computed by then. What comes "
+            "first, the division or the backward pass?",
+        ),
+        Mistake(
+            "divided by the texts",
+            "Your sum is divided by the number of texts. The loss is a mean over what is predicted, and that is "
+            "tokens.",
+        ),
+        Mistake(
+            "divided by all positions",
+            "Your sum is divided by all positions, also by those where nothing is to be predicted.",
+        ),
+        Mistake(
+            "only the last micro-batch",
+            "Your model has the gradient of the last micro-batch alone. Where does each one start from zero?",
+        ),
+        Mistake(
+            "older gradients kept",
+            "Your gradient still has something of an earlier step in it. A new sum starts from zero.",
+        ),
+        Mistake(
+            "one backward for all",
+            "Your gradient is right, but it comes from one backward pass at the end. Until then the activations of "
+            "all micro-batches are kept, and it was to save these that the batch was cut up.",
+        ),
+        Mistake(
+            "one process alone",
+            "Your gradient knows only the first process's micro-batches. Each process sees its own share, and the "
+            "step is taken with the sum.",
+        ),
+        Mistake(
+            "one large batch",
+            "Your gradient is right, but all micro-batches went through the model as one: the memory for that "
+            "is what was missing.",
+        ),
+        Mistake(
+            "the returned loss keeps its graph",
+            "What you return still holds its graph. A plain number was asked for.",
+        ),
+        Mistake(
+            "the sum of the means returned",
+            "The gradient is right. But the loss that you return adds up the means of the micro-batches.",
+        ),
+        Mistake(
+            "the last loss returned",
+            "The gradient is right. But the loss that you return is that of the last micro-batch.",
+        ),
+    ),
+    planted=("divided after backward",),
+    symptom="Cut into twice as many pieces, the same batch gives a gradient that is twice as long.",
+    probes=_shares,
+    observe=_observe_step,
+)
+
+
+# ----------------------------------------------------------------------------------------- 14.4 hours
+
+
+def training_hours(
+    tokens: float, passes: int, padding: float, student: float, teacher: float, peak: float, utilisation: float,
+    gpus: int, wrong: frozenset[str] = RIGHT,
+) -> dict[str, float]:  # fmt: skip
+    """Hours on the clock and GPU-hours of a distillation at pre-training.
+
+    tokens: of the corpus. padding: the share of what is computed that is padding. student, teacher: multiply-adds a
+    token of one forward pass. peak: operations a second of one GPU; utilisation: the share of it that is reached.
+    """
+    forward_and_backward = 1 if "forward pass alone" in wrong else 3
+    work = forward_and_backward * student + teacher
+    if "teacher left out" in wrong:
+        work = forward_and_backward * student
+    if "teacher goes backward too" in wrong:
+        work = forward_and_backward * (student + teacher)
+    operations = (1 if "multiply-adds for operations" in wrong else 2) * work
+    computed = tokens if "padding for nothing" in wrong else tokens / (1 - padding)
+    if "padding taken off" in wrong:
+        computed = tokens * (1 - padding)
+    if "one pass" not in wrong:
+        computed *= passes
+    rate = peak if "peak taken for granted" in wrong else peak * utilisation
+    all_hours = operations * computed / rate / (1 if "seconds" in wrong else 3600)
+    if "every GPU computes everything" in wrong:
+        return {"hours": all_hours, "GPU-hours": all_hours * gpus}
+    if "minutes" in wrong:
+        all_hours = all_hours * 60
+    if "days" in wrong:
+        all_hours = all_hours / 24
+    if "GPU-hours are the clock's" in wrong:
+        return {"hours": all_hours / gpus, "GPU-hours": all_hours / gpus}
+    return {
+        "hours": all_hours if "one GPU does it all" in wrong else all_hours / gpus,
+        "GPU-hours": all_hours,
+    }
+
+
+def _runs(generator: torch.Generator) -> list[tuple]:
+    def share(low: float, high: float) -> float:
+        return low + (high - low) * torch.rand((), generator=generator).item()
+
+    return [
+        (1e9 * share(1, 5), _between(generator, 3, 9), share(0.05, 0.3), 1e6 * share(20, 70), 1e6 * share(80, 200),
+         1e12 * share(50, 900), share(0.2, 0.6), _between(generator, 2, 17))
+        for _ in range(3)
+    ]  # fmt: skip
+
+
+TRAINING_HOURS = Exercise(
+    name="training_hours",
+    number="14.5",
+    title="Hours, and GPU-hours",
+    reference=training_hours,
+    mistakes=(
+        Mistake(
+            "teacher left out",
+            "Your run has only the student's work in it. At every step somebody else reads the same texts.",
+        ),
+        Mistake(
+            "teacher goes backward too",
+            "Your teacher has a backward pass. Which gradients would it give?",
+        ),
+        Mistake(
+            "forward pass alone",
+            "Your student has a forward pass only. The way back costs twice as much again: a product for the "
+            "gradient of the inputs, and one for that of the weights.",
+        ),
+        Mistake(
+            "multiply-adds for operations",
+            "Your result is half of what it should be. A peak counts a multiplication and an addition as two.",
+        ),
+        Mistake("one pass", "Your run reads the corpus once. How many passes were asked for?"),
+        Mistake(
+            "padding for nothing",
+            "Your padding costs nothing. It goes through every matrix like a real token, and is thrown away then.",
+        ),
+        Mistake(
+            "padding taken off",
+            "Your padding makes the run shorter. It is not in the corpus, it comes on top; and the share is of what "
+            "is computed.",
+        ),
+        Mistake(
+            "peak taken for granted",
+            "Your GPUs reach their peak. Which share of it does a real run reach?",
+        ),
+        Mistake(
+            "one GPU does it all",
+            "Your clock runs as long as for a single GPU. The others work at the same time.",
+        ),
+        Mistake(
+            "GPU-hours are the clock's",
+            "Your GPU-hours are hours on the clock. What is paid for is every GPU, for as long as it is held.",
+        ),
+        Mistake("seconds", "Your results are seconds, and hours are asked for."),
+        Mistake(
+            "every GPU computes everything",
+            "Your GPUs all do the whole work. They share it.",
+        ),
+        Mistake(
+            "minutes",
+            "Your results are minutes, and hours are asked for.",
+        ),
+        Mistake(
+            "days",
+            "Your results are days, and hours are asked for.",
+        ),
+    ),
+    probes=_runs,
+)
+
+
+EXERCISES = [STEP_GRADIENT, TRAINING_HOURS]
