@@ -59,7 +59,7 @@ def explanations(
 def _pairs(exercise: Exercise, probe: tuple, mine: Run) -> Iterator[Names]:
     """All pairs of mistakes, the likeliest first: those whose changes to the right numbers add up to the learner's.
 
-    Changes may also multiply. Most pairs do one or the other, since they are about different parts of a formula.
+    Changes may also multiply, or one may hide the other. Most pairs do one of these, in everything that is seen.
     """
     names = [switch for mistake in exercise.mistakes for switch in mistake.switches]
     right = _numbers(run(exercise, exercise.reference, probe))
@@ -70,8 +70,9 @@ def _pairs(exercise: Exercise, probe: tuple, mine: Run) -> Iterator[Names]:
         a, b = (alone[place] for place in pair)
         if not a.shape == b.shape == right.shape == seen.shape:
             return math.inf
-        sum_of_changes, product = a + b - right, a * b / np.where(right == 0, 1, right)
-        return min(float(np.abs(guess - seen).sum()) for guess in (sum_of_changes, product))
+        # entry by entry: one thing that is seen shows both, another perhaps only one of them
+        guesses = np.stack([a + b - right, a * b / np.where(right == 0, 1, right), a, b])
+        return float(np.abs(guesses - seen).min(0).sum())
 
     places = sorted(itertools.combinations(range(len(names)), 2), key=sum)
     yield from ((names[a], names[b]) for a, b in sorted(places, key=distance))

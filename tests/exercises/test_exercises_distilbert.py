@@ -162,7 +162,7 @@ def nobody_spared(input_ids, special_ids, counts, chance, action, random_ids):
     [
         ("kept_layers", every_second, {"without the last"}),
         ("copy_layers", assigned, {"nothing copied"}),
-        ("copy_layers", layers_assigned, {"layers shared"}),
+        ("copy_layers", layers_assigned, set()),  # the planted bug, which is told by its symptom
         ("copy_layers", by_names, {"the first layers"}),
         ("copy_layers", a_deep_copy_as_it_is, {"frozen along with the teacher", "left in eval mode"}),
         ("copy_layers", cut_out_of_a_shallow_copy, {"a shallow copy"}),
