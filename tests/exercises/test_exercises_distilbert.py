@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from kdtutor import objectives
-from kdtutor.exercises.checker import judge
 from kdtutor.exercises import load_exercises
+from kdtutor.exercises.checker import judge
 
 BY_NAME = load_exercises()
 
