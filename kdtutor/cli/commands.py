@@ -210,12 +210,15 @@ def _refuse(message: str) -> None:
 
 
 def pretrain(a: PretrainArguments, command: str) -> None:
+    import torch
+
     from kdtutor import models
     from kdtutor.objectives.logits import MaskedLM
 
     task = _task(a)
     if not task.rules.masks:
         raise KDTutorError(f"pretrain needs raw text, but {task.name} is a {task.kind} task: --task glosses")
+    torch.manual_seed(a.seed)  # the head, if the checkpoint has none
     model = (
         models.load_model(a.model, task)
         if a.model

@@ -467,6 +467,27 @@ def test_pretraining_on_a_file_of_raw_text(corpus, tmp_path, capsys):
     assert json.loads(result.read_text(encoding="utf-8"))["loss"] > 0
 
 
+def test_the_masked_lm_head_that_a_body_lacks_depends_on_the_seed_alone(corpus, tmp_path):
+    body = small_bert(load_task(corpus / "mine.csv", text="text"), layers=1, width=32).bert
+    body.save_pretrained(tmp_path / "body")
+    raw = [
+        "--task",
+        str(corpus / "mine.csv"),
+        "--text",
+        "text",
+        "--model",
+        str(tmp_path / "body"),
+        "--steps",
+        "1",
+    ]
+    for run, seed in (("one", 0), ("again", 0), ("other", 1)):
+        assert main(["pretrain", *raw, *TINY, "--seed", str(seed), "--output", str(tmp_path / run)]) == 0
+    one, again, other = (
+        (tmp_path / run / "model.safetensors").read_bytes() for run in ("one", "again", "other")
+    )
+    assert one == again != other
+
+
 # ------------------------------------------------------------------------------------------------ help
 
 
