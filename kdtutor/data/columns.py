@@ -82,7 +82,9 @@ def _texts(column: pa.ChunkedArray, name: str, where: str, blank: bool) -> list[
         raise KDTutorError(f'{where}: column "{name}", row {row + 1}: the text is empty ({said[:40]!r})')
     numbers = pc.match_substring_regex(column, r"^[\s\d.,+-]+$")
     if pc.all(numbers).as_py():
-        raise KDTutorError(f'{where}: column "{name}", row 1: it holds numbers only: is it the text?')
+        raise KDTutorError(
+            f'{where}: column "{name}", row 1: it holds numbers or dates only: is it the text?'
+        )
     return column.to_pylist()
 
 

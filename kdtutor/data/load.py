@@ -40,6 +40,8 @@ HUB = {
     "wikitext": ("Salesforce/wikitext", "wikitext-2-raw-v1", ("text",), None, "test"),
 }
 
+MANY = 10_000  # files, or folders, that no data set in a folder has
+
 
 def load_task(
     name: object,
@@ -93,6 +95,8 @@ def _load(name: object, wanted: Wanted, kind: str | None, stratify: bool, seed: 
     if "://" in str(name):
         raise KDTutorError(f"{name} is an address: download it, and name the file")
     path = Path(name).expanduser()
+    if any(len(os.fsencode(part)) > 255 for part in path.parts) or "\0" in str(name):
+        raise KDTutorError(f"{str(name)[:60]!r}… can't be the name of a file")
     if str(name) in EMBEDDED:
         return _load_embedded(str(name))
     if (path / "task.json").is_file():
@@ -158,6 +162,11 @@ def _load_hub(name: str, wanted: Wanted, kind: str | None, stratify: bool) -> Ta
         raise KDTutorError(
             nearest("task", name, [*EMBEDDED, *HUB]) + ' (or a file, or "owner/dataset" with text="…")'
         )
+    if (
+        folder
+        and sum(len(files) for _, (_, _, files) in zip(range(MANY), os.walk(path), strict=False)) > MANY
+    ):
+        raise KDTutorError(f"the folder {path} holds more than {MANY:,} files: is it a data set?")
     raw = _fetch(name, path, configuration)
     for split in ("train", test):
         if split not in raw:

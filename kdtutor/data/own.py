@@ -158,12 +158,12 @@ def _task(
 
     keys = cutting.text_keys(columns.texts, seed)
     notes += cutting.duplicates(keys, classes, columns)
+    # A rank correlation needs two values.
+    fewest = 2 if labels and labels.kind == "regression" else 1
     if held_out:
-        part, more = _cut(part, keys, classes, held_out, stratify)
+        part, more = _cut(part, keys, classes, held_out, fewest if stratify else 0)
         notes += more
-        cutting.refuse_small(
-            part, columns.where[0][0], fewest=2 if labels and labels.kind == "regression" else 1
-        )
+        cutting.refuse_small(part, keys, columns.where[0][0], fewest)
     notes += cutting.overlaps(keys, part) if len(given) > 1 else []
     if labels:
         notes += _check_classes(columns, wanted.label, labels, part) if classes is not None else []
@@ -188,15 +188,18 @@ def _how(held_out: tuple[int, ...], stratify: bool) -> str:
 
 
 def _cut(
-    part: np.ndarray, keys: np.ndarray, classes: np.ndarray | None, held_out: tuple[int, ...], stratify: bool
+    part: np.ndarray, keys: np.ndarray, classes: np.ndarray | None, held_out: tuple[int, ...], fewest: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Cut the parts that are not given from the labelled rows of train; unlabelled ones are trained on."""
+    """Cut the parts that are not given from the labelled rows of train; unlabelled ones are trained on.
+
+    fewest: texts that a class has at least in a part held out, in a stratified cut; 0 for one by hash.
+    """
     part, rows = part.copy(), np.flatnonzero(part == TRAIN)
     unlabelled = np.zeros(len(part), bool) if classes is None else classes < 0
     labelled = rows[~unlabelled[rows]]
-    if stratify:
+    if fewest:
         own = None if classes is None else classes[labelled]
-        part[labelled] = cutting.stratified(keys[labelled], own, held_out)
+        part[labelled] = cutting.stratified(keys[labelled], own, held_out, fewest)
     else:
         part[labelled] = cutting.cut(keys[labelled], held_out)
     # An unlabelled row whose text is measured on teaches nothing else.

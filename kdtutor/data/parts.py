@@ -38,18 +38,22 @@ def cut(keys: np.ndarray, held_out: tuple[int, ...] = (VALIDATION, TEST)) -> np.
 
 
 def stratified(
-    keys: np.ndarray, classes: np.ndarray | None, held_out: tuple[int, ...] = (VALIDATION, TEST)
+    keys: np.ndarray,
+    classes: np.ndarray | None,
+    held_out: tuple[int, ...] = (VALIDATION, TEST),
+    fewest: int = 1,
 ) -> np.ndarray:
     """Cut each class by itself, in the order of its keys: (N,). Every class of three texts or more is in all parts.
 
-    classes: (N,), or None to cut all rows alike. A text that has several labels goes with its first one.
+    classes: (N,), or None to cut all rows alike. A text that has several labels goes with its first one. fewest: texts
+    of a class that each part held out gets.
     """
     unique, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     kinds = np.zeros(len(unique), np.int64) if classes is None else classes[first]
     part = np.full(len(unique), TRAIN)
     for kind in np.unique(kinds):
         rows = np.flatnonzero(kinds == kind)
-        share = max(1, round(HELD_OUT * len(rows))) if len(rows) > len(held_out) else 0
+        share = max(fewest, round(HELD_OUT * len(rows))) if len(rows) > fewest * len(held_out) else 0
         for i, split in enumerate(held_out):
             part[rows[i * share : (i + 1) * share]] = split
     return part[inverse]
@@ -87,13 +91,13 @@ def overlaps(keys: np.ndarray, part: np.ndarray) -> list[str]:
     return notes
 
 
-def refuse_small(part: np.ndarray, where: str, fewest: int = 1) -> None:
+def refuse_small(part: np.ndarray, keys: np.ndarray, where: str, fewest: int = 1) -> None:
     """Refuse a cut that leaves nothing to train on or to measure on."""
     sizes = np.bincount(part[part >= 0], minlength=3)
     if (sizes >= fewest).all():
         return
     listed = ", ".join(f"{name} {size}" for name, size in zip(SPLITS, sizes, strict=True))
     raise KDTutorError(
-        f"{where} has {len(part)} rows, too few to be cut by chance ({listed}); {STRATIFY} cuts exactly, and then "
-        "10 different texts will do"
+        f"{where} has {len(part)} rows with {len(np.unique(keys))} different texts, too few to be cut by chance "
+        f"({listed}); {STRATIFY} cuts exactly, and then 10 different texts will do"
     )

@@ -176,7 +176,12 @@ _HEADS = ("bert", "distilbert", *ROBERTAS)
 
 def inputs_of(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Select what the model takes of a batch. `labels` never: the objective, not the model, computes the loss."""
-    return {name: value for name, value in batch.items() if name in _known(type(model).forward)}
+    known = _known(type(model).forward)
+    if (
+        getattr(getattr(model, "config", None), "type_vocab_size", 2) < 2
+    ):  # RoBERTa's: all texts are of one type
+        known -= {"token_type_ids"}
+    return {name: value for name, value in batch.items() if name in known}
 
 
 @lru_cache

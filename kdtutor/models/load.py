@@ -79,6 +79,11 @@ def _load(
             if config.is_encoder_decoder:
                 kind = f"{config.model_type}, an encoder–decoder"
                 raise KDTutorError(f"{name} is a {kind}: here encoders and decoders are trained and teach")
+            if task.rules.per_token and "ForSequenceClassification" in str(config.architectures):
+                raise KDTutorError(
+                    f'{name} answers with classes, but "{task.name}" has no label column: label="…" (--label …) names '
+                    "it; its cells may be empty, where a text is there to be answered by the teacher"
+                )
             has_head = f"For{task.rules.head}" in str(config.architectures)
             # A teacher of classes may read with a tokenizer of its own: its answers belong to the text.
             own = own_tokenizer(_tokenizer_of(name, source), task)

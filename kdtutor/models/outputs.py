@@ -65,7 +65,7 @@ def order_of(names: Sequence[str], task: Task, who: str, label_map: LabelMap | N
         if sorted(mapped.values()) != sorted(labels):
             raise KDTutorError(f"label_map must name each output of {who} and each class of {task.name} once")
         found = {ours: names.index(theirs) for theirs, ours in mapped.items()}
-    elif is_unnamed(names):
+    elif is_unnamed(names) or [*names] == labels:
         return None
     else:
         plain = [name.strip().casefold() for name in names]

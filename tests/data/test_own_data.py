@@ -325,7 +325,7 @@ REFUSED = {
         "m.csv",
         "text,label\n" + "".join(f"{n},a\n" for n in range(40)),
         {},
-        "it holds numbers only",
+        "it holds numbers or dates only",
     ),
 }
 
@@ -428,6 +428,20 @@ def test_a_file_too_small_for_chance_says_what_cuts_it(tmp_path):
     assert "stratify=True (--stratify)" in refusal(load, path)
     path = csv_with(tmp_path / "mine.csv", WORDS[:12], TEXTS[:12])
     assert [len(load(path, stratify=True).texts(s)) for s in ("train", "validation", "test")] == [8, 2, 2]
+
+
+def test_an_exact_cut_gives_a_regression_two_rows_to_rank(tmp_path):
+    path = csv_with(tmp_path / "mine.csv", [n / 7 for n in range(10)], TEXTS[:10])
+    assert [len(load(path, stratify=True).texts(s)) for s in ("train", "validation", "test")] == [6, 2, 2]
+
+
+def test_names_that_no_file_can_have_and_folders_that_are_no_data_set_are_refused(tmp_path, monkeypatch):
+    assert "can't be the name of a file" in refusal(load, "x" * 300 + ".csv")
+    assert "can't be the name of a file" in refusal(load, "a\0b.csv")
+    monkeypatch.setattr("kdtutor.data.load.MANY", 5)
+    for n in range(7):
+        write(tmp_path / f"{n}.csv", CSV)
+    assert "holds more than 5 files" in refusal(load, tmp_path)
 
 
 def test_rows_without_a_label_are_trained_on_and_never_measured_on(tmp_path, capsys):

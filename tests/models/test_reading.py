@@ -199,6 +199,27 @@ def test_an_encoder_decoder_is_refused_by_its_kind(forwards, tmp_path):
     assert "is a t5, an encoder–decoder" in refusal(load_model, tmp_path / "t5", task)
 
 
+def test_a_pair_has_one_token_type_where_the_model_knows_no_second(forwards, tmp_path):
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    from kdtutor.data.load import load_task
+
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = RobertaConfig(
+        vocab_size=len(WORDS) + 5, type_vocab_size=1, pad_token_id=0, max_position_embeddings=40, **size
+    )
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path / "roberta")
+    rows = [{"a": f"fish {n}", "b": f"tree {n}", "y": "no" if n % 2 else "yes"} for n in range(40)]
+    task = load_task(rows, text="a", pair="b", label="y", tokenizer=forwards, max_length=24, stratify=True)
+    assert predict(load_model(tmp_path / "roberta", task), task, "test").shape == (4, 2)
+
+
+def test_a_classifier_does_not_teach_a_task_without_labels(forwards, tmp_path):
+    path = teacher_reading(forwards, tmp_path / "teacher")
+    said = refusal(load_teacher, task_with(forwards, kind="masked-lm"), path)
+    assert 'answers with classes, but "tiny" has no label column' in said and "cells may be empty" in said
+
+
 # ----------------------------------------------------------------------- saved
 
 

@@ -97,6 +97,12 @@ def test_other_names_are_refused_with_the_line_to_type(taught, tmp_path):
     assert right(load_teacher(task, path, {"bleu": "blue", "vert": "green", "rouge": "red"}), task) > 0.9
 
 
+def test_classes_that_differ_by_case_only_are_matched_by_their_very_names(taught, tmp_path):
+    labels = ("good", "Good", "bad")
+    path = saved(taught, tmp_path, labels)
+    assert right(load_teacher(coloured(60, labels=labels), path), coloured(60, labels=labels)) > 0.9
+
+
 def test_one_output_without_a_name_is_not_taken_for_all_of_them(taught, tmp_path):
     path = saved(taught, tmp_path, ("green", "LABEL_1", "LABEL_2"))
     assert "say which is which" in refusal(load_teacher, coloured(60), path)
