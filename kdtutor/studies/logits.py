@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from kdtutor.data.task import Task
 from kdtutor.data.tokens import IGNORED
 from kdtutor.evaluation import predict
 from kdtutor.models.load import freeze, load_model
-from kdtutor.models.students import half_depth, small_bert
+from kdtutor.models.students import half_depth, set_dropout, small_bert
 from kdtutor.studies.runner import (
     Job,
     Ledger,
@@ -78,6 +79,7 @@ class Plan:
     bounds: tuple[float, ...] = (5.0, NONE)
     read_rates: tuple[float, ...] = (2e-4, 1e-4, 4e-4)
     others_rate: float = 1.5e-4
+    dropout: float = 0.1  # of what starts from pre-trained layers
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     choosing_seed: int = 5
 
@@ -176,7 +178,9 @@ def _well_read(plan: Plan) -> Iterator[Configuration]:
 def _teachers(plan: Plan) -> Iterator[Configuration]:
     for kind, _, _ in plan.others:
         for number in (1, 2):
-            yield Configuration(f"{kind} teacher {number}", "bars", TEACHER, None, teacher=f"{kind} {number}")
+            yield Configuration(
+                f"{kind} teacher {number}", "teachers", TEACHER, None, teacher=f"{kind} {number}"
+            )
     passes = plan.passes[0]
     for kind, _, _ in plan.others:
         for number, texts, arm in ((n, t, soft(a)) for n in (1, 2) for t in ("own", "pool") for a in (1, 4)):
@@ -273,20 +277,21 @@ class _Bench:
         # First the teacher and its control: is there anything to be gained?
         control = self.all[_name(HARD, self.plan.passes[0])]
         if not record["room"]:
-            yield from self._measured(bars[:2], None, done)
+            yield from (self._row(c, None) for c in bars[:2] if (c.name, None) not in done)
             waiting, settings = self._choosing(control, record)
             yield from waiting
             ready = settings and (TEACHER, None) in done
             yield Job("room", {"control": control.name}, (lambda: self.room(record)) if ready else None)
 
-        for part, seeds in ((bars, [None]), *((part, self.plan.seeds) for part in parts.values())):
-            for seed in seeds:
-                for c in part:
-                    if (c.name, seed) not in done:
-                        waiting, settings = self._choosing(c, record)
-                        yield from waiting
-                        if settings is not None:
-                            yield from self._measured([c], seed, done, settings)
+        for part in (bars, *parts.values()):
+            for seed, c in product(self.plan.seeds, part):
+                seed = seed if c.objective else None
+                if (c.name, seed) in done:
+                    continue
+                waiting, settings = self._choosing(c, record)
+                yield from waiting
+                if settings is not None:
+                    yield self._row(c, seed, settings)
 
     def _choosing(self, c: Configuration, record: dict) -> tuple[list[Job], dict | None]:
         """Return the settings that this configuration must still try, or those chosen."""
@@ -310,19 +315,15 @@ class _Bench:
 
         return make
 
-    def _measured(
-        self, some: list[Configuration], seed: int | None, done: set, settings=None
-    ) -> Iterator[Job]:
-        for c in some:
-            if (c.name, seed) in done:
-                continue
-            row = {"configuration": c.name, "seed": seed}
+    def _row(self, c: Configuration, seed: int | None, settings: dict | None = None) -> Job:
+        def make() -> dict:
             if c.arm == WORDS:
-                yield Job("runs", row, lambda c=c: words_alone(self.texts(c.texts, c.labels)))
-            elif c.objective is None:
-                yield Job("runs", row, lambda c=c: self.bar(c.teacher))
-            else:
-                yield Job("runs", row, lambda c=c: {"settings": settings} | self.trained(c, seed, settings))
+                return words_alone(self.texts(c.texts, c.labels))
+            if c.objective is None:
+                return self.bar(c.teacher)
+            return {"settings": settings} | self.trained(c, seed, settings)
+
+        return Job("runs", {"configuration": c.name, "seed": seed}, make)
 
     # ---------------------------------------------------------------------------- what a row holds
 
@@ -346,9 +347,9 @@ class _Bench:
 
     def headed(self, seed: int) -> PreTrainedModel:
         """Put a head with random weights on the pre-trained body."""
-        folder = kept(self.folder / "models" / "body", fingerprint(self.body), lambda: self.body)
+        folder, _ = kept(self.folder / "models" / "body", fingerprint(self.body), lambda: (self.body, {}))
         with random_weights(seed):
-            return load_model(folder, self.task)
+            return set_dropout(load_model(folder, self.task), self.plan.dropout)
 
     def bar(self, name: str) -> dict:
         """Measure a teacher: on its own texts, on the pool and on both held-out splits, and how sure it is there."""
@@ -408,17 +409,17 @@ class _Bench:
         seed, task = int(number), self.task.subset(examples)
         decides = [fingerprint(self.body), task.fingerprint, passes, self.plan.others_rate, seed]
 
-        def make() -> PreTrainedModel:
+        def make() -> tuple[PreTrainedModel, dict]:
             model = self.headed(seed)
             how = {
                 "epochs": passes,
                 "learning_rate": self.plan.others_rate,
                 "batch_size": self.plan.batch_size,
             }
-            train(model, None, task, "HardLabels()", seed=seed, **how)
-            return model
+            return model, train(model, None, task, "HardLabels()", seed=seed, **how)
 
-        return freeze(load_model(kept(self.folder / "models" / f"{kind}-{number}", decides, make), self.task))
+        folder, _ = kept(self.folder / "models" / f"{kind}-{number}", decides, make)
+        return freeze(load_model(folder, self.task))
 
     def answers(self, teacher: PreTrainedModel, task: Task, split: str) -> Tensor:
         """Find a teacher's logits in the work folder, or ask it: (N, C)."""

@@ -158,22 +158,26 @@ def settings_to_try(
 # ------------------------------------------------------------------------------------------------ kept models
 
 
-def kept(place: Path, decides: object, make: Callable[[], PreTrainedModel]) -> Path:
-    """Find a model in the work folder, or make it there, whole or not at all: its folder.
+def kept(place: Path, decides: object, make: Callable[[], tuple[PreTrainedModel, dict]]) -> tuple[Path, dict]:
+    """Find a model in the work folder, or make it there, whole or not at all: its folder, and what was seen of it.
 
     decides: all that determines the model; its digest is part of the folder's name, so none is taken for another. Two
     processes that need the same one: the second waits.
     """
     folder = place.with_name(f"{place.name}-{digest_of(decides)}")
+    about = folder / "about.json"
     writable(folder.parent)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if not (folder / "model.safetensors").is_file():
+        if not about.is_file():
             unfinished = folder.with_name(f"{folder.name}.partial")
             shutil.rmtree(unfinished, ignore_errors=True)
+            model, found = make()
             with quiet():
-                make().save_pretrained(unfinished)
+                model.save_pretrained(unfinished)
+            (unfinished / about.name).write_text(json.dumps(found) + "\n", encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)
             os.replace(unfinished, folder)
-    return folder
+    return folder, json.loads(about.read_text(encoding="utf-8"))
 
 
 def digest_of(what: object) -> str:

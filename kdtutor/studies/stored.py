@@ -83,8 +83,12 @@ class Stored:
             return None
         a, b = ({seed: row[split] for seed, row in self.rows(name).items()} for name in (first, second))
         seeds = [seed for seed in (a if None in b else b) if seed in a or None in a]
-        sides = [[side.get(seed, side.get(None)) for seed in seeds] for side in (a, b)]
-        if not all("right" in scores for side in sides for scores in side) or len(seeds) < 2:
+        return self._stacked([[side.get(seed, side.get(None)) for seed in seeds] for side in (a, b)])
+
+    @staticmethod
+    def _stacked(sides: Sequence[Sequence[dict]]) -> tuple[np.ndarray, ...] | None:
+        """Turn the scores of two sides, one per seed, into what they got right, (seeds, texts) each."""
+        if len(sides[0]) < 2 or not all("right" in scores for side in sides for scores in side):
             return None
         return tuple(np.stack([unpacked(scores["right"]) for scores in side]) for side in sides)
 

@@ -181,12 +181,12 @@ def test_a_kept_model_is_made_once_and_told_from_others(tmp_path):
 
     def make():
         made.append(1)
-        return models.small_bert(task, layers=1, width=16, seed=0)
+        return models.small_bert(task, layers=1, width=16, seed=0), {"clipped": 0.5}
 
-    first = kept(tmp_path / "teacher", [1], make)
-    assert kept(tmp_path / "teacher", [1], make) == first and made == [1]
-    assert kept(tmp_path / "teacher", [2], make) != first and made == [1, 1]
-    assert models.load_model(first, task)
+    first, found = kept(tmp_path / "teacher", [1], make)
+    assert kept(tmp_path / "teacher", [1], make) == (first, found) and made == [1]
+    assert kept(tmp_path / "teacher", [2], make)[0] != first and made == [1, 1]
+    assert models.load_model(first, task) and found == {"clipped": 0.5}
 
 
 def test_bits_come_back_as_they_were():
