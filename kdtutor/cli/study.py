@@ -55,21 +55,23 @@ def main(argv: list[str]) -> int:
 
 def _logits(given, file: Path, folder: Path) -> Stored:
     from kdtutor.models import load_teacher
-    from kdtutor.studies import logits
+    from kdtutor.studies import logits, logits_runs
 
     task = _task(given, "supersense")
     teacher, body = load_teacher(task, given.teacher), load_teacher(_task(given, "glosses"), given.body)
     say = partial(print, flush=True)
-    return logits.run(logits.Plan(), file, folder, task, teacher, body, say)
+    return logits_runs.run(logits.Plan(), file, folder, task, teacher, body, say)
 
 
 def _distilbert(given, file: Path, folder: Path) -> Stored:
     from kdtutor.models import load_teacher
-    from kdtutor.studies import distilbert
+    from kdtutor.studies import distilbert, distilbert_runs
 
     tasks = {name: _task(given, name) for name in ("glosses", *distilbert.TASKS)}
     teacher = load_teacher(tasks["glosses"], given.teacher)
-    return distilbert.run(distilbert.Plan(), file, folder, tasks, teacher, report=partial(print, flush=True))
+    return distilbert_runs.run(
+        distilbert.Plan(), file, folder, tasks, teacher, report=partial(print, flush=True)
+    )
 
 
 def _task(given, name: str):

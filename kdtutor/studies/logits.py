@@ -12,46 +12,18 @@ well-read   a student of 3 layers copied from the pre-trained masked LM
 teachers    a weak and an over-trained teacher, two of each
 
 Soft targets stand beside 0.1 of the hard labels where there are labels, as everywhere in the course. The bars of every
-table are the teacher itself and TF-IDF with a linear model on the same labels.
+table are the teacher itself and TF-IDF with a linear model on the same labels. logits_runs.py makes the runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cache
-from itertools import product
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-import torch
-from filelock import FileLock
-from torch import Tensor
-from transformers import PreTrainedModel
+from kdtutor.evaluation.statistics import mean_and_interval
+from kdtutor.studies.runner import Sweeps
+from kdtutor.studies.stored import Stored
 
-from kdtutor.data.task import Task
-from kdtutor.data.tokens import IGNORED
-from kdtutor.evaluation import predict
-from kdtutor.models.load import freeze, load_model
-from kdtutor.models.students import half_depth, set_dropout, small_bert
-from kdtutor.studies.runner import (
-    Job,
-    Ledger,
-    Sweeps,
-    as_stored,
-    hardware,
-    kept,
-    random_weights,
-    settings_to_try,
-    work,
-)
-from kdtutor.studies.stored import SPLITS, Stored, versions
-from kdtutor.studies.training import scores, scores_from, train, words_alone
-from kdtutor.training.checkpoints import writable
-from kdtutor.training.distillation import NonFiniteLoss
-from kdtutor.training.teachers import fingerprint
-
-FORMAT = 2  # of the file; the first had one length, and one learning rate for all
 NONE = 1000.0  # a bound on gradients that none reaches
 
 
@@ -139,14 +111,14 @@ def _patience(plan: Plan) -> Iterator[Configuration]:
         how = {"passes": passes, "sweeps": _sweeps(plan, passes)}
         for arm in (HARD, SMOOTH, *map(soft, (1, 2, 4, 8)), "logit MSE", ARGMAX):
             labels = "argmax" if arm == ARGMAX else "true"
-            yield Configuration(_name(arm, passes), "patience", arm, _formula(arm), labels=labels, **how)
+            yield Configuration(name_of(arm, passes), "patience", arm, _formula(arm), labels=labels, **how)
 
 
 def _pool(plan: Plan) -> Iterator[Configuration]:
     passes = plan.passes[0]
     how = {"texts": "pool", "passes": passes, "sweeps": _sweeps(plan, passes)}
     for arm in (HARD, SMOOTH, ARGMAX, *map(soft, (1, 2, 4))):
-        name = _name(arm, passes, "pool")
+        name = name_of(arm, passes, "pool")
         yield Configuration(name, "pool", arm, _formula(arm, labelled=False), labels=_labels(arm), **how)
 
 
@@ -169,8 +141,8 @@ def _well_read(plan: Plan) -> Iterator[Configuration]:
             for arm in (HARD, SMOOTH, *map(soft, (1, 2, 4))):
                 labels = "true" if texts == "own" else _labels(arm)
                 formula = _formula(arm, labelled=texts == "own")
-                name = _name(arm, passes, "well-read", *["pool"] * (texts == "pool"))
-                same = _name(arm, passes, "well-read") if texts == "pool" else ""
+                name = name_of(arm, passes, "well-read", *["pool"] * (texts == "pool"))
+                same = name_of(arm, passes, "well-read") if texts == "pool" else ""
                 how = {"passes": passes, "student": "read", "sweeps": sweeps, "settings_of": same}
                 yield Configuration(name, "well-read", arm, formula, texts, labels, **how)
 
@@ -186,8 +158,8 @@ def _teachers(plan: Plan) -> Iterator[Configuration]:
         for number, texts, arm in ((n, t, soft(a)) for n in (1, 2) for t in ("own", "pool") for a in (1, 4)):
             formula, labels = _formula(arm, labelled=texts == "own"), "true" if texts == "own" else "hidden"
             at = ["pool"] * (texts == "pool")
-            how = {"passes": passes, "teacher": f"{kind} {number}", "settings_of": _name(arm, passes, *at)}
-            name = _name(arm, passes, f"{kind} teacher {number}", *at)
+            how = {"passes": passes, "teacher": f"{kind} {number}", "settings_of": name_of(arm, passes, *at)}
+            name = name_of(arm, passes, f"{kind} teacher {number}", *at)
             yield Configuration(name, "teachers", arm, formula, texts, labels, **how)
 
 
@@ -203,7 +175,8 @@ def _labels(arm: str) -> str:
     return {HARD: "true", SMOOTH: "true", ARGMAX: "argmax"}.get(arm, "hidden")
 
 
-def _name(arm: str, passes: int, *more: str) -> str:
+def name_of(arm: str, passes: int, *more: str) -> str:
+    """Name a configuration."""
     return ", ".join([arm, f"{passes} pass{'es' * (passes > 1)}", *more])
 
 
@@ -215,223 +188,37 @@ def _sweeps(plan: Plan, passes: int) -> Sweeps:
     return ("steps", (_steps(plan, passes),)), ("learning_rate", plan.rates), ("max_norm", plan.bounds)
 
 
-# ------------------------------------------------------------------------------------------------ running
+# ------------------------------------------------------------------------------------------------ reading
 
 
-def run(
-    plan: Plan,
-    file: Path,
-    folder: Path,
-    task: Task,
-    teacher: PreTrainedModel,
-    body: PreTrainedModel,
-    report=print,
-) -> Stored:
-    """Make what `file` lacks, and write it after every run, whole or not at all; other processes may help.
+def lengths(
+    stored: Stored, arm: str, measure: str = "accuracy", split: str = "test"
+) -> list[tuple[int, list[float]]]:
+    """List (passes, one score per seed) of an arm: runs of their own, each at the end of its whole schedule."""
+    found = stored.record["configurations"]
+    names = sorted(stored.select(part="patience", arm=arm), key=lambda name: found[name]["passes"])
+    return [(found[name]["passes"], stored.scores(name, measure, split)) for name in names]
 
-    folder: where teachers' answers and the other teachers are kept; what is missing there is made again. body: the
-    pre-trained masked LM. Raises KDTutorError if the file was made otherwise.
+
+def table(stored: Stored, names: Sequence[str], against: str | None = None) -> str:
+    """Write configurations as a table, one a line, all on the test split but for the accuracy in training.
+
+    Accuracies have their mean over the seeds. The difference from `against`, in points, has a 95 % interval over seeds
+    and texts together. Rows without a seed, the teacher and TF-IDF, may stand among the others.
     """
-    head = {
-        "study": "logits",
-        "format": FORMAT,
-        "command": "kdtutor study logits",
-        "teacher": fingerprint(teacher),
-        "body": fingerprint(body),
-        "data": f"{task.name} {task.fingerprint}",
-        "versions": versions(),
-        "plan": {name: value for name, value in as_stored(plan).items() if name not in ("seeds", "passes")},
-        "hardware": hardware(),
-        "configurations": {c.name: as_stored(c) for c in configurations(plan)},
-        "room": [],
-        "choosing": [],
-        "runs": [],
-    }
-    writable(folder)
-    ledger = Ledger(file, head, report)
-    bench = _Bench(plan, task, teacher, body, folder)
-    seeded = sum(c.objective is not None for c in configurations(plan))
-    total = len(configurations(plan)) + seeded * (len(plan.seeds) - 1)
-    return Stored(work(ledger, bench.jobs, total, report))
-
-
-class _Bench:
-    """Makes the rows of the file. Texts are tokenized once per process, and a teacher is asked once."""
-
-    def __init__(self, plan: Plan, task: Task, teacher, body, folder: Path):
-        self.plan, self.task, self.body, self.folder = plan, task, body, folder
-        self.all = {c.name: c for c in configurations(plan)}
-        self.teachers = {TEACHER: teacher}
-        self.texts, self.watched, self.other = cache(self._texts), cache(self._watched), cache(self._other)
-
-    # ---------------------------------------------------------------------------- which row is next
-
-    def jobs(self, record: dict) -> Iterator[Job]:
-        """Yield what the record lacks: the bars and the room, then seed by seed, part by part."""
-        done = {(row["configuration"], row["seed"]) for row in record["runs"]}
-        parts: dict[str, list[Configuration]] = {}
-        for c in self.all.values():
-            parts.setdefault(c.part, []).append(c)
-        bars = parts.pop("bars")
-
-        # First the teacher and its control: is there anything to be gained?
-        control = self.all[_name(HARD, self.plan.passes[0])]
-        if not record["room"]:
-            yield from (self._row(c, None) for c in bars[:2] if (c.name, None) not in done)
-            waiting, settings = self._choosing(control, record)
-            yield from waiting
-            ready = settings and (TEACHER, None) in done
-            yield Job("room", {"control": control.name}, (lambda: self.room(record)) if ready else None)
-
-        for part in (bars, *parts.values()):
-            for seed, c in product(self.plan.seeds, part):
-                seed = seed if c.objective else None
-                if (c.name, seed) in done:
-                    continue
-                waiting, settings = self._choosing(c, record)
-                yield from waiting
-                if settings is not None:
-                    yield self._row(c, seed, settings)
-
-    def _choosing(self, c: Configuration, record: dict) -> tuple[list[Job], dict | None]:
-        """Return the settings that this configuration must still try, or those chosen."""
-        if c.objective is None:
-            return [], {}
-        if c.settings_of:
-            return self._choosing(self.all[c.settings_of], record)
-        rows = [row for row in record["choosing"] if row["configuration"] == c.name]
-        tried = [(row["settings"], row["validation"]["accuracy"]) for row in rows]
-        missing, chosen = settings_to_try(c.sweeps, tried)
-        row = {"configuration": c.name, "seed": self.plan.choosing_seed}
-        jobs = [Job("choosing", row | {"settings": settings}, self._try(c, settings)) for settings in missing]
-        return jobs, chosen
-
-    def _try(self, c: Configuration, settings: dict):
-        def make() -> dict:
-            try:
-                return self.trained(c, self.plan.choosing_seed, settings, watch=False)
-            except NonFiniteLoss:
-                return {"validation": {"accuracy": 0.0}, "diverged": True}
-
-        return make
-
-    def _row(self, c: Configuration, seed: int | None, settings: dict | None = None) -> Job:
-        def make() -> dict:
-            if c.arm == WORDS:
-                return words_alone(self.texts(c.texts, c.labels))
-            if c.objective is None:
-                return self.bar(c.teacher)
-            return {"settings": settings} | self.trained(c, seed, settings)
-
-        return Job("runs", {"configuration": c.name, "seed": seed}, make)
-
-    # ---------------------------------------------------------------------------- what a row holds
-
-    def trained(self, c: Configuration, seed: int, settings: dict, watch: bool = True) -> dict:
-        """Train and measure a student; with its settings not yet chosen on the validation split alone."""
-        student, precision = self.student(c, seed)
-        task, teacher = self.texts(c.texts, c.labels, c.teacher), self.other(c.teacher)
-        how = settings | {"batch_size": self.plan.batch_size, "seed": seed, "precision": precision}
-        seen = self.watched(c.texts) if watch else None
-        found = train(student, teacher, task, c.objective, seen, cache=self.folder / "answers", **how)
-        for split in SPLITS if watch else ("validation",):
-            found[split] = scores(student, self.task, split, right=split == "test")
-        return found
-
-    def student(self, c: Configuration, seed: int) -> tuple[PreTrainedModel, str]:
-        """Make a student, and tell its precision: for a small one bf16 is no faster."""
-        if c.student == "small":
-            layers, width = self.plan.small
-            return small_bert(self.task, layers, width, dropout=0.0, seed=seed), "fp32"
-        return half_depth(self.headed(seed), self.plan.read, seed), "auto"
-
-    def headed(self, seed: int) -> PreTrainedModel:
-        """Put a head with random weights on the pre-trained body."""
-        folder, _ = kept(self.folder / "models" / "body", fingerprint(self.body), lambda: (self.body, {}))
-        with random_weights(seed):
-            return set_dropout(load_model(folder, self.task), self.plan.dropout)
-
-    def bar(self, name: str) -> dict:
-        """Measure a teacher: on its own texts, on the pool and on both held-out splits, and how sure it is there."""
-        found, teacher = {}, self.other(name)
-        sets = {
-            "train": self.texts("own"),
-            "pool": self.texts("pool"),
-            "validation": self.task,
-            "test": self.task,
-        }
-        for what, task in sets.items():
-            split = "train" if what == "pool" else what
-            logits = self.answers(teacher, task, split)
-            found[what] = scores_from(logits, task.targets(split), task.rules, right=what == "test")
-            p = logits.double().softmax(-1)
-            found[what]["top"] = round(float(p.amax(-1).mean()), 6)
-            found[what]["entropy"] = round(float(-(p * p.clamp(min=1e-300).log()).sum(-1).mean()), 6)
-        return found
-
-    def room(self, record: dict) -> dict:
-        """Say on validation what the teacher has ahead of its control: without room there is nothing to study."""
-        bar = {row["configuration"]: row["validation"]["accuracy"] for row in record["runs"]}
-        control = _name(HARD, self.plan.passes[0])
-        tried = [r["validation"]["accuracy"] for r in record["choosing"] if r["configuration"] == control]
-        return {"teacher": bar[TEACHER], "best": max(tried), "room": round(bar[TEACHER] - max(tried), 6)}
-
-    # ---------------------------------------------------------------------------- texts and teachers
-
-    def _texts(self, which: str, labels: str = "true", teacher: str = TEACHER) -> Task:
-        """Pick the training texts, the same at every seed, with the labels that the student may see."""
-        if which == "few and pool":
-            task = self.task.subset(self.plan.few).with_pool(labels=labels == "true")
-        else:
-            task = self.task.train_on("pool") if which == "pool" else self.task
-            task = task.subset(self.plan.few if which == "few" else self.plan.examples)
-        if labels == "argmax":
-            hidden = ~task.split("train").labelled if which == "few and pool" else torch.tensor(True)
-            answers = self.answers(self.other(teacher), task, "train").argmax(-1)
-            return _relabelled(task, torch.where(hidden, answers, task.targets("train")))
-        if labels == "hidden" and which == "pool":
-            return _relabelled(task, torch.full_like(task.targets("train"), IGNORED))
-        return task
-
-    def _watched(self, texts: str) -> Task:
-        """Pick the fixed texts that are watched along the training, with their true labels."""
-        task = self.texts(texts)
-        splits = {split: task.split(split) for split in ("train", "validation")}
-        count = self.plan.watched
-        return replace(task, splits={name: part.sample(count) for name, part in splits.items()})
-
-    def _other(self, name: str) -> PreTrainedModel:
-        """Find or make a teacher: the course's own, or another one, fine-tuned here from the pre-trained body."""
-        if name == TEACHER:
-            return self.teachers[TEACHER]
-        kind, _, number = name.rpartition(" ")
-        examples, passes = next(rest for other, *rest in self.plan.others if other == kind)
-        seed, task = int(number), self.task.subset(examples)
-        decides = [fingerprint(self.body), task.fingerprint, passes, self.plan.others_rate, seed]
-
-        def make() -> tuple[PreTrainedModel, dict]:
-            model = self.headed(seed)
-            how = {
-                "epochs": passes,
-                "learning_rate": self.plan.others_rate,
-                "batch_size": self.plan.batch_size,
-            }
-            return model, train(model, None, task, "HardLabels()", seed=seed, **how)
-
-        folder, _ = kept(self.folder / "models" / f"{kind}-{number}", decides, make)
-        return freeze(load_model(folder, self.task))
-
-    def answers(self, teacher: PreTrainedModel, task: Task, split: str) -> Tensor:
-        """Find a teacher's logits in the work folder, or ask it: (N, C)."""
-        key = f"{fingerprint(teacher)}-{task.fingerprint}-{split}"
-        file = writable(self.folder / "answers") / f"logits-{key}.npy"
-        with FileLock(file.with_suffix(".lock")):
-            if not file.is_file():
-                partial = file.with_suffix(".partial.npy")
-                np.save(partial, predict(teacher, task, split).numpy())
-                partial.replace(file)
-        return torch.from_numpy(np.load(file))
-
-
-def _relabelled(task: Task, targets: Tensor) -> Task:
-    return replace(task, splits=task.splits | {"train": replace(task.split("train"), targets=targets)})
+    head = f"{'':<44}{'accuracy':>9}{'difference':>15}{'loss':>7}{'ECE':>7}{'training':>9}{'clipped':>8}{'rate':>8}"
+    lines = [head]
+    for name in names:
+        row = next(iter(stored.rows(name).values()))
+        accuracy, loss, ece = (stored.mean(name, measure).mean for measure in ("accuracy", "loss", "ece"))
+        gap = ""
+        if against and name != against and len({*stored.rows(name), *stored.rows(against)}) > 1:
+            test = stored.compare(name, against)
+            gap = f"{100 * test.difference:+.1f} ± {100 * test.half_width:.1f}"
+        line = f"{name:<44}{accuracy:>9.1%}{gap:>15}{loss:>7.2f}{ece:>7.1%}"
+        if "curve" in row:
+            training = mean_and_interval(stored.curve(name, split="train")[-1][1]).mean
+            clipped = mean_and_interval([run["clipped"] for run in stored.rows(name).values()]).mean
+            line += f"{training:>9.1%}{clipped:>8.0%}{row['settings']['learning_rate']:>8g}"
+        lines.append(line)
+    return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -15,24 +16,27 @@ from transformers import PreTrainedModel
 from kdtutor import data, models, studies
 from kdtutor.errors import KDTutorError
 from kdtutor.evaluation.statistics import mean_and_interval
-from kdtutor.studies import distilbert as study_distilbert
+from kdtutor.studies import distilbert, distilbert_runs, training
 from kdtutor.studies.distilbert import (
     ARMS,
     CONTROL,
     DISTILLED,
     RANDOM,
+    START,
     TASKS,
     TEACHER,
     TWICE,
+    WORDS,
     Plan,
     Results,
     Stage,
 )
-from kdtutor.studies.stored import SPLITS
+from kdtutor.studies.runner import as_stored
+from kdtutor.studies.stored import SPLITS, packed, unpacked, write
 from kdtutor.training.teachers import fingerprint
 
-STAGE = Stage(texts=8, batch_size=4, rates=(1e-3, 2e-3))
-PLAN = Plan(STAGE, STAGE, STAGE, STAGE, random_rates=(3e-3, 4e-3), beyond=0, seeds=(0, 1))
+STAGE = Stage(texts=8, batch_size=4, passes=2, rates=(1e-3,))
+PLAN = Plan(STAGE, STAGE, STAGE, STAGE, random_rates=(3e-3,), choosing_texts=4, seeds=(0, 1))
 ROWS_A_SEED = 25  # 8 bodies; teacher, control and both distilled students on 3 tasks; 5 others on one
 
 
@@ -40,7 +44,7 @@ ROWS_A_SEED = 25  # 8 bodies; teacher, control and both distilled students on 3 
 def tasks():
     """Real texts, a few in every split."""
     counts = {"train": 16, "validation": 8, "test": 24}
-    tasks = study_distilbert.load_tasks()
+    tasks = {name: data.load_task(name) for name in ("glosses", *TASKS)}
     for name in tasks:
         for split, count in counts.items():
             tasks[name] = tasks[name].subset(count, split=split)
@@ -52,13 +56,11 @@ def teacher(tasks):
     return models.freeze(models.small_bert(tasks["glosses"], layers=2, width=16, heads=2, seed=7))
 
 
-def run(tmp_path, tasks, teacher, plan=PLAN, **options):
+def run(tmp_path, tasks, teacher, plan=PLAN):
     """What the study found, and the lines that were reported."""
     said = []
     file = tmp_path / "results" / "distilbert.json"
-    return study_distilbert.run(
-        plan, file, tmp_path / "work", tasks, teacher, report=said.append, **options
-    ), said
+    return distilbert_runs.run(plan, file, tmp_path / "work", tasks, teacher, said.append), said
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def test_every_arm_is_measured_on_its_tasks_at_every_seed_seed_by_seed(finished,
             assert {name for name, other in rows if other == task} == {TEACHER, CONTROL, DISTILLED, TWICE}
     for row in record["runs"]:
         assert row["seconds"] >= 0
-        assert study_distilbert.MEASURE[row["task"]] in row["test"].keys() & row["validation"].keys()
+        assert distilbert.MEASURE[row["task"]] in row["test"].keys() & row["validation"].keys()
     assert {"spearman_movies", "spearman_products"} <= record["runs"][3]["test"].keys()
     assert [row["seed"] for row in record["speed"]] == [0, 1]
 
@@ -108,67 +110,74 @@ def test_the_arms_are_the_paper_s_ablation():
         assert terms(name) == full[:left_out] + full[left_out + 1 :]
     assert terms("random weights") == full and not ARMS["random weights"].copied
     assert terms(CONTROL) == ["MaskedLM()"] and ARMS["copied layers alone"].pretraining is None
-    assert len(Plan().seeds) == 5 and Plan().choosing_seed not in Plan().seeds
+    assert len(Plan().seeds) == 5 and len(Plan().choosing_seeds) > 1
 
 
-def test_learning_rates_are_chosen_on_validation_at_a_seed_of_its_own(finished):
+def test_every_arm_tries_its_own_learning_rates_on_validation_at_seeds_of_their_own(finished):
     record = record_of(finished)
-    tried = {(row["configuration"], row["task"]) for row in record["choosing"]}
-    assert tried == {
-        (CONTROL, "glosses"),
-        (RANDOM, "glosses"),
-        *((who, task) for who in (CONTROL, TEACHER) for task in TASKS),
-    }
-    assert len(record["choosing"]) == len(tried) * len(STAGE.rates)
-    for row in record["choosing"]:
-        assert row["seed"] == PLAN.choosing_seed and "test" not in row
+    tries = {(row["configuration"], row["task"], row["seed"]) for row in record["choosing"]}
+    steps = {(arm.name, task) for arm in ARMS.values() for task in arm.measured_on}
+    steps -= {(TEACHER, "glosses"), (START, "glosses")}  # which take none
+    assert tries == {(*step, seed) for step in steps for seed in (5, 6)} and len(record["choosing"]) == len(
+        tries
+    )
+    assert not {5, 6} & set(Plan().seeds)
+    assert all("test" not in row for row in record["choosing"])
     for row in record["runs"]:
-        if row["task"] == "glosses" and row["configuration"] in (TEACHER, "copied layers alone"):
-            assert row["learning_rate"] is None
-            continue
-        own = {TEACHER, RANDOM} if row["task"] == "glosses" else {TEACHER}
-        who = row["configuration"] if row["configuration"] in own else CONTROL
-        found = {
-            choice["learning_rate"]: choice["validation"]
-            for choice in record["choosing"]
-            if (choice["configuration"], choice["task"]) == (who, row["task"])
-        }
-        best = (
-            min(found, key=lambda rate: found[rate]["loss"])
-            if row["task"] == "glosses"
-            else max(found, key=lambda rate: found[rate][study_distilbert.MEASURE[row["task"]]])
-        )
-        assert row["learning_rate"] == best
+        rate = 3e-3 if (row["configuration"], row["task"]) == (RANDOM, "glosses") else 1e-3
+        takes_steps = (row["configuration"], row["task"]) in steps
+        assert row["learning_rate"] == (rate if takes_steps else None)
 
 
-def test_the_lowest_masked_lm_loss_and_the_highest_score_are_chosen():
-    def choosing(task, **validation):
-        rows = [(0.1, 1.0), (0.2, 3.0), (0.3, 2.0)]
-        return {
-            "choosing": [
-                {"configuration": CONTROL, "task": task, "learning_rate": rate, "validation": {name: value}}
-                for rate, value in rows
-                for name in validation
-            ]
-        }
+def test_the_lowest_masked_lm_loss_and_the_highest_score_are_chosen_over_both_seeds():
+    def choosing(task, name):
+        worth = {(0.1, 5): 1.0, (0.1, 6): 5.0, (0.2, 5): 2.5, (0.2, 6): 3.0, (0.3, 5): 6.0, (0.3, 6): 1.0}
+        rows = [
+            {"configuration": CONTROL, "task": task, "seed": s, "learning_rate": r, "validation": {name: v}}
+            for (r, s), v in worth.items()
+        ]
+        return {"choosing": rows}
 
-    assert study_distilbert.chosen_rate(choosing("glosses", loss=0), CONTROL, "glosses") == 0.1
-    assert study_distilbert.chosen_rate(choosing("valence", spearman=0), CONTROL, "valence") == 0.2
+    assert distilbert.chosen_rate(choosing("glosses", "loss"), CONTROL, "glosses") == 0.2
+    assert distilbert.chosen_rate(choosing("valence", "spearman"), CONTROL, "valence") == 0.3
 
 
-def test_beyond_the_planned_learning_rates_it_goes_on_while_the_best_is_the_last():
-    def tried(worth, beyond=2):
-        """The learning rates in the order of trying, if `worth(rate)` is the validation accuracy."""
-        found = {}
-        while rate := study_distilbert.rate_to_try((1e-3, 2e-3), found, beyond):
-            found[rate] = worth(rate)
-        return list(found)
+def test_a_rate_beyond_the_better_of_two_is_tried_at_both_seeds(tmp_path, tasks, teacher):
+    bench = distilbert_runs._Bench(
+        replace(PLAN, valence=replace(STAGE, rates=(1e-3, 2e-3))), tasks, teacher, tmp_path
+    )
+    rows, order = [], []
+    while True:
+        bench.record = {"choosing": rows}
+        jobs, chosen = bench._choosing(ARMS[CONTROL], "valence")
+        if not jobs:
+            break
+        for job in jobs:
+            order.append((job.row["learning_rate"], job.row["seed"]))
+            rows.append(job.row | {"validation": {"spearman": job.row["learning_rate"]}})
+    assert order == [(rate, seed) for rate in (1e-3, 2e-3, 4e-3) for seed in (5, 6)] and chosen == 4e-3
 
-    assert tried(lambda rate: -abs(rate - 2e-3)) == [1e-3, 2e-3, 4e-3]
-    assert tried(lambda rate: -abs(rate - 1e-3)) == [1e-3, 2e-3, 5e-4]
-    assert tried(lambda rate: rate) == [1e-3, 2e-3, 4e-3, 8e-3]
-    assert tried(lambda rate: -rate) == [1e-3, 2e-3, 5e-4, 2.5e-4]
-    assert tried(lambda rate: rate, beyond=0) == [1e-3, 2e-3]
+
+def test_the_room_of_each_task_is_what_the_teacher_has_ahead_of_the_control_on_validation(finished):
+    record = record_of(finished)
+    for row in record["room"]:
+        best = [
+            statistics.mean(
+                r["validation"][distilbert.MEASURE[row["task"]]]
+                for r in record["choosing"]
+                if (r["configuration"], r["task"]) == (who, row["task"])
+            )
+            for who in (TEACHER, CONTROL)
+        ]
+        assert row["room"] == pytest.approx(best[0] - best[1], abs=1e-6)
+    assert {row["task"] for row in record["room"]} == set(TASKS)
+
+
+def test_counting_words_has_the_same_labels_on_every_task(finished):
+    bars = {row["task"]: row for row in record_of(finished)["bars"]}
+    assert bars.keys() == set(TASKS) and all(row["configuration"] == WORDS for row in bars.values())
+    assert bars["valence"]["settings"]["model"] == "ridge" and "spearman" in bars["valence"]["test"]
+    assert len(unpacked(bars["sentiment"]["test"]["right"])) == 24
 
 
 class Training(NamedTuple):
@@ -191,14 +200,14 @@ class Trainings:
 
     def __init__(self, monkeypatch):
         self.calls = []
-        make = study_distilbert.Distillation
+        make = training.Distillation
 
         def recorded(student, teacher, task, objective, **settings):
             state = {name: value.clone() for name, value in student.state_dict().items()}
             self.calls.append(Training(student, teacher, task, repr(objective), settings, state))
             return make(student, teacher, task, objective, **settings)
 
-        monkeypatch.setattr(study_distilbert, "Distillation", recorded)
+        monkeypatch.setattr(training, "Distillation", recorded)
 
 
 @pytest.fixture
@@ -210,14 +219,11 @@ def test_rivals_have_the_same_texts_steps_and_settings_and_start_as_the_arm_says
     tmp_path, tasks, teacher, trainings
 ):
     run(tmp_path, tasks, teacher, replace(PLAN, seeds=(0,)))
-    copied = models.half_depth(teacher, token_types="drop").state_dict()
+    copied = models.half_depth(teacher).state_dict()
     pretraining = [call for call in trainings.calls if call.task.kind == "masked-lm" and call.seed == 0]
     assert len(pretraining) == 6
     settings = [{**call.settings, "learning_rate": 0} for call in pretraining]
     assert settings == settings[:1] * 6
-    assert (
-        len({call.settings["learning_rate"] for call in pretraining[:5]}) == 1
-    )  # "random weights" has its own
     assert len({call.task.fingerprint for call in pretraining}) == 1
     assert len(pretraining[0].task.split("train")) == STAGE.texts
     for call in pretraining:
@@ -240,7 +246,8 @@ def test_rivals_have_the_same_texts_steps_and_settings_and_start_as_the_arm_says
         assert taught[0].formula == f"0.5 * HardLabels() + 0.5 * {soft}"
         assert taught[0].teacher.config.num_hidden_layers == 2  # the teacher, fine-tuned on this task …
         folders = [
-            path.parent for path in (tmp_path / "work" / "seed-0").glob(f"teacher-of-{name}-*/about.json")
+            path.parent
+            for path in (tmp_path / "work" / "models").glob(f"teacher-of-{name}-seed-0-*/about.json")
         ]
         assert len(folders) == 1  # … at this seed
         expected = models.load_model(folders[0], tasks[name]).state_dict()
@@ -252,7 +259,7 @@ def test_rivals_have_the_same_texts_steps_and_settings_and_start_as_the_arm_says
 
 def test_fine_tuning_starts_from_the_body_of_the_same_seed(tmp_path, tasks, teacher, trainings):
     run(tmp_path, tasks, teacher, replace(PLAN, seeds=(1,)))
-    folder = next((tmp_path / "work" / "seed-1").glob("triple-loss-*"))
+    folder = next((tmp_path / "work" / "models").glob("triple-loss-seed-1-*"))
     body = models.load_model(folder, tasks["glosses"]).state_dict()
     starts = [
         call.start
@@ -263,7 +270,7 @@ def test_fine_tuning_starts_from_the_body_of_the_same_seed(tmp_path, tasks, teac
     ]
     name = "distilbert.transformer.layer.0.ffn.lin1.weight"
     same = [torch.equal(start[name], body[name]) for start in starts]
-    assert same == [True, True, False]  # distilled once, distilled again, masked LM alone
+    assert same == [False, True, True]  # masked LM alone, distilled once, distilled again
     heads = [start["classifier.weight"] for start in starts]
     assert all(torch.equal(head, heads[0]) for head in heads)
 
@@ -278,41 +285,15 @@ def test_what_is_stored_is_not_run_again(finished, tasks, teacher, trainings):
     assert record_of(finished) == before
 
 
-def test_a_run_that_is_killed_goes_on_to_the_same_end(finished, tmp_path, tasks, teacher, monkeypatch):
-    write, times = study_distilbert.write, iter(range(25))
-
-    def killed(file, record):
-        if next(times, None) is None:
-            raise KeyboardInterrupt
-        write(file, record)
-
-    monkeypatch.setattr(study_distilbert, "write", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, tasks, teacher)
-    monkeypatch.undo()
-    partial = record_of(tmp_path)
-    assert 0 < len(partial["runs"]) < 2 * ROWS_A_SEED
-    _, said = run(tmp_path, tasks, teacher)
-    whole = record_of(tmp_path)
-    assert whole["runs"][: len(partial["runs"])] == partial["runs"]
-    assert len(said) == 2 * ROWS_A_SEED - len(partial["runs"])
-    for rows, expected in zip(whole["runs"], record_of(finished)["runs"], strict=True):
-        assert rows | {"seconds": 0} == expected | {"seconds": 0}
-
-
 def test_a_lost_work_folder_is_made_again(finished, tmp_path, tasks, teacher):
-    import shutil
-
-    shutil.copytree(finished, tmp_path / "copy")
-    shutil.rmtree(tmp_path / "copy" / "work")
-    file = tmp_path / "copy" / "results" / "distilbert.json"
-    record = json.loads(file.read_text())
+    shutil.copytree(finished / "results", tmp_path / "results")
+    record = record_of(tmp_path)
     lost = [row for row in record["runs"] if row["configuration"] == TWICE and row["task"] == "valence"]
-    record["runs"] = [row for row in record["runs"] if row not in lost]
-    file.write_text(json.dumps(record))
-    _, said = run(tmp_path / "copy", tasks, teacher)
+    kept = [row for row in record["runs"] if row not in lost]
+    write(tmp_path / "results" / "distilbert.json", record | {"runs": kept})
+    _, said = run(tmp_path, tasks, teacher)
     assert len(said) == 2
-    again = json.loads(file.read_text())["runs"][-2:]
+    again = record_of(tmp_path)["runs"][-2:]
     assert [row["test"] for row in again] == [row["test"] for row in lost]
 
 
@@ -328,34 +309,12 @@ def test_results_of_another_teacher_other_data_or_another_plan_are_refused(finis
     assert record_of(finished) == before
 
 
-def test_a_restart_trusts_nothing_that_was_kept(tmp_path, tasks, teacher, trainings):
-    plan = replace(PLAN, seeds=(0,))
-    run(tmp_path, tasks, teacher, plan)
-    first, before = len(trainings.calls), record_of(tmp_path)
-    run(tmp_path, tasks, teacher, plan, restart=True)
-    assert len(trainings.calls) == 2 * first
-    after = record_of(tmp_path)
-    assert [row["test"] for row in after["runs"]] == [row["test"] for row in before["runs"]]
-
-
-def test_a_folder_in_use_is_refused(tmp_path, tasks, teacher, monkeypatch):
-    from filelock import Timeout
-
-    from kdtutor.training import checkpoints
-
-    def taken(self, *arguments, **options):
-        raise Timeout("a lock")
-
-    monkeypatch.setattr(checkpoints.FileLock, "acquire", taken)
-    with pytest.raises(KDTutorError, match="is in use by"):
-        run(tmp_path, tasks, teacher)
-
-
 # ----------------------------------------------------------------------- reading what is stored
 
 
 def made_up(seeds=3):
     """Results in which every figure can be foretold: score = base of the arm + seed / 100, half of it on valence."""
+    right = packed(torch.tensor([True, False] * 10))
     bases = {name: 0.9 - 0.1 * place for place, name in enumerate(ARMS)}
     rows = [
         {
@@ -363,9 +322,10 @@ def made_up(seeds=3):
             "task": task,
             "seed": seed,
             "test": {
-                study_distilbert.MEASURE[task]: (bases[arm.name] + seed / 100)
-                * (0.5 if task == "valence" else 1),
+                distilbert.MEASURE[task]: (bases[arm.name] + seed / 100) * (0.5 if task == "valence" else 1),
                 "perplexity": 100 * place,
+                "loss": float(place),
+                "right": right,
             },
         }
         for seed in reversed(range(seeds))
@@ -374,7 +334,7 @@ def made_up(seeds=3):
     ]
     return {
         "study": "distilbert",
-        "configurations": {arm.name: study_distilbert.as_stored(arm) for arm in ARMS.values()},
+        "configurations": {arm.name: as_stored(arm) for arm in ARMS.values()},
         "sizes": {"teacher": {"parameters": 200}, "student": {"parameters": 130}},
         "speed": [
             {"seed": seed, "milliseconds": {"teacher": 6.0 + seed, "student": 3.0}} for seed in range(seeds)
@@ -403,6 +363,29 @@ def test_the_macro_average_weighs_every_task_alike_and_retention_is_its_share_of
     assert results.retention(TEACHER, task="valence") == [1, 1, 1]
     assert results.size() == 0.65
     assert results.speed() == pytest.approx([2, 7 / 3, 8 / 3])
+
+
+def test_the_gap_closed_is_the_share_of_the_way_from_copied_layers_to_teacher_in_nats():
+    record = made_up(seeds=1)
+    loss = {TEACHER: 4.0, START: 5.0, CONTROL: 4.4, DISTILLED: 4.25}
+    for row in record["runs"]:
+        row["test"]["loss"] = loss.get(row["configuration"], 0)
+    results = Results(record)
+    closed = [results.gap_closed(name)[0] for name in (START, CONTROL, DISTILLED, TEACHER)]
+    assert closed == pytest.approx([0, 0.6, 0.75, 1])
+
+
+def test_accuracies_are_compared_over_seeds_and_texts_and_rank_correlations_over_seeds(finished):
+    results = Results(record_of(finished))
+    assert results.compare(DISTILLED, CONTROL).detail.startswith("2 seeds × 24 texts")
+    assert results.compare(DISTILLED, WORDS, task="sentiment").detail.startswith("2 seeds × 24 texts")
+    assert results.compare(DISTILLED, WORDS, task="valence").detail.startswith("2 seeds, interval")
+    assert results.compare(DISTILLED, CONTROL, task="macro").detail.startswith("2 seeds, interval")
+    assert results.compare(DISTILLED, CONTROL, "loss", task="glosses").detail.startswith("2 seeds, interval")
+    expected = [a - b for a, b in zip(results.scores(DISTILLED), results.scores(CONTROL), strict=True)]
+    assert results.compare(DISTILLED, CONTROL).difference == pytest.approx(
+        statistics.mean(expected), abs=1e-6
+    )
 
 
 def test_only_complete_seeds_count_whatever_the_last_one_has():
@@ -449,7 +432,7 @@ def test_the_command_takes_a_plan_of_its_own_size_and_a_work_folder(
 ):
     from kdtutor.cli import main
 
-    monkeypatch.setattr(study_distilbert, "Plan", lambda: replace(PLAN, seeds=(0,)))
+    monkeypatch.setattr(distilbert, "Plan", lambda: replace(PLAN, seeds=(0,)))
     monkeypatch.setattr("kdtutor.cli.study._task", lambda given, name: tasks[name])
     teacher.save_pretrained(tmp_path / "teacher")
     file = tmp_path / "x.json"
@@ -462,11 +445,10 @@ def test_the_command_takes_a_plan_of_its_own_size_and_a_work_folder(
 
 
 def test_what_ships_is_complete_and_of_the_teacher_and_data_that_ship():
-    results, tasks = studies.load("distilbert"), study_distilbert.load_tasks()
+    results, tasks = studies.load("distilbert"), {name: data.load_task(name) for name in ("glosses", *TASKS)}
     record = results.record
     assert results.seeds == list(Plan().seeds)
-    assert record["configurations"] == {name: study_distilbert.as_stored(arm) for name, arm in ARMS.items()}
-    assert study_distilbert.as_stored(Plan()).items() <= record["plan"].items()
+    assert record["configurations"] == {name: as_stored(arm) for name, arm in ARMS.items()}
     assert record["teacher"] == fingerprint(models.load_teacher(tasks["glosses"]))
     assert record["data"] == ", ".join(f"{name} {task.fingerprint}" for name, task in tasks.items())
 
@@ -513,7 +495,7 @@ def test_the_rank_correlation_of_a_row_is_scipy_s(finished, tasks):
         for row in record_of(finished)["runs"]
         if (row["configuration"], row["task"], row["seed"]) == (TEACHER, "valence", 0)
     )
-    folder = next((finished / "work" / "seed-0").glob("teacher-of-valence-*"))
+    folder = next((finished / "work" / "models").glob("teacher-of-valence-seed-0-*"))
     model, valence = models.load_model(folder, tasks["valence"]).eval(), tasks["valence"]
     with torch.no_grad():
         predicted = [float(model(**data_of(valence, i)).logits) for i in range(len(valence.split("test")))]

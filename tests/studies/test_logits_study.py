@@ -12,7 +12,7 @@ from kdtutor import data, evaluation, models, studies
 from kdtutor.assets import ROOT
 from kdtutor.cli import main
 from kdtutor.objectives.parse import parse_objective
-from kdtutor.studies import logits, stored
+from kdtutor.studies import logits, logits_runs, stored
 from kdtutor.studies.logits import HARD, SMOOTH, WORDS, Plan, configurations
 from kdtutor.studies.stored import Stored, unpacked
 from kdtutor.studies.training import train
@@ -74,7 +74,7 @@ def body(task):
 def run(folder, task, teacher, body, plan=PLAN):
     """The stored result, and the lines that were reported."""
     said = []
-    return logits.run(plan, folder / "x.json", folder / "work", task, teacher, body, said.append), said
+    return logits_runs.run(plan, folder / "x.json", folder / "work", task, teacher, body, said.append), said
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def record(finished):
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory, task, teacher, body):
-    return logits._Bench(PLAN, task, teacher, body, tmp_path_factory.mktemp("bench"))
+    return logits_runs._Bench(PLAN, task, teacher, body, tmp_path_factory.mktemp("bench"))
 
 
 # ----------------------------------------------------------------------- what is compared
@@ -224,7 +224,7 @@ def test_an_older_study_is_named_as_such(tmp_path, task, teacher, body):
 def given_to_run(monkeypatch):
     calls = []
     made = Stored({"study": "logits", "configurations": {}, "runs": []})
-    monkeypatch.setattr(logits, "run", lambda *given: calls.append(given) or made)
+    monkeypatch.setattr(logits_runs, "run", lambda *given: calls.append(given) or made)
     return calls
 
 
@@ -329,6 +329,22 @@ def test_where_the_file_says_which_texts_were_right_the_interval_is_over_seeds_a
 def test_a_curve_has_one_value_per_seed_and_point(record):
     ((passes, values),) = Stored(record).curve("hard labels, 1 pass", "loss", "train")
     assert passes == 1 and len(values) == 1 and values[0] > 0
+
+
+def test_the_lengths_of_an_arm_come_in_order_each_at_the_end_of_its_own_schedule(record):
+    found = logits.lengths(Stored(record), HARD)
+    expected = [(passes, Stored(record).scores(logits.name_of(HARD, passes))) for passes in (1, 2)]
+    assert found == expected
+
+
+def test_the_table_has_a_line_for_each_configuration_with_its_difference(record):
+    runs = record["runs"] + [row | {"seed": 1} for row in record["runs"] if row["seed"] == 0]
+    names = ["teacher", "TF-IDF, own, true labels", "hard labels, 2 passes", "soft targets, T = 1, 2 passes"]
+    head, *lines = logits.table(Stored(record | {"runs": runs}), names, against=names[2]).splitlines()
+    assert [line[:44].strip() for line in lines] == names
+    assert ["±" in line for line in lines] == [True, True, False, True] and "difference" in head
+    test = Stored(record | {"runs": runs}).compare(names[3], names[2])
+    assert f"{100 * test.difference:+.1f} ± {100 * test.half_width:.1f}" in lines[3]
 
 
 def test_configurations_are_selected_by_what_they_are(record):
