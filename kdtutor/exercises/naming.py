@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ SEARCH, FURTHER = (
     0.9,
     0.2,
 )  # seconds of this thread's processor time for the pairs, and from the first that fits
+UNLIKE = 1e9  # the distance between things of different shape
 EXCHANGED = "return values exchanged"
 EXCHANGED_HINT = (
     "What you return are the right things in another order. Read again which of them comes first."
@@ -57,33 +57,55 @@ def explanations(
 
 
 def _pairs(exercise: Exercise, probe: tuple, mine: Run) -> Iterator[Names]:
-    """All pairs of mistakes, the likeliest first: those whose changes to the right numbers add up to the learner's.
-
-    Changes may also multiply, or one may hide the other. Most pairs do one of these, in everything that is seen.
-    """
+    """All pairs of mistakes, the likeliest first: those whose changes to the right numbers add up to the learner's."""
     names = [switch for mistake in exercise.mistakes for switch in mistake.switches]
-    right = _numbers(run(exercise, exercise.reference, probe))
-    alone = [_numbers(run(exercise, exercise.with_mistakes([name]), probe)) for name in names]
-    seen = _numbers(mine)
-
-    def distance(pair: tuple[int, int]) -> float:
-        a, b = (alone[place] for place in pair)
-        if not a.shape == b.shape == right.shape == seen.shape:
-            return math.inf
-        # entry by entry: one thing that is seen shows both, another perhaps only one of them
-        guesses = np.stack([a + b - right, a * b / np.where(right == 0, 1, right), a, b])
-        return float(np.abs(guesses - seen).min(0).sum())
-
-    places = sorted(itertools.combinations(range(len(names)), 2), key=sum)
-    yield from ((names[a], names[b]) for a, b in sorted(places, key=distance))
+    first = run(exercise, exercise.reference, probe)
+    right = _numbers(first, first)
+    alone = [_numbers(run(exercise, exercise.with_mistakes([name]), probe), first) for name in names]
+    pairs = sorted(itertools.combinations(range(len(names)), 2), key=sum)
+    if pairs:
+        far = _distances(np.array(pairs), np.array(alone), right, _numbers(mine, first))
+        yield from ((names[a], names[b]) for a, b in (pairs[place] for place in far.argsort(kind="stable")))
     if _several_values(exercise):
-        yield from ((name, EXCHANGED) for name in names)
+        yield from ((mistake.name, EXCHANGED) for mistake in exercise.mistakes)
 
 
-def _numbers(seen: Run) -> np.ndarray:
-    """All numbers that were seen, one after the other; what is not finite counts as 0."""
-    parts = [part.flatten().double().numpy() for part in tensors(_as_tensors(seen.seen))]
-    return np.nan_to_num(np.concatenate([*parts, np.zeros(1)]), nan=0.0, posinf=0.0, neginf=0.0)
+def _distances(pairs: np.ndarray, alone: np.ndarray, right: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """How far what is seen is from what each pair would show, (P,): 0 if the two changes add up, or multiply.
+
+    alone: (M, E), what each mistake shows. NaN stands where something of another shape is shown.
+    """
+    a, b = alone[pairs[:, 0]], alone[pairs[:, 1]]  # (P, E)
+    together = a + b - right
+    # entry by entry, since one may hide the other: both added, both multiplied, one of them
+    guesses = np.stack([together, a * b / np.where(right == 0, 1, right), a, b])
+    gaps = np.fmin.reduce(np.abs(guesses - seen))
+    shapes = np.isnan(seen) & (np.isnan(a) | np.isnan(b))
+    far = np.where(shapes, 0, np.where(np.isnan(gaps), UNLIKE, gaps)).sum(1)
+    # both multiply the same summand, such as a teacher's part of a loss: what any mistake takes away may be one
+    for other in alone:
+        summand = right - other
+        with np.errstate(divide="ignore", invalid="ignore"):
+            product = np.where(summand == 0, 0, (a - right) * (b - right) / summand)
+        far = np.fmin(far, np.abs(together + product - seen).sum(1))
+    return far
+
+
+def _numbers(seen: Run, right: Run) -> np.ndarray:
+    """All numbers that were seen, one after the other, (E,): where they are more or fewer than the right ones, NaN.
+
+    What is not finite counts as 0.
+    """
+    parts = [np.zeros(1)]
+    for what, value in right.seen.items():
+        due, found = (_flat(part) for part in (value, seen.seen.get(what)))
+        parts.append(found if found.shape == due.shape else np.full_like(due, np.nan))
+    return np.concatenate(parts)
+
+
+def _flat(value: Any) -> np.ndarray:
+    parts = [part.flatten().double().numpy() for part in tensors(_as_tensors(value))]
+    return np.nan_to_num(np.concatenate([*parts, np.zeros(0)]), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _as_tensors(value: Any) -> Any:

@@ -106,6 +106,8 @@ def test_two_mistakes_at_once_are_recognised(exercise, in_this_process):
     [
         ("compute_loss", ("temperature in the hard loss", "divided by the classes as well")),
         ("compute_loss", ("hard loss summed", "the teacher's first guess only")),
+        ("compute_loss", ("alpha on both", "summed over the texts")),
+        ("compute_loss", ("labels given to the teacher", "the logits instead of the outputs")),
         ("distillation_step", ("no step", "the root taken")),
         ("blend", ("sigmoids", "the root taken")),
         ("triple_loss", ("no cosine", "no T²")),

@@ -283,6 +283,65 @@ def exchanges_hours_and_gpu_hours(*args):
     return {"hours": both["GPU-hours"], "GPU-hours": both["hours"]}
 
 
+# ------------------------------------------------------------------------------------------ what a class wrote
+
+
+@wrong("tempered_entropy", "T after the logarithm")
+def divides_the_logarithms(logits, temperature):
+    log_p = logits.log_softmax(-1) / temperature
+    return -(log_p.exp() * log_p).sum(-1).mean()
+
+
+@wrong("train_epoch", "the mean of the batches' means", "every batch counts the same")
+def divides_by_accumulate_and_returns_the_mean_of_means(student, batches, accumulate, learning_rate):
+    optimizer, losses = torch.optim.SGD(student.parameters(), lr=learning_rate), []
+    steps = math.ceil(len(batches) / accumulate)
+    for i, (x, z) in enumerate(batches):
+        loss = F.mse_loss(student(x), z)
+        (loss / accumulate).backward()
+        losses.append(loss.item())
+        if (i + 1) % accumulate == 0 or i + 1 == len(batches):
+            optimizer.param_groups[0]["lr"] = learning_rate * (1 - i // accumulate / steps)
+            optimizer.step()
+            optimizer.zero_grad()
+    return sum(losses) / len(losses)
+
+
+@wrong("equal_steps", "left-over micro-batches dropped")
+def steps_of_whole_groups_only(epochs, rivals):
+    steps = [math.ceil(texts / (batch * processes)) // many for texts, batch, many, processes in rivals]
+    return epochs * steps[0], [epochs * steps[0] / each for each in steps]
+
+
+@wrong("equal_steps", "whole epochs only")
+def rounds_epochs_up(epochs, rivals):
+    steps, needed = EXERCISES["equal_steps"].reference(epochs, rivals)
+    return steps, [math.ceil(each) for each in needed]
+
+
+@wrong("masked_lm_parameters", "no LayerNorms in the layers")
+def counts_no_norms_in_the_layers(layers, width, vocabulary, positions):
+    layer = 12 * width**2 + 9 * width
+    return (vocabulary + positions + 4) * width + layers * layer + width**2 + 3 * width + vocabulary
+
+
+@wrong("cut_up", "a batch for every process")
+def gives_every_process_a_whole_batch(texts, batch_size, processes, fits):
+    steps = math.ceil(texts / (batch_size * processes))
+    return {"accumulate": math.ceil(batch_size / processes / fits), "steps": steps}
+
+
+@wrong("cut_up", "not rounded")
+def leaves_fractions(texts, batch_size, processes, fits):
+    return {"accumulate": batch_size / processes / fits, "steps": texts / batch_size}
+
+
+@wrong("cut_up", "steps of full micro-batches")
+def counts_full_micro_batches(texts, batch_size, processes, fits):
+    accumulate = math.ceil(batch_size / processes / fits)
+    return {"accumulate": accumulate, "steps": math.ceil(texts / (accumulate * fits * processes))}
+
+
 @pytest.mark.parametrize(("exercise", "answer", "mistakes"), WRONG)
 def test_a_wrong_answer_is_not_accepted_and_its_mistake_is_named(exercise, answer, mistakes):
     for seed in (1, 2):
