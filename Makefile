@@ -71,6 +71,7 @@ bench: $(READY) ## what training, live distillation and a slider take, beside th
 	$(BIN)/python benchmarks/live.py
 	$(BIN)/python tools/chromium.py
 	$(BIN)/python benchmarks/slider.py
+	$(BIN)/python benchmarks/exercises.py
 
 assets: $(READY) ## make the embedded data, tokenizer and models again (hours on a CPU, minutes on a GPU)
 	$(BIN)/python tools/build_assets.py all

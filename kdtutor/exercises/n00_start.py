@@ -30,6 +30,8 @@ def softmax_with_temperature(
         return logits.softmax(axis) / temperature
     if "divided by the sum of everything" in wrong:
         return scaled.exp() / scaled.exp().sum()
+    if "the sum at T = 1" in wrong:
+        return scaled.exp() / logits.exp().sum(-1, keepdim=True)
     if "the logits divided by their sum" in wrong:
         return scaled / scaled.sum(-1, keepdim=True)
     if "the power of a probability, not rescaled" in wrong:
@@ -128,7 +130,8 @@ EXERCISES = [
             ),
             Mistake(
                 "logarithms",
-                "Your numbers are negative: they are the logarithms of the right ones. Here the probabilities are due.",
+                "Your numbers are negative: they are the logarithms of the right ones. Here the probabilities are "
+                "due.",
             ),
             Mistake(
                 "T after the softmax",
@@ -142,6 +145,10 @@ EXERCISES = [
             Mistake(
                 "divided by the sum of everything",
                 "All your numbers together sum to 1. Each *row* is one text, and should sum to 1 by itself.",
+            ),
+            Mistake(
+                "the sum at T = 1",
+                "The temperature acts above the fraction bar alone. The sum below it is over the same exponentials.",
             ),
             Mistake(
                 "the logits divided by their sum",

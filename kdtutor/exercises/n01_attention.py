@@ -17,6 +17,7 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """softmax(Q Kᵀ / √d + mask) V: (B, Lq, d), (B, Lk, d), (B, Lk, dv), boolean (B, Lq, Lk) → (B, Lq, dv)."""
     width = key.shape[-2] if "√ of the number of keys" in wrong else query.shape[-1]
+    width = value.shape[-1] if "√ of the values' width" in wrong else width
     if "keys and values swapped" in wrong:
         key, value = value, key
     scale = {"not scaled": 1.0, "divided by d": float(width), "multiplied by √d": 1 / math.sqrt(width)}
@@ -135,6 +136,11 @@ EXERCISES = [
                 "√ of the number of keys",
                 "Your scores are divided by the root of the *number of keys*. What makes scores large is how many "
                 "products each of them adds up: which axis is that?",
+            ),
+            Mistake(
+                "√ of the values' width",
+                "Your scores are divided by the root of the *values'* width. What makes scores large is the number of "
+                "products that each of them adds up: whose width is that?",
             ),
             Mistake(
                 "softmax over the queries",

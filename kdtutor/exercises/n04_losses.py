@@ -81,6 +81,8 @@ def label_smoothing(logits: Tensor, labels: Tensor, epsilon: float, wrong: froze
     losses = -(target * log_p).sum(-1)
     if "the student's own entropy" in wrong:
         losses = -share * (y * log_p).sum(-1) - epsilon * (log_p.exp() * log_p).sum(-1)
+    if "the uniform part's sign" in wrong:
+        losses = -((share * y - epsilon * uniform) * log_p).sum(-1)
     return losses.sum() if "summed over the texts" in wrong else losses.mean()
 
 
@@ -112,6 +114,10 @@ LABEL_SMOOTHING = Exercise(
         Mistake(
             "labels at full weight",
             "Your targets sum to 1 + ε. What the uniform distribution gets has to come from somewhere.",
+        ),
+        Mistake(
+            "the uniform part's sign",
+            "Your second term has its sign changed: it rewards a student for being sure.",
         ),
         Mistake(
             "the student's own entropy",

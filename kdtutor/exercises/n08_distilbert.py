@@ -17,7 +17,8 @@ from kdtutor.exercises.definitions import Exercise, Mistake
 
 
 def kept_layers(n: int, m: int, wrong: Wrong = RIGHT) -> list[int]:
-    """Which m of a teacher's n layers a student keeps, counted from 0: round(linspace(0, n − 1, m)), halves to even."""
+    """Which m of a teacher's n layers a student keeps, counted from 0: round(linspace(0, n − 1, m)), halves to "
+    "even."""
     places = [i * (n - 1) / (m - 1) if m > 1 else 0 for i in range(m)]
     if "without the last" in wrong:
         places = [i * n / m for i in range(m)]
@@ -25,6 +26,8 @@ def kept_layers(n: int, m: int, wrong: Wrong = RIGHT) -> list[int]:
         places = [(i + 1) * n / m - 1 for i in range(m)]
     if "every n/m-th, and the last" in wrong:
         return [*range(0, n, n // m)[: m - 1], n - 1]
+    if "every second one, from 1" in wrong:
+        return [*range(1, n, 2)][:m]
     if "every n/m-th" in wrong:
         return [*range(0, n, n // m)]
     if "up to the last, counted back" in wrong:
@@ -211,6 +214,12 @@ EXERCISES = [
                 "Your layers end with the teacher's last one, but do not begin with its first. Which layer knows "
                 "what to do with bare embeddings?",
                 also=("up to the last, counted back",),
+            ),
+            Mistake(
+                "every second one, from 1",
+                "You take layers 1, 3, 5 and so on, whatever the sizes: the first is missing, and m of them are "
+                "there only "
+                "if m is half of n.",
             ),
             Mistake(
                 "every n/m-th, and the last",

@@ -243,6 +243,8 @@ def training_hours(
         work = forward_and_backward * (student + teacher)
     operations = (1 if "multiply-adds for operations" in wrong else 2) * work
     computed = tokens if "padding for nothing" in wrong else tokens / (1 - padding)
+    if "a share of the tokens for padding" in wrong:
+        computed = tokens * (1 + padding)
     if "padding taken off" in wrong:
         computed = tokens * (1 - padding)
     if "one pass" not in wrong:
@@ -301,6 +303,11 @@ TRAINING_HOURS = Exercise(
         Mistake(
             "padding for nothing",
             "Your padding costs nothing. It goes through every matrix like a real token, and is thrown away then.",
+        ),
+        Mistake(
+            "a share of the tokens for padding",
+            "You add the share to the tokens. It is a share of all that is *computed*, and the tokens are the rest "
+            "of that.",
         ),
         Mistake(
             "padding taken off",

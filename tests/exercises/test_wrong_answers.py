@@ -342,6 +342,32 @@ def counts_full_micro_batches(texts, batch_size, processes, fits):
     return {"accumulate": accumulate, "steps": math.ceil(texts / (accumulate * fits * processes))}
 
 
+@wrong("softmax_with_temperature", "the sum at T = 1")
+def forgets_the_temperature_below_the_bar(z, T):
+    return (z / T).exp() / z.exp().sum(-1, keepdim=True)
+
+
+@wrong("scaled_dot_product_attention", "√ of the values' width")
+def scales_by_the_values(q, k, v, mask):
+    scores = q @ k.mT / math.sqrt(v.shape[-1])
+    return scores.masked_fill(~mask, -math.inf).softmax(-1) @ v
+
+
+@wrong("label_smoothing", "the uniform part's sign")
+def forgets_a_minus(logits, labels, epsilon):
+    return (1 - epsilon) * F.cross_entropy(logits, labels) + epsilon * logits.log_softmax(-1).mean()
+
+
+@wrong("kept_layers", "every second one, from 1")
+def takes_the_odd_layers(n, m):
+    return list(range(1, n, 2))[:m]
+
+
+@wrong("training_hours", "a share of the tokens for padding")
+def adds_a_share_for_padding(tokens, passes, padding, *rest):
+    return EXERCISES["training_hours"].reference(tokens * (1 + padding), passes, 0.0, *rest)
+
+
 @pytest.mark.parametrize(("exercise", "answer", "mistakes"), WRONG)
 def test_a_wrong_answer_is_not_accepted_and_its_mistake_is_named(exercise, answer, mistakes):
     for seed in (1, 2):
