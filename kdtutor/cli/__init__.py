@@ -1,4 +1,5 @@
-"""The command line, `kdtutor COMMAND …`: pretrain, finetune, distill, evaluate, study, class or doctor.
+"""The command line, `kdtutor COMMAND …`: pretrain, finetune, distill, evaluate, predict, label, study,
+class or doctor.
 
     kdtutor finetune --task supersense --model bert-glosses --epochs 4 --output runs/teacher
     kdtutor distill recipe.yaml --seed 3        # a YAML file holds the same fields; flags beside it win

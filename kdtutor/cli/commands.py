@@ -9,131 +9,25 @@ import sys
 import time
 import warnings
 from argparse import SUPPRESS, ArgumentParser
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, fields
 from functools import partial
 from pathlib import Path
 from statistics import mean
 
-from kdtutor.errors import (
-    COUNT,
-    FOLDER,
-    FRACTION,
-    SWITCH,
-    TEXT,
-    Check,
-    Checked,
-    KDTutorError,
-    nearest,
-    one_of,
-    optional,
+from kdtutor.cli.answers import label, predict
+from kdtutor.cli.arguments import (
+    DEFAULT_OBJECTIVE,
+    DataArguments,
+    DistillArguments,
+    EvaluateArguments,
+    FinetuneArguments,
+    LabelArguments,
+    PredictArguments,
+    PretrainArguments,
+    TrainArguments,
 )
+from kdtutor.errors import SWITCH, KDTutorError, nearest
 from kdtutor.training.settings import Settings
-
-LABEL_MAP = "which output of the model is which class, where names differ: NEGATIVE=0,POSITIVE=1"
-
-
-def _field(default: object, check: Check, help: str):
-    return field(default=default, metadata={"check": check, "help": help})
-
-
-@dataclass(frozen=True)
-class DataArguments(Checked):
-    task: str = _field("supersense", TEXT, "embedded task, Hub task, or a file or folder of your own data")
-    text: str | None = _field(None, optional(TEXT), "text column of your own file")
-    pair: str | None = _field(None, optional(TEXT), "second text column")
-    label: str | None = _field(None, optional(TEXT), "label column")
-    kind: str | None = _field(
-        None,
-        optional(one_of("classification", "regression")),
-        "whether labels are classes or numbers (default: as they look, which is printed)",
-    )
-    stratify: bool = _field(
-        False, SWITCH, "cut your file exactly, class by class, instead of by a hash of each text"
-    )
-    delimiter: str | None = _field(
-        None,
-        optional(TEXT),
-        "between the columns of your text file: one character, or tab (default: what fits)",
-    )
-    encoding: str | None = _field(
-        None, optional(TEXT), "of your text file, such as cp1252 (default: what fits)"
-    )
-    tokenizer: str | None = _field(
-        None, optional(TEXT), "tokenizer name or folder (default: that of the model)"
-    )
-    max_length: int = _field(128, COUNT, "tokens a text is cut to")
-
-
-@dataclass(frozen=True)
-class TrainArguments(DataArguments, Settings):
-    output: str = _field("runs/latest", FOLDER, "folder for model, card and checkpoints")
-    subset: int | None = _field(None, optional(COUNT), "train on this many random examples")
-    save_dtype: str = _field(
-        "float32", one_of("float32", "float16"), "float32, or float16 for a model half the size"
-    )
-    resume: bool = _field(False, SWITCH, "go on from the newest checkpoint in the output folder")
-    dry_run: bool = _field(False, SWITCH, "print steps, tokens, memory and time, and train nothing")
-    launch: str | None = _field(
-        None, optional(TEXT), "for --dry_run: accelerate's configuration that it is meant for"
-    )
-
-
-@dataclass(frozen=True)
-class PretrainArguments(TrainArguments):
-    """Masked-LM pre-training of a BERT with random weights (or of --model)."""
-
-    task: str = _field("glosses", TEXT, "a masked-LM task: glosses, wikitext, or your own file")
-    model: str | None = _field(None, optional(TEXT), "go on from this checkpoint instead of random weights")
-    layers: int = _field(6, COUNT, "depth of a new model")
-    width: int = _field(256, COUNT, "hidden size of a new model")
-    dropout: float = _field(0.1, FRACTION, "dropout of a new model")
-
-
-@dataclass(frozen=True)
-class FinetuneArguments(TrainArguments):
-    """Fine-tune a pretrained model on a task's hard labels."""
-
-    model: str = _field("bert-glosses", TEXT, "embedded checkpoint, folder or Hub name")
-    dropout: float | None = _field(
-        None, optional(FRACTION), "dropout while fine-tuning (default: the model's)"
-    )
-
-
-@dataclass(frozen=True)
-class DistillArguments(TrainArguments):
-    """Distil a teacher into a smaller student."""
-
-    teacher: str | None = _field(
-        None, optional(TEXT), "folder or Hub name (default: the embedded teacher of the task)"
-    )
-    label_map: str | None = _field(None, optional(TEXT), LABEL_MAP)
-    student: str = _field("half-depth", TEXT, "one of {students}, or a folder or Hub name")
-    layers: int | None = _field(None, optional(COUNT), "the student's depth")
-    width: int | None = _field(None, optional(COUNT), "a small-bert's hidden size (default: 128)")
-    token_types: str | None = _field(
-        None, optional(one_of("fold", "drop")), "half-depth: into the positions (default), or left out"
-    )
-    dropout: float | None = _field(None, optional(FRACTION), "the student's (default: as it comes)")
-    objective: str = _field(
-        "0.1 * HardLabels() + 0.9 * SoftTargets(temperature=4)",
-        TEXT,
-        "a formula as in Python: terms, weights, blend(alpha=…, temperature=…)",
-    )
-
-
-@dataclass(frozen=True)
-class EvaluateArguments(DataArguments):
-    """Measure a model on a task's held-out split."""
-
-    model: str | None = _field(
-        None,
-        optional(TEXT),
-        "folder, Hub name or embedded checkpoint (default: the embedded teacher)",
-    )
-    teacher: str | None = _field(None, optional(TEXT), "to compare with: retention")
-    label_map: str | None = _field(None, optional(TEXT), LABEL_MAP)
-    split: str = _field("test", TEXT, "validation while choosing, test once at the end")
-    output: str | None = _field(None, optional(TEXT), "write the result to this JSON file")
 
 
 def _students() -> list[str]:
@@ -245,13 +139,25 @@ def distill(a: DistillArguments, command: str) -> None:
     from kdtutor import models
     from kdtutor.objectives.parse import parse_objective
 
-    objective, task = parse_objective(a.objective), _task(a)
+    objective, task = parse_objective(_formula(a)), _task(a)
     teacher = models.load_teacher(task, a.teacher, a.label_map)
     options = {name: getattr(a, name) for name in ("layers", "width", "token_types")}
     student = models.make_student(a.student, teacher, task, seed=a.seed, **options)
     if a.dropout is not None:
         models.set_dropout(student, a.dropout)
     _train(a, command, student, teacher, task, objective)
+
+
+def _formula(a: DistillArguments) -> str:
+    """Return the objective, or the blend that --alpha and --temperature are short for."""
+    if a.alpha is None and a.temperature is None:
+        return a.objective
+    if a.objective != DEFAULT_OBJECTIVE:
+        raise KDTutorError(
+            "--alpha and --temperature are short for an --objective: give the one or the other"
+        )
+    alpha, temperature = 0.1 if a.alpha is None else a.alpha, a.temperature or 4
+    return f"blend(alpha={alpha:g}, temperature={temperature:g})"
 
 
 def evaluate(a: EvaluateArguments, command: str) -> None:
@@ -276,6 +182,8 @@ COMMANDS = {
     "finetune": (FinetuneArguments, finetune),
     "distill": (DistillArguments, distill),
     "evaluate": (EvaluateArguments, evaluate),
+    "predict": (PredictArguments, predict),
+    "label": (LabelArguments, label),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from kdtutor.cli.commands import (
 )
 from kdtutor.data.load import load_task
 from kdtutor.errors import KDTutorError
+from kdtutor.models.forward import logits_of
 from kdtutor.models.load import load_model
 from kdtutor.models.save import save
 from kdtutor.models.students import small_bert
@@ -166,7 +168,7 @@ def test_unknown_names_list_what_there_is_nearest_first(capsys, mine):
     assert 'unknown field "batchsize"; there are: batch_size, ' in refused(
         capsys, "distill", "--batchsize", "3"
     )
-    assert 'unknown field "temperature"' in refused(capsys, "distill", "--temperature=4")
+    assert 'unknown field "temprature"' in refused(capsys, "distill", "--temprature=4")
     assert 'unknown task "supersens"; there are: supersense, ' in refused(
         capsys, "finetune", "--task", "supersens"
     )
@@ -562,3 +564,49 @@ def test_the_tokenizer_that_lies_with_a_model_need_not_be_named(mine, tmp_path, 
     # A student of another tokenizer learns from the same teacher.
     assert main(["distill", *common, "--student", "small-bert", "--tokenizer", str(asset_path("tokenizer")),
                  "--output", str(tmp_path / "other")]) == 0  # fmt: skip
+
+
+def test_alpha_and_temperature_are_short_for_an_objective(capsys, mine, corpus, tmp_path):
+    short = ["distill", *mine, "--teacher", str(corpus / "teacher"), "--steps", "1", "--no_check_teacher"]
+    assert main([*short, "--alpha", "0.3", "--temperature", "2", "--output", str(tmp_path / "short")]) == 0
+    assert "objective 0.3 * HardLabels() + 0.7 * SoftTargets(temperature=2)" in capsys.readouterr().out
+    assert "give the one or the other" in refused(
+        capsys, *short, "--alpha", "0.3", "--objective", "SoftTargets(2)"
+    )
+    assert "alpha must be a fraction from 0 to 1, not '2'" in refused(capsys, *short, "--alpha", "2")
+
+
+def test_a_models_answers_are_written_and_fill_the_labels_that_are_missing(capsys, corpus, tmp_path):
+    texts = ["a warm film", 'said "great", twice', "a dull mess"]
+    rows = "".join(
+        json.dumps({"text": t, "y": y}) + "\n" for t, y in zip(texts, ("good", None, None), strict=True)
+    )
+    (tmp_path / "new.jsonl").write_text(rows, encoding="utf-8")
+    common = ["--task", str(tmp_path / "new.jsonl"), "--text", "text", "--model", str(corpus / "teacher"),
+              "--max_length", "24"]  # fmt: skip
+    assert main(["predict", *common, "--output", str(tmp_path / "answers.csv")]) == 0
+    assert "3 texts answered by" in capsys.readouterr().out
+    answered = read_csv(tmp_path / "answers.csv")
+    assert [row["text"] for row in answered] == texts
+    task = load_task(corpus / "mine.csv", text="text", label="label", max_length=24)
+    logits = logits_of(load_model(corpus / "teacher", task), task.encode_texts(texts)).softmax(-1)
+    assert [row["label"] for row in answered] == [task.labels[i] for i in logits.argmax(-1)]
+    assert [float(row["probability"]) for row in answered] == pytest.approx(
+        logits.amax(-1).tolist(), abs=1e-4
+    )
+
+    capsys.readouterr()
+    assert main(["label", *common, "--label", "y", "--output", str(tmp_path / "full.csv")]) == 0
+    assert "2 of 3 labels are by" in capsys.readouterr().out
+    full = read_csv(tmp_path / "full.csv")
+    assert [row["y"] for row in full] == ["good", *(row["label"] for row in answered[1:])]
+    assert [row["label_by"] for row in full] == ["given", "teacher", "teacher"]
+
+    (tmp_path / "new.jsonl").write_text(rows.replace("good", "odd"), encoding="utf-8")
+    assert "has the label 'odd', which" in refused(capsys, "label", *common, "--label", "y")
+    assert "it is no classifier" in refused(capsys, "predict", *common, "--model", "bert-glosses")
+
+
+def read_csv(path: Path) -> list[dict]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return [*csv.DictReader(file)]

@@ -1,0 +1,96 @@
+"""kdtutor predict and kdtutor label: a model's answers to the texts of a file, written beside them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from kdtutor.cli.arguments import LabelArguments, PredictArguments
+from kdtutor.errors import KDTutorError
+
+
+def predict(a: PredictArguments, command: str) -> None:
+    """Write every text with the model's answer."""
+    from kdtutor.data.rows import Wanted
+
+    columns, answers, kind = _answered(a, Wanted(a.text, a.pair, None, a.delimiter, a.encoding))
+    head = ("label", "probability") if kind == "classification" else ("value",)
+    _write(a, [a.text, a.pair, *head], columns.texts, [*zip(*answers, strict=True)])
+    print(f"{len(columns):,} texts answered by {a.model}, written to {a.output}")
+
+
+def label(a: LabelArguments, command: str) -> None:
+    """Write every text with its own label, or with the teacher's where it has none."""
+    from kdtutor.data.rows import Wanted
+
+    columns, answers, kind = _answered(a, Wanted(a.text, a.pair, a.label, a.delimiter, a.encoding))
+    given = columns.labels.to_pylist()
+    filled = [theirs[0] if mine is None else mine for mine, theirs in zip(given, answers, strict=True)]
+    by = ["teacher" if mine is None else "given" for mine in given]
+    names = _names(a)
+    if kind == "classification" and (odd := {*filled} - {*names}):
+        raise KDTutorError(
+            f"{a.task} has the label {min(odd)!r}, which {a.model} does not know: its classes are {', '.join(names)}"
+        )
+    _write(a, [a.text, a.pair, a.label, "label_by"], columns.texts, [filled, by])
+    print(f"{by.count('teacher'):,} of {len(columns):,} labels are by {a.model}, written to {a.output}")
+
+
+def _answered(a: PredictArguments, wanted):
+    """Read the texts and ask the model: the columns, a tuple for each row, and the kind of the answers."""
+    from kdtutor.data.columns import columns_of
+    from kdtutor.data.files import READERS, format_of, read_file
+    from kdtutor.data.task import Split, Task
+    from kdtutor.evaluation.scores import predict as logits_of_split
+    from kdtutor.models import load_teacher, shipped
+    from kdtutor.models.reading import tokenizer_at
+    from kdtutor.training.checkpoints import writable
+
+    path = Path(a.task).expanduser()
+    if not format_of(path):
+        raise KDTutorError(f"{path}: files are read as {', '.join(READERS)}")
+    writable(Path(a.output).parent)  # said now, not after the work
+    columns = columns_of(read_file(path, wanted), wanted, str(path))
+    names = _names(a)
+    kind = "classification" if len(names) > 1 else "regression"
+    own = None if a.model in shipped() or tokenizer_at(a.model) is None else a.model
+    split = Split(columns.texts, None)
+    task = Task(path.name, kind, names, {"train": split}, a.tokenizer or own, a.max_length)
+    logits = logits_of_split(load_teacher(task, a.model), task, "train")
+    if kind == "regression":
+        return columns, [(f"{value:.6g}",) for value in logits[:, 0].tolist()], kind
+    sure = logits.softmax(-1).max(-1)
+    found = zip(sure.indices.tolist(), sure.values.tolist(), strict=True)
+    return columns, [(names[number], f"{probability:.4f}") for number, probability in found], kind
+
+
+def _names(a: PredictArguments) -> tuple[str, ...]:
+    """Return what the model calls its outputs."""
+    from transformers import AutoConfig
+
+    from kdtutor.assets import verified
+    from kdtutor.data.hub import hub_access, unavailable
+    from kdtutor.models import shipped
+    from kdtutor.models.outputs import output_names
+
+    source = verified(f"models/{a.model}") if a.model in shipped() else a.model
+    try:
+        with hub_access(source):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    # No network, an unknown name, a damaged file: a different type for each.
+    except Exception as error:
+        raise KDTutorError(unavailable("model", a.model, error)) from error
+    if "ForSequenceClassification" not in str(config.architectures):
+        raise KDTutorError(f"{a.model} answers no texts: it is no classifier; kdtutor finetune makes one")
+    return tuple(output_names(config))
+
+
+def _write(a: PredictArguments, head: list, texts: tuple, columns: list) -> None:
+    from kdtutor.files import write_atomically
+
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([name for name in head if name is not None])
+    writer.writerows(zip(*texts, *columns, strict=True))
+    write_atomically(Path(a.output), out.getvalue())

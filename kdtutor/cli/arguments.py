@@ -1,0 +1,163 @@
+"""The fields that each command takes, as flags and in a YAML file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kdtutor.errors import (
+    COUNT,
+    FOLDER,
+    FRACTION,
+    POSITIVE,
+    SWITCH,
+    TEXT,
+    Check,
+    Checked,
+    number,
+    one_of,
+    optional,
+)
+from kdtutor.training.settings import Settings
+
+LABEL_MAP = "which output of the model is which class, where names differ: NEGATIVE=0,POSITIVE=1"
+
+
+SHARE = number("a fraction from 0 to 1", lambda value: 0 <= value <= 1)
+DEFAULT_OBJECTIVE = "0.1 * HardLabels() + 0.9 * SoftTargets(temperature=4)"
+
+
+def field_of(default: object, check: Check, help: str):
+    return field(default=default, metadata={"check": check, "help": help})
+
+
+@dataclass(frozen=True)
+class DataArguments(Checked):
+    task: str = field_of("supersense", TEXT, "embedded task, Hub task, or a file or folder of your own data")
+    text: str | None = field_of(None, optional(TEXT), "text column of your own file")
+    pair: str | None = field_of(None, optional(TEXT), "second text column")
+    label: str | None = field_of(None, optional(TEXT), "label column")
+    kind: str | None = field_of(
+        None,
+        optional(one_of("classification", "regression")),
+        "whether labels are classes or numbers (default: as they look, which is printed)",
+    )
+    stratify: bool = field_of(
+        False, SWITCH, "cut your file exactly, class by class, instead of by a hash of each text"
+    )
+    delimiter: str | None = field_of(
+        None,
+        optional(TEXT),
+        "between the columns of your text file: one character, or tab (default: what fits)",
+    )
+    encoding: str | None = field_of(
+        None, optional(TEXT), "of your text file, such as cp1252 (default: what fits)"
+    )
+    tokenizer: str | None = field_of(
+        None, optional(TEXT), "tokenizer name or folder (default: that of the model)"
+    )
+    max_length: int = field_of(128, COUNT, "tokens a text is cut to")
+
+
+@dataclass(frozen=True)
+class TrainArguments(DataArguments, Settings):
+    output: str = field_of("runs/latest", FOLDER, "folder for model, card and checkpoints")
+    subset: int | None = field_of(None, optional(COUNT), "train on this many random examples")
+    save_dtype: str = field_of(
+        "float32", one_of("float32", "float16"), "float32, or float16 for a model half the size"
+    )
+    resume: bool = field_of(False, SWITCH, "go on from the newest checkpoint in the output folder")
+    dry_run: bool = field_of(False, SWITCH, "print steps, tokens, memory and time, and train nothing")
+    launch: str | None = field_of(
+        None, optional(TEXT), "for --dry_run: accelerate's configuration that it is meant for"
+    )
+
+
+@dataclass(frozen=True)
+class PretrainArguments(TrainArguments):
+    """Masked-LM pre-training of a BERT with random weights (or of --model)."""
+
+    task: str = field_of("glosses", TEXT, "a masked-LM task: glosses, wikitext, or your own file")
+    model: str | None = field_of(None, optional(TEXT), "go on from this checkpoint instead of random weights")
+    layers: int = field_of(6, COUNT, "depth of a new model")
+    width: int = field_of(256, COUNT, "hidden size of a new model")
+    dropout: float = field_of(0.1, FRACTION, "dropout of a new model")
+
+
+@dataclass(frozen=True)
+class FinetuneArguments(TrainArguments):
+    """Fine-tune a pretrained model on a task's hard labels."""
+
+    model: str = field_of("bert-glosses", TEXT, "embedded checkpoint, folder or Hub name")
+    dropout: float | None = field_of(
+        None, optional(FRACTION), "dropout while fine-tuning (default: the model's)"
+    )
+
+
+@dataclass(frozen=True)
+class DistillArguments(TrainArguments):
+    """Distil a teacher into a smaller student."""
+
+    teacher: str | None = field_of(
+        None, optional(TEXT), "folder or Hub name (default: the embedded teacher of the task)"
+    )
+    label_map: str | None = field_of(None, optional(TEXT), LABEL_MAP)
+    student: str = field_of("half-depth", TEXT, "one of {students}, or a folder or Hub name")
+    layers: int | None = field_of(None, optional(COUNT), "the student's depth")
+    width: int | None = field_of(None, optional(COUNT), "a small-bert's hidden size (default: 128)")
+    token_types: str | None = field_of(
+        None, optional(one_of("fold", "drop")), "half-depth: into the positions (default), or left out"
+    )
+    dropout: float | None = field_of(None, optional(FRACTION), "the student's (default: as it comes)")
+    alpha: float | None = field_of(
+        None,
+        optional(SHARE),
+        "short for an objective: blend(alpha=…), of the labels; the teacher has the rest",
+    )
+    temperature: float | None = field_of(
+        None, optional(POSITIVE), "short for an objective: blend(temperature=…), of the teacher's answers"
+    )
+    objective: str = field_of(
+        DEFAULT_OBJECTIVE,
+        TEXT,
+        "a formula as in Python: terms, weights, blend(alpha=…, temperature=…)",
+    )
+
+
+@dataclass(frozen=True)
+class EvaluateArguments(DataArguments):
+    """Measure a model on a task's held-out split."""
+
+    model: str | None = field_of(
+        None,
+        optional(TEXT),
+        "folder, Hub name or embedded checkpoint (default: the embedded teacher)",
+    )
+    teacher: str | None = field_of(None, optional(TEXT), "to compare with: retention")
+    label_map: str | None = field_of(None, optional(TEXT), LABEL_MAP)
+    split: str = field_of("test", TEXT, "validation while choosing, test once at the end")
+    output: str | None = field_of(None, optional(TEXT), "write the result to this JSON file")
+
+
+@dataclass(frozen=True)
+class PredictArguments(Checked):
+    """Write a model's answers to every text of a file: its class and how sure it is of it, or its number."""
+
+    task: str = field_of("texts.csv", TEXT, "file with the texts")
+    text: str | None = field_of(None, optional(TEXT), "text column")
+    pair: str | None = field_of(None, optional(TEXT), "second text column")
+    delimiter: str | None = field_of(None, optional(TEXT), "between the columns of your text file")
+    encoding: str | None = field_of(None, optional(TEXT), "of your text file (default: what fits)")
+    model: str = field_of("bert-supersense", TEXT, "folder, Hub name or embedded checkpoint")
+    tokenizer: str | None = field_of(
+        None, optional(TEXT), "tokenizer name or folder (default: that of the model)"
+    )
+    max_length: int = field_of(128, COUNT, "tokens a text is cut to")
+    output: str = field_of("answers.csv", TEXT, "CSV file to write")
+
+
+@dataclass(frozen=True)
+class LabelArguments(PredictArguments):
+    """Fill the empty cells of a label column with a teacher's answers; labels that are there stay."""
+
+    label: str = field_of("label", TEXT, "label column")
+    output: str = field_of("labelled.csv", TEXT, "CSV file to write")
