@@ -26,6 +26,7 @@ from kdtutor.plots.results import (
     comparison,
     learning_curves,
     memory,
+    patience,
     scores_with_intervals,
     size_accuracy_latency,
 )
@@ -90,6 +91,7 @@ __all__ = [
     "masking",
     "masks",
     "memory",
+    "patience",
     "percent",
     "positions",
     "ranking",

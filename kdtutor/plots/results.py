@@ -101,6 +101,46 @@ def scores_with_intervals(
 
 
 @styled
+def patience(
+    curves: Mapping[str, Sequence[tuple[float, Sequence[float]]]],
+    references: Mapping[str, float] | None = None,
+    ylabel: str = "test accuracy",
+) -> Picture:
+    """Draw how each method does by how long it was trained: (passes, one score per seed) for every length.
+
+    Means over the seeds with their 95 % interval (Student's t), passes on a logarithmic axis; methods stand a little
+    beside each other. references: scores drawn as lines, such as the teacher's. Scores are fractions.
+    """
+    from kdtutor.evaluation.statistics import mean_and_interval
+
+    picture, axes = canvas(8.4, 4.6)
+    looks, said = looks_of(curves), []
+    for place, (name, points) in enumerate(curves.items()):
+        found = [mean_and_interval(scores) for _, scores in points]
+        x = np.array([passes for passes, _ in points], float) * 1.02 ** (place - (len(curves) - 1) / 2)
+        means = np.array([interval.mean for interval in found])
+        widths = [interval.half_width if interval.n > 1 else 0 for interval in found]
+        draw_curve(axes, x, means, looks[name], name)
+        axes.errorbar(x, means, yerr=widths, ecolor=looks[name].colour, linestyle="none", capsize=3)
+        steps = [f"{percent(mean, 1)} at {passes:g}" for (passes, _), mean in zip(points, means, strict=True)]
+        said.append(f"{name} {', '.join(steps)}")
+    for name, score in (references or {}).items():
+        axes.axhline(score, color=looks_of([name])[name].colour, linestyle=":")
+        axes.annotate(f"{name} {percent(score, 1)}", (0, score), (4, 3), xycoords=("axes fraction", "data"),
+                      textcoords="offset points")  # fmt: skip
+        said.append(f"the line {name} is at {percent(score, 1)}")
+    lengths = sorted({passes for points in curves.values() for passes, _ in points})
+    axes.set_xscale("log")
+    axes.set_xticks(lengths, [f"{passes:g}" for passes in lengths])
+    axes.minorticks_off()
+    axes.set(xlabel="passes over the training texts, each a run of its own", ylabel=ylabel)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.grid()
+    axes.legend(loc="lower right")
+    return describe(picture, f"Mean {ylabel} by passes: {'; '.join(said)}.")
+
+
+@styled
 def comparison(evaluations: Mapping[str, object]) -> Picture:
     """Draw size, time for one text, and accuracy of models, from `evaluate`: what distillation buys, in a picture.
 

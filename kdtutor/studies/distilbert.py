@@ -155,6 +155,9 @@ class Results(Stored):
             return [mean(scores) for scores in zip(*tasks, strict=True)]
         return [row[split][measure or MEASURE[task]] for row in self.rows(configuration, task).values()]
 
+    def _by_seed(self, configuration: str, *what, **which) -> dict[int, float]:
+        return dict(zip(self.seeds, self.scores(configuration, *what, **which), strict=True))
+
     def _right(self, first: str, second: str, split: str, task: str = "supersense"):
         """Return which texts both got right, as in `Stored`: only of a task with classes, not of a mean of tasks."""
         if MEASURE.get(task) != "accuracy":

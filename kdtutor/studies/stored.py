@@ -72,18 +72,18 @@ class Stored:
 
         if measure in (None, "accuracy") and (right := self._right(first, second, split, **which)):
             return paired_seeds_and_texts(*right)
-        a, b = (self.scores(name, measure, split, **which) for name in (first, second))
-        a, b = (side * len(other) if len(side) == 1 else side for side, other in ((a, b), (b, a)))
-        common = min(len(a), len(b))
-        return paired_seeds_test(a[:common], b[:common])
+        a, b = (self._by_seed(name, measure, split, **which) for name in (first, second))
+        return paired_seeds_test(*_paired(a, b))
+
+    def _by_seed(self, configuration: str, measure: str | None, split: str) -> dict[int | None, float]:
+        return dict(zip(self.rows(configuration), self.scores(configuration, measure, split), strict=True))
 
     def _right(self, first: str, second: str, split: str, **which) -> tuple[np.ndarray, np.ndarray] | None:
         """Return which texts two configurations got right, (seeds, texts) each, or None where the file does not say."""
         if which:
             return None
         a, b = ({seed: row[split] for seed, row in self.rows(name).items()} for name in (first, second))
-        seeds = [seed for seed in (a if None in b else b) if seed in a or None in a]
-        return self._stacked([[side.get(seed, side.get(None)) for seed in seeds] for side in (a, b)])
+        return self._stacked(_paired(a, b))
 
     @staticmethod
     def _stacked(sides: Sequence[Sequence[dict]]) -> tuple[np.ndarray, ...] | None:
@@ -124,6 +124,12 @@ class Stored:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+
+def _paired(a: dict, b: dict) -> tuple[list, list]:
+    """List what both sides have at the seeds that they share; what has no seed (None) goes with every seed."""
+    seeds = [seed for seed in (a if None in b else b) if seed in a or None in a]
+    return [a.get(seed, a.get(None)) for seed in seeds], [b.get(seed, b.get(None)) for seed in seeds]
 
 
 # ------------------------------------------------------------------------------------------------ the file

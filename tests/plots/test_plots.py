@@ -416,3 +416,18 @@ def test_saturation_says_how_the_largest_weight_and_its_gradient_end():
         "from 1 to 1024: q·k, the largest weight goes from 20 % to 96 % and the gradient from 0.05 to 0.004"
         in (said(plots.saturation([1, 1024], largest, gradient)))
     )
+
+
+def test_patience_draws_the_mean_of_each_length_and_tells_all_of_them():
+    curves = {
+        "hard labels": [(2, [0.5, 0.6]), (10, [0.6, 0.62])],
+        "soft targets, T = 2": [(2, [0.4, 0.5]), (10, [0.66, 0.7])],
+    }
+    picture = plots.patience(curves, references={"TF-IDF": 0.73})
+    assert "hard labels 55.0 % at 2, 61.0 % at 10; soft targets, T = 2 45.0 % at 2, 68.0 % at 10" in said(
+        picture
+    )
+    assert "the line TF-IDF is at 73.0 %" in said(picture)
+    (axes,) = picture.axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["2", "10"]
+    assert axes.lines[0].get_ydata() == pytest.approx([0.55, 0.61])

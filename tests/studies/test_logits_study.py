@@ -313,6 +313,13 @@ def test_differences_are_paired_over_the_seeds_that_both_have():
     assert test.difference == -0.25 and "2 seeds" in test.detail
 
 
+def test_a_seed_that_one_of_them_lacks_is_left_out_wherever_it_stands():
+    made = stored_of(a=[0.25, 0.5, 0.5], b=[0.5, 0.75, 0.75])
+    made.record["runs"] = [r for r in made.record["runs"] if (r["configuration"], r["seed"]) != ("b", 0)]
+    test = made.compare("a", "b", split="validation")
+    assert test.difference == -0.25 and "2 seeds" in test.detail
+
+
 def test_where_the_file_says_which_texts_were_right_the_interval_is_over_seeds_and_texts(record):
     first, second = "soft targets, T = 1, 2 passes", "hard labels, 2 passes"
     rows = [dict(row) for name in (first, second) for row in Stored(record).rows(name).values()]
