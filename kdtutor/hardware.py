@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")  # where Linux mounts the limits of the container that this process is in
@@ -34,6 +35,15 @@ def processors(cgroup: Path = CGROUP) -> float:
         quota, period = _read(cgroup / "cpu/cpu.cfs_quota_us"), _read(cgroup / "cpu/cpu.cfs_period_us")
     share = int(quota) / int(period) if quota.isdigit() and period.isdigit() else math.inf
     return min(allowed, share)
+
+
+def own_and_idle() -> float:
+    """Sum the seconds that this process has computed, over its threads, and those that its processors were idle."""
+    import psutil  # comes with accelerate
+
+    times = psutil.cpu_times(percpu=True)
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(times))
+    return time.process_time() + sum(times[i].idle for i in allowed if i < len(times))
 
 
 def memory(cgroup: Path = CGROUP) -> tuple[int, int]:

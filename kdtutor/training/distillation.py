@@ -38,6 +38,7 @@ from kdtutor.training.batches import Batches
 from kdtutor.training.checks import check_run
 from kdtutor.training.diagnosis import Diagnosis, diagnose, share_clipped, warn_if_mostly_clipped
 from kdtutor.training.history import NonFiniteLoss
+from kdtutor.training.neighbours import Neighbours
 from kdtutor.training.randomness import own_randomness
 from kdtutor.training.settings import Settings, TopK, check_setting, describe, takes_settings
 from kdtutor.training.state import Learning, State
@@ -244,11 +245,13 @@ class Distillation:
             processes.bar(
                 self.accelerator, self.progress, total=self.total_steps, initial=self.done, unit="step"
             ) as bar,
+            Neighbours(self.device) as neighbours,
         ):
             self._learning.refuse_if_torn()
             self._save_if_expected()  # what could not be written before, or was changed since
             first = self.done
             while self.done < self.total_steps:
+                neighbours.look()
                 number = self.done + 1
                 step = Step(number, number / self.batches.per_epoch, self.total_steps, self)
                 interrupted = False

@@ -1,0 +1,99 @@
+"""A run that shares its cores: when OpenMP's threads may spin, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from helpers import make_run, make_task, same, weights
+
+from kdtutor.hardware import own_and_idle
+from kdtutor.training import neighbours
+from kdtutor.training.neighbours import Neighbours
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def machine(monkeypatch, two_threads):
+    """A machine of two processors whose clock and whose free cores a test sets."""
+
+    class Machine:
+        clock, used = 100.0, 40.0
+
+        def passes(self, seconds: float, cores: float) -> None:
+            self.clock += seconds
+            self.used += seconds * cores
+
+    machine = Machine()
+    monkeypatch.setattr(neighbours.sys, "platform", "linux")
+    monkeypatch.setattr(neighbours.time, "monotonic", lambda: machine.clock)
+    monkeypatch.setattr(neighbours, "own_and_idle", lambda: machine.used)
+    monkeypatch.setattr(neighbours, "processors", lambda: 2)
+    return machine
+
+
+def sleeping_pools() -> int:
+    return sum(thread.name == "kdtutor: sleeping pool" for thread in threading.enumerate())
+
+
+def test_threads_spin_once_the_cores_were_the_runs_own_and_no_longer_when_a_neighbour_comes(machine):
+    with Neighbours(torch.device("cpu")) as found:
+        assert sleeping_pools() == 1  # at first nobody knows
+        machine.passes(0.5, cores=2)
+        found.look()
+        assert sleeping_pools() == 1  # too early to tell
+        machine.passes(0.6, cores=1.9)
+        found.look()
+        assert sleeping_pools() == 0
+        machine.passes(1.1, cores=1.33)  # a neighbour takes its third
+        found.look()
+        found.look()
+        assert sleeping_pools() == 1
+        machine.passes(1.1, cores=2)
+        found.look()
+        assert sleeping_pools() == 0
+        machine.passes(1.1, cores=1)
+        found.look()
+    assert sleeping_pools() == 0
+
+
+def test_a_container_with_less_than_its_machine_never_counts_as_alone(machine, monkeypatch):
+    monkeypatch.setattr(neighbours, "processors", lambda: 1)
+    with Neighbours(torch.device("cpu")) as found:
+        machine.passes(2, cores=2)  # the machine idles, but these cores are not for this process
+        found.look()
+        assert sleeping_pools() == 1
+
+
+def test_one_thread_waits_for_nobody(two_threads):
+    torch.set_num_threads(1)
+    with Neighbours(torch.device("cpu")) as found:
+        found.look()
+        assert sleeping_pools() == 0
+
+
+def test_a_run_yields_while_it_runs_and_leaves_no_thread_behind_nor_any_trace_in_its_weights(two_threads):
+    task = make_task()
+    plain, run = make_run(task, steps=4), make_run(task, steps=4)
+    during = {step.number: sleeping_pools() for step in run}
+    assert during[1] == 1
+    assert sleeping_pools() == 0
+    for _ in plain:
+        break
+    assert sleeping_pools() == 0
+    plain.run()
+    assert same(weights(run.student), weights(plain.student))
+
+
+def test_what_a_process_used_and_could_have_used_grows_with_time():
+    before = own_and_idle()
+    sum(range(10**6))
+    assert own_and_idle() > before
