@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -168,7 +169,7 @@ def _task(
     if labels:
         notes += _check_classes(columns, wanted.label, labels, part) if classes is not None else []
 
-    title = f"{columns.where[0][0]}: {len(columns):,} rows"
+    title = f"{os.path.basename(columns.where[0][0])}: {len(columns):,} rows"
     sizes = ", ".join(f"{split} {int((part == number).sum()):,}" for number, split in enumerate(SPLITS))
     how = _how(held_out, stratify)
     notes = [f"{title}, {sizes}{how}", *columns.notes, *(labels.notes if labels else ()), *notes]

@@ -10,7 +10,7 @@ from kdtutor.exercises.banks import RIGHT
 from kdtutor.exercises.definitions import Exercise, Mistake
 
 
-def _between(generator: torch.Generator, low: int, high: int) -> int:
+def between(generator: torch.Generator, low: int, high: int) -> int:
     """From low to high − 1."""
     return int(torch.randint(low, high, (), generator=generator))
 
@@ -43,8 +43,8 @@ def training_memory(
 
 
 def _models(generator: torch.Generator) -> list[tuple]:
-    sizes = [(_between(generator, 10, 70), _between(generator, 80, 400)) for _ in range(3)]
-    cut = [(_between(generator, 3, 33), _between(generator, 2, 9)) for _ in sizes]
+    sizes = [(between(generator, 10, 70), between(generator, 80, 400)) for _ in range(3)]
+    cut = [(between(generator, 3, 33), between(generator, 2, 9)) for _ in sizes]
     return [(840_000 * s, 840_000 * t, a, p) for (s, t), (a, p) in zip(sizes, cut, strict=True)]
 
 
@@ -137,19 +137,19 @@ def cut_up(
 
 def _batches(generator: torch.Generator) -> list[tuple]:
     """(texts, batch_size, processes, fits): one where all divides evenly, two where nothing does."""
-    fits = _between(generator, 5, 40)
-    processes, times = _between(generator, 2, 9), _between(generator, 3, 9)
+    fits = between(generator, 5, 40)
+    processes, times = between(generator, 2, 9), between(generator, 3, 9)
     even = fits * processes * times
-    probes = [(even * _between(generator, 20, 90), even, processes, fits)]
+    probes = [(even * between(generator, 20, 90), even, processes, fits)]
     for _ in range(2):
-        fits, processes = _between(generator, 9, 40), _between(generator, 2, 9)
-        batch = processes * (fits * _between(generator, 2, 9) + _between(generator, 1, fits))
+        fits, processes = between(generator, 9, 40), between(generator, 2, 9)
+        batch = processes * (fits * between(generator, 2, 9) + between(generator, 1, fits))
         probes.append(
-            (batch * _between(generator, 20, 90) + _between(generator, 1, batch), batch, processes, fits)
+            (batch * between(generator, 20, 90) + between(generator, 1, batch), batch, processes, fits)
         )
-    fits, processes, times = _between(generator, 5, 12), _between(generator, 3, 9), _between(generator, 2, 9)
+    fits, processes, times = between(generator, 5, 12), between(generator, 3, 9), between(generator, 2, 9)
     batch = fits * processes * times + 1  # one text too many: its process has a micro-batch more
-    return [*probes, (batch * _between(generator, 20, 90), batch, processes, fits)]
+    return [*probes, (batch * between(generator, 20, 90), batch, processes, fits)]
 
 
 CUT_UP = Exercise(

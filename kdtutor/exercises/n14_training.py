@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kdtutor.data.tokens import IGNORED
 from kdtutor.exercises.banks import RIGHT
 from kdtutor.exercises.definitions import Exercise, Mistake
-from kdtutor.exercises.n14_scale import _between
+from kdtutor.exercises.n14_scale import between
 from kdtutor.exercises.toys import keeps_graph
 
 WIDTH, VOCABULARY = 5, 7
@@ -119,7 +119,7 @@ def _shares(generator: torch.Generator) -> list[tuple]:
         for rank in range(processes):
             share = []
             for place in range(2 + rank % 2):
-                texts, length = 2 + (rank + place) % 2, _between(generator, 4, 7)
+                texts, length = 2 + (rank + place) % 2, between(generator, 4, 7)
                 labels = torch.randint(VOCABULARY, (texts, length), generator=generator)
                 masked = torch.rand(texts, length, generator=generator) < 0.15 + 0.3 * ((rank + place) % 3)
                 masked[0, 0] = True
@@ -270,8 +270,8 @@ def _runs(generator: torch.Generator) -> list[tuple]:
         return low + (high - low) * torch.rand((), generator=generator).item()
 
     return [
-        (1e9 * share(1, 5), _between(generator, 3, 9), share(0.05, 0.3), 1e6 * share(20, 70), 1e6 * share(80, 200),
-         1e12 * share(50, 900), share(0.2, 0.6), _between(generator, 2, 17))
+        (1e9 * share(1, 5), between(generator, 3, 9), share(0.05, 0.3), 1e6 * share(20, 70), 1e6 * share(80, 200),
+         1e12 * share(50, 900), share(0.2, 0.6), between(generator, 2, 17))
         for _ in range(3)
     ]  # fmt: skip
 

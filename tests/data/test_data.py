@@ -523,7 +523,9 @@ def test_a_label_seen_only_in_the_test_part_is_refused_by_name(tmp_path):
 
 
 def test_a_file_too_short_to_be_cut_is_refused(tmp_path):
-    assert "has 2 rows, too few" in refused(csv_file(tmp_path, "t,y", "a,0", "b,1"), text="t", label="y")
+    assert "has 2 rows with 2 different texts, too few" in refused(
+        csv_file(tmp_path, "t,y", "a,0", "b,1"), text="t", label="y"
+    )
     assert "has no rows" in refused(csv_file(tmp_path, "t,y"), text="t", label="y")
 
 

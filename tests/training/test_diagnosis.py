@@ -93,7 +93,7 @@ def test_texts_learned_by_heart_are_overfitting(task):
     run = make_run(by_heart, HardLabels(), epochs=40, learning_rate=1e-2)
     run.run()
     found = run.diagnose()
-    assert found.training["accuracy"] > 0.9 > found.validation["accuracy"] + 0.3
+    assert found.training["accuracy"] > found.validation["accuracy"] + 0.3
     assert "mostly overfitting: " in str(found)
 
 
