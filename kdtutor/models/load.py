@@ -76,14 +76,7 @@ def _load(
     try:
         with hub_access(place), quiet():
             config = AutoConfig.from_pretrained(source, **safe)
-            if config.is_encoder_decoder:
-                kind = f"{config.model_type}, an encoder–decoder"
-                raise KDTutorError(f"{name} is a {kind}: here encoders and decoders are trained and teach")
-            if task.rules.per_token and "ForSequenceClassification" in str(config.architectures):
-                raise KDTutorError(
-                    f'{name} answers with classes, but "{task.name}" has no label column: label="…" (--label …) names '
-                    "it; its cells may be empty, where a text is there to be answered by the teacher"
-                )
+            _check_architecture(config, task, str(name))
             has_head = f"For{task.rules.head}" in str(config.architectures)
             # A teacher of classes may read with a tokenizer of its own: its answers belong to the text.
             own = own_tokenizer(_tokenizer_of(name, source), task)
@@ -110,13 +103,9 @@ def _load(
         known = "" if place.is_dir() or "/" in str(name) else nearest("model", str(name), shipped()) + "; "
         raise KDTutorError(known + unavailable("model", name, error)) from error
 
-    # Only a head may be new, and the pooler, which belongs to the head.
     missing = sorted(report["missing_keys"], key=lambda key: (".pooler." in key, key))
-    body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key]
-    if body:
-        raise KDTutorError(
-            f"{name} is no {type(model).__name__}: {len(body)} parameters are missing, such as {body[0]}"
-        )
+    _refuse_without_body(model, missing, str(name))
+
     model.reads_with = own
     check_fits(model, task, str(name))
     settle_padding(model, task, str(name))
@@ -127,6 +116,27 @@ def _load(
     # For whoever has to say which output is meant, or knows the teacher already.
     model.output_names, model.is_shipped = tuple(names), str(name) in shipped()
     return model, missing
+
+
+def _check_architecture(config: PretrainedConfig, task: Task, name: str) -> None:
+    """Refuse encoder–decoders, and a classifier where each token is to be answered."""
+    if config.is_encoder_decoder:
+        kind = f"{config.model_type}, an encoder–decoder"
+        raise KDTutorError(f"{name} is a {kind}: here encoders and decoders are trained and teach")
+    if task.rules.per_token and "ForSequenceClassification" in str(config.architectures):
+        raise KDTutorError(
+            f'{name} answers with classes, but "{task.name}" has no label column: label="…" (--label …) names '
+            "it; its cells may be empty, where a text is there to be answered by the teacher"
+        )
+
+
+def _refuse_without_body(model: PreTrainedModel, missing: list[str], name: str) -> None:
+    """Refuse a checkpoint that lacks more than a head and the pooler, which belongs to the head."""
+    body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key]
+    if body:
+        raise KDTutorError(
+            f"{name} is no {type(model).__name__}: {len(body)} parameters are missing, such as {body[0]}"
+        )
 
 
 def _tokenizer_of(name: str | os.PathLike, source: str) -> str:

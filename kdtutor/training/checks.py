@@ -36,9 +36,17 @@ def check_run(
         )
     if objective.needs_teacher and teacher is None:
         raise KDTutorError(f"the objective {objective} needs a teacher, but teacher is None")
-    split = settings.split
-    if len(task.split(split)) == 0:
-        raise KDTutorError(f"the {split} split of {task.name} is empty")
+    if len(task.split(settings.split)) == 0:
+        raise KDTutorError(f"the {settings.split} split of {task.name} is empty")
+
+    _check_student(student, task)
+    if teacher is not None:
+        _check_pair(student, teacher, task, objective)
+    _check_task(task, objective, settings)
+
+
+def _check_student(student: PreTrainedModel, task: Task) -> None:
+    """Refuse a student that reads otherwise than the task is tokenized, or that can't learn."""
     if read_by(student, task) is not task:
         own = student.reads_with
         raise KDTutorError(
@@ -55,23 +63,32 @@ def check_run(
         raise KDTutorError(
             f"the student's weights are {half.pop()}, too coarse for small steps: train student.float()"
         )
-    if teacher is not None:
-        check_fits(teacher, task, "the teacher")
-        theirs = {p.untyped_storage().data_ptr() for p in teacher.parameters()}
-        for name, parameter in student.named_parameters():
-            if parameter.untyped_storage().data_ptr() in theirs:
-                raise KDTutorError(
-                    f"student and teacher share the tensor {name}: training one would change the other; copy it"
-                )
-        sizes = student.config.vocab_size, teacher.config.vocab_size
-        if task.rules.per_token and objective.needs_teacher and sizes[0] != sizes[1]:
+
+
+def _check_pair(
+    student: PreTrainedModel, teacher: PreTrainedModel, task: Task, objective: Objective | Term
+) -> None:
+    """Refuse a teacher that doesn't fit the task, is partly the student, or answers over another vocabulary."""
+    check_fits(teacher, task, "the teacher")
+    theirs = {p.untyped_storage().data_ptr() for p in teacher.parameters()}
+    for name, parameter in student.named_parameters():
+        if parameter.untyped_storage().data_ptr() in theirs:
             raise KDTutorError(
-                f"the student's vocabulary has {sizes[0]} tokens and the teacher's {sizes[1]}: their logits can't be "
-                "compared; student.resize_token_embeddings(…) makes them alike"
+                f"student and teacher share the tensor {name}: training one would change the other; copy it"
             )
+    sizes = student.config.vocab_size, teacher.config.vocab_size
+    if task.rules.per_token and objective.needs_teacher and sizes[0] != sizes[1]:
+        raise KDTutorError(
+            f"the student's vocabulary has {sizes[0]} tokens and the teacher's {sizes[1]}: their logits can't be "
+            "compared; student.resize_token_embeddings(…) makes them alike"
+        )
+
+
+def _check_task(task: Task, objective: Objective | Term, settings: Settings) -> None:
+    """Refuse terms and settings about masks where nothing is masked, and targets that the task's kind can't have."""
     masked = [type(term).__name__ for term in objective.terms if term.positions == "masked"]
     if masked and not task.rules.masks:
         raise KDTutorError(f"{masked[0]} predicts masked tokens, but {task.name} is a {task.kind} task")
     if settings.rare_words and not task.rules.masks:
         raise KDTutorError(f"rare_words says which tokens to mask, but {task.name} is a {task.kind} task")
-    task.rules.check(task.targets(split), task.num_labels, split, task.name)
+    task.rules.check(task.targets(settings.split), task.num_labels, settings.split, task.name)
