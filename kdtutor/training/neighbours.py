@@ -68,9 +68,8 @@ class _SleepingPool:
         self._begun.wait()
 
     def _hold(self) -> None:
-        torch.ones(1 << 17).add_(
-            1
-        )  # large enough for every thread to get a part, for which OpenMP starts them
+        # Large enough for every thread to get a part, for which OpenMP starts them.
+        torch.ones(1 << 17).add_(1)
         self._begun.set()
         self._over.wait()
 
