@@ -9,6 +9,7 @@ import string
 import unicodedata
 from collections import defaultdict
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 
 import build_assets as build
@@ -20,7 +21,6 @@ from kdtutor.errors import KDTutorError, nearest
 
 TASKS = ("supersense", "sentiment", "valence", "glosses")
 LABELLED = ("supersense", "sentiment", "valence")
-PAIRS = (("train", "validation"), ("train", "test"), ("validation", "test"))
 
 
 @cache
@@ -30,6 +30,11 @@ def columns(task: str, split: str) -> dict[str, list]:
 
 def texts(task: str, split: str) -> list[str]:
     return columns(task, split)["text"]
+
+
+def splits(task: str) -> dict[str, int]:
+    """Split → number of texts; supersense alone has a pool."""
+    return card(task)["splits"]
 
 
 def card(task: str) -> dict:
@@ -154,7 +159,7 @@ def test_a_missing_file_is_named(copy):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_sizes_are_those_of_the_task_card(task):
-    assert {split: len(texts(task, split)) for split in build.SPLITS} == card(task)["splits"]
+    assert {split: len(texts(task, split)) for split in splits(task)} == splits(task)
 
 
 @pytest.mark.parametrize(
@@ -162,33 +167,33 @@ def test_sizes_are_those_of_the_task_card(task):
     [("supersense", 81_000), ("sentiment", 10_600), ("valence", 14_300), ("glosses", 131_000)],
 )
 def test_the_tasks_are_as_large_as_announced(task, rows):
-    assert sum(card(task)["splits"].values()) == pytest.approx(rows, rel=0.01)
+    assert sum(splits(task).values()) == pytest.approx(rows, rel=0.01)
 
 
 @pytest.mark.parametrize("task", LABELLED)
 def test_splits_are_about_80_10_10(task):
-    splits = card(task)["splits"]
-    shares = [splits[split] / sum(splits.values()) for split in build.SPLITS]
-    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.015)
+    total = sum(splits(task).values())
+    held_out = [splits(task)[split] / total for split in ("validation", "test")]
+    assert held_out == pytest.approx([0.1, 0.1], abs=0.015)
 
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("form", FORMS)
 def test_no_text_is_in_two_splits(task, form):
-    seen = {split: {form(text) for text in texts(task, split)} for split in build.SPLITS}
-    assert [seen[a] & seen[b] for a, b in PAIRS] == [set(), set(), set()]
+    seen = [{form(text) for text in texts(task, split)} for split in splits(task)]
+    assert [a & b for a, b in combinations(seen, 2) if a & b] == []
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_no_text_occurs_twice(task):
-    every = [letters(text) for split in build.SPLITS for text in texts(task, split)]
+    every = [letters(text) for split in splits(task) for text in texts(task, split)]
     assert len(every) == len(set(every))
 
 
 def test_a_text_shared_by_two_tasks_is_in_the_same_split_of_both():
     where = defaultdict(set)
     for task in LABELLED:
-        for split in build.SPLITS:
+        for split in splits(task):
             for text in texts(task, split):
                 where[letters(text)].add(split)
     assert [key for key, splits in where.items() if len(splits) > 1] == []
@@ -196,7 +201,7 @@ def test_a_text_shared_by_two_tasks_is_in_the_same_split_of_both():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_no_text_is_empty_or_carries_stray_markup(task):
-    for split in build.SPLITS:
+    for split in splits(task):
         for text in texts(task, split):
             assert letters(text) and text == " ".join(text.split())
             assert not re.search(r"&#?\w+;|\ufffd|Ã|â€|[\x00-\x1f\x7f-\x9f]", text)
@@ -206,9 +211,9 @@ def test_no_text_is_empty_or_carries_stray_markup(task):
 
 
 @pytest.mark.parametrize("task", ["supersense", "sentiment"])
-@pytest.mark.parametrize("split", build.SPLITS)
-def test_every_class_occurs_and_nothing_else(task, split):
-    assert set(columns(task, split)["label"]) == set(range(len(card(task)["labels"])))
+def test_every_class_occurs_and_nothing_else(task):
+    for split in splits(task):
+        assert set(columns(task, split)["label"]) == set(range(len(card(task)["labels"])))
 
 
 def test_a_definition_has_the_class_of_its_lexicographer_file():
@@ -234,7 +239,7 @@ def test_a_definition_has_the_class_of_its_lexicographer_file():
 
 
 def test_valence_is_a_mean_rating_and_agrees_with_sentiment_in_sign():
-    for split in build.SPLITS:
+    for split in splits("valence"):
         valence = columns("valence", split)
         assert all(-4 <= rating <= 4 for rating in valence["label"])
         assert set(valence["domain"]) == {"movies", "products"}
@@ -296,6 +301,26 @@ def test_nearly_every_held_out_text_is_in_the_same_split_of_glosses():
             assert sum(found) >= 0.99 * len(found)
 
 
+# --- the pool
+
+
+def test_a_fixed_part_of_the_definitions_is_kept_apart_as_a_pool():
+    glosses = [(4 + i % 25, f"definition number {i}") for i in range(2000)]
+    rows = build.supersense_rows(glosses)
+    shares = [sum(row.split == split for row in rows) / len(rows) for split in build.SPLITS]
+    assert shares == pytest.approx([0.615, 0.185, 0.1, 0.1], abs=0.03)
+    assert (
+        build.supersense_rows(glosses[::-1]) == rows[::-1]
+    )  # a text's own hash decides, whatever else there is
+
+
+def test_a_text_of_the_pool_may_be_read_by_the_masked_lm():
+    glosses = [(4, f"definition number {i}") for i in range(200)]
+    pool = {row.text for row in build.supersense_rows(glosses) if row.split == "pool"}
+    lines = build.glosses_rows([text for _, text in glosses], [], [build.supersense_rows(glosses)])
+    assert pool and pool <= {row.text for row in lines if row.split == "train"}
+
+
 # --- how a definition is cut out of a gloss
 
 
@@ -325,7 +350,7 @@ def test_examples_go_and_the_rest_stays(gloss, definition):
 
 
 def test_shipped_definitions_have_balanced_parentheses_and_hardly_any_quotation():
-    every = [text for split in build.SPLITS for text in texts("supersense", split)]
+    every = [text for split in splits("supersense") for text in texts("supersense", split)]
     assert all(text.count("(") == text.count(")") for text in every)
     assert sum('"' in text for text in every) < 10
 

@@ -42,7 +42,8 @@ from minilm import SPECIAL_TOKENS
 from kdtutor.assets import ROOT, manifest, sha256, verify_all
 from kdtutor.errors import KDTutorError
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "pool", "validation", "test")
+POOL_FROM = 0.615  # of supersense: texts whose hash is above this share, and not held out, form the pool
 # The noun lexicographer files 04 to 28; file 03 (Tops) holds the roots of the other 25 and is left out.
 SUPERSENSES = (  # noqa: SIM905
     "act animal artifact attribute body cognition communication event feeling food group location motive "
@@ -294,8 +295,13 @@ def digest(key: str) -> bytes:
 
 def split_of(key: str) -> str:
     """Split by a hash, about 80/10/10, so that the same text is in the same split of every task."""
-    share = int.from_bytes(digest(key)[:8], "big") / 2**64
+    share = share_of(key)
     return "train" if share < 0.8 else "validation" if share < 0.9 else "test"
+
+
+def share_of(key: str) -> float:
+    """A number in [0, 1) that is the text's own: its hash."""
+    return int.from_bytes(digest(key)[:8], "big") / 2**64
 
 
 def parts(gloss: str) -> list[str]:
@@ -339,8 +345,10 @@ def definition(gloss: str) -> str:
 
 
 def supersense_rows(glosses: list[tuple[int, str]]) -> list[Row]:
+    """Noun definitions; of those not held out about 23 % are a pool, whose labels no teacher is shown."""
     nouns = [(number, definition(gloss)) for number, gloss in glosses if 4 <= number <= 28]
-    return split_by_text(without_duplicates(Row(text, number - 4) for number, text in nouns))
+    rows = split_by_text(without_duplicates(Row(text, number - 4) for number, text in nouns))
+    return [replace(row, split="pool") if POOL_FROM <= share_of(row.key) < 0.8 else row for row in rows]
 
 
 def sentiment_rows(movies: list[tuple[str, str, float]]) -> list[Row]:
@@ -364,7 +372,7 @@ def glosses_rows(glosses: list[str], snippets: list[str], tasks: Iterable[list[R
     Looked for: each held-out text as a line, as a part of a gloss, as a run of adjacent parts, and, if its
     normal form has CONTAINED letters or more, anywhere inside a line. A line with both kinds is dropped.
     """
-    held_out = {row.key: row.split for rows in tasks for row in rows if row.split != "train"}
+    held_out = {row.key: row.split for rows in tasks for row in rows if row.split in ("validation", "test")}
     by_start = defaultdict(list)
     for key in held_out:
         if len(key) >= CONTAINED:
@@ -427,7 +435,8 @@ TASKS = {
         "labels": SUPERSENSES,
         "label": "label",
         "description": "WordNet noun definitions (glosses without their examples) and the lexicographer file "
-        f"of each, one of 25 broad classes; {BY_TEXT}.",
+        f"of each, one of 25 broad classes; {BY_TEXT}. Of what is left to train on, a pool of about 15,000 texts is "
+        "kept apart, again by hash: no teacher that ships has seen its labels.",
         "source": WORDNET_SOURCE,
         **WORDNET_TERMS,
     },
@@ -469,7 +478,7 @@ TASKS = {
 
 
 def write_task(folder: Path, name: str, rows: list[Row]) -> None:
-    """Write train, validation and test.parquet, each shuffled by the hash of its texts, and task.json."""
+    """Write a Parquet file for each split, each shuffled by the hash of its texts, and task.json."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -478,6 +487,8 @@ def write_task(folder: Path, name: str, rows: list[Row]) -> None:
     counts = {}
     for split in SPLITS:
         chosen = sorted((row for row in rows if row.split == split), key=lambda row: digest(row.key)[8:])
+        if not chosen:  # supersense alone has a pool
+            continue
         columns = {"text": pa.array([row.text for row in chosen], pa.string())}
         if label_type is not None:
             columns["label"] = pa.array([row.label for row in chosen], label_type)
