@@ -75,6 +75,7 @@ bench: $(READY) ## what training, live distillation and a slider take, beside th
 
 assets: $(READY) ## make the embedded data, tokenizer and models again (hours on a CPU, minutes on a GPU)
 	$(BIN)/python tools/build_assets.py all
+	$(BIN)/python tools/build_assets.py body
 	$(BIN)/kdtutor pretrain kdtutor/assets/recipes/bert-glosses.yaml
 	$(BIN)/python tools/build_assets.py install runs/bert-glosses
 	$(BIN)/kdtutor finetune kdtutor/assets/recipes/bert-supersense.yaml

@@ -116,21 +116,26 @@ def sources(tmp_path, monkeypatch, body):
     return tmp_path
 
 
-def test_the_checkpoint_is_a_masked_lm_with_a_tied_decoder_and_its_own_tokenizer(sources, body, kept):
-    minilm.build_body(sources, TEXTS, sources / "out", size=24)
+def build(sources, out) -> None:
+    minilm.build_tokenizer(sources, TEXTS, sources / "tokenizer", size=24)
+    minilm.build_body(sources, sources / "tokenizer", out)
+
+
+def test_the_checkpoint_is_a_masked_lm_with_a_tied_decoder_and_the_tokenizer_s_pieces(sources, body, kept):
+    build(sources, sources / "out")
     model, report = BertForMaskedLM.from_pretrained(sources / "out", output_loading_info=True)
     words = model.get_input_embeddings().weight
     assert not report["missing_keys"] and model.get_output_embeddings().weight is words
     assert torch.equal(words, body.get_input_embeddings().weight[rows(kept)])
     assert model.config.hidden_dropout_prob == model.config.attention_probs_dropout_prob == 0
 
-    tokenizer = AutoTokenizer.from_pretrained(sources / "out")
+    tokenizer = AutoTokenizer.from_pretrained(sources / "tokenizer")
     assert tokenizer.convert_tokens_to_ids(kept) == list(range(24))
     assert tokenizer("THE Cat").tokens() == ["[CLS]", "the", "cat", "[SEP]"]
 
 
 def test_the_card_tells_where_the_weights_come_from(sources):
-    minilm.build_body(sources, TEXTS, sources / "out", size=24)
+    build(sources, sources / "out")
     card = json.loads((sources / "out" / "card.json").read_text("utf-8"))
     assert card["source"]["sha256"] == minilm.FILES
     assert card["descent"] == [
@@ -140,7 +145,7 @@ def test_the_card_tells_where_the_weights_come_from(sources):
 
 
 def test_the_descent_grows_with_each_run_that_is_installed(sources):
-    minilm.build_body(sources, TEXTS, sources / "body", size=24)
+    build(sources, sources / "body")
     finish(sources / "pretrained", command="kdtutor pretrain …", model=str(sources / "body"))
     finish(sources / "tuned", command="kdtutor finetune …", model="pretrained")
     finish(sources / "student", command="kdtutor distill …", teacher="tuned")
@@ -173,7 +178,7 @@ def test_weights_with_another_hash_are_refused_and_both_hashes_shown(sources):
     expected = minilm.sha256(path)
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     with pytest.raises(KDTutorError) as raised:
-        minilm.build_body(sources, TEXTS, sources / "out", size=24)
+        build(sources, sources / "out")
     assert expected in str(raised.value) and minilm.sha256(path) in str(raised.value)
     assert not (sources / "out").exists()
 

@@ -1,9 +1,9 @@
 """Make the embedded data, tokenizer and manifest again, byte for byte.
 
     python tools/build_assets.py data        Parquet files, task.json and licence texts from the two sources
-    python tools/build_assets.py tokenizer   WordPiece vocabulary from glosses/train.parquet
-    python tools/build_assets.py body        MiniLM's public weights, its WordPiece table cut to our texts, as the start
-                                             of a masked LM: a folder for `kdtutor pretrain --model`
+    python tools/build_assets.py tokenizer   MiniLM's WordPiece table cut to what glosses/train.parquet uses
+    python tools/build_assets.py body        MiniLM's public weights with that table, as the start of a masked LM:
+                                             a folder for `kdtutor pretrain --model`
     python tools/build_assets.py install RUN …   the model and card of finished runs into models/
     python tools/build_assets.py manifest    SHA-256 of everything below data/, tokenizer/ and models/
     python tools/build_assets.py verify      compares the files with the manifest, changes nothing
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import heapq
 import html
 import io
 import json
@@ -29,15 +28,14 @@ import subprocess
 import sys
 import tarfile
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 
 import minilm
-from minilm import SPECIAL_TOKENS
+from minilm import SourceUnavailable
 
 from kdtutor.assets import ROOT, manifest, sha256, verify_all
 from kdtutor.errors import KDTutorError
@@ -49,7 +47,6 @@ SUPERSENSES = (  # noqa: SIM905
     "act animal artifact attribute body cognition communication event feeling food group location motive "
     "object person phenomenon plant possession process quantity relation shape state substance time"
 ).split()
-VOCABULARY_SIZE = 8192
 CONTAINED = 20  # from this many letters on, a held-out text is looked for anywhere inside a line of glosses
 
 
@@ -81,10 +78,6 @@ VADER = Source(
         "vaderSentiment==2.5",
     ),
 )
-
-
-class SourceUnavailable(KDTutorError):
-    """A source tarball is neither in the folder nor to be had over the network."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +117,11 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command in ("data", "all"):
             build_data(options.sources, options.out)
         if options.command in ("tokenizer", "all"):
-            build_tokenizer(options.out)
+            minilm.build_tokenizer(
+                options.sources, read_texts(options.out, "glosses"), options.out / "tokenizer"
+            )
         if options.command == "body":
-            minilm.build_body(options.sources, read_texts(ROOT, "glosses"), options.out)
+            minilm.build_body(options.sources, ROOT / "tokenizer", options.out)
         for run in options.runs:
             install(run, options.out)
         if options.command in ("install", "manifest", "all"):
@@ -518,78 +513,6 @@ def read_texts(out: Path, task: str) -> list[str]:
 
 def write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
-
-
-# ------------------------------------------------------------------------------------------------- tokenizer
-
-
-def build_tokenizer(out: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json: uncased WordPiece learned on glosses/train.parquet."""
-    from tokenizers import normalizers, pre_tokenizers
-
-    normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
-    words: Counter[str] = Counter()
-    for text in read_texts(out, "glosses"):
-        words.update(word for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text)))
-    tokens = [*SPECIAL_TOKENS, *wordpieces(words, VOCABULARY_SIZE - len(SPECIAL_TOKENS))]
-
-    minilm.write_tokenizer(tokens, out / "tokenizer")
-    print(f"tokenizer: {len(tokens)} tokens from {words.total()} words, {len(words)} different")
-
-
-def wordpieces(words: Counter[str], size: int) -> list[str]:
-    """Learn the vocabulary of a WordPiece model: the alphabet, then the most frequent pair joined again and again.
-
-    The trainer in `tokenizers` counts the same way but breaks ties by the order of a hash map, so each run
-    gives another vocabulary; here ties go to the pair that sorts first. `##` marks a piece inside a word.
-    """
-    pieces = [[word[0], *(f"##{character}" for character in word[1:])] for word in sorted(words)]
-    counts = [words[word] for word in sorted(words)]
-    vocabulary = sorted({piece for word in pieces for piece in word})
-    known = set(vocabulary)
-    frequency: Counter[tuple[str, str]] = Counter()
-    where: dict[tuple[str, str], set[int]] = defaultdict(set)
-    for i, word in enumerate(pieces):
-        for pair in pairwise(word):
-            frequency[pair] += counts[i]
-            where[pair].add(i)
-    # A heap entry whose count is out of date is put back with the right one when it comes up.
-    heap = [(-count, pair) for pair, count in frequency.items()]
-    heapq.heapify(heap)
-    while heap and len(vocabulary) < size:
-        count, pair = heapq.heappop(heap)
-        if -count != frequency[pair]:
-            if frequency[pair] > 0:
-                heapq.heappush(heap, (-frequency[pair], pair))
-            continue
-        joined = pair[0] + pair[1].removeprefix("##")
-        if joined not in known:  # two different pairs can spell the same piece
-            known.add(joined)
-            vocabulary.append(joined)
-        grown = set()
-        for i in sorted(where.pop(pair)):
-            before, after = pieces[i], join(pieces[i], pair, joined)
-            for old in pairwise(before):
-                frequency[old] -= counts[i]
-            for new in pairwise(after):
-                frequency[new] += counts[i]
-                where[new].add(i)
-                if joined in new:
-                    grown.add(new)
-            pieces[i] = after
-        for new in sorted(grown):
-            heapq.heappush(heap, (-frequency[new], new))
-    return vocabulary
-
-
-def join(word: list[str], pair: tuple[str, str], joined: str) -> list[str]:
-    """Replace each occurrence of `pair` in `word`, from the left, by one piece."""
-    result, i = [], 0
-    while i < len(word):
-        found = tuple(word[i : i + 2]) == pair
-        result.append(joined if found else word[i])
-        i += 2 if found else 1
-    return result
 
 
 if __name__ == "__main__":

