@@ -47,7 +47,7 @@ def make_task(
     if targets is not None:
         splits["train"] = Split(splits["train"].texts, targets)
     labels = {"classification": ("animal", "food", "plant"), "regression": ("value",), "masked-lm": ()}[kind]
-    return Task(changes.pop("name", "tiny"), kind, labels, splits, max_length=24, **changes)
+    return Task(changes.pop("name", "tiny"), kind, labels, splits, **{"max_length": 24, **changes})
 
 
 def model(task: Task, seed: int = 1, dropout: float = 0.0, width: int = 32):

@@ -5,6 +5,8 @@
     python tools/build_assets.py body        MiniLM's public weights with that table, as the start of a masked LM:
                                              a folder for `kdtutor pretrain --model`
     python tools/build_assets.py install RUN …   the model and card of finished runs into models/
+    python tools/build_assets.py answers MODEL …   what an installed classifier answers to its task's training texts and
+                                                 pool, into answers/
     python tools/build_assets.py manifest    SHA-256 of everything below data/, tokenizer/ and models/
     python tools/build_assets.py verify      compares the files with the manifest, changes nothing
     python tools/build_assets.py all         data, tokenizer and manifest in order, then verify
@@ -38,7 +40,11 @@ import minilm
 from minilm import SourceUnavailable
 
 from kdtutor.assets import ROOT, manifest, sha256, verify_all
+from kdtutor.data.load import load_task
 from kdtutor.errors import KDTutorError
+from kdtutor.models.forward import logits_of
+from kdtutor.models.load import load_teacher
+from kdtutor.training import shipped
 
 SPLITS = ("train", "pool", "validation", "test")
 POOL_FROM = 0.615  # of supersense: texts whose hash is above this share, and not held out, form the pool
@@ -104,9 +110,14 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument(
-        "command", choices=("data", "tokenizer", "body", "install", "manifest", "verify", "all")
+        "command", choices=("data", "tokenizer", "body", "install", "answers", "manifest", "verify", "all")
     )
-    parser.add_argument("runs", nargs="*", type=Path, help="install: output folders of finished kdtutor runs")
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        type=Path,
+        help="output folders of finished runs (answers: names of installed models)",
+    )
     parser.add_argument("--sources", type=Path, default=default_sources(), help="folder of the sources")
     parser.add_argument(
         "--out", type=Path, help="folder to write to (default: the package's own assets; body: runs/minilm)"
@@ -123,8 +134,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "body":
             minilm.build_body(options.sources, ROOT / "tokenizer", options.out)
         for run in options.runs:
-            install(run, options.out)
-        if options.command in ("install", "manifest", "all"):
+            (install if options.command == "install" else build_answers)(run, options.out)
+        if options.command in ("install", "answers", "manifest", "all"):
             build_manifest(options.out)
         if options.command == "verify" or (options.command == "all" and options.out == ROOT):
             manifest.cache_clear()
@@ -147,6 +158,16 @@ def install(run: Path, out: Path) -> None:
         shutil.copyfile(run / name, target / name)  # without the mode: safetensors' is the owner's alone
     card = json.loads((run / "card.json").read_text(encoding="utf-8"))
     write_json(target / "card.json", card | descent(card, out))
+
+
+def build_answers(model: Path, out: Path) -> None:
+    """Write what an installed classifier answers, in float32, to the training texts and the pool of its task."""
+    folder = out / "models" / model.name
+    task = load_task(json.loads((folder / "card.json").read_text(encoding="utf-8"))["settings"]["task"])
+    if "pool" in task.splits:
+        task = task.with_pool()
+    teacher, texts = load_teacher(task, str(folder)), task.encode("train")
+    shipped.write(out / "answers" / f"{model.name}.safetensors", teacher, texts, logits_of(teacher, texts))
 
 
 def descent(card: dict, out: Path) -> dict[str, list[str]]:
@@ -191,9 +212,12 @@ def build_data(sources: Path, out: Path) -> None:
 
 
 def build_manifest(out: Path) -> None:
-    """Write manifest.json for every file below data/, tokenizer/ and models/ in `out`."""
+    """Write manifest.json for every file below data/, tokenizer/, models/ and answers/ in `out`."""
     paths = sorted(
-        p for part in ("data", "tokenizer", "models") for p in (out / part).rglob("*") if p.is_file()
+        p
+        for part in ("data", "tokenizer", "models", "answers")
+        for p in (out / part).rglob("*")
+        if p.is_file()
     )
     files = {p.relative_to(out).as_posix(): {"sha256": sha256(p), "bytes": p.stat().st_size} for p in paths}
     write_json(out / "manifest.json", {"files": files})

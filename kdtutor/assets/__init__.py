@@ -1,6 +1,6 @@
 """The files that ship with kdtutor: data, tokenizer and teachers, each checked by its SHA-256 before use.
 
-`manifest.json` holds the SHA-256 and the size of every file below `data/`, `tokenizer/` and `models/`;
+`manifest.json` holds the SHA-256 and the size of every file below `data/`, `tokenizer/`, `models/` and `answers/`;
 `tools/build_assets.py` says how data and tokenizer were made, each card.json how its model was. Only the standard
 library is imported here.
 """
