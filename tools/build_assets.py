@@ -2,7 +2,7 @@
 
     python tools/build_assets.py data        Parquet files, task.json and licence texts from the two sources
     python tools/build_assets.py tokenizer   MiniLM's WordPiece table cut to what glosses/train.parquet uses
-    python tools/build_assets.py body        MiniLM's public weights with that table, as the start of a masked LM:
+    python tools/build_assets.py body        MiniLM's public weights with that table, where all our models begin:
                                              a folder for `kdtutor pretrain --model`
     python tools/build_assets.py install RUN …   the model and card of finished runs into models/
     python tools/build_assets.py answers MODEL …   what an installed classifier answers to its task's training texts and

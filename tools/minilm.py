@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import BertForMaskedLM, BertModel
+from transformers import BertModel
 
 from kdtutor.assets import sha256
 from kdtutor.data.hub import hub_access
@@ -58,7 +58,10 @@ def build_tokenizer(sources: Path, texts: Iterable[str], out: Path, size: int = 
 
 
 def build_body(sources: Path, tokenizer: Path, out: Path) -> None:
-    """Write a masked LM, whose head is untrained, to `out`: MiniLM's body with the pieces of the folder `tokenizer`."""
+    """Write MiniLM's body with the pieces of the folder `tokenizer` to `out`: where all our models begin.
+
+    It has a pooler and no head: `kdtutor pretrain` and `finetune --model` add the head that they need.
+    """
     folder = minilm(sources)
     row = {piece: i for i, piece in enumerate(read_vocabulary(folder))}
     kept = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).get_vocab()
@@ -67,7 +70,7 @@ def build_body(sources: Path, tokenizer: Path, out: Path) -> None:
     # Short texts and few passes: no dropout, as long as nothing is fine-tuned.
     body = BertModel.from_pretrained(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     cut_body(body, [row[piece] for piece in kept])
-    with_new_head(body).save_pretrained(out)
+    body.save_pretrained(out)
     cut = f"word pieces cut from {len(row):,} to the {len(kept):,} that the course's texts use most"
     card = {
         "command": "python tools/build_assets.py body",
@@ -197,13 +200,3 @@ def cut_body(body: BertModel, rows: Sequence[int]) -> BertModel:
     body.set_input_embeddings(smaller)
     body.config.vocab_size = len(rows)
     return body
-
-
-def with_new_head(body: BertModel, seed: int = 0) -> BertForMaskedLM:
-    """A masked LM on `body`; its head is drawn anew at `seed`, its decoder is the word embeddings (tied)."""
-    torch.manual_seed(seed)
-    model = BertForMaskedLM(body.config)
-    missing, unexpected = model.bert.load_state_dict(body.state_dict(), strict=False)
-    if missing or any(not name.startswith("pooler.") for name in unexpected):
-        raise KDTutorError(f"the body does not fit its masked LM: {missing or unexpected}")
-    return model
