@@ -76,12 +76,13 @@ bench: $(READY) ## what training, live distillation and a slider take, beside th
 assets: $(READY) ## make the embedded data, tokenizer and models again (hours on a CPU, minutes on a GPU)
 	$(BIN)/python tools/build_assets.py all
 	$(BIN)/python tools/build_assets.py body
-	$(BIN)/kdtutor pretrain kdtutor/assets/recipes/bert-glosses.yaml
-	$(BIN)/python tools/build_assets.py install runs/bert-glosses
 	$(BIN)/kdtutor finetune kdtutor/assets/recipes/bert-supersense.yaml
 	$(BIN)/kdtutor finetune kdtutor/assets/recipes/bert-sentiment.yaml
+	$(BIN)/kdtutor pretrain kdtutor/assets/recipes/bert-glosses.yaml
+	$(BIN)/python tools/build_assets.py install runs/bert-supersense runs/bert-sentiment runs/bert-glosses
 	$(BIN)/kdtutor distill kdtutor/assets/recipes/distilbert-glosses.yaml
-	$(BIN)/python tools/build_assets.py install runs/bert-supersense runs/bert-sentiment runs/distilbert-glosses
+	$(BIN)/python tools/build_assets.py install runs/distilbert-glosses
+	$(BIN)/python tools/build_assets.py answers bert-supersense bert-sentiment
 
 constraints: ## take the newest versions of everything into constraints.txt; then `make test`
 	rm -rf build/newest
