@@ -105,7 +105,7 @@ def diagnose(
     The texts are the same each time, and dropout is off. Raises KDTutorError if none of them has a label.
     """
     few = _sample(task, split)
-    training, validation = (_fit(student, few, part, masking) for part in (split, "validation"))
+    training, validation = (fit(student, few, part, masking) for part in (split, "validation"))
     return Diagnosis(training, validation, len(few.split(split)), clipped, task.rules.is_fraction)
 
 
@@ -120,14 +120,16 @@ def _sample(task: Task, split: str) -> Task:
     return replace(task, splits=task.splits | {split: part})
 
 
-def _fit(student: PreTrainedModel, task: Task, split: str, masking: float) -> dict[str, float]:
+def fit(
+    student: PreTrainedModel, task: Task, split: str, masking: float = 0.15, fast: bool = True
+) -> dict[str, float]:
     """Compute the main score of the task's kind, and the mean loss with the true labels."""
     rules = task.rules
     name = rules.scores[0]
     if rules.per_token:
-        scores = masked_lm_scores(student, task, split, masking=masking)
+        scores = masked_lm_scores(student, task, split, masking=masking, fast=fast)
         return {name: scores[name], "loss": scores["loss"]}
-    logits, targets = predict(student, task, split), task.targets(split)
+    logits, targets = predict(student, task, split, fast=fast), task.targets(split)
     loss = parse_objective(rules.hard)(Outputs(logits), None, {"labels": targets})
     return {name: scores_of(logits, targets, rules)[name], "loss": float(loss.mean())}
 

@@ -44,6 +44,7 @@ from kdtutor.training.settings import Settings, TopK, check_setting, describe, t
 from kdtutor.training.state import Learning, State
 from kdtutor.training.teacher_check import check_teacher
 from kdtutor.training.teachers import Answers, Inference, answers_for, configuration, fingerprint
+from kdtutor.training.validation import Validation
 
 RELEASE_EVERY = 50  # steps between two times that freed memory goes back to the system, some 20 ms each
 CHECK_EVERY = 10  # steps between two looks at the NaN flag, each of which makes the host wait for the device
@@ -126,6 +127,9 @@ class Distillation:
         # What learns, at what rate, and how far it is.
         self._learning = Learning(student, self.objective, given.weight_decay, self.device)
         self.parameters, self.optimizer = self._learning.parameters, self._learning.optimizer
+        self.validation = Validation(
+            self._learning, task, given, self.accelerator, self.batches.per_epoch, self.total_steps
+        )
         self.learning_rate = given.learning_rate
         self._began_with = repr(self.objective)
         self._saved: tuple | None = None  # step and settings of the checkpoint that the loop wrote last
@@ -220,6 +224,11 @@ class Distillation:
         return self._learning.done
 
     @property
+    def is_over(self) -> bool:
+        """Say whether all steps were taken, or `patience` is at its end."""
+        return self.done >= self.total_steps or self.validation.is_exhausted
+
+    @property
     def learning_rate(self) -> float:
         return self._learning_rate
 
@@ -250,7 +259,7 @@ class Distillation:
             self._learning.refuse_if_torn()
             self._save_if_expected()  # what could not be written before, or was changed since
             first = self.done
-            while self.done < self.total_steps:
+            while not self.is_over:
                 neighbours.look()
                 number = self.done + 1
                 step = Step(number, number / self.batches.per_epoch, self.total_steps, self)
@@ -270,6 +279,7 @@ class Distillation:
                 if interrupted:
                     raise KeyboardInterrupt
 
+        self._learning.take_best()
         if self.done > first and self.accelerator.is_main_process:
             warn_if_mostly_clipped(self._learning.history.norms(), self.settings.max_norm)
 
@@ -278,18 +288,21 @@ class Distillation:
         started = time.perf_counter()
         row = self._train_step()
         self._learning.count()
-        if self.done % CHECK_EVERY == 0 or self._is_saved_here():
+        is_due = self.validation.is_due(self.done)
+        if self.done % CHECK_EVERY == 0 or is_due or self._is_saved_here():
             self.check_finite()
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
         if self.device.type == "cpu" and self.done % RELEASE_EVERY == 0:
             release_freed_memory()
+        if is_due:
+            self.validation.look(row)
         row["seconds"] = time.perf_counter() - started
         row["peak_memory"] = peak_memory(self.device)
         bar.update()
 
     def _is_saved_here(self) -> bool:
         """Say whether the step just taken ends with a checkpoint, or with the run."""
-        return self.done == self.total_steps or bool(self.folder and self.done % self.save_every == 0)
+        return self.is_over or bool(self.folder and self.done % self.save_every == 0)
 
     def _save_if_expected(self) -> None:
         """Write this step's checkpoint, unless that has been done and nothing was changed since."""
@@ -447,6 +460,7 @@ class Distillation:
     def _take_over(self, state: State) -> Distillation:
         """Become what a checked state says; its tensors may be used as they are."""
         self._learning.take(state)
+        self.validation.take(state.history)
         self.learning_rate = state.about["learning_rate"]
         # A run that was steered remains the one that it began as.
         self._belongs_to["objective"] = state.about["belongs_to"]["objective"]

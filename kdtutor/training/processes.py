@@ -120,6 +120,14 @@ def on_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
         raise problem
 
 
+def from_main(accelerator: Accelerator, found: list) -> Any:
+    """Give every process the one thing that the main process `found`."""
+    if accelerator.num_processes > 1:
+        found = found or [None]
+        torch.distributed.broadcast_object_list(found, src=0)
+    return found[0]
+
+
 def sum_gradients(accelerator: Accelerator, parameters: Sequence[nn.Parameter]) -> None:
     """Sum the gradients in place, all in one message. A process without examples in this step gives zeros."""
     if accelerator.num_processes > 1:

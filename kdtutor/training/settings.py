@@ -57,6 +57,13 @@ def _cache(value: object) -> bool | str | os.PathLike | TopK:
     return value if isinstance(value, (bool, TopK)) else FOLDER.keep(value)
 
 
+def _interval(value: object) -> int | str:
+    return "epoch" if value == "epoch" else COUNT.keep(value)
+
+
+INTERVAL = Check(
+    'a whole number, 1 or more, or "epoch"', _interval, lambda text: text if text == "epoch" else int(text)
+)
 CACHE = Check(
     'True, False, a folder or "topk:64"',
     _cache,
@@ -142,6 +149,25 @@ class Settings(Checked):
         optional(COUNT),
         "steps between two checkpoints, by default an epoch's",
         twin=False,
+        resume=False,
+    )
+    validate_every: int | str | None = setting(
+        None,
+        optional(INTERVAL),
+        'steps between two measurements on validation, or "epoch"; by default an epoch\'s if keep_best or patience '
+        "asks for them, or else none",
+        resume=False,
+    )
+    keep_best: bool = setting(
+        False, SWITCH, "end with the weights that were best on validation, instead of the last ones"
+    )
+    best_by: str = setting(
+        "score", one_of("score", "loss"), "what is best on validation: the main score, or the loss"
+    )
+    patience: int | None = setting(
+        None,
+        optional(COUNT),
+        "end early after so many measurements on validation in a row that were no better than the best before",
         resume=False,
     )
     cache: bool | str | os.PathLike | TopK = setting(

@@ -21,7 +21,8 @@ class State:
     """All that makes a run what it is after some step: how far it is and with which settings, and its tensors.
 
     about: "done", "belongs_to", "formula", "objective", "learning_rate", as JSON has them. student: its state_dict.
-    learned: the optimiser's moments by the number of their parameter, "exp_avg.0", and projections, "objective.…".
+    learned: the optimiser's moments by the number of their parameter, "exp_avg.0", projections, "objective.…", and the
+    student's weights that were best on validation, "best.…", if kept.
     written: what of the history a checkpoint holds already.
     """
 
@@ -56,7 +57,7 @@ class Learning:
     """What changes while a run learns: weights, the optimiser's moments, the history, and how far it is.
 
     parameters: the weights that are learned, the student's and the objective's projections. done: optimiser steps
-    taken. torn: whether an update was broken off.
+    taken. torn: whether an update was broken off. best: the student's weights that were best on validation, if kept.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Learning:
         self.optimizer = _adamw(self.parameters, weight_decay)
         self.history = History(type(term).__name__ for term in objective.terms)
         self.done, self.torn = 0, False
+        self.best: Tensors = {}
         self._failed = torch.tensor(False, device=device)  # has a loss or gradient not been finite?
 
     def update(self, rate: float, is_finite: Tensor) -> None:
@@ -101,6 +103,19 @@ class Learning:
             self._failed.fill_(False)
         return row
 
+    def keep_best(self) -> None:
+        """Copy the student's weights, of tied ones one."""
+        own: Tensors = self.student.state_dict()
+        first: dict[int, str] = {}
+        for name, value in own.items():
+            first.setdefault(value.data_ptr(), name)
+        self.best = {name: own[name].detach().clone() for name in first.values()}
+
+    def take_best(self) -> None:
+        """Give the student the weights that were kept, if there are any."""
+        if self.best:
+            self.student.load_state_dict(self._with_doubles(self.best))
+
     # ------------------------------------------------------------------------------------------ kept and brought back
 
     def state(self, belongs_to: Mapping[str, object], learning_rate: float) -> State:
@@ -121,7 +136,7 @@ class Learning:
         for i, parameter in enumerate(self.parameters):
             moments = self.optimizer.state.get(parameter, {})
             tensors |= {f"{name}.{i}": value for name, value in moments.items()}
-        return tensors
+        return tensors | {f"best.{name}": value for name, value in self.best.items()}
 
     def check(self, state: State) -> None:
         """Raise ValueError if `state` is not of these modules: AdamW would read beyond a moment that is too small."""
@@ -135,8 +150,10 @@ class Learning:
             if f"step.{i}" in state.learned:
                 moments = {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
                 expected |= {f"{name}.{i}": value for name, value in moments.items()}
-        _compare(state.learned, expected)
-        _compare(self._with_doubles(state.student), self.student.state_dict())
+        best = _best(state)
+        _compare(state.learned, expected | {f"best.{name}": value for name, value in best.items()})
+        for weights in filter(None, (state.student, best)):
+            _compare(self._with_doubles(weights), self.student.state_dict())
 
     def take(self, state: State) -> None:
         """Become what a checked state says; the moments and the history are taken as they are, not copied."""
@@ -147,6 +164,7 @@ class Learning:
         projections = {name: state.learned[f"objective.{name}"] for name in self.objective.state_dict()}
         self.objective.load_state_dict(projections)
         self.objective.restore(state.about["objective"])
+        self.best = _best(state)
 
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer.state.clear()
@@ -170,6 +188,12 @@ def _adamw(parameters: Sequence[nn.Parameter], weight_decay: float) -> torch.opt
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, fused=True)
+
+
+def _best(state: State) -> Tensors:
+    """Return the weights that were best when a state was made; {} if none were kept."""
+    prefix = "best."
+    return {n.removeprefix(prefix): value for n, value in state.learned.items() if n.startswith(prefix)}
 
 
 def _compare(found: Tensors, expected: Tensors) -> None:

@@ -22,7 +22,7 @@ OTHER = {  # a value of each setting that is not its default
     "epochs": 2.0, "steps": 5, "batch_size": 11, "accumulate": 2, "learning_rate": 2e-3, "warmup": 0.5,
     "weight_decay": 0.5, "max_norm": 0.1, "masking": 0.3, "rare_words": 0.7, "seed": 3, "split": "validation",
     "save_every": 4, "cache": "topk:5", "precision": "bf16", "compile": True, "chunked": False, "fast": False,
-    "progress": False, "check_teacher": False,
+    "progress": False, "check_teacher": False, "validate_every": 2, "keep_best": True, "best_by": "loss", "patience": 3,
 }  # fmt: skip
 WRONG = {
     float: [True, "x", None, math.nan, math.inf, -1.0, 10**5000],
@@ -84,9 +84,8 @@ def test_what_a_setting_may_not_be_is_one_sentence_with_all_that_is_needed(name,
     kind = next(k for k in (bool, float, int, str) if k.__name__ in annotation)
     wrong = [v for v in WRONG[kind] if v is not None or "None" not in annotation]
     wrong = [v for v in wrong if (name, v) not in {("cache", "x"), ("max_norm", math.inf)}]
-    wrong = [
-        v for v in wrong if not (name in ("steps", "batch_size", "accumulate", "save_every") and v == 2**70)
-    ]
+    counts = ("steps", "batch_size", "accumulate", "save_every", "validate_every", "patience")
+    wrong = [v for v in wrong if not (name in counts and v == 2**70)]
     assert wrong
     for value in wrong:
         said = refusal(Settings.of, {name: value})
