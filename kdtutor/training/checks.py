@@ -1,4 +1,4 @@
-"""What a training run refuses before its first step, naming the culprit."""
+"""What a training run refuses before its first step, naming the culprit, and what its checkpoints belong to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from kdtutor.errors import KDTutorError
 from kdtutor.models.load import check_fits
 from kdtutor.models.reading import read_by
 from kdtutor.objectives.terms import Objective, Term
-from kdtutor.training.settings import Settings
+from kdtutor.training.settings import Settings, TopK
+from kdtutor.training.teachers import configuration, fingerprint
 
 
 def check_run(
@@ -43,6 +44,31 @@ def check_run(
     if teacher is not None:
         _check_pair(student, teacher, task, objective)
     _check_task(task, objective, settings)
+
+
+def identity(
+    student: PreTrainedModel,
+    trained: int,
+    teacher: PreTrainedModel | None,
+    task: Task,
+    settings: Settings,
+    bf16: bool,
+) -> dict[str, object]:
+    """Tell what a run must share with the one that wrote a checkpoint, to go on from it.
+
+    trained: how many tensors learn, projections included. teacher: None if no term asks it.
+    """
+    count = sum(p.numel() for p in student.parameters())
+    return {
+        "task": f"{task.name} {task.fingerprint}",
+        "student": f"{type(student).__name__}, {count:,} parameters, {trained} tensors trained",
+        **{f"student's {name}": repr(value) for name, value in configuration(student).items()},
+        "teacher": fingerprint(teacher) if teacher is not None else "none",
+        **settings.marked("resume"),
+        "precision": "bf16" if bf16 else "fp32",
+        # Other answers, and fixed masks.
+        "cache": str(settings.cache) if isinstance(settings.cache, TopK) else None,
+    }
 
 
 def _check_student(student: PreTrainedModel, task: Task) -> None:

@@ -35,7 +35,7 @@ from kdtutor.objectives.formulas import ObjectiveError
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training import checkpoints, processes, vocabulary
 from kdtutor.training.batches import Batches
-from kdtutor.training.checks import check_run
+from kdtutor.training.checks import check_run, identity
 from kdtutor.training.diagnosis import Diagnosis, diagnose, share_clipped, warn_if_mostly_clipped
 from kdtutor.training.history import NonFiniteLoss
 from kdtutor.training.neighbours import Neighbours
@@ -43,7 +43,7 @@ from kdtutor.training.randomness import own_randomness
 from kdtutor.training.settings import Settings, TopK, check_setting, describe, takes_settings
 from kdtutor.training.state import Learning, State
 from kdtutor.training.teacher_check import check_teacher
-from kdtutor.training.teachers import Answers, Inference, answers_for, configuration, fingerprint
+from kdtutor.training.teachers import Answers, Inference, answers_for
 from kdtutor.training.validation import Validation
 
 RELEASE_EVERY = 50  # steps between two times that freed memory goes back to the system, some 20 ms each
@@ -427,7 +427,8 @@ class Distillation:
     def resume(self, folder: str | os.PathLike | None = None) -> Distillation:
         """Go on from the newest checkpoint in `folder` (default: the run's own). Returns the run itself.
 
-        What was changed during the run, such as a temperature or the learning rate, comes back as well. A damaged
+        What was changed during the run, such as a temperature or the learning rate, comes back as well. This run may
+        have more steps than the one that was saved: from here on, the schedule is that of the longer run. A damaged
         checkpoint is named in a warning and set aside, and the one before it is used. Raises KDTutorError if none is
         whole, or if it was made with another task, teacher, objective or setting.
         """
@@ -471,19 +472,10 @@ class Distillation:
     @cached_property
     def _belongs_to(self) -> dict[str, object]:
         """Tell what a checkpoint can be resumed with."""
-        count = sum(p.numel() for p in self.student.parameters())
-        cache = self.settings.cache
-        return {
-            "task": f"{self.task.name} {self.task.fingerprint}",
-            "student": f"{type(self.student).__name__}, {count:,} parameters, {len(self.parameters)} tensors trained",
-            **{f"student's {name}": repr(value) for name, value in configuration(self.student).items()},
-            "teacher": fingerprint(self.teacher) if self.teacher_needs else "none",
-            "objective": self._began_with,
-            "total_steps": self.total_steps,
-            **self.settings.marked("resume"),
-            "precision": "bf16" if self.bf16 else "fp32",
-            "cache": str(cache) if isinstance(cache, TopK) else None,  # other answers, and fixed masks
-        }
+        teacher = self.teacher if self.teacher_needs else None
+        own = {"objective": self._began_with, "total_steps": self.total_steps}
+        trained = len(self.parameters)
+        return identity(self.student, trained, teacher, self.task, self.settings, self.bf16) | own
 
 
 Distillation.__doc__ += f"\n{describe()}\n"

@@ -41,7 +41,10 @@ class State:
         return State(dict(self.about), [*self.history], student, learned, self.written)
 
     def refuse_if_anothers(self, name: str, run: Mapping[str, object]) -> None:
-        """Raise KDTutorError if this state, called `name`, was made by another run than `run` describes."""
+        """Raise KDTutorError if this state, called `name`, was made by another run than `run` describes.
+
+        A run may be resumed with more steps than it was begun with, even after its end.
+        """
         theirs = {"cache": None} | self.about["belongs_to"]
         for what, mine in run.items():
             if what not in theirs:
@@ -49,8 +52,10 @@ class State:
             is_steered = (
                 what == "objective" and mine == self.about["formula"]
             )  # the very object, changed since
-            if mine != theirs[what] and not is_steered:
-                raise KDTutorError(f"{name} was made with another {what}: {theirs[what]}, now {mine}")
+            is_longer = what == "total_steps" and mine > theirs[what]
+            if mine != theirs[what] and not (is_steered or is_longer):
+                hint = "; a resumed run may be longer, not shorter" if what == "total_steps" else ""
+                raise KDTutorError(f"{name} was made with another {what}: {theirs[what]}, now {mine}{hint}")
 
 
 class Learning:

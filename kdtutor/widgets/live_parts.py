@@ -57,6 +57,8 @@ def check_live(run: Distillation, twin: bool | Distillation) -> None:
         raise KDTutorError(f"twin must be True, False or a Distillation, not a {type(twin).__name__}")
     if run.accelerator.num_processes > 1:
         raise KDTutorError("a live run has one process: under accelerate launch, take distillation.run()")
+    if run.settings.patience:
+        raise KDTutorError("a live run takes all its steps, so that its twin can: leave patience out")
     if run.done >= run.total_steps:
         raise KDTutorError(
             f"all {run.total_steps} steps of this run are done: make a new Distillation to watch"

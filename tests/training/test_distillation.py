@@ -682,13 +682,30 @@ def test_resuming_with_something_else_is_refused_and_the_difference_named(task, 
         "precision: fp32, now bf16": {"precision": "bf16"},
         "student's hidden_dropout_prob: 0.0, now 0.5": {"student": model(task, dropout=0.5)},
         "student's num_attention_heads: 1, now 2": {"student": small_bert(task, 1, 32, heads=2, seed=1)},
-        "total_steps: 12, now 18": {"epochs": 3},
+        "total_steps: 12, now 9; a resumed run may be longer, not shorter": {"steps": 9},
         "learning_rate": {"learning_rate": 1e-4},
         "seed: 0, now 1": {"seed": 1},
         "weight_decay": {"weight_decay": 0},
     }.items():
         with pytest.raises(KDTutorError, match=f"checkpoint-0000006 was made with another {culprit}"):
             resume(**changes)
+
+
+@pytest.mark.parametrize("stopped_after", [7, 12])
+def test_a_run_goes_on_to_more_epochs_at_the_rates_of_the_longer_run(task, tmp_path, stopped_after):
+    settings = {"dropout": 0.1, "folder": tmp_path, "save_every": 1}
+    short = make_run(task, epochs=2, **settings)
+    take(short, stopped_after)
+    longer = make_run(task, epochs=4, **settings).resume()
+    assert longer.done == stopped_after
+    assert [step.number for step in longer] == [*range(stopped_after + 1, 25)]
+    rates = [row["learning_rate"] for row in longer.history]
+    schedule, total = longer.settings.schedule, longer.total_steps
+    assert rates[:stopped_after] == [1e-3 * schedule(step, 12) for step in range(stopped_after)]
+    assert rates[stopped_after:] == [1e-3 * schedule(step, 24) for step in range(stopped_after, total)]
+    tokens = [longer.batches.tokens(step) for step in range(24)]
+    assert [row["tokens"] for row in longer.history] == tokens, "the texts go on where they stopped"
+    assert make_run(task, epochs=4, **settings).resume().done == 24
 
 
 def test_resuming_without_a_checkpoint_says_so(task, tmp_path):

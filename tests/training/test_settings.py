@@ -114,9 +114,7 @@ def saved(glosses, tmp_path_factory):
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_resumed_run_must_have_the_settings_that_decide_its_weights(name, glosses, saved, tmp_path):
     run = masked_run(glosses, **({name: value_of(name, tmp_path)} | possible_with(name)))
-    if name in ("epochs", "steps"):
-        assert "made with another total_steps: 4, now" in refusal(run.resume, saved)
-    elif FIELDS[name].metadata["resume"]:
+    if FIELDS[name].metadata["resume"]:
         assert f"made with another {name}: " in refusal(run.resume, saved)
     else:
         assert run.resume(saved).done == 2

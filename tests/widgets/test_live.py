@@ -709,6 +709,8 @@ def test_what_cannot_be_shown_is_refused_in_one_sentence(task, teacher, make):
     ]:
         with pytest.raises(KDTutorError, match=sentence):
             LiveDistillation(run, **wrong)
+    with pytest.raises(KDTutorError, match="leave patience out"):
+        LiveDistillation(make_run(task, teacher=teacher, steps=STEPS, patience=2))
     with pytest.raises(KDTutorError, match="not a BertForSequenceClassification"):
         LiveDistillation(teacher)
     run.run()
