@@ -10,11 +10,14 @@ many times as long as usual, and that what looks like a better objective after a
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import median
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task, random_rows
@@ -37,14 +40,15 @@ class ClippingWarning(UserWarning):
 class Diagnosis:
     """Say how well a student does on training texts and on validation; printed, it is a line.
 
-    Another line follows if most steps were clipped.
+    Another line follows if most steps were clipped, or if next to nothing was learned.
 
     What validation lacks (1 − accuracy; where a score is no fraction, the loss) is what is lacking on training texts
     too, which is *underfitting*, and what is lacking on new texts alone, which is *overfitting*. Errors that no model
     could avoid count as underfitting here: a teacher's own score says how much can be reached.
 
     training, validation: the main score of the task's kind, then the mean loss with the true labels. texts: how many
-    training texts were asked. clipped: the share of the steps whose gradient was longer than max_norm.
+    training texts were asked. clipped: the share of the steps whose gradient was longer than max_norm. warning: a
+    sentence if the student has learned next to nothing, see `hardly_learned`.
     """
 
     training: dict[str, float]
@@ -52,6 +56,7 @@ class Diagnosis:
     texts: int
     clipped: float = 0.0
     is_fraction: bool = True
+    warning: str = ""
 
     @property
     def verdict(self) -> str:
@@ -86,7 +91,7 @@ class Diagnosis:
         line = f"training {self._shown(self.training)}, validation {self._shown(self.validation)}: {self.verdict}"
         if self.clipped > MANY:
             line += f"\n{self.clipped:.0%} of the steps were clipped: {CLIP_LESS}"
-        return line
+        return f"{line}\nwarning: {self.warning}" if self.warning else line
 
     def _lacking(self, fit: dict[str, float]) -> float:
         return 1 - next(iter(fit.values())) if self.is_fraction else fit["loss"]
@@ -105,8 +110,13 @@ def diagnose(
     The texts are the same each time, and dropout is off. Raises KDTutorError if none of them has a label.
     """
     few = _sample(task, split)
-    training, validation = (fit(student, few, part, masking) for part in (split, "validation"))
-    return Diagnosis(training, validation, len(few.split(split)), clipped, task.rules.is_fraction)
+    training = fit(student, few, split, masking)
+    if task.rules.answer == "classes":
+        logits, targets = predict(student, task, "validation"), task.targets("validation")
+        validation, warning = _fit(logits, targets, task), hardly_learned(logits, targets, task.labels)
+    else:
+        validation, warning = fit(student, task, "validation", masking), ""
+    return Diagnosis(training, validation, len(few.split(split)), clipped, task.rules.is_fraction, warning)
 
 
 def _sample(task: Task, split: str) -> Task:
@@ -124,14 +134,33 @@ def fit(
     student: PreTrainedModel, task: Task, split: str, masking: float = 0.15, fast: bool = True
 ) -> dict[str, float]:
     """Compute the main score of the task's kind, and the mean loss with the true labels."""
-    rules = task.rules
-    name = rules.scores[0]
-    if rules.per_token:
-        scores = masked_lm_scores(student, task, split, masking=masking, fast=fast)
-        return {name: scores[name], "loss": scores["loss"]}
-    logits, targets = predict(student, task, split, fast=fast), task.targets(split)
-    loss = parse_objective(rules.hard)(Outputs(logits), None, {"labels": targets})
-    return {name: scores_of(logits, targets, rules)[name], "loss": float(loss.mean())}
+    if not task.rules.per_token:
+        return _fit(predict(student, task, split, fast=fast), task.targets(split), task)
+    scores = masked_lm_scores(student, task, split, masking=masking, fast=fast)
+    return {name: scores[name] for name in (task.rules.scores[0], "loss")}
+
+
+def _fit(logits: Tensor, targets: Tensor, task: Task) -> dict[str, float]:
+    name = task.rules.scores[0]
+    loss = parse_objective(task.rules.hard)(Outputs(logits), None, {"labels": targets})
+    return {name: scores_of(logits, targets, task.rules)[name], "loss": float(loss.mean())}
+
+
+def hardly_learned(logits: Tensor, labels: Tensor, names: Sequence[str]) -> str:
+    """Say so if logits (N, C) give one class to every text, or are right hardly more often than one class would be.
+
+    "" where they are right more often, by two standard errors at least, or where all the labels (N,) are alike.
+    """
+    n, predicted, counts = len(labels), logits.argmax(-1), torch.bincount(labels)
+    if (labels == labels[0]).all():
+        return ""
+    if (predicted == predicted[0]).all():
+        return f"all {n:,} validation texts get the same answer, {names[int(predicted[0])]!r}"
+    right, majority = int((predicted == labels).sum()), int(counts.max())
+    if right - majority > 2 * math.sqrt(majority * (1 - majority / n)):
+        return ""
+    always = f"{names[int(counts.argmax())]!r}, given to every text, would be right on {majority / n:.1%}"
+    return f"the answers are right on {right / n:.1%} of {n:,} validation texts, and {always}"
 
 
 # ------------------------------------------------------------------------------------------------ clipping

@@ -64,6 +64,35 @@ def test_a_plan_warns_of_nothing(task):
         plan(model(task), None, task, HardLabels(), max_norm=1e-3, steps=100)
 
 
+# ------------------------------------------------------------------------------------------------ nothing learned
+
+
+def test_a_student_that_gives_one_answer_to_all_is_told_so(task):
+    run = make_run(task, HardLabels(), steps=1)
+    run.student.classifier.bias.data[1] = 9
+    found = run.diagnose()
+    assert found.warning == "all 12 validation texts get the same answer, 'food'"
+    assert str(found).endswith(f"\nwarning: {found.warning}")
+    assert json.loads(json.dumps(found.to_dict()))["warning"] == found.warning
+
+
+def test_answers_that_are_hardly_better_than_the_most_frequent_class_are_told_so():
+    labels = torch.tensor([0] * 70 + [1] * 30)
+
+    def answers(right_of_0: int, right_of_1: int) -> torch.Tensor:
+        given = torch.tensor(
+            [0] * right_of_0 + [1] * (70 - right_of_0) + [1] * right_of_1 + [0] * (30 - right_of_1)
+        )
+        return F.one_hot(given, 2).float()
+
+    said = diagnosis.hardly_learned(answers(65, 10), labels, ("no", "yes"))
+    assert said.startswith("the answers are right on 75.0% of 100 validation texts, and 'no', given to every")
+    assert said.endswith("would be right on 70.0%")
+    assert diagnosis.hardly_learned(answers(65, 25), labels, ("no", "yes")) == ""
+    alike = torch.zeros(9, dtype=torch.long)
+    assert diagnosis.hardly_learned(F.one_hot(alike, 2).float(), alike, ("no", "yes")) == ""
+
+
 # ------------------------------------------------------------------------------------------------ underfitting
 
 
@@ -145,10 +174,10 @@ def test_at_most_2000_training_texts_are_asked_the_same_each_time_and_labelled_o
     monkeypatch.setattr(diagnosis, "TEXTS", 9)
     asked, predict = [], diagnosis.predict
 
-    def noted(student, task, split):
+    def noted(student, task, split, **options):
         asked.append(task.split(split).texts[0])
         assert (task.targets(split) != IGNORED).all()
-        return predict(student, task, split)
+        return predict(student, task, split, **options)
 
     monkeypatch.setattr(diagnosis, "predict", noted)
     assert run.diagnose() == run.diagnose()
@@ -175,7 +204,7 @@ def test_a_diagnosis_is_ready_for_json(task):
     run = make_run(task, steps=2)
     run.run()
     found = json.loads(json.dumps(run.diagnose().to_dict()))
-    assert found.keys() == {"training", "validation", "texts", "clipped", "verdict"}
+    assert found.keys() == {"training", "validation", "texts", "clipped", "verdict", "warning"}
     assert found["training"].keys() == {"accuracy", "loss"}
     assert found["clipped"] == run.clipped
     assert math.isfinite(found["validation"]["loss"])
