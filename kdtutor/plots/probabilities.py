@@ -171,7 +171,7 @@ def gradients(
 def class_scores(predicted: Sequence[int], labels: Sequence[int], class_names: Sequence[str]) -> Picture:
     """Draw each class's F1 = 2·TP / (2·TP + FP + FN), the largest class first, and what its texts are mistaken for.
 
-    predicted, labels: class indices (N,). Beside a bar: F1, and how many of the class's texts got the commonest wrong
+    predicted, labels: class indices (N,). On a bar: F1; beside it, how many of its texts got the commonest wrong
     answer. Classes that are neither predicted nor true are left out; the line is the mean over the others, macro-F1.
     """
     counts = np.zeros((len(class_names),) * 2, int)  # true class × predicted class
@@ -186,9 +186,11 @@ def class_scores(predicted: Sequence[int], labels: Sequence[int], class_names: S
     mean = f1[shown].mean()
     axes.axvline(mean, color=INK, linestyle=":", zorder=0)
     for row, i in enumerate(shown):
+        # On the bar, which hides the line, wherever it has room.
+        dx, side, colour = (-4, "right", "white") if f1[i] > 0.15 else (4, "left", INK)
         axes.annotate(
-            percent(f1[i]), (f1[i], row), (4, 0), textcoords="offset points", va="center", fontsize=10,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            percent(f1[i]), (f1[i], row), (dx, 0), textcoords="offset points", ha=side, va="center",
+            fontsize=10, color=colour,
         )  # fmt: skip
         if wrong[i].any():
             other = wrong[i].argmax()

@@ -248,6 +248,18 @@ def test_class_scores_are_the_f1_of_each_class_the_largest_first_with_its_common
     )
 
 
+def test_the_line_of_macro_f1_runs_through_no_number():
+    labels = [0] * 100 + [1] * 100 + [2] * 100  # F1 of 96, 74 and 83 %
+    predicted = [0] * 95 + [1] * 5 + [1] * 62 + [2] * 38 + [2] * 98 + [0] * 2
+    axes = plots.class_scores(predicted, labels, NAMES).axes[0]
+    axes.figure.canvas.draw()
+    at = axes.transData.transform((axes.lines[0].get_xdata()[0], 0))[0]
+    for bar, number in zip(axes.patches, axes.texts[::2], strict=False):
+        extent = number.get_window_extent()
+        on_the_bar = bar.get_window_extent().x1 > extent.x1  # and the bar hides the line
+        assert on_the_bar or not extent.x0 < at < extent.x1, number.get_text()
+
+
 def test_class_scores_without_a_mistake_name_none():
     assert said(plots.class_scores([0, 1], [0, 1], NAMES)).endswith("mean 100 %.")
 
