@@ -21,6 +21,7 @@ from kdtutor.training.distillation import Distillation, Step
 PATIENCE = 300  # seconds until a test that waits for another process gives up
 SENTENCE = "a small furry animal that lives near water and eats fish or the sweet red fruit of tree"
 WORDS = SENTENCE.split(" ")
+TINY = ["--batch_size", "16", "--precision", "fp32", "--max_length", "24"]  # flags of a small run
 ROWS = 44  # with a batch of 8: five full batches an epoch, and one of 4
 
 

@@ -56,6 +56,7 @@ class DataArguments(Checked):
         None, optional(TEXT), "tokenizer name or folder (default: that of the model)"
     )
     max_length: int = field_of(128, COUNT, "tokens a text is cut to")
+    json: bool = field_of(False, SWITCH, "print what was measured as JSON, and nothing else")
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
-import time
-import warnings
 from argparse import SUPPRESS, ArgumentParser
+from contextlib import redirect_stdout
 from dataclasses import Field, fields
 from functools import partial
 from pathlib import Path
-from statistics import mean
 
 from kdtutor.cli.answers import label, predict
 from kdtutor.cli.arguments import (
@@ -24,10 +20,9 @@ from kdtutor.cli.arguments import (
     LabelArguments,
     PredictArguments,
     PretrainArguments,
-    TrainArguments,
 )
+from kdtutor.cli.training import train
 from kdtutor.errors import SWITCH, KDTutorError, nearest
-from kdtutor.training.settings import Settings
 
 
 def _students() -> list[str]:
@@ -118,7 +113,7 @@ def pretrain(a: PretrainArguments, command: str) -> None:
         if a.model
         else models.small_bert(task, a.layers, a.width, dropout=a.dropout, seed=a.seed)
     )
-    _train(a, command, model, None, task, MaskedLM())
+    train(a, command, [*flags_of(type(a))], model, None, task, MaskedLM())
 
 
 def finetune(a: FinetuneArguments, command: str) -> None:
@@ -132,7 +127,7 @@ def finetune(a: FinetuneArguments, command: str) -> None:
     model = models.load_model(a.model, task)
     if a.dropout is not None:
         models.set_dropout(model, a.dropout)
-    _train(a, command, model, None, task, parse_objective(task.rules.hard))
+    train(a, command, [*flags_of(type(a))], model, None, task, parse_objective(task.rules.hard))
 
 
 def distill(a: DistillArguments, command: str) -> None:
@@ -145,7 +140,7 @@ def distill(a: DistillArguments, command: str) -> None:
     student = models.make_student(a.student, teacher, task, seed=a.seed, **options)
     if a.dropout is not None:
         models.set_dropout(student, a.dropout)
-    _train(a, command, student, teacher, task, objective)
+    train(a, command, [*flags_of(type(a))], student, teacher, task, objective)
 
 
 def _formula(a: DistillArguments) -> str:
@@ -171,9 +166,9 @@ def evaluate(a: EvaluateArguments, command: str) -> None:
     model = models.load_teacher(task, a.model, None if a.teacher else a.label_map)
     teacher = models.load_teacher(task, a.teacher, a.label_map) if a.teacher else None
     evaluation = measure(model, task, a.split, teacher=teacher)
-    print(evaluation)
+    text = json.dumps({"command": command, **evaluation.to_dict()}, indent=2)
+    print(text if a.json else evaluation)
     if a.output:
-        text = json.dumps({"command": command, **evaluation.to_dict()}, indent=2)
         Path(a.output).write_text(text + "\n", encoding="utf-8")
 
 
@@ -192,7 +187,9 @@ def _task(a: DataArguments):
 
     names = ("text", "pair", "label", "kind", "stratify", "delimiter", "encoding", "max_length")
     options = {name: getattr(a, name) for name in names}
-    task = load_task(a.task, tokenizer=a.tokenizer or _own_tokenizer(a), **options)
+    # What is said of your own data stays out of what is to be JSON.
+    with redirect_stdout(sys.stderr if a.json else sys.stdout):
+        task = load_task(a.task, tokenizer=a.tokenizer or _own_tokenizer(a), **options)
     return task.subset(a.subset, a.seed) if getattr(a, "subset", None) is not None else task
 
 
@@ -205,103 +202,3 @@ def _own_tokenizer(a: DataArguments) -> str | None:
     if isinstance(a, DistillArguments):  # a new student reads as its teacher does
         name = a.teacher if a.student in student_names() else a.student
     return None if name is None or name in shipped() or tokenizer_at(name) is None else name
-
-
-def _train(a: TrainArguments, command: str, model, teacher, task, objective) -> None:
-    """Train, save, measure the saved model, and write its card."""
-    from kdtutor import evaluation, models
-
-    # evaluation is for later: what it lacks is noticed now
-    from kdtutor.training import checkpoints
-    from kdtutor.training.diagnosis import ClippingWarning
-    from kdtutor.training.distillation import Distillation
-
-    settings = {f.name: getattr(a, f.name) for f in fields(Settings)}
-    settings["folder"] = Path(a.output, "checkpoints")
-    if a.dry_run:
-        _print_plan(a, model, teacher, task, objective, settings)
-        return
-    run = Distillation(model, teacher, task, objective, **settings)
-    begun = checkpoints.found(run.folder)
-    if a.resume and begun:
-        run.resume()
-    main_process = run.accelerator.is_main_process
-    if main_process:
-        if a.resume:
-            print(
-                f"going on after step {run.done}"
-                if begun
-                else "no checkpoint yet: beginning with the first step"
-            )
-        print(models.sizes(model))
-        print(f"{len(task.split('train')):,} examples, {run.total_steps:,} steps on {run.device}", end="; ")
-        print(f"objective {objective}; teacher {run.teacher_mode}", flush=True)
-    warnings.simplefilter("ignore", ClippingWarning)  # it is said at the end, with the scores
-    started, first, every = time.time(), run.done, max(1, run.total_steps // 50)
-    wanted = main_process and not sys.stderr.isatty()  # a terminal has a bar instead
-    for step in run:
-        if wanted and (step.number % every == 0 or step.number == run.total_steps):
-            left = (time.time() - started) / (step.number - first) * (run.total_steps - step.number) / 60
-            loss = mean(row["loss"] for row in run.history[-50:])
-            where = f"step {step.number:>6} of {run.total_steps}, epoch {step.epoch:.2f}"
-            print(f"{where}: loss {loss:.4f}, {left:.1f} min left", flush=True)
-    if main_process:
-        _save(run, a, command, evaluation)
-
-
-def _print_plan(a: TrainArguments, model, teacher, task, objective, settings: dict) -> None:
-    from kdtutor import models
-    from kdtutor.training.plan import plan
-    from kdtutor.training.processes import read_launch
-
-    launch = read_launch(a.launch, a.precision) if a.launch else None
-    planned = plan(model, teacher, task, objective, launch=launch, **settings)
-    if int(os.environ.get("RANK", 0)) == 0:
-        print(f"{'model':<26}{models.sizes(model, task.max_length)}\n{planned}")
-
-
-def _save(run, a: TrainArguments, command: str, evaluation) -> None:
-    """Save the model, its tokenizer, and a card with the scores of what was saved, and whether it is trained."""
-    import torch
-
-    from kdtutor import models
-    from kdtutor.models.save import save
-    from kdtutor.training.diagnosis import diagnose
-
-    task, output = run.task, Path(a.output)
-    max_length = save(run.student, task, output, getattr(torch, a.save_dtype))
-    saved = models.freeze(models.load_model(output, task)).to(run.device)
-
-    def scores(split: str) -> dict:
-        return evaluation.evaluate(saved, task, split, latency=False, masking=run.masking).to_dict()
-
-    is_trained = diagnose(saved, task, run.split, masking=run.masking, clipped=run.clipped)
-    seconds = sum(row["seconds"] for row in run.history)
-    packages = ("torch", "transformers", "accelerate", "kdtutor")
-    card = {
-        "command": command,
-        "settings": {name: getattr(a, name) for name in flags_of(type(a))}
-        | {"objective": repr(run.objective)},
-        "seed": a.seed,
-        "data": {"task": task.name, "fingerprint": task.fingerprint, "train": len(task.split("train"))},
-        "scores": {split: scores(split) for split in ("validation", "test")},
-        "diagnosis": is_trained.to_dict(),
-        "max_length": max_length,
-        "steps": run.total_steps,
-        "tokens": sum(row["tokens"] for row in run.history),
-        "seconds": round(seconds),
-        "hardware": _hardware(run),
-        "versions": {name: __import__(name).__version__ for name in packages},
-    }
-    (output / "card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(
-        f"{json.dumps(card['scores'], indent=2)}\n{is_trained}\nsaved to {output} after {seconds / 60:.1f} minutes"
-    )
-
-
-def _hardware(run) -> str:
-    import torch
-
-    if run.device.type == "cuda":
-        return f"{run.accelerator.num_processes} × {torch.cuda.get_device_name(run.device)}"
-    return f"CPU ({platform.machine()}), {torch.get_num_threads()} threads of {os.cpu_count()} cores"

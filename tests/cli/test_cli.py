@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers import TINY
 from transformers import pipeline
 
 import kdtutor
@@ -34,31 +35,6 @@ from kdtutor.models.load import load_model
 from kdtutor.models.save import save
 from kdtutor.models.students import small_bert
 from kdtutor.objectives.parse import parse_objective
-
-TINY = ["--batch_size", "16", "--precision", "fp32", "--max_length", "24"]
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Whatever a command writes by default, it doesn't write here."""
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    """A folder with 60 labelled texts, mine.csv, and a little BERT for them, teacher/."""
-    folder = tmp_path_factory.mktemp("corpus")
-    good, bad = ("a warm and funny film", "great acting"), ("a dull mess", "what a waste of an evening")
-    rows = [f"{(good, bad)[i % 2][i % 4 // 2]} number {i},{('good', 'bad')[i % 2]}" for i in range(60)]
-    (folder / "mine.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
-    task = load_task(folder / "mine.csv", text="text", label="label", max_length=24)
-    small_bert(task, layers=1, width=32, seed=1).save_pretrained(folder / "teacher")
-    return folder
-
-
-@pytest.fixture
-def mine(corpus) -> list[str]:
-    return ["--task", str(corpus / "mine.csv"), "--text", "text", "--label", "label", *TINY]
 
 
 def refused(capsys, *argv: str) -> str:

@@ -1,0 +1,157 @@
+"""What pretrain, finetune and distill do once student, teacher and objective are there: train, save, measure, tell."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from statistics import mean
+
+from kdtutor.cli.arguments import TrainArguments
+from kdtutor.training.settings import Settings
+
+Say = Callable[..., None]
+
+
+def train(a: TrainArguments, command: str, flags: Sequence[str], model, teacher, task, objective) -> None:
+    """Train, save, measure the saved model, and write its card. flags: the fields that the command has."""
+    # evaluation is for later: what it lacks is noticed now
+    from kdtutor import evaluation, models  # noqa: F401
+    from kdtutor.training.diagnosis import ClippingWarning
+    from kdtutor.training.distillation import Distillation
+
+    settings = {f.name: getattr(a, f.name) for f in fields(Settings)}
+    settings["folder"] = Path(a.output, "checkpoints")
+    if a.dry_run:
+        _print_plan(a, model, teacher, task, objective, settings)
+        return
+    run = Distillation(model, teacher, task, objective, **settings)
+    say = partial(print, file=sys.stderr if a.json else sys.stdout, flush=True)
+    if not run.accelerator.is_main_process:
+        say = _nothing
+    warnings.simplefilter("ignore", ClippingWarning)  # it is said at the end, with the scores
+
+    _go_on(run, a.resume, say)
+    say(models.sizes(model))
+    size = f"{len(task.split('train')):,} examples, {run.total_steps:,} steps on {run.device}"
+    say(f"{size}; objective {objective}; teacher {run.teacher_mode}")
+    _steps(run, say)
+    if run.accelerator.is_main_process:
+        card = _save(run, a, command, flags, say)
+        if a.json:
+            print(card)
+
+
+def _nothing(*_: object) -> None:
+    """Say nothing: the main process speaks for all."""
+
+
+def _go_on(run, resume: bool, say: Say) -> None:
+    """Resume the run from its folder's newest checkpoint, if that is wanted and there is one."""
+    from kdtutor.training import checkpoints
+
+    if resume and checkpoints.found(run.folder):
+        say(f"going on after step {run.resume().done}")
+    elif resume:
+        say("no checkpoint yet: beginning with the first step")
+
+
+def _steps(run, say: Say) -> None:
+    """Take all steps that are left, with a line now and then, and one each time validation was measured."""
+    started, first, every = time.time(), run.done, max(1, run.total_steps // 50)
+    for step in run:
+        # A terminal has a bar instead.
+        is_shown = not sys.stderr.isatty() and (step.number % every == 0 or run.is_over)
+        if is_shown:
+            left = (time.time() - started) / (step.number - first) * (run.total_steps - step.number) / 60
+            where = f"step {step.number:>6} of {run.total_steps}, epoch {step.epoch:.2f}"
+            say(f"{where}: {_losses(run)}, {left:.1f} min left")
+        if step.number in run.validation.measured:
+            found = run.history[step.number - 1]["validation"]
+            scores = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+            best = "; the best so far" if run.validation.best == step.number else ""
+            say(f"validation after step {step.number}: {scores}{best}")
+
+    if run.done < run.total_steps:
+        say(f"ended early: {run.settings.patience} measurements on validation in a row were no better")
+    if run.settings.keep_best:
+        say(f"the weights are those after step {run.validation.best}, the best on validation")
+
+
+def _losses(run) -> str:
+    """Write the mean loss of the last 50 steps, and of each of several terms."""
+    rows = run.history[-50:]
+    loss = f"loss {mean(row['loss'] for row in rows):.4f}"
+    if len(run.term_names) == 1:
+        return loss
+    terms = (f"{name} {mean(row[name] for row in rows):.4f}" for name in run.term_names)
+    return f"{loss} ({', '.join(terms)})"
+
+
+def _print_plan(a: TrainArguments, model, teacher, task, objective, settings: dict) -> None:
+    from kdtutor import models
+    from kdtutor.training.plan import plan
+    from kdtutor.training.processes import read_launch
+
+    launch = read_launch(a.launch, a.precision) if a.launch else None
+    planned = plan(model, teacher, task, objective, launch=launch, **settings)
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"{'model':<26}{models.sizes(model, task.max_length)}\n{planned}")
+
+
+def _save(run, a: TrainArguments, command: str, flags: Sequence[str], say: Say) -> str:
+    """Save the model, its tokenizer, and a card with the scores of what was saved, and whether it is trained.
+
+    Returns the card as JSON.
+    """
+    import torch
+
+    from kdtutor import evaluation, models
+    from kdtutor.models.save import save
+    from kdtutor.training.diagnosis import diagnose
+
+    task, output = run.task, Path(a.output)
+    max_length = save(run.student, task, output, getattr(torch, a.save_dtype))
+    saved = models.freeze(models.load_model(output, task)).to(run.device)
+    scores = {
+        split: evaluation.evaluate(saved, task, split, latency=False, masking=run.masking)
+        for split in ("validation", "test")
+    }
+    is_trained = diagnose(saved, task, run.split, masking=run.masking, clipped=run.clipped)
+    seconds = sum(row["seconds"] for row in run.history)
+    packages = ("torch", "transformers", "accelerate", "kdtutor")
+    card = {
+        "command": command,
+        "settings": {name: getattr(a, name) for name in flags} | {"objective": repr(run.objective)},
+        "seed": a.seed,
+        "data": {"task": task.name, "fingerprint": task.fingerprint, "train": len(task.split("train"))},
+        "scores": {split: found.to_dict() for split, found in scores.items()},
+        "diagnosis": is_trained.to_dict(),
+        "max_length": max_length,
+        "steps": run.done,
+        "best_step": run.validation.best if run.settings.keep_best else None,
+        "tokens": sum(row["tokens"] for row in run.history),
+        "seconds": round(seconds),
+        "hardware": _hardware(run),
+        "versions": {name: __import__(name).__version__ for name in packages},
+    }
+    text = json.dumps(card, indent=2, ensure_ascii=False)
+    (output / "card.json").write_text(text + "\n", encoding="utf-8")
+    say(*scores.values(), is_trained, sep="\n")
+    say(f"saved to {output} after {seconds / 60:.1f} minutes")
+    return text
+
+
+def _hardware(run) -> str:
+    import torch
+
+    if run.device.type == "cuda":
+        return f"{run.accelerator.num_processes} × {torch.cuda.get_device_name(run.device)}"
+    return f"CPU ({platform.machine()}), {torch.get_num_threads()} threads of {os.cpu_count()} cores"

@@ -1,0 +1,73 @@
+"""What a training command says while it runs and at its end: losses, validation, the scores, as text or as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kdtutor.cli import main
+
+
+@pytest.fixture
+def distilled(mine, corpus) -> list[str]:
+    return ["distill", *mine, "--teacher", str(corpus / "teacher"), "--no_check_teacher", "--output", "out"]
+
+
+def card(folder: str = "out") -> dict:
+    return json.loads(Path(folder, "card.json").read_text(encoding="utf-8"))
+
+
+def test_the_log_has_the_loss_of_every_term(distilled, mine, capsys):
+    assert main([*distilled, "--steps", "2", "--objective", "HardLabels() + 2 * SoftTargets(3)"]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step      1 of 2")]
+    rows = Path("out/checkpoints/checkpoint-0000002/history.jsonl").read_text(encoding="utf-8").splitlines()
+    row = json.loads(rows[0])
+    terms = f"(HardLabels {row['HardLabels']:.4f}, SoftTargets {row['SoftTargets']:.4f})"
+    assert f"loss {row['loss']:.4f} {terms}, " in line
+
+
+def test_a_run_ends_in_the_table_that_evaluate_prints(distilled, mine, capsys):
+    assert main([*distilled, "--steps", "2"]) == 0
+    out = capsys.readouterr().out
+    for split in ("validation", "test"):
+        scores = card()["scores"][split]
+        assert (
+            f"mine, {split} split, {scores['examples']} texts\n  accuracy            {scores['accuracy']:.2%}"
+            in out
+        )
+    assert "warning: all 6 validation texts get the same answer, " in out
+    assert card()["diagnosis"]["warning"] in out
+
+
+def test_json_is_all_that_stdout_holds_if_it_is_asked_for(distilled, mine, capsys):
+    assert main([*distilled, "--steps", "2", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == card()
+    assert "step      2 of 2" in err
+    assert main(["evaluate", *mine[:6], "--max_length", "24", "--model", "out", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == card()["scores"]["test"]["accuracy"]
+
+
+def test_validation_is_told_and_the_best_student_saved(distilled, mine, capsys, monkeypatch):
+    found = iter([0.2, 0.9, 0.4, 0.3, 0.1])
+    monkeypatch.setattr("kdtutor.training.validation.fit", lambda *_: {"accuracy": next(found), "loss": 0.5})
+    watched = ["--validate_every", "2", "--steps", "20", "--keep_best", "--patience", "2"]
+    assert main([*distilled, *watched]) == 0
+    out = capsys.readouterr().out
+    assert "validation after step 4: accuracy 0.9000, loss 0.5000; the best so far\n" in out
+    assert "validation after step 6: accuracy 0.4000, loss 0.5000\n" in out
+    assert "ended early: 2 measurements on validation in a row were no better\n" in out
+    assert "the weights are those after step 4, the best on validation\n" in out
+    assert (card()["steps"], card()["best_step"]) == (8, 4)
+
+
+def test_a_finished_run_goes_on_to_more_steps(distilled, capsys):
+    assert main([*distilled, "--steps", "3"]) == 0
+    capsys.readouterr()
+    assert main([*distilled, "--steps", "5", "--resume"]) == 0
+    out = capsys.readouterr().out
+    assert "going on after step 3" in out
+    assert "step      5 of 5" in out
+    assert card()["steps"] == 5
