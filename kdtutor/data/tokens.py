@@ -94,7 +94,7 @@ def length_bucketed_batches(
 
 
 def load_tokenizer(name: str | os.PathLike | None = None):
-    """Load the course's WordPiece tokenizer (vocabulary 8,192), or any fast tokenizer by name or folder."""
+    """Load the course's WordPiece tokenizer (vocabulary 8,192), or any other by name or folder."""
     if name is None:
         return _course_tokenizer()
     from transformers import AutoTokenizer
@@ -125,6 +125,11 @@ def _course_tokenizer():
 def tokenize(tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split: bool = False) -> Encoded:
     if not len(texts[0]):
         return Encoded(torch.empty(0, dtype=torch.int32), torch.zeros(1, dtype=torch.int64), None)
+    if split and not tokenizer.is_fast:
+        raise KDTutorError(
+            f"a {type(tokenizer).__name__} has no fast version, and only such cut a long text into pieces: what "
+            f"is beyond {max_length} tokens would be lost; cut the texts in the file, or take another tokenizer"
+        )
     encoding = tokenizer(
         *map(list, texts),
         truncation=True,

@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import replace
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from kdtutor.assets import asset_path
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import load_tokenizer
 from kdtutor.errors import KDTutorError
-from kdtutor.models.forward import ROBERTAS, forward
+from kdtutor.models.families import PADDED, positions
+from kdtutor.models.forward import forward
 
 COMPARED = 64  # texts that two tokenizers must read alike
-#: Architectures that are known to give a text the same answer whatever it is padded to.
-PADDED = ("bert", "distilbert", *ROBERTAS)
-#: Those whose positions begin behind the padding's.
-LATE_POSITIONS = (
-    *ROBERTAS,
-    "xlm-roberta-xl",
-    "roberta-prelayernorm",
-    "data2vec-text",
-    "xmod",
-    "mpnet",
-    "longformer",
-)
-
-
-def positions(config: PretrainedConfig) -> float:
-    """Tell how many tokens a text may have, infinite where there is no table of positions."""
-    found = getattr(config, "max_position_embeddings", None) or math.inf
-    if config.model_type in LATE_POSITIONS:
-        found -= (1 if config.pad_token_id is None else config.pad_token_id) + 1
-    return found
 
 
 def own_tokenizer(source: str | os.PathLike, task: Task) -> str | None:
@@ -46,7 +26,12 @@ def own_tokenizer(source: str | os.PathLike, task: Task) -> str | None:
     """
     if task.tokenizer_name is None and str(source) == str(asset_path("tokenizer")):
         return None
-    theirs = tokenizer_at(source)
+    try:
+        theirs = tokenizer_at(source)
+    except KDTutorError:
+        if task.tokenizer_name is None:
+            raise
+        theirs = None  # another one was named
     if theirs is None:
         return None
     texts = [*task.split("train").texts[0][:COMPARED], "Ünïcode, 3.14 & UPPER case; a-b_c!", *task.labels]
@@ -58,7 +43,7 @@ def own_tokenizer(source: str | os.PathLike, task: Task) -> str | None:
 
 
 def tokenizer_at(source: str | os.PathLike):
-    """Load the tokenizer that lies with a model; None if there is none."""
+    """Load the tokenizer that lies with a model; None if there is none. KDTutorError if one in a folder is broken."""
     if os.path.isdir(source) and not any(
         name.startswith(("tokenizer", "vocab", "spiece", "sentencepiece", "merges"))
         for name in os.listdir(source)
@@ -66,8 +51,12 @@ def tokenizer_at(source: str | os.PathLike):
         return None
     try:
         return load_tokenizer(source)
-    except KDTutorError:
-        return None
+    except KDTutorError as error:
+        if not os.path.isdir(source):  # the Hub has models without one
+            return None
+        raise KDTutorError(
+            f'{error}; load_task(…, tokenizer="…") (--tokenizer …) names another one'
+        ) from error
 
 
 def read_by(model: PreTrainedModel, task: Task) -> Task:

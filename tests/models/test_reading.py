@@ -24,10 +24,11 @@ from transformers import (
 
 from kdtutor.data.task import Task
 from kdtutor.evaluation.scores import evaluate, predict
+from kdtutor.models.depth import half_depth
 from kdtutor.models.load import load_model, load_teacher
 from kdtutor.models.reading import own_tokenizer, read_by
 from kdtutor.models.save import save
-from kdtutor.models.students import half_depth, small_bert
+from kdtutor.models.students import small_bert
 from kdtutor.objectives.hidden import CosineHidden
 from kdtutor.objectives.logits import SoftTargets
 from kdtutor.training.distillation import Distillation
@@ -126,6 +127,26 @@ def test_a_tokenizer_without_a_fast_version_has_a_fingerprint(tmp_path):
     task = task_with(str(tmp_path))
     assert task.fingerprint == task_with(str(tmp_path)).fingerprint != make_task().fingerprint
     assert evaluate(small_bert(task, 1, 32), task, latency=False).examples == 12
+
+
+def test_a_tokenizer_without_a_fast_version_loses_no_text_in_silence(tmp_path):
+    from transformers import ByT5Tokenizer
+
+    from kdtutor.data.load import load_task
+
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    task = load_task([f"fish number {n}" for n in range(60)], tokenizer=str(tmp_path), max_length=8)
+    assert "a ByT5Tokenizer has no fast version" in refusal(task.encode, "train")
+
+
+def test_a_tokenizer_that_can_not_be_loaded_is_not_taken_for_none(forwards, tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\na\nb\n")
+    about = {"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "no such one"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(about))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    said = refusal(own_tokenizer, tmp_path, make_task())
+    assert f"can't load the tokenizer in the folder {tmp_path}" in said and "--tokenizer" in said
+    assert own_tokenizer(tmp_path, task_with(forwards)) is None  # which was named
 
 
 # ----------------------------------------------------------------------- padding, decoders, attention
