@@ -70,11 +70,18 @@ def report(checks: Iterable[Check] | None = None) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the report. Returns 1 if there is a problem, else 0."""
+    """Print the report, or the table of model types. Returns 1 if there is a problem, else 0."""
     parser = argparse.ArgumentParser(prog="kdtutor doctor", description=(__doc__ or "").partition("\n")[0])
     timeout = "seconds that the Hub has to answer (default: %(default)g)"
     parser.add_argument("--hub-timeout", type=float, default=3.0, help=timeout)
-    checks = doctor(parser.parse_args(arguments).hub_timeout)
+    parser.add_argument("--models", action="store_true", help="print which types of models are supported")
+    asked = parser.parse_args(arguments)
+    if asked.models:
+        from kdtutor.models.families import supported
+
+        print(supported())
+        return 0
+    checks = doctor(asked.hub_timeout)
     print(report(checks))
     return int(any(check.status == "problem" for check in checks))
 

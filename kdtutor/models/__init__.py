@@ -1,5 +1,6 @@
 """Teachers and students, and what they cost."""
 
+from kdtutor.models.depth import half_depth, layer_choice
 from kdtutor.models.forward import (
     Outputs,
     forward,
@@ -14,8 +15,6 @@ from kdtutor.models.load import TEACHERS, check_fits, freeze, load_model, load_t
 from kdtutor.models.sizes import Sizes, sizes
 from kdtutor.models.students import (
     DROPOUTS,
-    half_depth,
-    layer_choice,
     make_student,
     register,
     set_dropout,

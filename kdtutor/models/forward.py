@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 from kdtutor.data.tokens import Encoded, length_bucketed_batches, round_up
 from kdtutor.errors import KDTutorError
 from kdtutor.models import lean
+from kdtutor.models.families import ROBERTAS, reads_types
 
 
 @dataclass
@@ -170,16 +171,13 @@ def _features(model: nn.Module, hidden: Tensor) -> Tensor:
     return model.lm_head.layer_norm(nn.functional.gelu(model.lm_head.dense(hidden)))
 
 
-ROBERTAS = ("roberta", "xlm-roberta", "camembert")
 _HEADS = ("bert", "distilbert", *ROBERTAS)
 
 
 def inputs_of(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Select what the model takes of a batch. `labels` never: the objective, not the model, computes the loss."""
     known = _known(type(model).forward)
-    if (
-        getattr(getattr(model, "config", None), "type_vocab_size", 2) < 2
-    ):  # RoBERTa's: all texts are of one type
+    if not reads_types(getattr(model, "config", None)):
         known -= {"token_type_ids"}
     return {name: value for name, value in batch.items() if name in known}
 

@@ -20,8 +20,9 @@ from kdtutor.data.kinds import KINDS
 from kdtutor.data.load import as_task
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError, nearest
+from kdtutor.models.families import positions
 from kdtutor.models.outputs import LabelMap, few, is_unnamed, order_of, output_names, reorder
-from kdtutor.models.reading import own_tokenizer, positions, read_by, settle_padding
+from kdtutor.models.reading import own_tokenizer, read_by, settle_padding
 
 TEACHERS = {"supersense": "bert-supersense", "sentiment": "bert-sentiment", "glosses": "bert-glosses"}
 
@@ -76,7 +77,7 @@ def _load(
     try:
         with hub_access(place), quiet():
             config = AutoConfig.from_pretrained(source, **safe)
-            _check_architecture(config, task, str(name))
+            _check_architecture(config, task, str(name), auto)
             has_head = f"For{task.rules.head}" in str(config.architectures)
             # A teacher of classes may read with a tokenizer of its own: its answers belong to the text.
             own = own_tokenizer(_tokenizer_of(name, source), task)
@@ -118,8 +119,8 @@ def _load(
     return model, missing
 
 
-def _check_architecture(config: PretrainedConfig, task: Task, name: str) -> None:
-    """Refuse encoder–decoders, and a classifier where each token is to be answered."""
+def _check_architecture(config: PretrainedConfig, task: Task, name: str, auto) -> None:
+    """Refuse encoder–decoders, a classifier where each token is to be answered, and what has no such head."""
     if config.is_encoder_decoder:
         kind = f"{config.model_type}, an encoder–decoder"
         raise KDTutorError(f"{name} is a {kind}: here encoders and decoders are trained and teach")
@@ -127,6 +128,11 @@ def _check_architecture(config: PretrainedConfig, task: Task, name: str) -> None
         raise KDTutorError(
             f'{name} answers with classes, but "{task.name}" has no label column: label="…" (--label …) names '
             "it; its cells may be empty, where a text is there to be answered by the teacher"
+        )
+    if type(config) not in auto._model_mapping:  # noqa: SLF001 - AutoModel tells it nowhere else
+        head = "masked LM" if task.rules.per_token else "head for classes or numbers"
+        raise KDTutorError(
+            f'{name} is a {config.model_type}, which has no {head}, but "{task.name}" is a {task.kind} task'
         )
 
 

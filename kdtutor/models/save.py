@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task
+from kdtutor.models.families import positions, reads_types
 from kdtutor.models.load import quiet
-from kdtutor.models.reading import positions
 
 
 def save(
@@ -33,6 +33,10 @@ def save(
         backend.no_padding()
     for name in ("max_length", "stride", "truncation_strategy", "truncation_side", "pad_to_multiple_of"):
         tokenizer.init_kwargs.pop(name, None)
+    # A pipeline gives a model all that its tokenizer makes, whatever the model takes it for.
+    if not reads_types(model.config):
+        inputs = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = inputs
     with quiet():
         model.to(dtype).save_pretrained(Path(folder))
     tokenizer.save_pretrained(Path(folder))

@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 
 from kdtutor import evaluation
 from kdtutor.data.task import Task
+from kdtutor.models.depth import half_depth
 from kdtutor.models.load import load_model, load_teacher
 from kdtutor.models.sizes import sizes
-from kdtutor.models.students import half_depth, set_dropout
+from kdtutor.models.students import set_dropout
 from kdtutor.studies.distilbert import (
     ARMS,
     CONTROL,

@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import IGNORED
 from kdtutor.evaluation import predict
+from kdtutor.models.depth import half_depth
 from kdtutor.models.load import freeze, load_model
-from kdtutor.models.students import half_depth, set_dropout, small_bert
+from kdtutor.models.students import set_dropout, small_bert
 from kdtutor.studies.logits import HARD, TEACHER, WORDS, Configuration, Plan, configurations, name_of
 from kdtutor.studies.runner import (
     Job,

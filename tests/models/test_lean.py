@@ -11,8 +11,8 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 from transformers import RobertaForSequenceClassification as Roberta
 
 from kdtutor.models import lean
+from kdtutor.models.depth import half_depth
 from kdtutor.models.forward import forward
-from kdtutor.models.students import half_depth
 
 SIZES = {
     "vocab_size": 60,

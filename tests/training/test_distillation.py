@@ -33,8 +33,9 @@ from transformers import AutoModelForSequenceClassification
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import IGNORED
 from kdtutor.errors import KDTutorError
+from kdtutor.models.depth import half_depth
 from kdtutor.models.forward import forward
-from kdtutor.models.students import half_depth, small_bert
+from kdtutor.models.students import small_bert
 from kdtutor.objectives.formulas import ObjectiveError
 from kdtutor.objectives.hidden import CosineHidden, HiddenStates
 from kdtutor.objectives.logits import HardLabels, LogitsMSE, MaskedLM, SoftTargets, blend

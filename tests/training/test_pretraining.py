@@ -36,9 +36,10 @@ from kdtutor.data.masking import mask_tokens, rarity
 from kdtutor.data.task import Split, Task
 from kdtutor.data.tokens import IGNORED
 from kdtutor.errors import KDTutorError
+from kdtutor.models.depth import half_depth
 from kdtutor.models.forward import Outputs, forward, unembedding
 from kdtutor.models.load import load_model
-from kdtutor.models.students import half_depth, set_dropout, small_bert
+from kdtutor.models.students import set_dropout, small_bert
 from kdtutor.objectives.hidden import CosineHidden, HiddenStates
 from kdtutor.objectives.logits import (
     HardLabels,
