@@ -47,7 +47,7 @@ class Scale:
     vocabulary: int = 30_522
 
 
-SCALES = {"full": Scale(12, 768, 256), "embedded": Scale(6, 256, 32, length=20, vocabulary=8192)}
+SCALES = {"full": Scale(12, 768, 256), "embedded": Scale(6, 384, 32, length=20, vocabulary=12_000)}
 SCALES["reduced"] = Scale(4, 256, 16)
 
 

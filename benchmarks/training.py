@@ -29,7 +29,7 @@ import time
 from pathlib import Path
 
 STUDENTS = {
-    "half depth": "3 layers × 256, copied from the teacher",
+    "half depth": "3 layers × 384, copied from the teacher",
     "small": "2 layers × 128, from random weights",
 }
 ARMS = ("ours", "ours, online", "plain", "tuned", "compiled")

@@ -94,7 +94,7 @@ def length_bucketed_batches(
 
 
 def load_tokenizer(name: str | os.PathLike | None = None):
-    """Load the course's WordPiece tokenizer (vocabulary 8,192), or any other by name or folder."""
+    """Load the course's WordPiece tokenizer (12,000 pieces), or any other by name or folder."""
     if name is None:
         return _course_tokenizer()
     from transformers import AutoTokenizer

@@ -130,7 +130,7 @@ def _losses(sheet: Sheet) -> None:
 
 
 @styled
-def split_into_heads(tokens: Sequence[str], width: int = 256, heads: int = 8) -> Picture:
+def split_into_heads(tokens: Sequence[str], width: int, heads: int) -> Picture:
     """Draw how a layer of attention makes queries, keys and values of its tokens, and cuts them into heads."""
     length, each = len(tokens), width // heads
     sheet = Sheet(17.2, 9.2, 11.5)
@@ -264,7 +264,7 @@ def masking(text: Sequence[str], reads: Sequence[str], asked: Sequence[str | Non
 
 
 @styled
-def read_from_cls(tokens: Sequence[str], width: int = 256, classes: int = 25) -> Picture:
+def read_from_cls(tokens: Sequence[str], width: int, classes: int) -> Picture:
     """Draw how BERT classifies: three embeddings for each token, the encoder, and a head that reads `[CLS]` alone."""
     sheet = _rows(len(tokens), 13.6)
     for x, name in ((1.2, "word"), (3.1, "position"), (4.9, "type"), (9.0, f"{width} numbers each")):

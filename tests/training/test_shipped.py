@@ -7,7 +7,7 @@ import torch
 
 from kdtutor.assets import AssetError
 from kdtutor.training import shipped
-from tests.helpers import make_run, make_task, sharp_teacher
+from helpers import make_run, make_task, sharp_teacher
 
 
 @pytest.fixture

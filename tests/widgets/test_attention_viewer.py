@@ -19,6 +19,8 @@ from kdtutor.errors import KDTutorError
 from kdtutor.widgets.attention import AttentionViewer, as_parts, attention_weights, copied_layers
 
 TEXT = "a bird that is roasted and eaten on feast days"
+TOKENS = len(TEXT.split()) + 2  # each word is one piece; [CLS], [SEP]
+HEADS = 12  # of the course's teacher
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +113,7 @@ def test_the_browser_unpacks_the_same_numbers(viewer, tmp_path):
 def test_head_minus_one_is_the_mean(viewer):
     viewer.layer, viewer.head = 2, -1
     torch.testing.assert_close(viewer.shown("teacher"), viewer.weights("teacher")[2].mean(0))
-    assert "mean of 8 heads" in viewer.summary
+    assert f"mean of {HEADS} heads" in viewer.summary
 
 
 # ------------------------------------------------------------------------------------------------ the models
@@ -154,7 +156,7 @@ def test_copied_layers_are_told_from_the_weights(teacher, student, task):
         for parameter in trained.parameters():  # as far off as a training would take it
             parameter += 0.5 * parameter.std(correction=0) * torch.randn_like(parameter)
     assert copied_layers(teacher, trained) == [0, 5]
-    assert copied_layers(teacher, kd.small_bert(task, layers=2, width=256, seed=0)) == [None, None]
+    assert copied_layers(teacher, kd.small_bert(task, layers=2, width=teacher.config.hidden_size, seed=0)) == [None, None]
     assert copied_layers(teacher, kd.small_bert(task, layers=2, width=64, seed=0)) == [None, None]
 
 
@@ -190,9 +192,9 @@ def test_settings_move_the_sentence_and_can_be_observed(viewer):
         ("layer", 6, "the teacher has the layers 0 to 5"),
         ("layer", -1, "the teacher has the layers 0 to 5"),
         ("student_layer", 3, "the student has the layers 0 to 2"),
-        ("head", 8, "the teacher has the heads 0 to 7"),
-        ("student_head", -2, "the student has the heads 0 to 7"),
-        ("token", 14, "the text has the tokens 0 to 13"),
+        ("head", HEADS, f"the teacher has the heads 0 to {HEADS - 1}"),
+        ("student_head", -2, f"the student has the heads 0 to {HEADS - 1}"),
+        ("token", TOKENS, f"the text has the tokens 0 to {TOKENS - 1}"),
         ("side", "left", 'unknown side "left"'),
         ("text", "", "the text is empty"),
         ("text", " \n", "the text is empty"),
@@ -237,7 +239,7 @@ def test_an_empty_text_that_is_typed_gets_a_sentence_and_the_last_good_one_stays
 
 
 def test_a_long_text_is_cut_and_that_is_said(viewer, caplog):
-    viewer.token = 13
+    viewer.token = TOKENS - 1
     viewer.text = "word " * 10_000
     assert len(viewer.tokens) == 32 and viewer.data["read"] == 32 and viewer.data["total"] == 10_002
     assert viewer.tokens[-1] == "[SEP]"
@@ -260,7 +262,7 @@ def test_the_state_of_an_exported_page_stays_small(task, teacher, student):
     state = synced(twelve)
     assert len(json.dumps(state)) < 100_000
     bytes_ = base64.b64decode(state["data"]["models"][0]["weights"])
-    assert len(bytes_) == 2 * 6 * 8 * len(twelve.tokens) ** 2
+    assert len(bytes_) == 2 * teacher.config.num_hidden_layers * HEADS * len(twelve.tokens) ** 2
     longest = AttentionViewer(teacher, student, task=task, text="word " * 100)
     assert len(json.dumps(synced(longest))) < 300_000
 
@@ -269,7 +271,7 @@ def test_the_state_of_an_exported_page_stays_small(task, teacher, student):
 def test_the_number_of_classes_does_not_matter(classes):
     task = Task("made up", "classification", tuple(f"<b>{i}</b>" for i in range(classes)), {})
     size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 32}
-    model = BertForSequenceClassification(BertConfig(vocab_size=8192, num_labels=classes, **size))
+    model = BertForSequenceClassification(BertConfig(vocab_size=len(task.tokenizer), num_labels=classes, **size))
     assert AttentionViewer(model, task=task, text="a bird").weights().shape == (1, 1, 4, 4)
 
 
