@@ -75,7 +75,7 @@ def test_every_file_is_what_was_shipped():
 def test_every_file_is_listed():
     on_disk = {
         path.relative_to(assets.ROOT).as_posix()
-        for part in ("data", "tokenizer", "models")
+        for part in ("data", "tokenizer", "models", "answers")
         for path in (assets.ROOT / part).rglob("*")
         if path.is_file()
     }

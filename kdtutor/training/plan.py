@@ -29,6 +29,7 @@ from kdtutor.training.batches import Batches
 from kdtutor.training.distillation import Distillation
 from kdtutor.training.processes import Launch
 from kdtutor.training.settings import Settings, TopK, takes_settings
+from kdtutor.training.teachers import Cached
 
 # A process's texts in a step of the trial, and its steps, the first of which warms up.
 TRIAL_TEXTS, TRIAL_STEPS = 32, 4
@@ -114,7 +115,8 @@ def plan(
     if not measure:
         return replace(known, time="not measured")
     in_memory = cache if isinstance(cache, TopK) else bool(answers.bytes)
-    return _timed(known, run, settings | {"cache": in_memory})
+    is_asked = bool(answers.bytes) and not (isinstance(answers, Cached) and answers.shipped() is not None)
+    return _timed(known, run, settings | {"cache": in_memory}, is_asked)
 
 
 def _tokens(batches: Batches, steps: int) -> int:
@@ -228,8 +230,11 @@ def _bytes(tensors) -> int:
 # ------------------------------------------------------------------------------------------------ time
 
 
-def _timed(known: Estimate, run: Distillation, settings: dict) -> Estimate:
-    """Return the plan with a time: a few small steps of a copy, on some texts of the training split."""
+def _timed(known: Estimate, run: Distillation, settings: dict, is_asked: bool) -> Estimate:
+    """Return the plan with a time: a few small steps of a copy, on some texts of the training split.
+
+    is_asked: whether the teacher is asked, before the first step, for what is then cached.
+    """
     world = run.accelerator.num_processes
     texts = min(TRIAL_TEXTS, known.micro_batch) * world
     steps = min(TRIAL_STEPS, known.steps)
@@ -237,22 +242,25 @@ def _timed(known: Estimate, run: Distillation, settings: dict) -> Estimate:
     if run.split == "train":
         few = few.subset(min(texts * steps, len(few.split("train"))))
     small = {"batch_size": texts, "accumulate": 1, "steps": steps, "save_every": None}
-    began = time.perf_counter()
     student, objective = copy.deepcopy(run.student), copy.deepcopy(run.objective)
     trial = Distillation(student, run.teacher, few, objective, **settings | small)
-    asked = time.perf_counter() - began
+    began = time.perf_counter()
+    if is_asked:
+        trial.answers.ask_anew()
+    asking = (time.perf_counter() - began) * len(run.batches.data) / len(trial.batches.data)
     for step in trial:
         if step.number == 1 < steps:
             began = _now(run)
     rows = trial.history[1:] or trial.history
     rate = sum(row["tokens"] for row in rows) / (_now(run) - began)
-    asking = asked * len(run.batches.data) / len(trial.batches.data) if trial.answers.bytes else 0.0
     seconds = known.tokens / rate + asking
     how = (
         f"{_duration(seconds)} at {rate:,.0f} tokens a second, measured on {len(rows)} steps of {texts} texts"
     )
-    if trial.answers.bytes:
+    if is_asked:
         how += f", {_duration(asking)} of it asking the teacher"
+    elif trial.answers.bytes:
+        how += ", none of it asking the teacher, whose answers ship with the course"
     return replace(known, tokens_per_second=rate, seconds=seconds, time=f"{how} ({run.device.type})")
 
 

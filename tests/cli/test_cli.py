@@ -132,8 +132,9 @@ def test_the_recipes_that_ship_are_good(capsys):
     recipes = sorted(Path(kdtutor.__file__).parent.glob("assets/recipes/*.yaml"))
     assert recipes
     for recipe in recipes:
-        command = recipe.read_text(encoding="utf-8").split()[2]
-        parse(COMMANDS[command][0], [str(recipe)], "kdtutor")
+        first = recipe.read_text(encoding="utf-8").splitlines()[0]
+        assert first.endswith(f"kdtutor/assets/recipes/{recipe.name}")  # a command to be copied
+        parse(COMMANDS[first.split()[-2]][0], [str(recipe)], "kdtutor")
 
 
 # ------------------------------------------------------------------------------------------------ mistakes

@@ -4,10 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import make_run, make_task, model, sharp_teacher
 
 from kdtutor.assets import AssetError
+from kdtutor.objectives.logits import SoftTargets
 from kdtutor.training import shipped
-from helpers import make_run, make_task, sharp_teacher
+from kdtutor.training.plan import plan
 
 
 @pytest.fixture
@@ -48,6 +50,17 @@ def test_another_teacher_another_text_and_another_cut_have_to_be_asked(files):
 def test_a_folder_for_the_cache_or_none_at_all_asks_the_teacher_itself(files, tmp_path):
     for cache in (tmp_path / "mine", False):
         assert "ship" not in make_run(files.task, teacher=files.teacher, cache=cache).teacher_mode
+
+
+def test_a_plan_counts_no_asking_of_a_teacher_whose_answers_ship(files, tmp_path):
+    planned = [
+        plan(model(files.task), files.teacher, files.task, SoftTargets(2), cache=cache)
+        for cache in (True, tmp_path / "mine")
+    ]
+    known, asked = (each.time for each in planned)
+    assert "none of it asking the teacher, whose answers ship with the course" in known
+    assert "s of it asking the teacher" in asked
+    assert all(each.memory["teacher's answers"] == files.logits.nbytes for each in planned)
 
 
 def test_a_file_that_holds_no_answers_is_named(files, tmp_path, monkeypatch):

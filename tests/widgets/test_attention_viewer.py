@@ -156,8 +156,8 @@ def test_copied_layers_are_told_from_the_weights(teacher, student, task):
         for parameter in trained.parameters():  # as far off as a training would take it
             parameter += 0.5 * parameter.std(correction=0) * torch.randn_like(parameter)
     assert copied_layers(teacher, trained) == [0, 5]
-    assert copied_layers(teacher, kd.small_bert(task, layers=2, width=teacher.config.hidden_size, seed=0)) == [None, None]
-    assert copied_layers(teacher, kd.small_bert(task, layers=2, width=64, seed=0)) == [None, None]
+    for width in (teacher.config.hidden_size, 64):
+        assert copied_layers(teacher, kd.small_bert(task, layers=2, width=width, seed=0)) == [None, None]
 
 
 def test_it_starts_at_the_students_last_layer_and_the_one_it_was_copied_from(viewer):
@@ -271,7 +271,9 @@ def test_the_state_of_an_exported_page_stays_small(task, teacher, student):
 def test_the_number_of_classes_does_not_matter(classes):
     task = Task("made up", "classification", tuple(f"<b>{i}</b>" for i in range(classes)), {})
     size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 32}
-    model = BertForSequenceClassification(BertConfig(vocab_size=len(task.tokenizer), num_labels=classes, **size))
+    model = BertForSequenceClassification(
+        BertConfig(vocab_size=len(task.tokenizer), num_labels=classes, **size)
+    )
     assert AttentionViewer(model, task=task, text="a bird").weights().shape == (1, 1, 4, 4)
 
 
