@@ -102,6 +102,9 @@ class DistillArguments(TrainArguments):
         None, optional(TEXT), "folder or Hub name (default: the embedded teacher of the task)"
     )
     label_map: str | None = field_of(None, optional(TEXT), LABEL_MAP)
+    pool: bool = field_of(
+        False, SWITCH, "learn from the task's pool too, whose labels are hidden: supersense has one"
+    )
     student: str = field_of("half-depth", TEXT, "one of {students}, or a folder or Hub name")
     layers: int | None = field_of(None, optional(COUNT), "the student's depth")
     width: int | None = field_of(None, optional(COUNT), "a small-bert's hidden size (default: 128)")

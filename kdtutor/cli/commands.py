@@ -190,6 +190,8 @@ def _task(a: DataArguments):
     # What is said of your own data stays out of what is to be JSON.
     with redirect_stdout(sys.stderr if a.json else sys.stdout):
         task = load_task(a.task, tokenizer=a.tokenizer or _own_tokenizer(a), **options)
+    if getattr(a, "pool", False):
+        task = task.with_pool()
     return task.subset(a.subset, a.seed) if getattr(a, "subset", None) is not None else task
 
 

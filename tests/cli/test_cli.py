@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import TINY
+from helpers import TINY, make_task, sharp_teacher
 from transformers import pipeline
 
 import kdtutor
@@ -385,6 +385,20 @@ def test_distilling_into_half_the_layers(mine, corpus, tmp_path, capsys):
     assert main(common) == 0
     model = load_model(tmp_path, load_task(corpus / "mine.csv", text="text", label="label", max_length=24))
     assert type(model).__name__ == "DistilBertForSequenceClassification"
+
+
+def test_a_students_texts_are_the_pools_too_where_it_is_asked_for(tmp_path, capsys, monkeypatch):
+    task = make_task()
+    with_pool = replace(task, splits=task.splits | {"pool": task.split("test")})
+    sharp_teacher(task).save_pretrained(tmp_path / "teacher")
+    command = ["distill", "--pool", *TINY, "--teacher", str(tmp_path / "teacher"), "--steps", "1",
+               "--output", str(tmp_path / "student")]  # fmt: skip
+    monkeypatch.setattr("kdtutor.data.load.load_task", lambda name, **_: with_pool)
+    assert main(command) == 0
+    texts = len(task.split("train")) + len(task.split("test"))
+    assert f"{texts} examples, 1 steps" in capsys.readouterr().out
+    monkeypatch.setattr("kdtutor.data.load.load_task", lambda name, **_: task)
+    assert 'unknown split of tiny "pool"' in refused(capsys, *command)
 
 
 def test_a_run_that_was_stopped_resumes_to_the_same_model(mine, tmp_path, capsys, monkeypatch):
