@@ -3,7 +3,7 @@
     game = BeTheTeacher(task, teacher)
     game.target = {"plant": 0.7, "animal": 0.3}      # moves the picture, as dragging a bar does
     game.beliefs("yours")                            # of the text and of its related texts, (1 + n, C)
-    game.compare()                                   # not one text but hundreds: who is harmed by the label alone
+    game.compare()                                   # all texts that divide the teacher: whom the label alone harms
 
 The student is a linear softmax classifier, small enough to learn in the browser while a bar is dragged. Its logits are
 W x, without a bias. x, its only view of a text: the mean of the teacher's word vectors over the text's pieces, less the
@@ -99,7 +99,7 @@ class BeTheTeacher(Instrument):
         teacher: nn.Module | None = None,
         *,
         text: str | None = None,
-        candidates: int = 400,
+        candidates: int = 1000,
         taught: int = 400,
         seed: int = 0,
         **settings,

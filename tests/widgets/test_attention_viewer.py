@@ -294,5 +294,5 @@ def test_its_plain_picture_says_what_is_seen(viewer):
     assert {"image/png", "text/plain", "application/vnd.jupyter.widget-view+json"} <= set(data)
     alt = metadata["image/png"]["alt"]
     assert alt == data["text/plain"] == viewer.picture().alt
-    assert "teacher, layer 0, head 0: from each token" in alt and "student, layer 0, head 0" in alt
+    assert "teacher, layer 0, head 0: " in alt and "student, layer 0, head 0: " in alt
     assert repr(viewer) == viewer.summary and "0x" not in repr(viewer)
