@@ -125,6 +125,9 @@ class DistillArguments(TrainArguments):
         TEXT,
         "a formula as in Python: terms, weights, blend(alpha=…, temperature=…)",
     )
+    control: bool = field_of(
+        False, SWITCH, "train the same student without a teacher as well, and say what the teacher is worth"
+    )
 
 
 @dataclass(frozen=True)

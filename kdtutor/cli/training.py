@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import mean
 
 from kdtutor.cli.arguments import TrainArguments
+from kdtutor.cli.control import difference, make_control, told
 from kdtutor.training.settings import Settings
 
 Say = Callable[..., None]
@@ -32,7 +33,9 @@ def train(a: TrainArguments, command: str, flags: Sequence[str], model, teacher,
     if a.dry_run:
         _print_plan(a, model, teacher, task, objective, settings)
         return
+    output = Path(a.output)
     run = Distillation(model, teacher, task, objective, **settings)
+    control = make_control(run, output / "control") if getattr(a, "control", False) else None
     say = partial(print, file=sys.stderr if a.json else sys.stdout, flush=True)
     if not run.accelerator.is_main_process:
         say = _nothing
@@ -44,9 +47,18 @@ def train(a: TrainArguments, command: str, flags: Sequence[str], model, teacher,
     say(f"{size}; objective {objective}; teacher {run.teacher_mode}")
     _steps(run, say)
     if run.accelerator.is_main_process:
-        card = _save(run, a, command, flags, say)
-        if a.json:
-            print(card)
+        student, card = _save(run, a, output, command, flags, say)
+    if control is not None:
+        say("\nthe control: the same student, data and steps without a teacher")
+        _go_on(control, a.resume, say)
+        _steps(control, say)
+        if run.accelerator.is_main_process:
+            other, its_card = _save(control, a, output / "control", command, flags, say)
+            card["control"] = difference(student, other, task, card, its_card)
+            _write(card, output)
+            say(f"\n{told(card, task.rules.scores[0])}")
+    if a.json and run.accelerator.is_main_process:
+        print(_as_json(card))
 
 
 def _nothing(*_: object) -> None:
@@ -106,10 +118,10 @@ def _print_plan(a: TrainArguments, model, teacher, task, objective, settings: di
         print(f"{'model':<26}{models.sizes(model, task.max_length)}\n{planned}")
 
 
-def _save(run, a: TrainArguments, command: str, flags: Sequence[str], say: Say) -> str:
+def _save(run, a: TrainArguments, output: Path, command: str, flags: Sequence[str], say: Say) -> tuple:
     """Save the model, its tokenizer, and a card with the scores of what was saved, and whether it is trained.
 
-    Returns the card as JSON.
+    Returns the model as it was saved, and the card.
     """
     import torch
 
@@ -117,7 +129,7 @@ def _save(run, a: TrainArguments, command: str, flags: Sequence[str], say: Say) 
     from kdtutor.models.save import save
     from kdtutor.training.diagnosis import diagnose
 
-    task, output = run.task, Path(a.output)
+    task = run.task
     max_length = save(run.student, task, output, getattr(torch, a.save_dtype))
     saved = models.freeze(models.load_model(output, task)).to(run.device)
     scores = {
@@ -142,11 +154,18 @@ def _save(run, a: TrainArguments, command: str, flags: Sequence[str], say: Say) 
         "hardware": _hardware(run),
         "versions": {name: __import__(name).__version__ for name in packages},
     }
-    text = json.dumps(card, indent=2, ensure_ascii=False)
-    (output / "card.json").write_text(text + "\n", encoding="utf-8")
+    _write(card, output)
     say(*scores.values(), is_trained, sep="\n")
     say(f"saved to {output} after {seconds / 60:.1f} minutes")
-    return text
+    return saved, card
+
+
+def _write(card: dict, output: Path) -> None:
+    (output / "card.json").write_text(_as_json(card) + "\n", encoding="utf-8")
+
+
+def _as_json(card: dict) -> str:
+    return json.dumps(card, indent=2, ensure_ascii=False)
 
 
 def _hardware(run) -> str:

@@ -5,7 +5,6 @@ live.py puts them together; nothing here knows of widgets or of the event loop.
 
 from __future__ import annotations
 
-import copy
 import textwrap
 import time
 from dataclasses import replace
@@ -18,7 +17,7 @@ from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
 from kdtutor.models.forward import forward, logits_of
 from kdtutor.objectives.formulas import kl_divergence
-from kdtutor.objectives.parse import parse_objective
+from kdtutor.training.control import NoControl, control_of
 from kdtutor.training.distillation import Distillation
 
 ROWS = 8  # classes of the probe that are shown
@@ -31,15 +30,10 @@ def make_twin(run: Distillation, wanted: bool) -> tuple[Distillation | None, str
     """Return the same run with hard labels alone; or None, and a sentence if one was wanted."""
     if not wanted:
         return None, ""
-    hard = parse_objective(run.task.rules.hard)
-    if {type(term) for term in run.objective.terms} == {type(hard)}:
-        return None, "The student itself learns from hard labels alone, so there is no twin beside it."
-    part = run.task.split(run.split)
-    if part.targets is not None and not part.labelled.any():
-        return None, "No training text has a label, so there is no twin that learns from labels."
-    shared = run.settings.marked("twin") | {"learning_rate": run.learning_rate}
-    twin = Distillation(copy.deepcopy(run.student), None, run.task, hard, progress=False, **shared)
-    return twin, ""
+    try:
+        return control_of(run, progress=False), ""
+    except NoControl as error:
+        return None, f"There is no twin that learns from labels: {error}."
 
 
 def twin_name(twin: Distillation) -> str:

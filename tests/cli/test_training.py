@@ -71,3 +71,47 @@ def test_a_finished_run_goes_on_to_more_steps(distilled, capsys):
     assert "going on after step 3" in out
     assert "step      5 of 5" in out
     assert card()["steps"] == 5
+
+
+# ------------------------------------------------------------------------------------------------ the control
+
+
+def test_the_control_is_the_run_on_labels_alone_and_the_difference_is_told(distilled, mine, corpus, capsys):
+    # A student far enough from chance that the two differ.
+    run = [*distilled, "--steps", "12", "--learning_rate", "3e-3", "--dropout", "0.1", "--student", "small-bert",
+           "--layers", "1", "--width", "32"]  # fmt: skip
+    assert main([*run, "--objective", "SoftTargets(2)", "--control"]) == 0
+    out = capsys.readouterr().out
+    assert main([*run, "--objective", "HardLabels()", "--output", "alone"]) == 0
+    weights = [Path(folder, "model.safetensors").read_bytes() for folder in ("out", "out/control", "alone")]
+    assert weights[0] != weights[1] == weights[2]
+
+    control = card()["control"]
+    assert (control["objective"], control["steps"]) == ("HardLabels()", 12)
+    assert control["scores"] == card("out/control")["scores"] == card("alone")["scores"]
+    for split, value in control["difference"].items():
+        mine, theirs = card()["scores"][split]["accuracy"], control["scores"][split]["accuracy"]
+        assert value == mine - theirs
+        assert f"{split:<12}accuracy {mine:.4f} and {theirs:.4f}: difference {value:+.4f}" in out
+    assert 0 <= control["p_value"] <= 1
+
+    capsys.readouterr()
+    assert main([*run, "--objective", "SoftTargets(2)", "--control", "--resume", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["control"] == control
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (
+            ["--objective", "HardLabels()"],
+            "nothing to compare with: the student itself learns from hard labels",
+        ),
+        (["--patience", "2"], "after equal steps: leave --patience out"),
+    ],
+)
+def test_a_control_that_says_nothing_is_refused_before_any_step(distilled, flags, said, capsys):
+    assert main([*distilled, "--control", *flags]) == 1
+    assert said in capsys.readouterr().err
+    assert not [*Path("out/checkpoints").glob("checkpoint-*")]

@@ -628,7 +628,7 @@ def test_the_picture_says_what_it_shows(make):
 
 def test_without_a_teacher_there_is_no_twin_of_the_same_kind(task, make):
     live = make(HardLabels(), teacher=None)
-    assert live.twin is None and any("no twin" in note for note in live.plan["notes"])
+    assert live.twin is None and any("There is no twin" in note for note in live.plan["notes"])
     assert live.plan["probe"]["who"] == ["student"] and live.temperature is None
     live.run()
     assert live.status == "finished" and live.picture().alt
@@ -683,7 +683,7 @@ def test_a_transfer_set_whose_texts_are_mostly_unlabelled(make, task):
 def test_no_label_at_all_means_no_twin(task, teacher, make):
     none = make_task(targets=torch.full((44,), -100))
     live = make(SoftTargets(2), task=none)
-    assert live.twin is None and any("No training text has a label" in note for note in live.plan["notes"])
+    assert live.twin is None and any("no training text has a label" in note for note in live.plan["notes"])
     live.run(2)
 
 
