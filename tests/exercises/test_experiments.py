@@ -6,6 +6,7 @@ import pytest
 import torch
 from notebook_exercises import SECTIONS, solution
 
+import kdtutor as kd
 from kdtutor.exercises import Check, load_exercises
 from kdtutor.exercises.definitions import Experiment
 from kdtutor.exercises.predicting import judge
@@ -62,6 +63,16 @@ def test_a_slip_of_the_measurement_is_named(experiment):
     for slip in experiment.slips:
         verdict = judge(experiment, experiment.numbers, slip.numbers, right_reason(experiment))
         assert (verdict.solved, verdict.mistakes) == (False, (slip.name,)), verdict
+
+
+def test_whoever_halves_the_parameters_for_the_work_is_told_with_the_courses_own_vocabulary():
+    def parameters(layers: int, width: int) -> int:
+        return kd.sizes(kd.small_bert("supersense", layers=layers, width=width, seed=0)).parameters
+
+    whole, halves = parameters(6, 256), EXPERIMENTS["halves"]
+    shares = (parameters(3, 256) / whole, parameters(6, 128) / whole, 1.0)
+    assert judge(halves, halves.numbers, shares, "c").mistakes == ("parameters counted",)
+    assert judge(halves, shares, halves.numbers, "c").mistakes == ("parameters for work",)
 
 
 @experiments
