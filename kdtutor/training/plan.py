@@ -244,10 +244,10 @@ def _timed(known: Estimate, run: Distillation, settings: dict, is_asked: bool) -
     small = {"batch_size": texts, "accumulate": 1, "steps": steps, "save_every": None}
     student, objective = copy.deepcopy(run.student), copy.deepcopy(run.objective)
     trial = Distillation(student, run.teacher, few, objective, **settings | small)
-    began = time.perf_counter()
+    asking, began = 0.0, time.perf_counter()
     if is_asked:
         trial.answers.ask_anew()
-    asking = (time.perf_counter() - began) * len(run.batches.data) / len(trial.batches.data)
+        asking = (time.perf_counter() - began) * len(run.batches.data) / len(trial.batches.data)
     for step in trial:
         if step.number == 1 < steps:
             began = _now(run)
