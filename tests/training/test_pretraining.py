@@ -1018,7 +1018,7 @@ def test_a_checkpoint_with_another_tokenizer_another_architecture_or_impossible_
     file.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(KDTutorError, match='model has another tokenizer than "tiny": load_task'):
         load_model(tmp_path / "model", glosses)
-    file.unlink()
+    glosses.tokenizer.save_pretrained(tmp_path / "model")
 
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     for changes, message in (
