@@ -68,6 +68,9 @@ class TrainArguments(DataArguments, Settings):
     )
     resume: bool = field_of(False, SWITCH, "go on from the newest checkpoint in the output folder")
     dry_run: bool = field_of(False, SWITCH, "print steps, tokens, memory and time, and train nothing")
+    report_to: str | None = field_of(
+        None, optional(TEXT), "a tracker that accelerate knows: tensorboard, wandb, mlflow, …"
+    )
     launch: str | None = field_of(
         None, optional(TEXT), "for --dry_run: accelerate's configuration that it is meant for"
     )

@@ -16,6 +16,7 @@ from statistics import mean
 
 from kdtutor.cli.arguments import TrainArguments
 from kdtutor.cli.control import difference, make_control, told
+from kdtutor.cli.reporting import Report, reporting
 from kdtutor.training.settings import Settings
 
 Say = Callable[..., None]
@@ -33,19 +34,20 @@ def train(a: TrainArguments, command: str, flags: Sequence[str], model, teacher,
     if a.dry_run:
         _print_plan(a, model, teacher, task, objective, settings)
         return
-    output = Path(a.output)
-    run = Distillation(model, teacher, task, objective, **settings)
-    control = make_control(run, output / "control") if getattr(a, "control", False) else None
-    say = partial(print, file=sys.stderr if a.json else sys.stdout, flush=True)
-    if not run.accelerator.is_main_process:
-        say = _nothing
+    output, given = Path(a.output), {name: getattr(a, name) for name in flags}
     warnings.simplefilter("ignore", ClippingWarning)  # it is said at the end, with the scores
+    with reporting(a.report_to, output, given) as report:
+        run = Distillation(model, teacher, task, objective, **settings)
+        control = make_control(run, output / "control") if getattr(a, "control", False) else None
+        say = partial(print, file=sys.stderr if a.json else sys.stdout, flush=True)
+        if not run.accelerator.is_main_process:
+            say = _nothing
 
-    _go_on(run, a.resume, say)
-    say(models.sizes(model))
-    size = f"{len(task.split('train')):,} examples, {run.total_steps:,} steps on {run.device}"
-    say(f"{size}; objective {objective}; teacher {run.teacher_mode}")
-    _steps(run, say)
+        _go_on(run, a.resume, say)
+        say(models.sizes(model))
+        size = f"{len(task.split('train')):,} examples, {run.total_steps:,} steps on {run.device}"
+        say(f"{size}; objective {objective}; teacher {run.teacher_mode}")
+        _steps(run, say, report)
     if run.accelerator.is_main_process:
         student, card = _save(run, a, output, command, flags, say)
     if control is not None:
@@ -61,7 +63,7 @@ def train(a: TrainArguments, command: str, flags: Sequence[str], model, teacher,
         print(_as_json(card))
 
 
-def _nothing(*_: object) -> None:
+def _nothing(*_: object, **__: object) -> None:
     """Say nothing: the main process speaks for all."""
 
 
@@ -75,19 +77,25 @@ def _go_on(run, resume: bool, say: Say) -> None:
         say("no checkpoint yet: beginning with the first step")
 
 
-def _steps(run, say: Say) -> None:
+def _steps(run, say: Say, report: Report = lambda values, step: None) -> None:
     """Take all steps that are left, with a line now and then, and one each time validation was measured."""
     started, first, every = time.time(), run.done, max(1, run.total_steps // 50)
     for step in run:
+        is_told = step.number % every == 0 or run.is_over
+        if is_told:
+            losses = _losses(run)
+            report(losses | {"learning_rate": run.history[-1]["learning_rate"]}, step.number)
         # A terminal has a bar instead.
-        is_shown = not sys.stderr.isatty() and (step.number % every == 0 or run.is_over)
-        if is_shown:
+        if is_told and not sys.stderr.isatty():
             left = (time.time() - started) / (step.number - first) * (run.total_steps - step.number) / 60
             where = f"step {step.number:>6} of {run.total_steps}, epoch {step.epoch:.2f}"
-            say(f"{where}: {_losses(run)}, {left:.1f} min left")
+            loss, *terms = (f"{name} {value:.4f}" for name, value in losses.items())
+            each = f" ({', '.join(terms)})" if terms else ""
+            say(f"{where}: {loss}{each}, {left:.1f} min left")
         if step.number in run.validation.measured:
             found = run.history[step.number - 1]["validation"]
             scores = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+            report({f"validation/{name}": value for name, value in found.items()}, step.number)
             best = "; the best so far" if run.validation.best == step.number else ""
             say(f"validation after step {step.number}: {scores}{best}")
 
@@ -97,14 +105,10 @@ def _steps(run, say: Say) -> None:
         say(f"the weights are those after step {run.validation.best}, the best on validation")
 
 
-def _losses(run) -> str:
-    """Write the mean loss of the last 50 steps, and of each of several terms."""
-    rows = run.history[-50:]
-    loss = f"loss {mean(row['loss'] for row in rows):.4f}"
-    if len(run.term_names) == 1:
-        return loss
-    terms = (f"{name} {mean(row[name] for row in rows):.4f}" for name in run.term_names)
-    return f"{loss} ({', '.join(terms)})"
+def _losses(run) -> dict[str, float]:
+    """Average the loss over the last 50 steps, and that of each of several terms."""
+    names = ("loss", *(run.term_names if len(run.term_names) > 1 else ()))
+    return {name: mean(row[name] for row in run.history[-50:]) for name in names}
 
 
 def _print_plan(a: TrainArguments, model, teacher, task, objective, settings: dict) -> None:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from accelerate import tracking
+from accelerate.tracking import GeneralTracker
 
 from kdtutor.cli import main
 
@@ -71,6 +73,49 @@ def test_a_finished_run_goes_on_to_more_steps(distilled, capsys):
     assert "going on after step 3" in out
     assert "step      5 of 5" in out
     assert card()["steps"] == 5
+
+
+# ------------------------------------------------------------------------------------------------ trackers
+
+
+class Noted(GeneralTracker):
+    """A tracker that keeps what it is told."""
+
+    name, requires_logging_directory, told, ended = "noted", False, [], False
+    tracker = None
+
+    def __init__(self, run_name: str, **_) -> None:
+        super().__init__()
+
+    def store_init_configuration(self, values: dict) -> None:
+        self.told.append(values)
+
+    def log(self, values: dict, step: int | None = None, **_) -> None:
+        self.told.append({"step": step} | values)
+
+    def finish(self) -> None:
+        type(self).ended = True
+
+
+def test_a_tracker_gets_settings_losses_and_what_validation_says(distilled, monkeypatch):
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "noted", Noted)
+    assert main([*distilled, "--steps", "2", "--validate_every", "2", "--report_to", "noted"]) == 0
+    settings, first, last, validation = Noted.told
+    assert (settings["learning_rate"], settings["validate_every"]) == (5e-4, 2)
+    assert first.keys() == {"step", "loss", "HardLabels", "SoftTargets", "learning_rate"}
+    assert (first["step"], last["step"], validation["step"]) == (1, 2, 2)
+    assert validation["validation/accuracy"] == card()["scores"]["validation"]["accuracy"]
+    assert Noted.ended
+
+
+def test_a_tracker_that_is_unknown_or_not_installed_is_one_sentence(distilled, monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "get_available_trackers", list)
+    for name, said in (
+        ("tensorbord", '--report_to: unknown tracker "tensorbord"; there are: tensorboard, '),
+        ("tensorboard", "--report_to tensorboard needs the package tensorboard, which is not installed"),
+    ):
+        assert main([*distilled, "--steps", "2", "--report_to", name]) == 1
+        assert said in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------ the control
