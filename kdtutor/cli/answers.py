@@ -11,11 +11,12 @@ from kdtutor.errors import KDTutorError
 
 
 def predict(a: PredictArguments, command: str) -> None:
-    """Write every text with the model's answer."""
+    """Write every text with the model's answer; of several labels, those above ½, with semicolons between."""
     from kdtutor.data.rows import Wanted
 
     columns, answers, kind = _answered(a, Wanted(a.text, a.pair, None, a.delimiter, a.encoding))
-    head = ("label", "probability") if kind == "classification" else ("value",)
+    heads = {"classification": ("label", "probability"), "multi-label": ("labels", "probabilities")}
+    head = heads.get(kind, ("value",))
     _write(a, [a.text, a.pair, *head], columns.texts, [*zip(*answers, strict=True)])
     print(f"{len(columns):,} texts answered by {a.model}, written to {a.output}")
 
@@ -25,10 +26,14 @@ def label(a: LabelArguments, command: str) -> None:
     from kdtutor.data.rows import Wanted
 
     columns, answers, kind = _answered(a, Wanted(a.text, a.pair, a.label, a.delimiter, a.encoding))
+    if kind == "multi-label":
+        raise KDTutorError(
+            f"{a.model} gives several labels a text, and kdtutor label fills in one: kdtutor predict"
+        )
     given = columns.labels.to_pylist()
     filled = [theirs[0] if mine is None else mine for mine, theirs in zip(given, answers, strict=True)]
     by = ["teacher" if mine is None else "given" for mine in given]
-    names = _names(a)
+    names, _ = _names(a)
     if kind == "classification" and (odd := {*filled} - {*names}):
         raise KDTutorError(
             f"{a.task} has the label {min(odd)!r}, which {a.model} does not know: its classes are {', '.join(names)}"
@@ -52,21 +57,29 @@ def _answered(a: PredictArguments, wanted):
         raise KDTutorError(f"{path}: files are read as {', '.join(READERS)}")
     writable(Path(a.output).parent)  # said now, not after the work
     columns = columns_of(read_file(path, wanted), wanted, str(path))
-    names = _names(a)
+    names, problem = _names(a)
     kind = "classification" if len(names) > 1 else "regression"
+    kind = "multi-label" if problem == "multi_label_classification" else kind
     own = None if a.model in shipped() or tokenizer_at(a.model) is None else a.model
     split = Split(columns.texts, None)
     task = Task(path.name, kind, names, {"train": split}, a.tokenizer or own, a.max_length)
     logits = logits_of_split(load_teacher(task, a.model), task, "train")
     if kind == "regression":
         return columns, [(f"{value:.6g}",) for value in logits[:, 0].tolist()], kind
+    if kind == "multi-label":
+        rows = [[(names[i], p) for i, p in enumerate(row) if p > 0.5] for row in logits.sigmoid().tolist()]
+        return (
+            columns,
+            [(";".join(n for n, _ in row), ";".join(f"{p:.4f}" for _, p in row)) for row in rows],
+            kind,
+        )
     sure = logits.softmax(-1).max(-1)
     found = zip(sure.indices.tolist(), sure.values.tolist(), strict=True)
     return columns, [(names[number], f"{probability:.4f}") for number, probability in found], kind
 
 
-def _names(a: PredictArguments) -> tuple[str, ...]:
-    """Return what the model calls its outputs."""
+def _names(a: PredictArguments) -> tuple[tuple[str, ...], str | None]:
+    """Return what the model calls its outputs, and which problem it solves, if it says so."""
     from transformers import AutoConfig
 
     from kdtutor.assets import verified
@@ -83,7 +96,7 @@ def _names(a: PredictArguments) -> tuple[str, ...]:
         raise KDTutorError(unavailable("model", a.model, error)) from error
     if "ForSequenceClassification" not in str(config.architectures):
         raise KDTutorError(f"{a.model} answers no texts: it is no classifier; kdtutor finetune makes one")
-    return tuple(output_names(config))
+    return tuple(output_names(config)), config.problem_type
 
 
 def _write(a: PredictArguments, head: list, texts: tuple, columns: list) -> None:

@@ -38,8 +38,8 @@ class DataArguments(Checked):
     label: str | None = field_of(None, optional(TEXT), "label column")
     kind: str | None = field_of(
         None,
-        optional(one_of("classification", "regression")),
-        "whether labels are classes or numbers (default: as they look, which is printed)",
+        optional(one_of("classification", "multi-label", "regression")),
+        "whether labels are classes, several a text, or numbers (default: as they look, which is printed)",
     )
     stratify: bool = field_of(
         False, SWITCH, "cut your file exactly, class by class, instead of by a hash of each text"
@@ -51,6 +51,9 @@ class DataArguments(Checked):
     )
     encoding: str | None = field_of(
         None, optional(TEXT), "of your text file, such as cp1252 (default: what fits)"
+    )
+    separator: str | None = field_of(
+        None, optional(TEXT), "between several labels of one text, as in food;staff: --kind multi-label"
     )
     tokenizer: str | None = field_of(
         None, optional(TEXT), "tokenizer name or folder (default: that of the model)"

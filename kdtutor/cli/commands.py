@@ -134,7 +134,9 @@ def distill(a: DistillArguments, command: str) -> None:
     from kdtutor import models
     from kdtutor.objectives.parse import parse_objective
 
-    objective, task = parse_objective(_formula(a)), _task(a)
+    parse_objective(a.objective)  # whether it can be read is said now, not after loading
+    task = _task(a)
+    objective = parse_objective(_formula(a, task.rules))
     teacher = models.load_teacher(task, a.teacher, a.label_map)
     options = {name: getattr(a, name) for name in ("layers", "width", "token_types")}
     student = models.make_student(a.student, teacher, task, seed=a.seed, **options)
@@ -143,16 +145,19 @@ def distill(a: DistillArguments, command: str) -> None:
     train(a, command, [*flags_of(type(a))], student, teacher, task, objective)
 
 
-def _formula(a: DistillArguments) -> str:
-    """Return the objective, or the blend that --alpha and --temperature are short for."""
-    if a.alpha is None and a.temperature is None:
-        return a.objective
+def _formula(a: DistillArguments, rules) -> str:
+    """Return the objective, or the sum that --alpha and --temperature are short for, as the kind of task has it."""
+    short = a.alpha is not None or a.temperature is not None
     if a.objective != DEFAULT_OBJECTIVE:
-        raise KDTutorError(
-            "--alpha and --temperature are short for an --objective: give the one or the other"
-        )
+        if short:
+            raise KDTutorError(
+                "--alpha and --temperature are short for an --objective: give the one or the other"
+            )
+        return a.objective
     alpha, temperature = 0.1 if a.alpha is None else a.alpha, a.temperature or 4
-    return f"blend(alpha={alpha:g}, temperature={temperature:g})"
+    if rules.soft != "SoftTargets":
+        return f"{alpha:g} * {rules.hard} + {1 - alpha:g} * {rules.soft}(temperature={temperature:g})"
+    return f"blend(alpha={alpha:g}, temperature={temperature:g})" if short else a.objective
 
 
 def evaluate(a: EvaluateArguments, command: str) -> None:
@@ -185,7 +190,7 @@ COMMANDS = {
 def _task(a: DataArguments):
     from kdtutor.data.load import load_task
 
-    names = ("text", "pair", "label", "kind", "stratify", "delimiter", "encoding", "max_length")
+    names = ("text", "pair", "label", "kind", "stratify", "delimiter", "encoding", "separator", "max_length")
     options = {name: getattr(a, name) for name in names}
     # What is said of your own data stays out of what is to be JSON.
     with redirect_stdout(sys.stderr if a.json else sys.stdout):

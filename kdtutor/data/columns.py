@@ -17,7 +17,8 @@ from kdtutor.errors import KDTutorError
 class Columns:
     """Rows that belong together. texts: one column, or two of pairs. labels: as written, null where there is none.
 
-    names: those that whole numbers stand for, of datasets' ClassLabel. where: (file or part, its first row here).
+    several: whether each label is a list of labels, as JSON. names: those that whole numbers stand for, of datasets'
+    ClassLabel. where: (file or part, its first row here).
     """
 
     texts: tuple[list[str], ...]
@@ -25,6 +26,7 @@ class Columns:
     names: tuple[str, ...] | None = None
     where: list[tuple[str, int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    several: bool = False
 
     def __len__(self) -> int:
         return len(self.texts[0])
@@ -45,7 +47,8 @@ def columns_of(read: Read, wanted: Wanted, where: str, blank: bool = False) -> C
     )
     labels = None if wanted.label is None else _written(table[wanted.label], wanted.label, where)
     names = None if wanted.label is None else class_names(table.schema, wanted.label)
-    return Columns(texts, labels, names, [(where, 0)], list(read.notes))
+    several = wanted.label is not None and _is_list(table[wanted.label].type)
+    return Columns(texts, labels, names, [(where, 0)], list(read.notes), several)
 
 
 def joined(parts: list[Columns]) -> Columns:
@@ -59,15 +62,16 @@ def joined(parts: list[Columns]) -> Columns:
     texts = tuple([*chain(*columns)] for columns in zip(*(part.texts for part in parts), strict=True))
     labels = None if parts[0].labels is None else pa.concat_arrays([part.labels for part in parts])
     notes = [f"{part.where[0][0]}: {note}" for part in parts for note in part.notes]
-    return Columns(texts, labels, parts[0].names, where, notes)
+    return Columns(texts, labels, parts[0].names, where, notes, parts[0].several)
 
 
 def class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
     """Return the names that a ClassLabel of datasets carries in Parquet and Arrow files."""
     about = (schema.metadata or {}).get(b"huggingface")
     try:
-        found = json.loads(about)["info"]["features"][column]["names"] if about else None
-    except (ValueError, KeyError, TypeError):
+        feature = json.loads(about)["info"]["features"][column] if about else {}
+        found = feature.get("names") or feature.get("feature", {}).get("names")  # of several labels a text
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return tuple(map(str, found)) if found else None
 
@@ -89,7 +93,10 @@ def _texts(column: pa.ChunkedArray, name: str, where: str, blank: bool) -> list[
 
 
 def _written(column: pa.ChunkedArray, name: str, where: str) -> pa.Array:
-    """Return the labels as text, as they are written; null where there is none."""
+    """Return the labels as text, as they are written, lists of them as JSON; null where there is none."""
+    if _is_list(column.type):
+        cells = (None if cell is None else [*map(str, cell)] for cell in column.to_pylist())
+        return pa.array([None if cell is None else json.dumps(cell) for cell in cells], pa.string())
     column = _decoded(column, name, where)
     kind = column.type
     if pa.types.is_floating(kind):
@@ -104,8 +111,7 @@ def _written(column: pa.ChunkedArray, name: str, where: str) -> pa.Array:
         _is_string(kind) or pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)
     ):
         raise KDTutorError(
-            f'{where}: column "{name}", row 1: the label is a {kind}, not one text or number '
-            "(several labels a text are not supported)"
+            f'{where}: column "{name}", row 1: the label is a {kind}, not a text, a number or a list'
         )
     text = column.cast(pa.string())
     # A label of blanks is none.
@@ -137,6 +143,10 @@ def _first_undecodable(column: pa.ChunkedArray) -> int | None:
         except UnicodeDecodeError:
             return row
     return None
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def _is_string(kind: pa.DataType) -> bool:

@@ -29,7 +29,8 @@ class Kind:
     answer: what a model's output is: "classes" (logits of a softmax), "value" (numbers as they are) or "token" (logits
     over the vocabulary). head: the model's class, as in BertFor…, AutoModelFor…. problem_type: what transformers calls
     the kind in a model's configuration, or None if outputs have no names of their own. dtype: of the targets.
-    masks: whether inputs are masked anew at each step. hard: the formula that learns from the labels alone.
+    masks: whether inputs are masked anew at each step. hard: the formula that learns from the labels alone. soft: the
+    term that learns from a teacher's probabilities.
     scores: names in `kdtutor.evaluation.SCORES`, the main one first; score_name: the main one's, for people;
     is_fraction: whether it runs from 0 to 1.
     """
@@ -40,6 +41,7 @@ class Kind:
     dtype = torch.float32
     masks = False
     hard = "HardLabels()"
+    soft = "SoftTargets"
     scores: tuple[str, ...] = ()
     score_name = ""
     is_fraction = True
@@ -48,6 +50,11 @@ class Kind:
     def per_token(self) -> bool:
         """Tell whether labels and logits belong to tokens, and are made from the text."""
         return self.answer == "token"
+
+    @property
+    def named(self) -> bool:
+        """Tell whether each output stands for a class or a label with a name of its own."""
+        return self.problem_type not in (None, "regression")
 
     def with_labels(self, batch: Batch, tokenizer, masking: float, generator, weights=None) -> Batch:
         """Add labels to the batch, where they are made from the text."""
@@ -98,6 +105,28 @@ class Classification(Kind):
         return names[int(target)]
 
 
+class MultiLabel(Kind):
+    """Any number of the labels for each text. Targets: 0 or 1 for each label, or -100 for all where unlabelled."""
+
+    problem_type = "multi_label_classification"
+    soft = "BinarySoftTargets"
+    scores = ("micro_f1", "macro_f1", "mean_average_precision")
+    score_name = "micro F1"
+
+    def wrong(self, targets: Tensor, outputs: int) -> Tensor:
+        if targets.dim() != 2 or targets.shape[1] != outputs:
+            return torch.ones(len(targets), dtype=torch.bool)
+        known = (targets == 0) | (targets == 1)
+        return ~(known.all(1) | (targets == IGNORED).all(1))
+
+    def expected(self, outputs: int) -> str:
+        return f"needs 0 or 1 for each of {outputs} labels"
+
+    def text_of(self, target: Tensor, names: Sequence[str]) -> str:
+        given = [name for name, value in zip(names, target.tolist(), strict=True) if value > 0]
+        return " and ".join(given) or "no label"
+
+
 class Regression(Kind):
     """A number for each text."""
 
@@ -129,6 +158,7 @@ class MaskedLM(Kind):
 
 KINDS: dict[str, Kind] = {
     "classification": Classification(),
+    "multi-label": MultiLabel(),
     "regression": Regression(),
     "masked-lm": MaskedLM(),
 }

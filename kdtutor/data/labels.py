@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import math
 import re
 from collections import defaultdict
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdtutor.data.columns import Columns
+from kdtutor.data.tokens import IGNORED
 from kdtutor.errors import KDTutorError, nearest
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*\Z")
@@ -19,16 +22,19 @@ SHOWN = 8  # classes whose counts are printed
 
 @dataclass(frozen=True)
 class Labels:
-    """kind: of the task. names: of the classes, or ("value",). values: int64 class numbers, -1 where unlabelled, or
-    float32. notes: what was guessed, and what looks wrong."""
+    """kind: of the task. names: of the classes or labels, or ("value",). values: int64 class numbers, -1 where
+    unlabelled; of several labels a text 0 or 1 for each, float32 (N, C), -100 where unlabelled; or numbers, float32.
+    notes: what was guessed, and what looks wrong. codes: int64 (N,), equal for equal labels, -1 where unlabelled; None
+    for numbers."""
 
     kind: str
     names: tuple[str, ...]
     values: np.ndarray
     notes: tuple[str, ...]
+    codes: np.ndarray | None = None
 
 
-def read_labels(columns: Columns, column: str, kind: str | None) -> Labels:
+def read_labels(columns: Columns, column: str, kind: str | None, separator: str | None = None) -> Labels:
     """Read a column of labels as `kind`, or as what they look like. KDTutorError, naming the row, if that can't be."""
     encoded = columns.labels.dictionary_encode()
     written = encoded.dictionary.to_pylist()
@@ -42,9 +48,15 @@ def read_labels(columns: Columns, column: str, kind: str | None) -> Labels:
             f"{_before_row(columns, row, column)}: the label {what} ({written[number][:40]!r})"
         )
 
+    if columns.several or separator is not None or kind == "multi-label":
+        if kind not in (None, "multi-label"):
+            raise KDTutorError(
+                f'kind = "{kind}", but column "{column}" has several labels a text: "multi-label"'
+            )
+        return _several_labels(columns, column, written, codes, separator, refuse)
     for number, label in enumerate(written):
         if _LIST.match(label):
-            refuse(number, "is a list: one label a text, or one file a label; several are not supported")
+            refuse(number, 'is a list: kind="multi-label" (--kind multi-label) takes several labels a text')
         if "\n" in label.strip():
             refuse(number, "holds a line break: is a quotation mark before it never closed?")
 
@@ -63,7 +75,7 @@ def read_labels(columns: Columns, column: str, kind: str | None) -> Labels:
         f'label column "{column}": classification, {why}; {_counted(names, counts[order])}',
         *_alike(written),
     )
-    return Labels("classification", names, renumbered[codes], notes)
+    return Labels("classification", names, renumbered[codes], notes, renumbered[codes])
 
 
 def _kind(written: list[str], counts: np.ndarray, kind: str | None) -> tuple[str, str]:
@@ -73,7 +85,9 @@ def _kind(written: list[str], counts: np.ndarray, kind: str | None) -> tuple[str
     if kind == "classification":
         return kind, f"as you say, of {len(written)} classes"
     if kind is not None:
-        raise KDTutorError(nearest("kind of labelled task", kind, ("classification", "regression")))
+        raise KDTutorError(
+            nearest("kind of labelled task", kind, ("classification", "multi-label", "regression"))
+        )
     if not all(map(_NUMBER.match, written)):
         return "classification", f"since labels are words: {len(written)} different ones"
     labelled = int(counts.sum())
@@ -117,7 +131,52 @@ def _named_classes(columns: Columns, column: str, written: list[str], codes: np.
     counts = np.bincount(values[values >= 0], minlength=len(columns.names))
     why = f"the file names {len(columns.names)} classes"
     note = f'label column "{column}": classification, {why}; {_counted(columns.names, counts)}'
-    return Labels("classification", columns.names, values, (note,))
+    return Labels("classification", columns.names, values, (note,), values)
+
+
+def _several_labels(
+    columns: Columns, column: str, written: list[str], codes: np.ndarray, separator: str | None, refuse
+) -> Labels:
+    """Read lists of labels, or texts in which `separator` stands between labels."""
+    sets = []
+    for number, cell in enumerate(written):
+        labels = _split(cell, separator, columns.several)
+        if labels is None:
+            refuse(number, "is no list: separator=\";\" (--separator ';') says what stands between labels")
+        sets.append(labels)
+    if len({frozenset(labels) for labels in sets}) < 2:
+        raise KDTutorError(f'{columns.where[0][0]}: column "{column}" says the same of every text')
+
+    found = [*dict.fromkeys(label for labels in sets for label in labels)]
+    names = columns.names or tuple(found[i] for i in _sorted(found))
+    number_of = {str(i) if columns.names else name: i for i, name in enumerate(names)}
+    table = np.zeros((len(written) + 1, len(names)), np.float32)
+    table[-1] = IGNORED
+    for row, labels in enumerate(sets):
+        if unknown := labels - number_of.keys():
+            refuse(row, f"{min(unknown)} is none of the {len(names)} that the file names")
+        table[row, [number_of[label] for label in labels]] = 1
+
+    values, labelled = table[codes], codes >= 0
+    mean = values[labelled].sum() / labelled.sum()
+    why = "since labels are lists" if columns.several else "as you say"
+    note = (
+        f'label column "{column}": multi-label, {why}; {mean:.1f} of {len(names)} labels a text, '
+        f"{int((values[labelled].sum(1) == 0).sum()):,} texts with none; "
+        + _counted(names, values[labelled].sum(0).astype(int))
+    )
+    return Labels("multi-label", names, values, (note, *_alike([*names])), codes)
+
+
+def _split(cell: str, separator: str | None, is_json: bool) -> set[str] | None:
+    """Return the labels of one cell; None if it is neither a list nor to be split."""
+    if separator is not None and not is_json:
+        return {label.strip() for label in cell.split(separator) if label.strip()}
+    try:
+        found = json.loads(cell) if is_json else ast.literal_eval(cell.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return {*map(str, found)} if isinstance(found, (list, tuple, set)) else None
 
 
 def _sorted(written: list[str]) -> list[int]:

@@ -153,21 +153,23 @@ def _task(
 
     held_out = tuple(number for number, split in enumerate(SPLITS) if split not in given)
     columns = joined([*given.values()])
-    labels = None if wanted.label is None else read_labels(columns, wanted.label, kind)
+    labels = None if wanted.label is None else read_labels(columns, wanted.label, kind, wanted.separator)
     part = np.concatenate([np.full(len(rows), SPLITS.index(split)) for split, rows in given.items()])
-    classes = labels.values if labels and labels.kind == "classification" else None
+    classes = labels.codes if labels else None
 
     keys = cutting.text_keys(columns.texts, seed)
     notes += cutting.duplicates(keys, classes, columns)
     # A rank correlation needs two values.
     fewest = 2 if labels and labels.kind == "regression" else 1
+    if labels and labels.kind == "multi-label":
+        classes = np.minimum(classes, 0)  # combinations of labels are too many to be cut each by itself
     if held_out:
         part, more = _cut(part, keys, classes, held_out, fewest if stratify else 0)
         notes += more
         cutting.refuse_small(part, keys, columns.where[0][0], fewest)
     notes += cutting.overlaps(keys, part) if len(given) > 1 else []
     if labels:
-        notes += _check_classes(columns, wanted.label, labels, part) if classes is not None else []
+        notes += _check_classes(columns, wanted.label, labels, part) if labels.codes is not None else []
 
     title = f"{os.path.basename(columns.where[0][0])}: {len(columns):,} rows"
     sizes = ", ".join(f"{split} {int((part == number).sum()):,}" for number, split in enumerate(SPLITS))
@@ -213,16 +215,18 @@ def _cut(
 
 def _check_classes(columns: Columns, column: str, labels: Labels, part: np.ndarray) -> list[str]:
     """Count classes in each part; refuse those that can't be learned, name those that can't be measured."""
-    where, values = columns.where[0][0], labels.values
-    counts = np.stack(
-        [np.bincount(values[(part == p) & (values >= 0)], minlength=len(labels.names)) for p in range(3)]
-    )
-    if (total := counts.sum(0) > 0).sum() < 2:
+    where, values, several = columns.where[0][0], labels.codes, labels.kind == "multi-label"
+    if several:
+        counts = np.stack([(labels.values[part == p] > 0).sum(0) for p in range(3)])
+    else:
+        rows = [(part == p) & (values >= 0) for p in range(3)]
+        counts = np.stack([np.bincount(values[chosen], minlength=len(labels.names)) for chosen in rows])
+    if not several and (total := counts.sum(0) > 0).sum() < 2:
         only = f'one class only ("{labels.names[int(total.argmax())]}")'
         raise KDTutorError(f'{where}: column "{column}" has {only}; there is nothing to learn')
     remedy = f"add examples of them or leave them out, or {STRATIFY} cuts each class by itself"
     for p in range(1, 3):
-        if len(unseen := np.flatnonzero((counts[TRAIN] == 0) & (counts[p] > 0))):
+        if len(unseen := np.flatnonzero((counts[TRAIN] == 0) & (counts[p] > 0))) and not several:
             listed = ", ".join(f'"{labels.names[i]}"' for i in unseen[:SHOWN])
             raise KDTutorError(
                 f'{where}: column "{column}": the {SPLITS[p]} part has labels never seen in training ({listed}); '
@@ -243,12 +247,14 @@ def _check_classes(columns: Columns, column: str, labels: Labels, part: np.ndarr
         for p, split in enumerate(SPLITS):
             listed = ", ".join(f"{n} {c:,}" for n, c in zip(labels.names, counts[p], strict=True))
             notes.append(f"{split}: {listed}")
+    if several and len(absent := np.flatnonzero(counts[TRAIN] == 0)):
+        listed = ", ".join(labels.names[i] for i in absent[:SHOWN])
+        notes.append(f"WARNING: no training text has the label {listed}: it can't be learned")
     for p in range(1, 3):
         if len(absent := np.flatnonzero((counts[p] == 0) & (counts[TRAIN] > 0))):
             listed = ", ".join(labels.names[i] for i in absent[:SHOWN])
-            notes.append(
-                f"WARNING: the {SPLITS[p]} part has no example of {listed}; {STRATIFY} cuts each class by itself"
-            )
+            cure = "" if several else f"; {STRATIFY} cuts each class by itself"
+            notes.append(f"WARNING: the {SPLITS[p]} part has no example of {listed}{cure}")
     return notes
 
 

@@ -20,6 +20,7 @@ class Wanted:
     label: str | None = None
     delimiter: str | None = None
     encoding: str | None = None
+    separator: str | None = None  # between the labels of one text
 
     @property
     def columns(self) -> list[str]:
@@ -110,13 +111,25 @@ def table_of_rows(rows: Sequence[Any], where: object, wanted: Wanted) -> pa.Tabl
         if not names.keys() >= row.keys():
             names |= dict.fromkeys(row)
     check_columns([str(name) for name in names], where, wanted)
-    columns = {
-        column: pa.array(
-            [_cell(row.get(column), where, number, column) for number, row in enumerate(rows, 1)], pa.string()
-        )
-        for column in wanted.columns
-    }
+    columns = {}
+    for column in wanted.columns:
+        several = column == wanted.label and any(isinstance(row.get(column), _SEVERAL) for row in rows)
+        read, kind = (_cells, pa.list_(pa.string())) if several else (_cell, pa.string())
+        cells = [read(row.get(column), where, number, column) for number, row in enumerate(rows, 1)]
+        columns[column] = pa.array(cells, kind)
     return pa.table(columns)
+
+
+_SEVERAL = (list, tuple, set)
+
+
+def _cells(value: Any, where: object, row: int, column: str) -> list[str | None] | None:
+    """Read several labels of one text."""
+    if value is not None and not isinstance(value, _SEVERAL):
+        raise KDTutorError(
+            f'{where}: column "{column}", row {row} holds no list, as others do: {str(value)[:40]!r}'
+        )
+    return None if value is None else [_cell(label, where, row, column) for label in value]
 
 
 def _cell(value: Any, where: object, row: int, column: str) -> str | None:
@@ -135,6 +148,6 @@ def _cell(value: Any, where: object, row: int, column: str) -> str | None:
     if isinstance(value, bytes | list | tuple | set | Mapping):
         raise KDTutorError(
             f'{where}: column "{column}", row {row} holds a {type(value).__name__}, not one text or number: '
-            f"{str(value)[:40]!r} (several labels a text are not supported)"
+            f"{str(value)[:40]!r}"
         )
     return str(value)

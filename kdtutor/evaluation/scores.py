@@ -149,12 +149,64 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def macro_f1(logits: Tensor, labels: Tensor) -> float:
-    """Average F1 = 2·TP / (2·TP + FP + FN) over classes; a class neither present nor predicted is left out."""
-    classes, predicted, right = logits.shape[-1], logits.argmax(-1), is_right(logits, labels)
-    true_positives = torch.bincount(labels[right], minlength=classes).double()
-    occurrences = torch.bincount(labels, minlength=classes) + torch.bincount(predicted, minlength=classes)
-    # A class occurs 2·TP + FP + FN times, among labels and predictions together.
-    return float((2 * true_positives / occurrences)[occurrences > 0].mean())
+    """Average F1 = 2·TP / (2·TP + FP + FN) over classes; a class neither present nor predicted is left out.
+
+    labels: class numbers (N,), or several labels a text, (N, C), each 0 or 1: those above a probability of ½ count.
+    """
+    true_positives, occurrences = _found(logits, labels)
+    return float((2 * true_positives / occurrences)[occurrences > 0].mean()) if occurrences.any() else 0.0
+
+
+def micro_f1(logits: Tensor, labels: Tensor) -> float:
+    """Compute F1 over all decisions, a text and a label each: logits and labels (N, C). 0 if there is no label."""
+    true_positives, occurrences = _found(logits, labels)
+    return float(2 * true_positives.sum() / occurrences.sum().clamp(min=1))
+
+
+def _found(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Count for each class TP, and 2·TP + FP + FN, which is how often it occurs among labels and predictions: (C,)."""
+    if labels.dim() == 1:
+        classes, predicted, right = logits.shape[-1], logits.argmax(-1), is_right(logits, labels)
+        occurrences = torch.bincount(labels, minlength=classes) + torch.bincount(predicted, minlength=classes)
+        return torch.bincount(labels[right], minlength=classes).double(), occurrences
+    _check_several(logits, labels)
+    given, predicted = labels > 0, logits > 0
+    return (given & predicted).sum(0).double(), given.sum(0) + predicted.sum(0)
+
+
+def mean_average_precision(logits: Tensor, labels: Tensor) -> float:
+    """Average over labels that occur: Σ (recall_n − recall_{n−1}) · precision_n, down the texts by logit; (N, C) both.
+
+    Texts with equal logits come together, as one step. 0 if no label occurs.
+    """
+    _check_several(logits, labels)
+    found = [
+        _average_precision(logits[:, c], labels[:, c] > 0)
+        for c in range(labels.shape[1])
+        if labels[:, c].any()
+    ]
+    return sum(found) / max(1, len(found))
+
+
+def _average_precision(scores: Tensor, given: Tensor) -> float:
+    order = scores.argsort(descending=True)
+    scores, right = scores[order], given[order].double().cumsum(0)
+    last = torch.cat([scores[1:] != scores[:-1], torch.ones(1, dtype=torch.bool)]).nonzero()[:, 0]
+    precision, recall = right[last] / (last + 1), right[last] / right[-1]
+    return float((recall.diff(prepend=torch.zeros(1, dtype=torch.double)) * precision).sum())
+
+
+def _check_several(logits: Tensor, labels: Tensor) -> None:
+    """Refuse what would make a score of several labels wrong in silence."""
+    if logits.shape != labels.shape or not len(labels):
+        shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+        raise KDTutorError(
+            f"each label of each text needs a logit, and there must be a text at least: {shapes}"
+        )
+    if (bad := ((labels != 0) & (labels != 1)).any(1)).any():
+        raise KDTutorError(f"example {int(bad.nonzero()[0, 0])} is unlabelled, or a label is neither 0 nor 1")
+    if (bad := ~logits.isfinite().all(-1)).any():
+        raise KDTutorError(f"the logits of example {int(bad.nonzero()[0, 0])} are not finite")
 
 
 def ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
@@ -209,13 +261,16 @@ def mean_squared_error(predicted: Tensor, targets: Tensor) -> float:
 SCORES: dict[str, Callable[[Tensor, Tensor], float]] = {
     "accuracy": accuracy,
     "macro_f1": macro_f1,
+    "micro_f1": micro_f1,
+    "mean_average_precision": mean_average_precision,
     "ece": ece,
     "spearman": lambda logits, targets: spearman(logits[:, 0], targets),
     "mean_squared_error": lambda logits, targets: mean_squared_error(logits[:, 0], targets),
 }
 #: How a measured value is printed; other scores get three digits.
 FORMATS = {
-    "accuracy": "{:.2%}", "macro_f1": "{:.2%}", "ece": "{:.2%}", "spearman": "{:.3f}", "mean_squared_error": "{:.3f}",
+    "accuracy": "{:.2%}", "macro_f1": "{:.2%}", "micro_f1": "{:.2%}", "mean_average_precision": "{:.2%}",
+    "ece": "{:.2%}", "spearman": "{:.3f}", "mean_squared_error": "{:.3f}",
     "loss": "{:.4f}", "perplexity": "{:.2f}", "masked_tokens": "{:,}",
     "latency_ms": "{:.1f} ms per text", "throughput": "{:,.0f} texts per second", "retention": "{:.1%}",
 }  # fmt: skip

@@ -92,7 +92,7 @@ def _load(
                 )
             _check_config(config, task, str(name), has_head)
             names, order = output_names(config), None
-            if has_head and task.rules.answer == "classes":
+            if has_head and task.rules.named:
                 order = order_of(names, task, str(name), label_map)
             for key, value in label_config(task).items():
                 setattr(config, key, value)
@@ -201,7 +201,7 @@ def check_fits(model: PreTrainedModel, task: Task, who: str = "the model") -> No
         raise KDTutorError(f'{who} is a {type(model).__name__}, but "{task.name}" is a {task.kind} task')
     _check_config(model.config, read_by(model, task), who, has_head=True)
     names = output_names(model.config)
-    named = task.rules.answer == "classes" and not is_unnamed(names)
+    named = task.rules.named and not is_unnamed(names)
     if named and [name.lower() for name in names] != [name.lower() for name in task.labels]:
         raise KDTutorError(f'{who} has the classes {few(names)}, but "{task.name}" has {few(task.labels)}')
 

@@ -4,6 +4,7 @@ from kdtutor.objectives.formulas import (
     IGNORED,
     LIMITS,
     ObjectiveError,
+    binary_soft_targets,
     cosine_hidden,
     entropy,
     hard_labels,
@@ -17,6 +18,7 @@ from kdtutor.objectives.formulas import (
 )
 from kdtutor.objectives.hidden import CosineHidden, HiddenStates
 from kdtutor.objectives.logits import (
+    BinarySoftTargets,
     Blend,
     HardLabels,
     LogitsMSE,
@@ -34,6 +36,7 @@ __all__ = [
     "LIMITS",
     "OPERATORS",
     "Batch",
+    "BinarySoftTargets",
     "Blend",
     "CosineHidden",
     "Formula",
@@ -47,6 +50,7 @@ __all__ = [
     "SoftTargets",
     "Term",
     "UniformTargets",
+    "binary_soft_targets",
     "blend",
     "cosine_hidden",
     "entropy",

@@ -38,14 +38,21 @@ def hard_labels(
     """Compute the cross-entropy with the labels, −log softmax(z_S)_y; for regression the squared error, (z_S − y)².
 
     student_logits: (…, C). labels: (…), integers below C, or floats if C is 1 (regression); items labelled
-    `ignore_index` don't count. No temperature: it belongs to the soft targets alone (Hinton et al. 2015, §2).
+    `ignore_index` don't count. Floats (…, C) are several labels, each 0 or 1: the mean over them of the binary
+    cross-entropy, −y log σ(z_S) − (1 − y) log σ(−z_S). No temperature: it belongs to the soft targets alone (Hinton et
+    al. 2015, §2).
     """
-    _check_labels(student_logits, labels)
-    labelled = labels != ignore_index
+    several = is_several(labels, student_logits)
+    if not several:
+        _check_labels(student_logits, labels)
+    labelled = is_labelled(labels, ignore_index, several)
     if mask is not None:
-        _check_mask(mask, labels.shape)
+        _check_mask(mask, labelled.shape)
         labelled = labelled & mask.bool()
     (z_s, y), mask = _valid_rows(labelled, reduction, student_logits, labels)
+    if several:
+        losses = F.binary_cross_entropy_with_logits(z_s, y.to(z_s.dtype), reduction="none")
+        return _reduce(losses.mean(-1), mask, reduction)
     if labels.is_floating_point():
         return _reduce((z_s[:, 0] - y).square(), mask, reduction)
     return _reduce(F.cross_entropy(z_s, y.long(), reduction="none"), mask, reduction)
@@ -79,6 +86,23 @@ def soft_cross_entropy(
     (z_s, z_t), mask = _valid_rows(mask, reduction, student_logits, teacher_logits.detach())
     p_t, log_p_s = (z_t / temperature).softmax(-1), (z_s / temperature).log_softmax(-1)
     return -(temperature**2) * _reduce((p_t * log_p_s).sum(-1), mask, reduction)
+
+
+def binary_soft_targets(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0,
+    *, mask: Tensor | None = None, reduction: str = "mean",
+) -> Tensor:  # fmt: skip
+    """Compute the mean over labels of T² · KL(σ(z_T / T) ‖ σ(z_S / T)), each label yes or no by itself.
+
+    For several labels a text: one-versus-all, as in Yang et al. 2023, arXiv:2308.06453 (there the sum, at T = 1). Both
+    logits: (…, C). The gradient for each label is T (σ(z_S / T) − σ(z_T / T)) / C.
+    """
+    _check_shapes(student_logits, teacher_logits, "logits")
+    (z_s, z_t), mask = _valid_rows(mask, reduction, student_logits, teacher_logits.detach())
+    # σ(z) is the softmax of z and 0.
+    z_s, z_t = (torch.stack([z, torch.zeros_like(z)], -1) for z in (z_s, z_t))  # (n, C, 2)
+    kl = kl_divergence(z_t, z_s, temperature, reduction="none").view(z_s.shape[:2])
+    return temperature**2 * _reduce(kl.mean(-1), mask, reduction)
 
 
 def uniform_targets(student_logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean") -> Tensor:
@@ -249,6 +273,19 @@ def check_classes(classes: int | None) -> None:
         raise ObjectiveError(
             "soft targets over one output are always 1, so they teach nothing: use LogitsMSE"
         )
+
+
+def is_several(labels: Tensor, logits: Tensor | None = None) -> bool:
+    """Tell whether each item has several labels, each 0 or 1: floats (…, C), as many as there are logits."""
+    return (
+        labels.is_floating_point() and labels.dim() > 1 and (logits is None or labels.shape == logits.shape)
+    )
+
+
+def is_labelled(labels: Tensor, ignore_index: int = IGNORED, several: bool = False) -> Tensor:
+    """Tell which items have a label: bool (…)."""
+    labelled = labels != ignore_index
+    return labelled.all(-1) if several else labelled
 
 
 def _check_labels(logits: Tensor, labels: Tensor) -> None:

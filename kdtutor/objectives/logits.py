@@ -7,10 +7,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdtutor.objectives.formulas import (
-    IGNORED,
+    ObjectiveError,
+    binary_soft_targets,
     check_classes,
     check_number,
     hard_labels,
+    is_labelled,
+    is_several,
     logits_mse,
     masked_lm,
     soft_cross_entropy,
@@ -21,7 +24,10 @@ from kdtutor.objectives.terms import Batch, Objective, Term, output_of, token_ma
 
 
 class HardLabels(Term):
-    """Cross-entropy with the labels (regression: squared error), skipping those of −100: hard_labels()."""
+    """Cross-entropy with the labels, skipping those of −100: hard_labels().
+
+    For a regression it is the squared error, for several labels a text the binary cross-entropy of each.
+    """
 
     needs_teacher = False
 
@@ -29,7 +35,7 @@ class HardLabels(Term):
         return hard_labels(student.logits, batch["labels"], reduction=reduction)
 
     def count(self, batch: Batch) -> Tensor:
-        return (batch["labels"] != IGNORED).sum()
+        return is_labelled(batch["labels"], several=is_several(batch["labels"])).sum()
 
 
 class MaskedLM(HardLabels):
@@ -53,7 +59,7 @@ class UniformTargets(Term):
 
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
         super().prepare(student, teacher)
-        check_classes(getattr(getattr(student, "config", None), "num_labels", None))
+        _check_exclusive(self, student)
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
         return uniform_targets(student.logits, mask=token_mask(batch), reduction=reduction)
@@ -74,6 +80,7 @@ class SoftTargets(Term):
 
     label = "soft targets (T²·KL)"
     formula = staticmethod(soft_targets)
+    exclusive = True  # whether it reads logits as those of a softmax, over classes of which one is right
 
     def __init__(self, temperature: float = 2.0) -> None:
         super().__init__()
@@ -81,7 +88,8 @@ class SoftTargets(Term):
 
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
         super().prepare(student, teacher)
-        check_classes(getattr(getattr(student, "config", None), "num_labels", None))
+        if self.exclusive:
+            _check_exclusive(self, student)
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
         logits = student.logits, output_of(teacher, "logits", "teacher")
@@ -96,6 +104,25 @@ class SoftCrossEntropy(SoftTargets):
 
     label = "soft cross-entropy (× T²)"
     formula = staticmethod(soft_cross_entropy)
+
+
+class BinarySoftTargets(SoftTargets):
+    """T² · KL(teacher ‖ student) of each label by itself, where a text may have several: binary_soft_targets()."""
+
+    label = "binary soft targets (T²·KL)"
+    formula = staticmethod(binary_soft_targets)
+    exclusive = False
+
+
+def _check_exclusive(term: Term, student: nn.Module) -> None:
+    """Refuse a softmax over one output, and over labels of which a text may have several."""
+    config = getattr(student, "config", None)
+    check_classes(getattr(config, "num_labels", None))
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        raise ObjectiveError(
+            f"{type(term).__name__} takes one class a text for right, but here it may have several labels: "
+            "BinarySoftTargets(T) asks about each by itself, as in 0.1 * HardLabels() + 0.9 * BinarySoftTargets(2)"
+        )
 
 
 class Blend(Objective):

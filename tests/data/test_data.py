@@ -503,7 +503,7 @@ def test_a_missing_number_is_refused_naming_the_row_of_the_file(tmp_path):
 
 def test_a_label_that_is_neither_text_nor_number_is_refused(tmp_path):
     path = tmp_path / "lists.parquet"
-    parquet.write_table(rows(t=TEXTS, y=[[1, 2]] * 40), path)
+    parquet.write_table(rows(t=TEXTS, y=[{"a": 1}] * 40), path)
     assert 'column "y", row 1: the label' in refused(path, text="t", label="y")
     parquet.write_table(rows(t=TEXTS, y=[0.5, float("inf")] * 20), path)
     assert 'column "y", row 2: the label' in refused(path, text="t", label="y")

@@ -274,7 +274,7 @@ REFUSED = {
         "m.jsonl",
         LINES + '\n{"text": "t", "label": ["a", "b"]}',
         {},
-        'column "label", row 81 holds a list',
+        'column "label", row 1 holds no list, as others do',
     ),
     "a cell too many": ("m.csv", changed(7, "one, two,good"), {}, "row 7: 3 cells, but the header has 2"),
     "a cell too few": ("m.csv", changed(7, "only this"), {}, "row 7: 1 cells, but the header has 2"),
@@ -346,7 +346,7 @@ TYPED = {
         pa.array(WORDS),
         'column "text", row 2: it is no text',
     ),
-    "lists as labels": (pa.array(TEXTS), pa.array([[1, 2]] * 80), "the label is a list<"),
+    "structs as labels": (pa.array(TEXTS), pa.array([{"a": 1}] * 80), "the label is a struct<"),
 }
 
 

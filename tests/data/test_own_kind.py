@@ -22,7 +22,7 @@ from kdtutor.training.plan import plan
 from kdtutor.widgets.live import LiveDistillation
 
 
-class MultiLabel(Kind):
+class Tagged(Kind):
     """Any number of labels for each text. Targets: 0 or 1 for each label, float32 (N, C)."""
 
     problem_type = "multi_label_classification"
@@ -58,7 +58,7 @@ def right_labels(logits, targets) -> float:
 
 @pytest.fixture
 def task(monkeypatch) -> Task:
-    monkeypatch.setitem(KINDS, "multi-label", MultiLabel())
+    monkeypatch.setitem(KINDS, "tagged", Tagged())
     monkeypatch.setitem(evaluation.SCORES, "right_labels", right_labels)
     monkeypatch.setattr(objectives, "BinaryLabels", BinaryLabels, raising=False)
 
@@ -69,7 +69,7 @@ def task(monkeypatch) -> Task:
         )
 
     splits = {"train": split(44, 0), "validation": split(12, 500), "test": split(12, 700)}
-    return Task("tiny", "multi-label", ("animal", "food", "plant"), splits, max_length=24)
+    return Task("tiny", "tagged", ("animal", "food", "plant"), splits, max_length=24)
 
 
 def test_it_trains_with_a_cached_teacher_and_one_asked_at_every_step(task):
