@@ -388,3 +388,28 @@ def test_what_ships_has_all_seeds_and_is_of_the_teacher_that_ships():
         assert list(shipped.rows(name)) in ([None], [0, 1, 2, 3, 4])
     assert shipped.record["data"] == f"supersense {task.fingerprint}"
     assert shipped.record["teacher"] == fingerprint(models.load_teacher(task))
+
+
+def test_what_the_pages_say_of_the_study_is_what_it_found():
+    shipped = studies.load("logits")
+    readme, results = (
+        (ROOT.parents[1] / page).read_text(encoding="utf-8") for page in ("README.md", "docs/results.md")
+    )
+    arms = (HARD, SMOOTH, logits.soft(1), logits.soft(4))
+    for passes in (1, 2, 10):
+        row = [shipped.mean(logits.name_of(arm, passes)).mean for arm in arms]
+        assert f"| {passes} | {' | '.join(f'{100 * score:.1f} %' for score in row)} |" in results
+
+    hard, smooth, *soft = (logits.name_of(arm, 10) for arm in arms)
+    best = shipped.best(soft)
+    assert best == soft[1]
+    over, beyond = (shipped.compare(best, other) for other in (hard, smooth))
+    gain, more = (f"{100 * gap.difference:.1f} ± {100 * gap.half_width:.1f}" for gap in (over, beyond))
+    assert f"{gain} points over hard labels and {more} over label smoothing" in results
+    assert f"gains {gain} points" in readme
+    early = shipped.compare(logits.name_of(arms[3], 2), logits.name_of(HARD, 2))
+    assert f"{-100 * early.difference:.1f} ± {100 * early.half_width:.1f}\n*behind* hard labels" in results
+
+    rows = ("few, true labels", "few and pool, argmax labels", "few and pool, true labels")
+    few, taught, true = (f"{100 * shipped.mean(f'{WORDS}, {row}').mean:.1f}" for row in rows)
+    assert f"from {few} to {taught} %" in readme and f"with their true labels {true} %" in results
