@@ -93,8 +93,17 @@ def soft(temperature: int) -> str:
 
 
 def configurations(plan: Plan) -> list[Configuration]:
-    """List what is compared, part by part."""
-    return [*_bars(), *_patience(plan), *_pool(plan), *_few(plan), *_well_read(plan), *_teachers(plan)]
+    """List what is compared, the most instructive first: the runs are made in this order."""
+    first, later = plan.passes[:3], plan.passes[3:]
+    return [
+        *_bars(),
+        *_patience(plan, first),
+        *_pool(plan),
+        *_few(plan),
+        *_patience(plan, later),
+        *_well_read(plan),
+        *_teachers(plan),
+    ]
 
 
 def _bars() -> Iterator[Configuration]:
@@ -106,8 +115,8 @@ def _bars() -> Iterator[Configuration]:
         yield Configuration(f"{WORDS}, {texts}, {labels} labels", "bars", WORDS, None, texts, labels)
 
 
-def _patience(plan: Plan) -> Iterator[Configuration]:
-    for passes in plan.passes:
+def _patience(plan: Plan, lengths: Sequence[int]) -> Iterator[Configuration]:
+    for passes in lengths:
         how = {"passes": passes, "sweeps": _sweeps(plan, passes)}
         for arm in (HARD, SMOOTH, *map(soft, (1, 2, 4, 8)), "logit MSE", ARGMAX):
             labels = "argmax" if arm == ARGMAX else "true"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -89,12 +88,9 @@ class _Bench:
     # ---------------------------------------------------------------------------- which row is next
 
     def jobs(self, record: dict) -> Iterator[Job]:
-        """Yield what the record lacks: the bars and the room, then seed by seed, part by part."""
+        """Yield what the record lacks: the bars and the room, then one configuration after the other, all its seeds."""
         done = {(row["configuration"], row["seed"]) for row in record["runs"]}
-        parts: dict[str, list[Configuration]] = {}
-        for c in self.all.values():
-            parts.setdefault(c.part, []).append(c)
-        bars = parts.pop("bars")
+        bars = [c for c in self.all.values() if c.part == "bars"]
 
         # First the teacher and its control: is there anything to be gained?
         control = self.all[name_of(HARD, self.plan.passes[0])]
@@ -105,15 +101,14 @@ class _Bench:
             ready = settings and (TEACHER, None) in done
             yield Job("room", {"control": control.name}, (lambda: self.room(record)) if ready else None)
 
-        for part in (bars, *parts.values()):
-            for seed, c in product(self.plan.seeds, part):
-                seed = seed if c.objective else None
-                if (c.name, seed) in done:
-                    continue
-                waiting, settings = self._choosing(c, record)
-                yield from waiting
-                if settings is not None:
-                    yield self._row(c, seed, settings)
+        for c in self.all.values():
+            missing = [s for s in (self.plan.seeds if c.objective else [None]) if (c.name, s) not in done]
+            if not missing:
+                continue
+            waiting, settings = self._choosing(c, record)
+            yield from waiting
+            if settings is not None:
+                yield from (self._row(c, seed, settings) for seed in missing)
 
     def _choosing(self, c: Configuration, record: dict) -> tuple[list[Job], dict | None]:
         """Return the settings that this configuration must still try, or those chosen."""
