@@ -33,7 +33,7 @@ from kdtutor.studies.runner import (
 from kdtutor.studies.stored import SPLITS, Stored, versions
 from kdtutor.studies.training import scores, scores_from, train, words_alone
 from kdtutor.training.checkpoints import writable
-from kdtutor.training.distillation import NonFiniteLoss
+from kdtutor.training.history import NonFiniteLoss
 from kdtutor.training.teachers import fingerprint
 
 FORMAT = 2  # of the file; the first had one length, and one learning rate for all

@@ -6,19 +6,17 @@
 
 One loop serves pre-training (`MaskedLM()`, no teacher), fine-tuning (`HardLabels()`, no teacher) and distillation.
 Read `Distillation._train_step` first: it is the whole idea, and the rest makes it fast, resumable and safe. The
-teacher's side of a step is teachers.py, what may be set settings.py, and what changes while a run learns state.py.
+teacher's side of a step is teachers.py, what may be set settings.py, what changes while a run learns state.py; it is
+saved and resumed by resumable.py.
 """
 
 from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +25,6 @@ from transformers import PreTrainedModel
 
 from kdtutor.data.load import load_task
 from kdtutor.data.task import Task
-from kdtutor.errors import KDTutorError
 from kdtutor.hardware import peak_memory, release_freed_memory
 from kdtutor.models.forward import forward
 from kdtutor.models.load import freeze, load_teacher
@@ -35,19 +32,18 @@ from kdtutor.objectives.formulas import ObjectiveError
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training import checkpoints, processes, vocabulary
 from kdtutor.training.batches import Batches
-from kdtutor.training.checks import check_run, identity
+from kdtutor.training.checks import check_run
 from kdtutor.training.diagnosis import Diagnosis, diagnose, share_clipped, warn_if_mostly_clipped
-from kdtutor.training.history import NonFiniteLoss
 from kdtutor.training.neighbours import Neighbours
 from kdtutor.training.randomness import own_randomness
+from kdtutor.training.resumable import CHECK_EVERY, Resumable
 from kdtutor.training.settings import Settings, TopK, check_setting, describe, takes_settings
-from kdtutor.training.state import Learning, State
+from kdtutor.training.state import Learning
 from kdtutor.training.teacher_check import check_teacher
 from kdtutor.training.teachers import Answers, Inference, answers_for
 from kdtutor.training.validation import Validation
 
 RELEASE_EVERY = 50  # steps between two times that freed memory goes back to the system, some 20 ms each
-CHECK_EVERY = 10  # steps between two looks at the NaN flag, each of which makes the host wait for the device
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class Step:
         return {name: row[name] for name in self.run.term_names}
 
 
-class Distillation:
+class Distillation(Resumable):
     """Train `student` on `task` to minimise `objective`, with `teacher` (None where no term needs one).
 
     Iterate over it (a `Step` each optimiser step), or call `run()`. Breaking off and iterating again goes on
@@ -219,11 +215,6 @@ class Distillation:
         return processes.sum_values(self.accelerator, counts.to(self.device, non_blocking=True)).clamp(min=1)
 
     @property
-    def done(self) -> int:
-        """Tell how many optimiser steps were taken."""
-        return self._learning.done
-
-    @property
     def is_over(self) -> bool:
         """Say whether all steps were taken, or `patience` is at its end."""
         return self.done >= self.total_steps or self.validation.is_exhausted
@@ -344,18 +335,6 @@ class Distillation:
         """
         return diagnose(self.student, self.task, self.split, masking=self.masking, clipped=self.clipped)
 
-    def check_finite(self) -> None:
-        """Raise NonFiniteLoss if a late step was not finite, and go back to before it, where the weights still are."""
-        row = self._learning.go_back(CHECK_EVERY)
-        if row is None:
-            return
-        culprit = self._learning.history.culprit(row)
-        saved = checkpoints.found(self.folder) if self.folder else []
-        raise NonFiniteLoss(
-            f"step {row['step']}: {culprit} is not finite (learning rate {row['learning_rate']:.2g}). The "
-            f"student has the weights from before that step{f'; {saved[-1]} is whole' if saved else ''}"
-        )
-
     @contextmanager
     def _own_folder(self) -> Iterator[None]:
         """Keep others from writing to the run's folder while it runs."""
@@ -392,90 +371,6 @@ class Distillation:
             freeze(self.teacher)
         if self.settings.compile:
             self.student.base_model.compile(dynamic=True)
-
-    # ------------------------------------------------------------------------------------------ saving and resuming
-
-    def state(self) -> State:
-        """Copy all that makes the run what it is now: `restore` brings it back bit by bit, after any further steps."""
-        return self._present().copy()
-
-    def restore(self, state: State) -> Distillation:
-        """Go back, or forward, to what `state()` gave, and return the run itself.
-
-        Raises KDTutorError if it is the state of a run with another task, teacher, objective or setting.
-        """
-        try:
-            self._check(state, "this state")
-        except ValueError as error:
-            raise KDTutorError(f"this state can't be restored: {error}") from error
-        return self._take_over(state.copy())
-
-    def save(self, folder: str | os.PathLike | None = None) -> Path:
-        """Write a checkpoint, whole or not at all: student (loads with from_pretrained), optimiser, history."""
-        folder = self.folder if folder is None else checkpoints.writable(folder)
-        if folder is None:
-            raise KDTutorError("no folder to save to: save(folder) or Distillation(…, folder=…)")
-        state = self._present()
-        checkpoints.refuse_later(folder, self.done)
-
-        def write() -> None:
-            self._learning.history.written = checkpoints.write(folder, self.student, state)
-
-        processes.on_main(self.accelerator, write)
-        return checkpoints.found(folder)[-1]
-
-    def resume(self, folder: str | os.PathLike | None = None) -> Distillation:
-        """Go on from the newest checkpoint in `folder` (default: the run's own). Returns the run itself.
-
-        What was changed during the run, such as a temperature or the learning rate, comes back as well. This run may
-        have more steps than the one that was saved: from here on, the schedule is that of the longer run. A damaged
-        checkpoint is named in a warning and set aside, and the one before it is used. Raises KDTutorError if none is
-        whole, or if it was made with another task, teacher, objective or setting.
-        """
-        folder = self.folder if folder is None else Path(folder)
-        if folder is None:
-            raise KDTutorError("no checkpoint in None: resume(folder) or Distillation(…, folder=…)")
-        device = "cpu" if self.device.type == "cpu" else str(self.device)  # safetensors knows no "cpu:0"
-        newest, state, damaged = checkpoints.newest_whole(
-            folder, device, lambda path, state: self._check(state, path.name)
-        )
-        if damaged:
-            warnings.warn(f"{'; '.join(map(str, damaged))}: going on from {newest.name}", stacklevel=2)
-            processes.on_main(self.accelerator, partial(checkpoints.set_aside, folder, newest))
-        return self._take_over(state)
-
-    def _present(self) -> State:
-        """Give the state as it stands, with the very tensors that are trained; refuse if a step failed or was torn."""
-        self._learning.refuse_if_torn()
-        self.check_finite()
-        return self._learning.state(self._belongs_to, self.learning_rate)
-
-    def _check(self, state: State, name: str) -> None:
-        """Refuse a state of another run: KDTutorError. ValueError if it can't be one of this run's."""
-        state.refuse_if_anothers(name, self._belongs_to)
-        if state.about["done"] > self.total_steps:
-            raise ValueError(f"step {state.about['done']} of {self.total_steps}")
-        check_setting("learning_rate", state.about["learning_rate"])
-        self._learning.check(state)
-
-    def _take_over(self, state: State) -> Distillation:
-        """Become what a checked state says; its tensors may be used as they are."""
-        self._learning.take(state)
-        self.validation.take(state.history)
-        self.learning_rate = state.about["learning_rate"]
-        # A run that was steered remains the one that it began as.
-        self._belongs_to["objective"] = state.about["belongs_to"]["objective"]
-
-        self._saved = self.done, self.objective.settings(), self.learning_rate
-        return self
-
-    @cached_property
-    def _belongs_to(self) -> dict[str, object]:
-        """Tell what a checkpoint can be resumed with."""
-        teacher = self.teacher if self.teacher_needs else None
-        own = {"objective": self._began_with, "total_steps": self.total_steps}
-        trained = len(self.parameters)
-        return identity(self.student, trained, teacher, self.task, self.settings, self.bf16) | own
 
 
 Distillation.__doc__ += f"\n{describe()}\n"

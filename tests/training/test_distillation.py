@@ -41,7 +41,8 @@ from kdtutor.objectives.hidden import CosineHidden, HiddenStates
 from kdtutor.objectives.logits import HardLabels, LogitsMSE, MaskedLM, SoftTargets, blend
 from kdtutor.training import checkpoints
 from kdtutor.training.batches import Batches
-from kdtutor.training.distillation import Distillation, NonFiniteLoss
+from kdtutor.training.distillation import Distillation
+from kdtutor.training.history import NonFiniteLoss
 from kdtutor.training.teachers import fingerprint
 
 
