@@ -17,6 +17,13 @@ from kdtutor.evaluation.scores import (
     scores_of,
     spearman,
 )
+from kdtutor.evaluation.similarity import (
+    cka_of_layers,
+    layer_probes,
+    layer_similarity,
+    layer_states,
+    linear_cka,
+)
 from kdtutor.evaluation.speed import latencies_ms, latency_ms
 from kdtutor.evaluation.statistics import (
     Interval,
@@ -34,10 +41,15 @@ __all__ = [
     "Interval",
     "PairedTest",
     "accuracy",
+    "cka_of_layers",
     "ece",
     "evaluate",
     "latencies_ms",
     "latency_ms",
+    "layer_probes",
+    "layer_similarity",
+    "layer_states",
+    "linear_cka",
     "macro_f1",
     "masked_lm_scores",
     "mean_and_interval",

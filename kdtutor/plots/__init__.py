@@ -10,6 +10,7 @@ from kdtutor.plots.attention import (
 )
 from kdtutor.plots.classroom import class_progress
 from kdtutor.plots.diagrams import distillation, encoder_decoder, masking, read_from_cls, split_into_heads
+from kdtutor.plots.layers import similarity_maps
 from kdtutor.plots.probabilities import (
     class_scores,
     distributions,
@@ -102,6 +103,7 @@ __all__ = [
     "second_guesses",
     "set_title",
     "signed",
+    "similarity_maps",
     "size_accuracy_latency",
     "softmax",
     "split_into_heads",

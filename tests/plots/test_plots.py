@@ -443,3 +443,23 @@ def test_patience_draws_the_mean_of_each_length_and_tells_all_of_them():
     (axes,) = picture.axes
     assert [text.get_text() for text in axes.get_xticklabels()] == ["2", "10"]
     assert axes.lines[0].get_ydata() == pytest.approx([0.55, 0.61])
+
+
+def test_similarity_maps_say_which_layers_are_most_alike_and_frame_the_pairs():
+    grid = np.array([[0.9, 0.4, 0.1], [0.2, 0.3, 0.8]])
+    picture = plots.similarity_maps({"before": grid, "after": grid[:, ::-1]}, {"after": {1: 0}})
+    assert "before: 0 resembles 0 most (0.90), 1 resembles 2 most (0.80); after: 0 resembles 2 most" in said(
+        picture
+    )
+    assert said(picture).endswith("and of the framed pairs 1 and 0 0.80.")
+    frames = [[patch for patch in axes.patches if not patch.get_fill()] for axes in picture.axes[:2]]
+    assert [len(found) for found in frames] == [0, 1]
+    assert [axes.get_title(loc="left") for axes in picture.axes[:2]] == ["before", "after"]
+
+
+@pytest.mark.parametrize(
+    ("grid", "pairs"), [(np.zeros(3), {}), (np.zeros((2, 2)), {2: 0}), (np.zeros((2, 2)), {0: -1})]
+)
+def test_similarity_maps_refuse_what_is_no_grid_and_pairs_outside_it(grid, pairs):
+    with pytest.raises(KDTutorError):
+        plots.similarity_maps({"a": grid}, {"a": pairs})
