@@ -28,6 +28,7 @@ from kdtutor.models import load_teacher as load_teacher
 from kdtutor.models import sizes as sizes
 from kdtutor.models import small_bert as small_bert
 from kdtutor.objectives import BinarySoftTargets as BinarySoftTargets
+from kdtutor.objectives import CLSPatience as CLSPatience
 from kdtutor.objectives import CosineHidden as CosineHidden
 from kdtutor.objectives import HardLabels as HardLabels
 from kdtutor.objectives import HiddenStates as HiddenStates

@@ -2,9 +2,8 @@
 
 from kdtutor.objectives.formulas import (
     IGNORED,
-    LIMITS,
-    ObjectiveError,
     binary_soft_targets,
+    cls_patience,
     cosine_hidden,
     entropy,
     hard_labels,
@@ -16,7 +15,8 @@ from kdtutor.objectives.formulas import (
     soft_targets,
     uniform_targets,
 )
-from kdtutor.objectives.hidden import CosineHidden, HiddenStates
+from kdtutor.objectives.hidden import CLSPatience, CosineHidden, HiddenStates
+from kdtutor.objectives.layers import layer_pairs
 from kdtutor.objectives.logits import (
     BinarySoftTargets,
     Blend,
@@ -29,6 +29,7 @@ from kdtutor.objectives.logits import (
     blend,
 )
 from kdtutor.objectives.parse import OPERATORS, parse_objective
+from kdtutor.objectives.rows import LIMITS, ObjectiveError
 from kdtutor.objectives.terms import Batch, Formula, Objective, Term
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Batch",
     "BinarySoftTargets",
     "Blend",
+    "CLSPatience",
     "CosineHidden",
     "Formula",
     "HardLabels",
@@ -52,11 +54,13 @@ __all__ = [
     "UniformTargets",
     "binary_soft_targets",
     "blend",
+    "cls_patience",
     "cosine_hidden",
     "entropy",
     "hard_labels",
     "hidden_states_mse",
     "kl_divergence",
+    "layer_pairs",
     "logits_mse",
     "masked_lm",
     "parse_objective",

@@ -17,18 +17,21 @@ must be finite. Whatever does not fit raises ObjectiveError, a ValueError that n
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdtutor.data.tokens import IGNORED
-from kdtutor.errors import Check, KDTutorError, number
-
-
-class ObjectiveError(KDTutorError, ValueError):
-    """An objective was given something that it cannot work with."""
+from kdtutor.objectives.rows import (
+    ObjectiveError,
+    check_mask,
+    check_number,
+    check_shapes,
+    reduce_losses,
+    unit,
+    valid_rows,
+)
 
 
 def hard_labels(
@@ -47,15 +50,15 @@ def hard_labels(
         _check_labels(student_logits, labels)
     labelled = is_labelled(labels, ignore_index, several)
     if mask is not None:
-        _check_mask(mask, labelled.shape)
+        check_mask(mask, labelled.shape)
         labelled = labelled & mask.bool()
-    (z_s, y), mask = _valid_rows(labelled, reduction, student_logits, labels)
+    (z_s, y), mask = valid_rows(labelled, reduction, student_logits, labels)
     if several:
         losses = F.binary_cross_entropy_with_logits(z_s, y.to(z_s.dtype), reduction="none")
-        return _reduce(losses.mean(-1), mask, reduction)
+        return reduce_losses(losses.mean(-1), mask, reduction)
     if labels.is_floating_point():
-        return _reduce((z_s[:, 0] - y).square(), mask, reduction)
-    return _reduce(F.cross_entropy(z_s, y.long(), reduction="none"), mask, reduction)
+        return reduce_losses((z_s[:, 0] - y).square(), mask, reduction)
+    return reduce_losses(F.cross_entropy(z_s, y.long(), reduction="none"), mask, reduction)
 
 
 def soft_targets(
@@ -83,9 +86,9 @@ def soft_cross_entropy(
     """
     check_number("temperature", temperature)
     _check_soft(student_logits, teacher_logits)
-    (z_s, z_t), mask = _valid_rows(mask, reduction, student_logits, teacher_logits.detach())
+    (z_s, z_t), mask = valid_rows(mask, reduction, student_logits, teacher_logits.detach())
     p_t, log_p_s = (z_t / temperature).softmax(-1), (z_s / temperature).log_softmax(-1)
-    return -(temperature**2) * _reduce((p_t * log_p_s).sum(-1), mask, reduction)
+    return -(temperature**2) * reduce_losses((p_t * log_p_s).sum(-1), mask, reduction)
 
 
 def binary_soft_targets(
@@ -97,12 +100,12 @@ def binary_soft_targets(
     For several labels a text: one-versus-all, as in Yang et al. 2023, arXiv:2308.06453 (there the sum, at T = 1). Both
     logits: (…, C). The gradient for each label is T (σ(z_S / T) − σ(z_T / T)) / C.
     """
-    _check_shapes(student_logits, teacher_logits, "logits")
-    (z_s, z_t), mask = _valid_rows(mask, reduction, student_logits, teacher_logits.detach())
+    check_shapes(student_logits, teacher_logits, "logits")
+    (z_s, z_t), mask = valid_rows(mask, reduction, student_logits, teacher_logits.detach())
     # σ(z) is the softmax of z and 0.
     z_s, z_t = (torch.stack([z, torch.zeros_like(z)], -1) for z in (z_s, z_t))  # (n, C, 2)
     kl = kl_divergence(z_t, z_s, temperature, reduction="none").view(z_s.shape[:2])
-    return temperature**2 * _reduce(kl.mean(-1), mask, reduction)
+    return temperature**2 * reduce_losses(kl.mean(-1), mask, reduction)
 
 
 def uniform_targets(student_logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean") -> Tensor:
@@ -122,9 +125,9 @@ def logits_mse(
     Both logits: (…, C). Unlike soft targets it also penalises a shift of all logits, which moves no
     probability.
     """
-    _check_shapes(student_logits, teacher_logits, "logits")
-    (z_s, z_t), mask = _valid_rows(mask, reduction, student_logits, teacher_logits.detach())
-    return _reduce((z_s - z_t).square().mean(-1), mask, reduction)
+    check_shapes(student_logits, teacher_logits, "logits")
+    (z_s, z_t), mask = valid_rows(mask, reduction, student_logits, teacher_logits.detach())
+    return reduce_losses((z_s - z_t).square().mean(-1), mask, reduction)
 
 
 def cosine_hidden(
@@ -134,10 +137,10 @@ def cosine_hidden(
 
     Both hidden states: (B, L, D), mask: the attention mask (B, L); or (N, D), tokens already selected.
     """
-    _check_shapes(student_hidden, teacher_hidden, "hidden states")
-    (h_s, h_t), mask = _valid_rows(mask, reduction, student_hidden, teacher_hidden.detach())
+    check_shapes(student_hidden, teacher_hidden, "hidden states")
+    (h_s, h_t), mask = valid_rows(mask, reduction, student_hidden, teacher_hidden.detach())
     cosine = (F.normalize(h_s, dim=-1) * F.normalize(h_t, dim=-1)).sum(-1)
-    return _reduce(1 - cosine, mask, reduction)
+    return reduce_losses(1 - cosine, mask, reduction)
 
 
 def hidden_states_mse(
@@ -150,12 +153,31 @@ def hidden_states_mse(
     (N, D_T). projection: the learned W, D_S → D_T; None where the widths are equal.
     """
     width = student_hidden.dim() if projection is None else -1  # with a W the last axes may differ
-    _check_shapes(student_hidden, teacher_hidden, "hidden states", width)
-    (h_s, h_t), mask = _valid_rows(mask, reduction, student_hidden, teacher_hidden.detach())
+    check_shapes(student_hidden, teacher_hidden, "hidden states", width)
+    (h_s, h_t), mask = valid_rows(mask, reduction, student_hidden, teacher_hidden.detach())
     if projection is not None:  # only now: a NaN in the padding would reach the gradient of W as 0 · NaN
         h_s = projection(h_s).to(h_t.dtype)
-        _check_shapes(h_s, h_t, "hidden states, once projected,")
-    return _reduce((h_s - h_t).square().mean(-1), mask, reduction)
+        check_shapes(h_s, h_t, "hidden states, once projected,")
+    return reduce_losses((h_s - h_t).square().mean(-1), mask, reduction)
+
+
+def cls_patience(
+    student_cls: Tensor, teacher_cls: Tensor, projection: Callable[[Tensor], Tensor] | None = None,
+    *, mask: Tensor | None = None, reduction: str = "mean",
+) -> Tensor:  # fmt: skip
+    """Compute ‖W h_S / ‖W h_S‖ − h_T / ‖h_T‖‖², summed over the width: PKD, Sun et al. 2019, arXiv:1908.09355, eq. 7.
+
+    student_cls: (N, D_S), teacher_cls: (N, D_T), the [CLS] states of one layer. projection: as in hidden_states_mse.
+    From 0 to 4; a mean over the width, as some code has it, is D_T times less. A zero vector stays zero and gets no
+    gradient.
+    """
+    width = student_cls.dim() if projection is None else -1
+    check_shapes(student_cls, teacher_cls, "[CLS] states", width)
+    (h_s, h_t), mask = valid_rows(mask, reduction, student_cls, teacher_cls.detach())
+    if projection is not None:
+        h_s = projection(h_s).to(h_t.dtype)
+        check_shapes(h_s, h_t, "[CLS] states, once projected,")
+    return reduce_losses((unit(h_s) - unit(h_t)).square().sum(-1), mask, reduction)
 
 
 def masked_lm(
@@ -181,13 +203,13 @@ def kl_divergence(
     Both logits: (…, C). Log-probabilities serve as logits too: at T = 1 softmax gives the probabilities back.
     """
     check_number("temperature", temperature)
-    _check_shapes(p_logits, q_logits, "logits")
-    (p_logits, q_logits), mask = _valid_rows(mask, reduction, p_logits, q_logits)
+    check_shapes(p_logits, q_logits, "logits")
+    (p_logits, q_logits), mask = valid_rows(mask, reduction, p_logits, q_logits)
     log_p, log_q = (p_logits / temperature).log_softmax(-1), (q_logits / temperature).log_softmax(-1)
     p, q = log_p.exp(), log_q.exp()
     # Σ (q − p) is 0 on paper; in floating point it is the rounding of both log_softmax, which at a high
     # temperature outweighs a KL of order 1/T². Adding it takes that away.
-    return _reduce(torch.addcmul(q - p, p, log_p - log_q).sum(-1), mask, reduction)
+    return reduce_losses(torch.addcmul(q - p, p, log_p - log_q).sum(-1), mask, reduction)
 
 
 def entropy(
@@ -195,76 +217,13 @@ def entropy(
 ) -> Tensor:
     """Compute −Σ_c p log p in nats, p = softmax(logits / T), logits (…, C): from 0, all certain, to log C."""
     check_number("temperature", temperature)
-    (logits,), mask = _valid_rows(mask, reduction, logits)
+    (logits,), mask = valid_rows(mask, reduction, logits)
     log_p = (logits / temperature).log_softmax(-1)
-    return _reduce(-(log_p.exp() * log_p).sum(-1), mask, reduction)
-
-
-def _valid_rows(mask: Tensor | None, reduction: str, *tensors: Tensor) -> tuple[list[Tensor], Tensor | None]:
-    """Return the rows that count of each (…, C) or (…) tensor, as (n, C) or (n,), and the mask left to _reduce.
-
-    A CPU leaves the other rows out, which saves work. How many are left, only a GPU itself knows, and asking
-    it would halt every step until it answers: there the other rows become 0, and _reduce leaves their losses
-    out.
-    """
-    items = tensors[0].shape[:-1]
-    if not items:
-        raise ObjectiveError(f"expected (N, C) or (B, L, C), not a single row, {tuple(tensors[0].shape)}")
-    rows = [tensor.flatten(0, len(items) - 1) for tensor in tensors]
-    if mask is not None:
-        _check_mask(mask, items)
-        mask = mask.flatten().bool()
-        if mask.is_cpu or reduction == "none":
-            kept = mask.nonzero()[:, 0]
-            if len(kept) < len(mask):  # else all count, and nothing need be copied
-                rows = [row.index_select(0, kept) for row in rows]
-            mask = None
-        else:
-            rows = [row.masked_fill(~mask.view(-1, *[1] * (row.dim() - 1)), 0) for row in rows]
-    return [row.float() if row.dtype in (torch.float16, torch.bfloat16) else row for row in rows], mask
-
-
-def _reduce(losses: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
-    """Return the losses (n,) as they are, or their sum or mean where the mask is True."""
-    if reduction not in ("none", "sum", "mean"):
-        raise ObjectiveError(f'reduction must be "mean", "sum" or "none", not {reduction!r}')
-    if reduction == "none":
-        return losses
-    total = (losses if mask is None else losses.masked_fill(~mask, 0)).sum()
-    count = max(len(losses), 1) if mask is None else mask.sum().clamp(min=1)
-    return total / count if reduction == "mean" else total
-
-
-# The bounds of weight and temperature are far beyond use, and far within what float32 can compute T² · KL with.
-LIMITS: dict[str, Check] = {
-    "weight": number(
-        "a finite number, 0 or more (at most 1e6)", lambda value: 0 <= value <= 1e6, ObjectiveError
-    ),
-    "temperature": number(
-        "a finite number above 0 (1e-6 to 1e6)", lambda value: 1e-6 <= value <= 1e6, ObjectiveError
-    ),
-    "alpha": number("a number from 0 to 1", lambda value: 0 <= value <= 1, ObjectiveError),
-}
-
-
-def check_number(name: str, value: Any) -> float:
-    return LIMITS[name](name, value)
-
-
-def _check_shapes(student: Tensor, teacher: Tensor, what: str, axes: int | None = None) -> None:
-    """Refuse shapes that differ, in their first `axes` where that is given: broadcasting would hide it."""
-    if student.shape[:axes] != teacher.shape[:axes]:
-        shapes = f"{tuple(student.shape)} (student) and {tuple(teacher.shape)} (teacher)"
-        raise ObjectiveError(f"{what} do not fit together: {shapes}")
-
-
-def _check_mask(mask: Tensor, items: torch.Size) -> None:
-    if mask.shape != items:
-        raise ObjectiveError(f"the mask has shape {tuple(mask.shape)}, but the items {tuple(items)}")
+    return reduce_losses(-(log_p.exp() * log_p).sum(-1), mask, reduction)
 
 
 def _check_soft(student_logits: Tensor, teacher_logits: Tensor) -> None:
-    _check_shapes(student_logits, teacher_logits, "logits")
+    check_shapes(student_logits, teacher_logits, "logits")
     check_classes(*student_logits.shape[-1:])
 
 

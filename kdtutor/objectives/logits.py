@@ -7,10 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdtutor.objectives.formulas import (
-    ObjectiveError,
     binary_soft_targets,
     check_classes,
-    check_number,
     hard_labels,
     is_labelled,
     is_several,
@@ -20,6 +18,7 @@ from kdtutor.objectives.formulas import (
     soft_targets,
     uniform_targets,
 )
+from kdtutor.objectives.rows import ObjectiveError, check_number
 from kdtutor.objectives.terms import Batch, Objective, Term, output_of, token_mask
 
 

@@ -24,18 +24,27 @@ def parse_objective(formula: str) -> Formula:
     def value(node):
         match node:
             case ast.BinOp(left, sign, right) if type(sign) in OPERATORS:
-                return OPERATORS[type(sign)](value(left), value(right))
+                return OPERATORS[type(sign)](operand(left), operand(right))
             case ast.Call(ast.Name(name), arguments, keywords):
                 if name not in known:
                     raise KDTutorError(nearest("term", name, known))
                 return known[name](*map(value, arguments), **{k.arg: value(k.value) for k in keywords})
             case ast.Dict(keys, values) if None not in keys:
                 return dict(zip(map(value, keys), map(value, values), strict=True))
-            case ast.UnaryOp(ast.USub(), operand):
-                return -value(operand)
-            case ast.Constant(int() | float() as constant) if not isinstance(constant, bool):
+            case ast.List(items):
+                return [*map(value, items)]
+            case ast.UnaryOp(ast.USub(), negated):
+                return -operand(negated)
+            case ast.Constant(int() | float() | str() | None as constant):  # True and False are ints
                 return constant
         raise KDTutorError(f"objective: {ast.unparse(node)!r} is no number, term or sum of them")
+
+    def operand(node):
+        # Texts and lists are settings of terms; multiplied, they would fill the memory.
+        result = value(node)
+        if isinstance(result, bool) or not isinstance(result, int | float | Formula):
+            raise KDTutorError(f"objective: {ast.unparse(node)!r} is no number, term or sum of them")
+        return result
 
     try:
         result = value(ast.parse(formula.strip(), mode="eval").body)

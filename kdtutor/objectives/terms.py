@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Iterable, Mapping
 from numbers import Real
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdtutor.objectives.formulas import LIMITS, ObjectiveError, check_number
+from kdtutor.objectives.rows import LIMITS, ObjectiveError, check_number
 
 Batch = dict[str, Tensor]
 
@@ -47,6 +48,7 @@ class Term(Formula):
 
     needs: what the forward passes compute for it: "logits", "hidden_states", "attentions". needs_teacher: whether the
     teacher must run at all. positions: which tokens of a masked-LM batch it reads logits of, "valid" or "masked".
+    fewest: how many texts a micro-batch must have for it to say anything.
     label: what a legend calls it, by default its name in words. weight: its factor in the sum, ≥ 0; like every setting
     it may change between two steps.
     """
@@ -54,6 +56,7 @@ class Term(Formula):
     needs: frozenset[str] = frozenset({"logits"})
     needs_teacher: bool = True
     positions: str = "valid"
+    fewest: int = 1
     label: str
 
     def __init_subclass__(cls) -> None:
@@ -176,3 +179,19 @@ def width_of(model: Any, who: str) -> int:
     if width is None:
         raise ObjectiveError(f"the {who}'s config names no hidden_size: its hidden states can't be compared")
     return width
+
+
+def depth_of(model: Any) -> float:
+    """Tell how many layers a model has; infinite where its configuration does not say so."""
+    return getattr(getattr(model, "config", None), "num_hidden_layers", None) or math.inf
+
+
+def one_value(loss: Tensor, counts: bool, reduction: str) -> Tensor:
+    """Return a micro-batch's one loss (0-d): its "sum" and "mean", and with "none" (1,), or (0,) if it counts not."""
+    return loss[None][: int(counts)] if reduction == "none" else loss
+
+
+def texts_in(batch: Batch) -> Tensor:
+    """Count the texts of a batch, 0-d."""
+    mask = batch["attention_mask"]
+    return torch.full((), len(mask), device=mask.device)

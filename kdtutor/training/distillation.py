@@ -28,7 +28,7 @@ from kdtutor.data.task import Task
 from kdtutor.hardware import peak_memory, release_freed_memory
 from kdtutor.models.forward import forward
 from kdtutor.models.load import freeze, load_teacher
-from kdtutor.objectives.formulas import ObjectiveError
+from kdtutor.objectives.rows import ObjectiveError
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training import checkpoints, processes, vocabulary
 from kdtutor.training.batches import Batches

@@ -36,9 +36,9 @@ from kdtutor.errors import KDTutorError
 from kdtutor.models.depth import half_depth
 from kdtutor.models.forward import forward
 from kdtutor.models.students import small_bert
-from kdtutor.objectives.formulas import ObjectiveError
 from kdtutor.objectives.hidden import CosineHidden, HiddenStates
 from kdtutor.objectives.logits import HardLabels, LogitsMSE, MaskedLM, SoftTargets, blend
+from kdtutor.objectives.rows import ObjectiveError
 from kdtutor.training import checkpoints
 from kdtutor.training.batches import Batches
 from kdtutor.training.distillation import Distillation
