@@ -22,6 +22,9 @@ from kdtutor.training.settings import Settings
 LABEL_MAP = "which output of the model is which class, where names differ: NEGATIVE=0,POSITIVE=1"
 
 
+CLASS_WEIGHTS = (
+    "a factor for each class in the loss, as in 1,2.5, or balanced: what all classes weigh alike with"
+)
 SHARE = number("a fraction from 0 to 1", lambda value: 0 <= value <= 1)
 DEFAULT_OBJECTIVE = "0.1 * HardLabels() + 0.9 * SoftTargets(temperature=4)"
 
@@ -98,6 +101,7 @@ class FinetuneArguments(TrainArguments):
     dropout: float | None = field_of(
         None, optional(FRACTION), "dropout while fine-tuning (default: the model's)"
     )
+    class_weights: str | None = field_of(None, optional(TEXT), CLASS_WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ class DistillArguments(TrainArguments):
     temperature: float | None = field_of(
         None, optional(POSITIVE), "short for an objective: blend(temperature=…), of the teacher's answers"
     )
+    class_weights: str | None = field_of(None, optional(TEXT), f"{CLASS_WEIGHTS}; short for an objective")
     objective: str = field_of(
         DEFAULT_OBJECTIVE,
         TEXT,
@@ -147,6 +152,9 @@ class EvaluateArguments(DataArguments):
     )
     teacher: str | None = field_of(None, optional(TEXT), "to compare with: retention")
     label_map: str | None = field_of(None, optional(TEXT), LABEL_MAP)
+    metric: str | None = field_of(
+        None, optional(TEXT), "the score to judge by, such as macro_f1 (default: the main one)"
+    )
     split: str = field_of("test", TEXT, "validation while choosing, test once at the end")
     output: str | None = field_of(None, optional(TEXT), "write the result to this JSON file")
 

@@ -127,7 +127,7 @@ def finetune(a: FinetuneArguments, command: str) -> None:
     model = models.load_model(a.model, task)
     if a.dropout is not None:
         models.set_dropout(model, a.dropout)
-    train(a, command, [*flags_of(type(a))], model, None, task, parse_objective(task.rules.hard))
+    train(a, command, [*flags_of(type(a))], model, None, task, parse_objective(_hard(a, task.rules)))
 
 
 def distill(a: DistillArguments, command: str) -> None:
@@ -147,17 +147,27 @@ def distill(a: DistillArguments, command: str) -> None:
 
 def _formula(a: DistillArguments, rules) -> str:
     """Return the objective, or the sum that --alpha and --temperature are short for, as the kind of task has it."""
-    short = a.alpha is not None or a.temperature is not None
+    short = [a.alpha, a.temperature, a.class_weights] != [None] * 3
     if a.objective != DEFAULT_OBJECTIVE:
         if short:
             raise KDTutorError(
-                "--alpha and --temperature are short for an --objective: give the one or the other"
+                "--alpha, --temperature and --class_weights are short for an --objective: give the one or the other"
             )
         return a.objective
     alpha, temperature = 0.1 if a.alpha is None else a.alpha, a.temperature or 4
-    if rules.soft != "SoftTargets":
-        return f"{alpha:g} * {rules.hard} + {1 - alpha:g} * {rules.soft}(temperature={temperature:g})"
+    if rules.soft != "SoftTargets" or a.class_weights is not None:
+        return f"{alpha:g} * {_hard(a, rules)} + {1 - alpha:g} * {rules.soft}(temperature={temperature:g})"
     return f"blend(alpha={alpha:g}, temperature={temperature:g})" if short else a.objective
+
+
+def _hard(a: FinetuneArguments | DistillArguments, rules) -> str:
+    """Return the formula of the labels alone, with the class weights that were given."""
+    if a.class_weights is None:
+        return rules.hard
+    if rules.hard != "HardLabels()":
+        raise KDTutorError(f"--class_weights is for HardLabels(), and this task is learned by {rules.hard}")
+    weights = '"balanced"' if a.class_weights == "balanced" else f"[{a.class_weights}]"
+    return f"HardLabels(class_weights={weights})"
 
 
 def evaluate(a: EvaluateArguments, command: str) -> None:
@@ -170,7 +180,7 @@ def evaluate(a: EvaluateArguments, command: str) -> None:
     task = _task(a)
     model = models.load_teacher(task, a.model, None if a.teacher else a.label_map)
     teacher = models.load_teacher(task, a.teacher, a.label_map) if a.teacher else None
-    evaluation = measure(model, task, a.split, teacher=teacher)
+    evaluation = measure(model, task, a.split, teacher=teacher, metric=a.metric)
     text = json.dumps({"command": command, **evaluation.to_dict()}, indent=2)
     print(text if a.json else evaluation)
     if a.output:

@@ -17,15 +17,14 @@ def make_control(run, output):
         raise KDTutorError(f"--control has nothing to compare with: {error}") from error
 
 
-def difference(student, control, task, card: dict, control_card: dict) -> dict:
-    """Compare two saved models, by the main score on validation and test, and text by text where there are classes.
+def difference(student, control, task, card: dict, control_card: dict, name: str) -> dict:
+    """Compare two saved models, by the score `name` on validation and test, and text by text where there are classes.
 
     Returns what belongs into the card: the control's scores, the differences (student minus control), and the paired
     test, which speaks of these two trained students; other seeds would give others.
     """
     from kdtutor.evaluation import paired_test, predict
 
-    name = task.rules.scores[0]
     scores, theirs = card["scores"], control_card["scores"]
     found = {
         "objective": control_card["settings"]["objective"],

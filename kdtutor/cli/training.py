@@ -56,9 +56,10 @@ def train(a: TrainArguments, command: str, flags: Sequence[str], model, teacher,
         _steps(control, say)
         if run.accelerator.is_main_process:
             other, its_card = _save(control, a, output / "control", command, flags, say)
-            card["control"] = difference(student, other, task, card, its_card)
+            name = a.metric if a.metric in task.rules.scores else task.rules.scores[0]
+            card["control"] = difference(student, other, task, card, its_card, name)
             _write(card, output)
-            say(f"\n{told(card, task.rules.scores[0])}")
+            say(f"\n{told(card, name)}")
     if a.json and run.accelerator.is_main_process:
         print(_as_json(card))
 
@@ -137,7 +138,7 @@ def _save(run, a: TrainArguments, output: Path, command: str, flags: Sequence[st
     max_length = save(run.student, task, output, getattr(torch, a.save_dtype))
     saved = models.freeze(models.load_model(output, task)).to(run.device)
     scores = {
-        split: evaluation.evaluate(saved, task, split, latency=False, masking=run.masking)
+        split: evaluation.evaluate(saved, task, split, latency=False, masking=run.masking, metric=a.metric)
         for split in ("validation", "test")
     }
     is_trained = diagnose(saved, task, run.split, masking=run.masking, clipped=run.clipped)

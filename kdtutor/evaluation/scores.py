@@ -22,7 +22,7 @@ from kdtutor.data.kinds import Kind
 from kdtutor.data.load import as_task
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import length_bucketed_batches
-from kdtutor.errors import KDTutorError
+from kdtutor.errors import KDTutorError, nearest
 from kdtutor.evaluation.speed import latency_ms
 from kdtutor.models.forward import forward, logits_of
 from kdtutor.models.load import check_fits
@@ -34,9 +34,9 @@ from kdtutor.models.sizes import sizes
 class Evaluation:
     """One model on one split. Its scores are attributes too, as in `result.accuracy`; None if not measured here.
 
-    scores: by name, the main one first. ece: expected calibration error. latency_ms: one text at a time on the CPU,
-    median. throughput: texts per second, in batches, on the model's device. retention: this model's main score as a
-    fraction of its teacher's.
+    scores: by name, the one to judge by first. ece: expected calibration error. latency_ms: one text at a time on the
+    CPU, median. throughput: texts per second, in batches, on the model's device. retention: this model's score, if
+    more is better, as a fraction of its teacher's.
     """
 
     task: str
@@ -86,31 +86,42 @@ def evaluate(
     latency: bool = True,
     batch_size: int | None = None,
     masking: float = 0.15,
+    metric: str | None = None,
 ) -> Evaluation:
     """Measure `model` on a whole split, in eval mode; its mode is restored afterwards.
 
     Every score is taken over the split at once, never as a mean of batch means. `teacher`: adds retention. `masking`:
-    for a masked LM, the fraction of tokens to predict. Raises KDTutorError if the model does not fit the task, an
-    example is unlabelled, or a logit is not finite.
+    for a masked LM, the fraction of tokens to predict. `metric`: the score to judge by, such as "macro_f1"; by default
+    the main one of the task's kind. Raises KDTutorError if the model does not fit the task, an example is unlabelled,
+    or a logit is not finite.
     """
     task = as_task(task)
+    check_metric(metric, task)
     check_fits(model, task)
     start = time.perf_counter()
     # What is timed is the model as transformers runs it.
     scores = measure(model, task, split, batch_size=batch_size, masking=masking, fast=not latency)
     seconds = time.perf_counter() - start
+    first = metric if metric in scores else task.rules.scores[0]
+    scores = {first: scores[first]} | scores
 
     examples, size = len(task.split(split)), sizes(model)
     result = Evaluation(task.name, split, examples, size.parameters, size.bytes, scores)
     if latency:
         per_text = latency_ms(model, task, split)
         result = replace(result, latency_ms=per_text, throughput=examples / seconds)
-    if teacher is None:
+    if teacher is None or first in LOWER_IS_BETTER:
         return result
     check_fits(teacher, task, "the teacher")
     theirs = measure(teacher, task, split, batch_size=batch_size, masking=masking)
-    reference = next(iter(theirs.values()))
+    reference = theirs[first]
     return replace(result, retention=result.score / reference if reference else None)
+
+
+def check_metric(metric: str | None, task: Task) -> None:
+    """Raise KDTutorError, with those there are, if `metric` is neither "loss" nor a score of the task's kind."""
+    if metric is not None and metric not in (known := {*task.rules.scores, "loss"}):
+        raise KDTutorError(nearest(f"metric of a {task.kind} task", metric, sorted(known)))
 
 
 def measure(
@@ -267,6 +278,7 @@ SCORES: dict[str, Callable[[Tensor, Tensor], float]] = {
     "spearman": lambda logits, targets: spearman(logits[:, 0], targets),
     "mean_squared_error": lambda logits, targets: mean_squared_error(logits[:, 0], targets),
 }
+LOWER_IS_BETTER = frozenset({"loss", "perplexity", "ece", "mean_squared_error"})
 #: How a measured value is printed; other scores get three digits.
 FORMATS = {
     "accuracy": "{:.2%}", "macro_f1": "{:.2%}", "micro_f1": "{:.2%}", "mean_average_precision": "{:.2%}",

@@ -35,7 +35,7 @@ from kdtutor.objectives.rows import (
 
 
 def hard_labels(
-    student_logits: Tensor, labels: Tensor,
+    student_logits: Tensor, labels: Tensor, class_weights: Tensor | None = None,
     *, mask: Tensor | None = None, ignore_index: int = IGNORED, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
     """Compute the cross-entropy with the labels, −log softmax(z_S)_y; for regression the squared error, (z_S − y)².
@@ -44,10 +44,15 @@ def hard_labels(
     `ignore_index` don't count. Floats (…, C) are several labels, each 0 or 1: the mean over them of the binary
     cross-entropy, −y log σ(z_S) − (1 − y) log σ(−z_S). No temperature: it belongs to the soft targets alone (Hinton et
     al. 2015, §2).
+
+    class_weights: a factor w_y for the loss of each class's items, (C,). "mean" stays the mean over items; torch's
+    CrossEntropyLoss(weight=…) divides by Σ w_y instead, so there one item weighs more beside other neighbours.
     """
     several = is_several(labels, student_logits)
     if not several:
         _check_labels(student_logits, labels)
+    if class_weights is not None:
+        _check_class_weights(class_weights, student_logits, several)
     labelled = is_labelled(labels, ignore_index, several)
     if mask is not None:
         check_mask(mask, labelled.shape)
@@ -58,7 +63,8 @@ def hard_labels(
         return reduce_losses(losses.mean(-1), mask, reduction)
     if labels.is_floating_point():
         return reduce_losses((z_s[:, 0] - y).square(), mask, reduction)
-    return reduce_losses(F.cross_entropy(z_s, y.long(), reduction="none"), mask, reduction)
+    weights = None if class_weights is None else class_weights.to(z_s)
+    return reduce_losses(F.cross_entropy(z_s, y.long(), weights, reduction="none"), mask, reduction)
 
 
 def soft_targets(
@@ -245,6 +251,16 @@ def is_labelled(labels: Tensor, ignore_index: int = IGNORED, several: bool = Fal
     """Tell which items have a label: bool (…)."""
     labelled = labels != ignore_index
     return labelled.all(-1) if several else labelled
+
+
+def _check_class_weights(weights: Tensor, logits: Tensor, several: bool) -> None:
+    classes = logits.shape[-1]
+    if several or classes == 1:
+        raise ObjectiveError(
+            "class weights are for texts of one class each, not for numbers or several labels"
+        )
+    if weights.shape != (classes,):
+        raise ObjectiveError(f"{weights.numel()} class weights, but there are {classes} classes")
 
 
 def _check_labels(logits: Tensor, labels: Tensor) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdtutor.objectives.formulas import (
@@ -26,15 +28,66 @@ class HardLabels(Term):
     """Cross-entropy with the labels, skipping those of −100: hard_labels().
 
     For a regression it is the squared error, for several labels a text the binary cross-entropy of each.
+
+    class_weights: a factor for the loss of each class, in the task's order, or "balanced": N / (C · n_c) where n_c of
+    the N training labels are of class c, so that each class says as much as any other (King & Zeng 2001). On average
+    over the training labels that factor is 1, and the term keeps its say beside others.
     """
 
     needs_teacher = False
 
+    def __init__(self, class_weights: str | Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.class_weights = checked_class_weights(class_weights)
+        given = None if self.class_weights in (None, "balanced") else torch.tensor(self.class_weights)
+        # What can be counted again is not written down.
+        self.register_buffer("_factors", given, persistent=False)
+
+    def see_labels(self, labels: Tensor | None, classes: int) -> None:
+        if self.class_weights is None:
+            return
+        if labels is None or labels.is_floating_point():
+            raise ObjectiveError(f"{self!r} weighs classes, and no text of this task has a class")
+        if self.class_weights == "balanced":
+            self._factors = balanced_weights(labels, classes)
+        elif len(self.class_weights) != classes:
+            raise ObjectiveError(
+                f"{self!r} has {len(self.class_weights)} class weights for {classes} classes"
+            )
+
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
-        return hard_labels(student.logits, batch["labels"], reduction=reduction)
+        if self.class_weights == "balanced" and self._factors is None:
+            raise ObjectiveError(
+                f"{self!r} has seen no labels to count: Distillation shows them; or name the numbers"
+            )
+        return hard_labels(student.logits, batch["labels"], self._factors, reduction=reduction)
 
     def count(self, batch: Batch) -> Tensor:
         return is_labelled(batch["labels"], several=is_several(batch["labels"])).sum()
+
+    def extra_repr(self) -> str:
+        return "" if self.class_weights is None else f"class_weights={self.class_weights!r}"
+
+
+def checked_class_weights(given: Any) -> str | list[float] | None:
+    """Return class weights as they are kept: None, "balanced", or a list of numbers of which not all are 0."""
+    if given is None or (isinstance(given, str) and given == "balanced"):
+        return given
+    fits = isinstance(given, (list, tuple, Tensor)) and len(given) > 1
+    weights = (
+        [check_number("weight", float(w) if isinstance(w, Tensor) else w) for w in given] if fits else []
+    )
+    if not any(weights):
+        raise ObjectiveError(
+            f'class_weights must be "balanced" or a number for each class, not {str(given)[:80]!r}'
+        )
+    return weights
+
+
+def balanced_weights(labels: Tensor, classes: int) -> Tensor:
+    """Compute N / (C · n_c) for each class, (classes,), from labels (N,): C counts the classes that occur."""
+    counts = torch.bincount(labels[is_labelled(labels)], minlength=classes)
+    return counts.sum() / ((counts > 0).sum() * counts.clamp(min=1))
 
 
 class MaskedLM(HardLabels):
@@ -42,6 +95,9 @@ class MaskedLM(HardLabels):
 
     positions = "masked"
     label = "masked LM"
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
         return masked_lm(student.logits, batch["labels"], reduction=reduction)

@@ -28,31 +28,41 @@ def parse_objective(formula: str) -> Formula:
             case ast.Call(ast.Name(name), arguments, keywords):
                 if name not in known:
                     raise KDTutorError(nearest("term", name, known))
+                names = [keyword.arg for keyword in keywords]
+                if None in names or len({*names}) < len(names):
+                    raise KDTutorError(f"objective: {name}(…) takes each argument once, by its name")
                 return known[name](*map(value, arguments), **{k.arg: value(k.value) for k in keywords})
             case ast.Dict(keys, values) if None not in keys:
-                return dict(zip(map(value, keys), map(value, values), strict=True))
+                found = dict(zip(map(value, keys), map(value, values), strict=True))
+                if len(found) < len(keys):
+                    raise KDTutorError(f"objective: {_cut(ast.unparse(node))} names a key twice")
+                return found
             case ast.List(items):
                 return [*map(value, items)]
             case ast.UnaryOp(ast.USub(), negated):
                 return -operand(negated)
             case ast.Constant(int() | float() | str() | None as constant):  # True and False are ints
                 return constant
-        raise KDTutorError(f"objective: {ast.unparse(node)!r} is no number, term or sum of them")
+        raise KDTutorError(f"objective: {_cut(ast.unparse(node))!r} is no number, term or sum of them")
 
     def operand(node):
         # Texts and lists are settings of terms; multiplied, they would fill the memory.
         result = value(node)
         if isinstance(result, bool) or not isinstance(result, int | float | Formula):
-            raise KDTutorError(f"objective: {ast.unparse(node)!r} is no number, term or sum of them")
+            raise KDTutorError(f"objective: {_cut(ast.unparse(node))!r} is no number, term or sum of them")
         return result
 
     try:
         result = value(ast.parse(formula.strip(), mode="eval").body)
     except (SyntaxError, TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
-        raise KDTutorError(f"objective {formula!r}: {error}") from error
+        raise KDTutorError(f"objective {_cut(formula)!r}: {_cut(str(error))}") from error
     if not isinstance(result, Formula):
-        raise KDTutorError(f"objective {formula!r} holds no term; there are: {', '.join(known)}")
+        raise KDTutorError(f"objective {_cut(formula)!r} holds no term; there are: {', '.join(known)}")
     return result
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def term_classes() -> dict[str, type[Term]]:

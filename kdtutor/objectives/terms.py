@@ -89,6 +89,9 @@ class Term(Formula):
         if self.needs_teacher and teacher is None:
             raise ObjectiveError(f"{type(self).__name__} learns from a teacher, and there is none")
 
+    def see_labels(self, labels: Tensor | None, classes: int) -> None:
+        """Take in the training labels (N, …), of that many classes, once before training, where a term counts them."""
+
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
         """Return the loss from both models' outputs: 1-D, one value per valid item, or their "sum" or "mean".
 
@@ -138,6 +141,10 @@ class Objective(Formula):
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
         for term in self.terms:
             term.prepare(student, teacher)
+
+    def see_labels(self, labels: Tensor | None, classes: int) -> None:
+        for term in self.terms:
+            term.see_labels(labels, classes)
 
     def settings(self) -> list[dict[str, float]]:
         """Return every term's settings, in order, as a checkpoint records them; `restore` takes them back."""

@@ -23,6 +23,7 @@ class Batches:
     batch_size: examples a step, over all processes. accumulate: how many micro-batches at most. rank, world: which
     process this is, of how many. masking: for masked LMs, the fraction of tokens to predict; rare_words: 0, or the
     exponent by which rare ones are drawn more often; positions: the tokens whose logits count, "masked" or "valid".
+    sampling: "uniform", each text once a pass, or "balanced", see `balanced_chances`.
     """
 
     task: Task
@@ -35,13 +36,14 @@ class Batches:
     rank: int = 0
     world: int = 1
     rare_words: float = 0.0
+    sampling: str = "uniform"
 
     @classmethod
     def of(cls, task: Task, settings: Settings, positions: str, rank: int, world: int) -> Batches:
         """Make the batches of a run with these settings."""
         shared = {
             name: getattr(settings, name)
-            for name in ("batch_size", "seed", "masking", "accumulate", "rare_words")
+            for name in ("batch_size", "seed", "masking", "accumulate", "rare_words", "sampling")
         }
         return cls(task, task.encode(settings.split), positions=positions, rank=rank, world=world, **shared)
 
@@ -51,19 +53,32 @@ class Batches:
         self._weights = None
         if self.rare_words:
             self._weights = rarity(self.data, len(self.task.tokenizer), self.rare_words)
+        self._chances = balanced_chances(self.data.labels) if self.sampling == "balanced" else None
         self._order: tuple[int, list[Tensor]] = (-1, [])  # an epoch, and its batches
 
     def index(self, step: int) -> Tensor:
-        """Give the examples of a step, over all processes. An epoch has each example once, in an order of its own."""
+        """Give the examples of a step, over all processes. An epoch has an order of its own, of each example once."""
         epoch, position = divmod(step, self.per_epoch)
         if self._order[0] != epoch:
             order = generator_from(self.seed, "order", epoch)
-            self._order = epoch, length_bucketed_batches(self.data.lengths, self.batch_size, order)
+            if self._chances is None:
+                batches = length_bucketed_batches(self.data.lengths, self.batch_size, order)
+            else:
+                drawn = self._chances.multinomial(len(self.data), replacement=True, generator=order)
+                batches = length_bucketed_batches(self.data.lengths[drawn], self.batch_size, order)
+                batches = [drawn[index] for index in batches]
+            self._order = epoch, batches
         return self._order[1][position]
 
     def tokens(self, step: int) -> int:
         """Count the tokens of a step, over all processes, padding left out."""
         return int(self.data.lengths[self.index(step)].sum())
+
+    def tokens_of_a_pass(self) -> int:
+        """Count the tokens of an epoch, padding left out; of a balanced one, which is drawn, what is expected."""
+        if self._chances is None:
+            return int(self.data.lengths.sum())
+        return round(len(self.data) * float(self._chances @ self.data.lengths.double()))
 
     def fix_masks(self) -> None:
         """Draw the masks of all texts once: from now on every epoch has the same ones."""
@@ -113,3 +128,14 @@ class Batches:
     def _with_labels(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         rules, tokenizer = self.task.rules, self.task.tokenizer
         return rules.with_labels(batch, tokenizer, self.masking, generator, self._weights)
+
+
+def balanced_chances(labels: Tensor) -> Tensor:
+    """Give the chance of each text (N,) to be drawn: classes alike, texts of one class alike; float64, the sum is 1.
+
+    Unlabelled texts, together, are drawn as often as they occur.
+    """
+    classes, which, counts = labels.unique(return_inverse=True, return_counts=True)
+    is_class = classes != IGNORED
+    share = torch.where(is_class, counts[is_class].sum() / is_class.sum().clamp(min=1), counts)
+    return (share / counts / len(labels)).double()[which]

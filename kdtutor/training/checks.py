@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
+from kdtutor.evaluation.scores import check_metric
 from kdtutor.models.load import check_fits
 from kdtutor.models.reading import read_by
 from kdtutor.objectives.terms import Objective, Term
@@ -117,4 +118,9 @@ def _check_task(task: Task, objective: Objective | Term, settings: Settings) -> 
         raise KDTutorError(f"{masked[0]} predicts masked tokens, but {task.name} is a {task.kind} task")
     if settings.rare_words and not task.rules.masks:
         raise KDTutorError(f"rare_words says which tokens to mask, but {task.name} is a {task.kind} task")
+    if settings.sampling == "balanced" and task.rules.answer != "classes":
+        raise KDTutorError(
+            f'sampling = "balanced" draws classes alike, but {task.name} is a {task.kind} task: its texts have no class'
+        )
+    check_metric(settings.metric, task)
     task.rules.check(task.targets(settings.split), task.num_labels, settings.split, task.name)

@@ -21,6 +21,11 @@ def control_of(run: Distillation, **settings: Any) -> Distillation:
     training texts have no label, or the run itself has no other objective.
     """
     hard = parse_objective(run.task.rules.hard)
+    # The run's own, with its class weights, where it has one.
+    own = [term for term in run.objective.terms if type(term) is type(hard)]
+    if own:
+        hard = copy.deepcopy(own[0])
+        hard.weight = 1.0
     if {type(term) for term in run.objective.terms} == {type(hard)}:
         raise NoControl("the student itself learns from hard labels alone")
     part = run.task.split(run.split)

@@ -131,19 +131,24 @@ def _sample(task: Task, split: str) -> Task:
 
 
 def fit(
-    student: PreTrainedModel, task: Task, split: str, masking: float = 0.15, fast: bool = True
+    student: PreTrainedModel,
+    task: Task,
+    split: str,
+    masking: float = 0.15,
+    fast: bool = True,
+    metric: str | None = None,
 ) -> dict[str, float]:
-    """Compute the main score of the task's kind, and the mean loss with the true labels."""
+    """Compute the main score of the task's kind, that of `metric`, and the mean loss with the true labels."""
     if not task.rules.per_token:
-        return _fit(predict(student, task, split, fast=fast), task.targets(split), task)
+        return _fit(predict(student, task, split, fast=fast), task.targets(split), task, metric)
     scores = masked_lm_scores(student, task, split, masking=masking, fast=fast)
-    return {name: scores[name] for name in (task.rules.scores[0], "loss")}
+    return {name: scores[name] for name in (task.rules.scores[0], metric, "loss") if name}
 
 
-def _fit(logits: Tensor, targets: Tensor, task: Task) -> dict[str, float]:
-    name = task.rules.scores[0]
+def _fit(logits: Tensor, targets: Tensor, task: Task, metric: str | None = None) -> dict[str, float]:
     loss = parse_objective(task.rules.hard)(Outputs(logits), None, {"labels": targets})
-    return {name: scores_of(logits, targets, task.rules)[name], "loss": float(loss.mean())}
+    scores = scores_of(logits, targets, task.rules) | {"loss": float(loss.mean())}
+    return {name: scores[name] for name in (task.rules.scores[0], metric, "loss") if name}
 
 
 def hardly_learned(logits: Tensor, labels: Tensor, names: Sequence[str]) -> str:

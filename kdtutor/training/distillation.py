@@ -360,6 +360,7 @@ class Distillation(Resumable):
 
     def _prepare_models(self) -> None:
         """Make what the objective learns along, and bring everything to the device; the teacher is frozen."""
+        self.objective.see_labels(self.task.targets(self.split), self.task.num_labels)
         with own_randomness(self.device, self.seed, "projections"):
             self.objective.prepare(self.student, self.teacher)
         for model in filter(None, (self.student, self.teacher)):

@@ -124,7 +124,7 @@ def _tokens(batches: Batches, steps: int) -> int:
     passes, rest = divmod(steps, batches.per_epoch)
     first = passes * batches.per_epoch
     counted = sum(batches.tokens(step) for step in range(first, first + rest))
-    return passes * int(batches.data.lengths.sum()) + counted
+    return passes * batches.tokens_of_a_pass() + counted
 
 
 # ------------------------------------------------------------------------------------------------ memory

@@ -98,6 +98,12 @@ class Settings(Checked):
         resume=False,
     )
     batch_size: int = setting(32, COUNT, "examples per optimiser step, over all processes")
+    sampling: str = setting(
+        "uniform",
+        one_of("uniform", "balanced"),
+        "uniform has each training text once a pass; balanced draws as many, with replacement, and each class as often "
+        "as any other (unlabelled texts as often as before)",
+    )
     accumulate: int = setting(1, COUNT, "micro-batches that a process cuts its part of a step into")
     learning_rate: float = setting(
         5e-4,
@@ -161,8 +167,11 @@ class Settings(Checked):
     keep_best: bool = setting(
         False, SWITCH, "end with the weights that were best on validation, instead of the last ones"
     )
-    best_by: str = setting(
-        "score", one_of("score", "loss"), "what is best on validation: the main score, or the loss"
+    metric: str | None = setting(
+        None,
+        optional(TEXT),
+        "what is best on validation, and stands first in the table: a score of the task's kind, such as macro_f1, or "
+        "loss (default: the main score)",
     )
     patience: int | None = setting(
         None,

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
+from kdtutor.evaluation.scores import LOWER_IS_BETTER
 from kdtutor.training import processes
 from kdtutor.training.diagnosis import fit
 from kdtutor.training.settings import Settings
@@ -22,7 +23,7 @@ SPLIT = "validation"
 
 
 class Validation:
-    """Measure a run's student on validation: its main score, and its loss with the true labels.
+    """Measure a run's student on validation: its main score, that of `metric`, and its loss with the true labels.
 
     every: steps between two measurements, 0 if there are none; the last step is measured as well. measured: after each
     step that was, the value to compare by, of which higher is better.
@@ -61,7 +62,9 @@ class Validation:
         student, settings, found = self.learning.student, self.settings, []
         processes.on_main(
             self.accelerator,
-            lambda: found.append(fit(student, self.task, SPLIT, settings.masking, settings.fast)),
+            lambda: found.append(
+                fit(student, self.task, SPLIT, settings.masking, settings.fast, settings.metric)
+            ),
         )
         row[SPLIT] = processes.from_main(self.accelerator, found)
         self.measured[row["step"]] = self._value(row[SPLIT])
@@ -85,4 +88,5 @@ class Validation:
         return len(values) > patience and len(values) - 1 - values.index(max(values)) >= patience
 
     def _value(self, found: Mapping[str, float]) -> float:
-        return -found["loss"] if self.settings.best_by == "loss" else next(iter(found.values()))
+        name = self.settings.metric or next(iter(found))
+        return -found[name] if name in LOWER_IS_BETTER else found[name]

@@ -76,7 +76,7 @@ def test_the_best_may_be_the_one_of_the_lowest_loss(task, monkeypatch):
         [{"accuracy": 0.9, "loss": 0.9}, {"accuracy": 0.1, "loss": 0.3}, {"accuracy": 0.5, "loss": 0.5}]
     )
     monkeypatch.setattr("kdtutor.training.validation.fit", lambda *_: next(losses))
-    run = make_run(task, validate_every=2, steps=6, keep_best=True, best_by="loss")
+    run = make_run(task, validate_every=2, steps=6, keep_best=True, metric="loss")
     run.run()
     assert run.validation.best == 4
 
