@@ -160,3 +160,20 @@ def test_a_control_that_says_nothing_is_refused_before_any_step(distilled, flags
     assert main([*distilled, "--control", *flags]) == 1
     assert said in capsys.readouterr().err
     assert not [*Path("out/checkpoints").glob("checkpoint-*")]
+
+
+def test_rare_classes_may_weigh_more_and_the_score_that_sees_them_judges(mine, corpus, distilled, capsys):
+    judged = ["--class_weights", "balanced", "--metric", "macro_f1", "--keep_best", "--steps", "2"]
+    assert main(["finetune", *mine, "--model", str(corpus / "teacher"), *judged, "--output", "out"]) == 0
+    out = capsys.readouterr().out
+    assert "objective HardLabels(class_weights='balanced')" in out
+    assert f"test split, {card()['scores']['test']['examples']} texts\n  macro f1  " in out
+    assert "macro_f1" in card()["settings"]["metric"]
+    assert main([*distilled, "--class_weights", "1,2,3", "--dry_run"]) == 1
+    assert "HardLabels(class_weights=[1.0, 2.0, 3.0]) has 3 class weights for" in capsys.readouterr().err
+    assert main([*distilled, "--class_weights", "1,x", "--dry_run"]) == 1
+    assert "'x' is no number" in capsys.readouterr().err
+    assert main([*distilled, "--class_weights", "balanced", "--objective", "HardLabels()"]) == 1
+    assert "are short for an --objective" in capsys.readouterr().err
+    assert main(["evaluate", *mine[:6], "--max_length", "24", "--model", "out", "--metric", "f1"]) == 1
+    assert 'unknown metric of a classification task "f1"; there are: ' in capsys.readouterr().err
