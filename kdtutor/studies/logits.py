@@ -92,17 +92,25 @@ def soft(temperature: int) -> str:
     return f"soft targets, T = {temperature}"
 
 
+MAIN = HARD, SMOOTH, soft(1), soft(4)  # the arms that come first, at every length
+
+
 def configurations(plan: Plan) -> list[Configuration]:
     """List what is compared, the most instructive first: the runs are made in this order."""
-    first, later = plan.passes[:3], plan.passes[3:]
+    patience = list(_patience(plan))
+    main = [c for c in patience if c.arm in MAIN]
+    other = [c for c in patience if c.arm not in MAIN]
+    early, longest = plan.passes[:3], plan.passes[0]
     return [
         *_bars(),
-        *_patience(plan, first),
-        *_pool(plan),
+        *(c for c in main if c.passes in early),
+        *(c for c in other if c.passes == longest),
         *_few(plan),
-        *_patience(plan, later),
+        *_pool(plan),
+        *(c for c in main if c.passes not in early),
         *_well_read(plan),
         *_teachers(plan),
+        *(c for c in other if c.passes != longest),
     ]
 
 
@@ -115,8 +123,8 @@ def _bars() -> Iterator[Configuration]:
         yield Configuration(f"{WORDS}, {texts}, {labels} labels", "bars", WORDS, None, texts, labels)
 
 
-def _patience(plan: Plan, lengths: Sequence[int]) -> Iterator[Configuration]:
-    for passes in lengths:
+def _patience(plan: Plan) -> Iterator[Configuration]:
+    for passes in plan.passes:
         how = {"passes": passes, "sweeps": _sweeps(plan, passes)}
         for arm in (HARD, SMOOTH, *map(soft, (1, 2, 4, 8)), "logit MSE", ARGMAX):
             labels = "argmax" if arm == ARGMAX else "true"
@@ -126,15 +134,15 @@ def _patience(plan: Plan, lengths: Sequence[int]) -> Iterator[Configuration]:
 def _pool(plan: Plan) -> Iterator[Configuration]:
     passes = plan.passes[0]
     how = {"texts": "pool", "passes": passes, "sweeps": _sweeps(plan, passes)}
-    for arm in (HARD, SMOOTH, ARGMAX, *map(soft, (1, 2, 4))):
+    for arm in (HARD, soft(4), ARGMAX, SMOOTH, soft(1), soft(2)):
         name = name_of(arm, passes, "pool")
         yield Configuration(name, "pool", arm, _formula(arm, labelled=False), labels=_labels(arm), **how)
 
 
 def _few(plan: Plan) -> Iterator[Configuration]:
     sweeps = (("steps", plan.steps), ("learning_rate", plan.rates), ("max_norm", plan.bounds))
-    for texts in ("few", "few and pool"):
-        for arm in (HARD, SMOOTH, ARGMAX, *map(soft, (1, 2, 4))):
+    for arm in (HARD, soft(4), ARGMAX, SMOOTH, soft(1), soft(2)):
+        for texts in ("few", "few and pool"):
             if texts == "few" and arm == ARGMAX:
                 continue
             labels = "true" if texts == "few" else _labels(arm)
