@@ -95,6 +95,12 @@ UNCUT = {
 ROBERTAS = ("roberta", "xlm-roberta", "camembert")
 #: Architectures whose answers are known not to depend on what a text is padded to: they need not be tried.
 PADDED = ("bert", "distilbert", *ROBERTAS)
+#: Encoders whose layers mix softmax(Q Kᵀ / √d) V of what three linear modules make, called as BERT's or DistilBERT's
+#: are (names.py), with nothing added to Q Kᵀ and nothing turned in Q or K: their relations can be compared.
+PLAIN_ATTENTION = (
+    "bert", "distilbert", *ROBERTAS, "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text", "electra", "ernie",
+    "megatron-bert", "rembert", "roc_bert",
+)  # fmt: skip
 #: Encoder–decoders, and what answers otherwise when a text is padded. Any other encoder–decoder is refused as well.
 REFUSED = {
     "t5, mt5, umt5, bart, mbart, plbart, mvp": "encoder–decoders: only encoders and decoders are trained and teach",

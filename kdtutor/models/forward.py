@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Set
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,11 @@ from transformers.utils import ModelOutput
 from kdtutor.data.tokens import Encoded, length_bucketed_batches, round_up
 from kdtutor.errors import KDTutorError
 from kdtutor.models import lean
-from kdtutor.models.families import ROBERTAS, reads_types
+from kdtutor.models.families import PLAIN_ATTENTION, ROBERTAS, reads_types
+from kdtutor.models.names import attention_modules
+
+#: what an objective may need of every layer's attention, and the module that makes it, as names.py calls it
+ATTENTION_PARTS = {"queries": "query", "keys": "key", "values": "value"}
 
 
 @dataclass
@@ -25,14 +30,18 @@ class Outputs:
     """What a forward pass gives to the objective's terms.
 
     logits: (B, C), or (n, V) for the n selected tokens of a masked-LM batch. hidden_states: embeddings, then every
-    layer, each (B, L, D). attentions: every layer, (B, H, L, L). features: instead of logits, those tokens' last
-    vectors before the `unembedding` onto the vocabulary, (n or a few more, D), padded at the end; or, of a teacher, the
-    `top` k log-probabilities and their tokens, (n, k) each.
+    layer, each (B, L, D). attentions: every layer, (B, H, L, L), after dropout. queries, keys, values: every layer, its
+    heads side by side, (B, L, D), of the models that PLAIN_ATTENTION names. features: instead of logits, those tokens'
+    last vectors before the `unembedding` onto the vocabulary, (n or a few more, D), padded at the end; or, of a
+    teacher, the `top` k log-probabilities and their tokens, (n, k) each.
     """
 
     logits: Tensor | None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    queries: Sequence[Tensor] | None = None
+    keys: Sequence[Tensor] | None = None
+    values: Sequence[Tensor] | None = None
     features: Tensor | None = None
     unembedding: nn.Linear | None = None
     top: tuple[Tensor, Tensor] | None = None
@@ -55,29 +64,52 @@ def forward(
     inputs = inputs_of(model, batch)
     by_rows = rows is not None and unembedding(model) is not None
     classify = _CLASSIFIERS.get(type(model)) if rows is None else None
+    parts: dict[str, Any] = {name: [] for name in ATTENTION_PARTS if name in needs}
 
     # The body in fewer operations, its last layer for [CLS] alone where nobody sees the other tokens …
     if fast and (by_rows or classify) and "attentions" not in needs and lean.can_encode(model):
         keep = "hidden_states" in needs
-        states = lean.encode(model.base_model, **inputs, first_only=not (by_rows or keep))
+        states = lean.encode(
+            model.base_model, **inputs, first_only=not (by_rows or keep or parts), seen=parts
+        )
         last, states, maps = states[-1], tuple(states) if keep else None, None
         if classify:
-            return Outputs(classify(model, last), states)
+            return Outputs(classify(model, last), states, **parts)
 
     # … or as transformers has it: with the head, unless that is known here and runs on some rows alone.
     else:
-        out = _call(model.base_model if by_rows else model, inputs, needs)
+        with _recorded(model, parts):
+            out = _call(model.base_model if by_rows else model, inputs, needs)
         if not by_rows:
             logits = out.logits if rows is None else out.logits.flatten(0, 1)[rows]
-            return Outputs(logits, out.hidden_states, out.attentions)
+            return Outputs(logits, out.hidden_states, out.attentions, **parts)
         last, states, maps = out.last_hidden_state, out.hidden_states, out.attentions
 
     # A masked LM's head, on these rows and as many more as make it one of few sizes: zeros, whose gradients are zeros.
     hidden = F.pad(last.flatten(0, 1)[rows], (0, 0, 0, round_up(len(rows)) - len(rows)))
     features, matrix = _features(model, hidden), unembedding(model)
     if "features" in needs:
-        return Outputs(None, states, maps, features, matrix)
-    return Outputs(matrix(features)[: len(rows)], states, maps)
+        return Outputs(None, states, maps, **parts, features=features, unembedding=matrix)
+    return Outputs(matrix(features)[: len(rows)], states, maps, **parts)
+
+
+def attention_parts(model: nn.Module, need: str) -> list[nn.Module]:
+    """Return the modules that make every layer's "queries", "keys" or "values"; none if they are not known here."""
+    config = getattr(model, "config", None)
+    if getattr(config, "model_type", None) not in PLAIN_ATTENTION or getattr(config, "is_decoder", False):
+        return []
+    return attention_modules(model, ATTENTION_PARTS[need])
+
+
+@contextmanager
+def _recorded(model: nn.Module, parts: Mapping[str, list[Tensor]]) -> Iterator[None]:
+    """Add to the lists what each layer's query, key and value modules give, while the model is called."""
+    with ExitStack() as hooks:
+        for name, seen in parts.items():
+            for module in attention_parts(model, name):
+                handle = module.register_forward_hook(lambda _, __, output, seen=seen: seen.append(output))
+                hooks.callback(handle.remove)
+        yield
 
 
 def _call(model: nn.Module, inputs: dict[str, Tensor], needs: Set[str]) -> ModelOutput:

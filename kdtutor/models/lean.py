@@ -13,6 +13,7 @@ are.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -71,10 +72,12 @@ def encode(
     attention_mask: Tensor,
     token_type_ids: Tensor | None = None,
     first_only: bool = False,
+    seen: Mapping[str, list[Tensor]] | None = None,
 ) -> list[Tensor]:
     """Return the hidden states behind the embeddings and behind every layer, each (B, L, D).
 
     input_ids, attention_mask, token_type_ids: (B, L). first_only: of the last layer the first token's alone, (B, 1, D).
+    seen: lists, by "queries", "keys" or "values", to which every layer adds its own (B, L, D); not with first_only.
     """
     layers, heads = _layers_and_heads(encoder)
     x = _embed(encoder.embeddings, input_ids, token_type_ids)
@@ -84,7 +87,7 @@ def encode(
         if first_only and i == len(layers) - 1:
             attended, x = _attend_first(layer, x, padding, heads), x[:, :1]
         else:
-            attended = _attend(layer, x, padding, heads)
+            attended = _attend(layer, x, padding, heads, seen or {})
         x = _norm(layer.out_norm, x + _dropout(layer.out_dropout, _linear(layer.out, attended)))
         wide = layer.activation(_linear(layer.widen, x))
         x = _norm(layer.narrow_norm, x + _dropout(layer.narrow_dropout, _linear(layer.narrow, wide)))
@@ -102,12 +105,15 @@ def _embed(embeddings: nn.Module, input_ids: Tensor, token_type_ids: Tensor | No
     return _dropout(embeddings.dropout, _norm(embeddings.LayerNorm, x))
 
 
-def _attend(layer: _Layer, x: Tensor, padding: Tensor, heads: int) -> Tensor:
+def _attend(
+    layer: _Layer, x: Tensor, padding: Tensor, heads: int, seen: Mapping[str, list[Tensor]]
+) -> Tensor:
     """Compute softmax(Q Kᵀ / √d) V of every head, side by side: (B, L, D)."""
-    q, k, v = (
-        _linear(module, x).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, L, d)
-        for module in (layer.query, layer.key, layer.value)
-    )
+    parts = [_linear(module, x) for module in (layer.query, layer.key, layer.value)]  # (B, L, D) each
+    for name, part in zip(("queries", "keys", "values"), parts, strict=True):
+        if name in seen:
+            seen[name].append(part)
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts)  # (B, H, L, d)
     p = _probability(layer.weights_dropout)
     if x.is_cpu and (p or x.shape[1] < LONG):
         q, k, v = (part.flatten(0, 1) for part in (q, k, v))  # (B·H, L, d)

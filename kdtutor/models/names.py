@@ -115,15 +115,20 @@ def layer_names(kind: str) -> dict[str, str]:
     }
 
 
-def query_matrices(model: nn.Module) -> list[Tensor]:
-    """The query matrix of every layer, in order, of a BERT, a DistilBERT or ours; none if there are no such layers."""
-    [row] = [row for row in _ROWS if row[0].endswith(".query")]
+def attention_modules(model: nn.Module, part: str) -> list[nn.Module]:
+    """The "query", "key" or "value" module of every layer, in order; none if layers are not named as in the table."""
+    [row] = [row for row in _ROWS if row[0].endswith(f".{part}")]
     spelt = "|".join(re.escape(name).replace(r"\#", r"(\d+)") for name in row)
     found = {}
-    for name, value in model.named_parameters():
-        if match := re.search(rf"(?:^|\.)(?:{spelt})\.weight$", name):
-            found[int(next(filter(None, match.groups())))] = value
+    for name, module in model.named_modules():
+        if match := re.search(rf"(?:^|\.)(?:{spelt})$", name):
+            found[int(next(filter(None, match.groups())))] = module
     return [found[i] for i in sorted(found)]
+
+
+def query_matrices(model: nn.Module) -> list[Tensor]:
+    """The query matrix of every layer, in order, of a BERT, a DistilBERT or ours; none if there are no such layers."""
+    return [module.weight for module in attention_modules(model, "query")]
 
 
 def _cleaned(weights: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:

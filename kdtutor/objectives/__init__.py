@@ -1,5 +1,12 @@
 """What the student minimises: terms that add up the way the formula does."""
 
+from kdtutor.objectives.attention import (
+    AttentionMaps,
+    AttentionRelations,
+    KeyRelations,
+    QueryRelations,
+    ValueRelations,
+)
 from kdtutor.objectives.formulas import (
     IGNORED,
     binary_soft_targets,
@@ -29,6 +36,7 @@ from kdtutor.objectives.logits import (
     blend,
 )
 from kdtutor.objectives.parse import OPERATORS, parse_objective
+from kdtutor.objectives.relation_formulas import attention_kl, attention_mse, relation_scores
 from kdtutor.objectives.rows import LIMITS, ObjectiveError
 from kdtutor.objectives.terms import Batch, Formula, Objective, Term
 
@@ -36,6 +44,8 @@ __all__ = [
     "IGNORED",
     "LIMITS",
     "OPERATORS",
+    "AttentionMaps",
+    "AttentionRelations",
     "Batch",
     "BinarySoftTargets",
     "Blend",
@@ -44,14 +54,19 @@ __all__ = [
     "Formula",
     "HardLabels",
     "HiddenStates",
+    "KeyRelations",
     "LogitsMSE",
     "MaskedLM",
     "Objective",
     "ObjectiveError",
+    "QueryRelations",
     "SoftCrossEntropy",
     "SoftTargets",
     "Term",
     "UniformTargets",
+    "ValueRelations",
+    "attention_kl",
+    "attention_mse",
     "binary_soft_targets",
     "blend",
     "cls_patience",
@@ -64,6 +79,7 @@ __all__ = [
     "logits_mse",
     "masked_lm",
     "parse_objective",
+    "relation_scores",
     "soft_cross_entropy",
     "soft_targets",
     "uniform_targets",

@@ -191,13 +191,14 @@ def _kept_by_forward(run: Distillation, bf16: bool, texts: int, length: int) -> 
 
 @torch.no_grad()
 def _outputs_of_teacher(run: Distillation, bf16: bool, length: int) -> int:
-    """Count bytes of what the teacher hands over for one text: hidden states, if they are needed, and features."""
+    """Count bytes of what the teacher hands over for one text: hidden states and the like, if needed, and features."""
     if not run.teacher_needs:
         return 0
     batch, rows = _example(run, 1, length)
     with torch.autocast(run.device.type, torch.bfloat16, enabled=bf16):
         outputs: Outputs = forward(run.teacher.eval(), batch, run.teacher_needs, rows, run.settings.fast)
-    parts = [*(outputs.hidden_states or ()), *(outputs.attentions or ())]
+    by_layer = (outputs.hidden_states, outputs.attentions, outputs.queries, outputs.keys, outputs.values)
+    parts = [part for layers in by_layer for part in layers or ()]
     if outputs.features is not None:
         parts.append(outputs.features)
     return _bytes(parts)

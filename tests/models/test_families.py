@@ -21,9 +21,10 @@ from kdtutor.data.load import load_task
 from kdtutor.data.task import Task
 from kdtutor.evaluation.scores import predict
 from kdtutor.models.depth import half_depth
-from kdtutor.models.families import FAMILIES, positions, supported
+from kdtutor.models.families import FAMILIES, PLAIN_ATTENTION, positions, supported
 from kdtutor.models.forward import forward, inputs_of
 from kdtutor.models.load import label_config, load_model, load_teacher
+from kdtutor.models.names import attention_modules
 from kdtutor.models.save import save
 from kdtutor.objectives.logits import SoftTargets
 from kdtutor.training.distillation import Distillation
@@ -263,3 +264,26 @@ def test_the_doctor_prints_what_is_supported(capsys):
     assert "bert                  classes, numbers, masked LM" in said
     assert all(kind in said for kind in (*FAMILIES, "t5", "fnet"))
     assert "gpt2                  classes, numbers          " in said
+
+
+@pytest.mark.parametrize("kind", PLAIN_ATTENTION)
+def test_plain_attention_is_the_softmax_of_what_its_query_and_key_modules_give(kind):
+    sizes = {"vocab_size": 60, "num_labels": 3, **SIZE, **MORE.get(kind, {})}
+    config = AutoConfig.for_model(kind, **sizes)
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
+    for name, parameter in model.named_parameters():
+        if "attention" in name or "attn" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    ids = torch.arange(18).view(2, 9) + 5
+    batch = {"input_ids": ids, "attention_mask": torch.tensor([[1] * 9, [1] * 5 + [0] * 4])}
+    out = forward(model, batch, {"logits", "queries", "keys", "values"}, fast=False)
+    maps = model(**batch, output_attentions=True).attentions
+    assert len(out.queries) == len(out.keys) == len(out.values) == len(maps) == LAYERS
+    for q, k, expected in zip(out.queries, out.keys, maps, strict=True):
+        q, k = (part.unflatten(-1, (2, -1)).transpose(1, 2) for part in (q, k))
+        scores = (q @ k.transpose(2, 3) / 8**0.5).masked_fill(
+            batch["attention_mask"][:, None, None] == 0, -1e9
+        )
+        torch.testing.assert_close(scores.softmax(-1), expected, rtol=1e-4, atol=1e-5)
+    # Whoever calls it next finds no hook of ours.
+    assert not any(module._forward_hooks for module in attention_modules(model, "query"))

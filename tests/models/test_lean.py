@@ -176,3 +176,25 @@ def test_other_models_are_left_alone():
     assert not lean.can_encode(Roberta(config))
     assert not lean.can_encode(bert(is_decoder=True))
     assert not lean.can_encode(nn.Linear(2, 2))
+
+
+# ------------------------------------------------------------------------------------------------ queries, keys, values
+
+
+@pytest.mark.parametrize("make", [bert, distilbert])
+@pytest.mark.parametrize("length", [6, 60])
+def test_queries_keys_and_values_are_those_of_transformers_modules_with_the_same_gradients(make, length):
+    model, batch, needs = make().eval(), batch_of(length), frozenset({"logits", "queries", "keys", "values"})
+    found = []
+    for fast in (True, False):
+        model.zero_grad()
+        out = forward(model, batch, needs, fast=fast)
+        parts = [*out.queries, *out.keys, *out.values]
+        assert len(parts) == 3 * model.config.num_hidden_layers and parts[0].shape == (4, length, 32)
+        sum(part.sin().sum() for part in parts).backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        found.append((out.logits, parts, gradients))
+    (logits, parts, gradients), (other_logits, other_parts, other_gradients) = found
+    torch.testing.assert_close(logits, other_logits)
+    torch.testing.assert_close(parts, other_parts)
+    torch.testing.assert_close(gradients, other_gradients)
