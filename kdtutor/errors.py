@@ -11,22 +11,26 @@ from numbers import Real
 from reprlib import Repr
 from typing import Any, cast
 
+LISTED = 100  # names that a sentence lists at most
+
 
 class KDTutorError(Exception):
     """Base class of every error that kdtutor raises on purpose."""
 
 
 def nearest(kind: str, name: object, options: Iterable[str]) -> str:
-    """Return one sentence that says what does exist, nearest to `name` first.
+    """Return one sentence that says what does exist, nearest to `name` first; of very many, the nearest `LISTED`.
 
     >>> nearest("task", "supersens", ["glosses", "supersense"])
     'unknown task "supersens"; there are: supersense, glosses'
     """
-    wanted = str(name).lower()
+    shown = str(name) if len(str(name)) <= 80 else f"{str(name)[:80]}…"
+    wanted = shown.lower()
     # Equal ratios keep the caller's order, because sorted() is stable.
     ranked = sorted(options, key=lambda option: -SequenceMatcher(None, wanted, option.lower()).ratio())
-    listing = f"there are: {', '.join(ranked)}" if ranked else "there are none"
-    return f'unknown {kind} "{name}"; {listing}'
+    more = f" and {len(ranked) - LISTED:,} more" if len(ranked) > LISTED else ""
+    listing = f"there are: {', '.join(ranked[:LISTED])}{more}" if ranked else "there are none"
+    return f'unknown {kind} "{shown}"; {listing}'
 
 
 # ------------------------------------------------------------------------------------------------ checks
@@ -107,7 +111,8 @@ def _shown(value: object) -> str:
 
 
 def _text(value: Any) -> str | os.PathLike:
-    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+    # No file, column or class has a name with a NUL in it.
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or "\0" in str(value):
         raise ValueError
     return value
 
@@ -123,6 +128,7 @@ def _yes_or_no(text: str) -> bool:
 
 
 COUNT = whole("a whole number, 1 or more", lambda value: value >= 1)
+SEED = whole("a whole number from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63)
 POSITIVE = number("a number above 0", lambda value: 0 < value < math.inf)
 FRACTION = number("a fraction from 0 to below 1", lambda value: 0 <= value < 1)
 TEXT = Check("a text", _text)

@@ -30,8 +30,11 @@ def asset_path(relative: str) -> Path:
 def manifest() -> dict[str, dict]:
     """Read what was shipped: relative path to {"sha256": ..., "bytes": ...}."""
     try:
-        return json.loads((ROOT / "manifest.json").read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError) as error:
+        files = json.loads((ROOT / "manifest.json").read_text(encoding="utf-8"))["files"]
+        if not all(isinstance(about["sha256"], str) and about["bytes"] >= 0 for about in files.values()):
+            raise ValueError("it lists no files")
+        return files
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise AssetError(
             f"{ROOT / 'manifest.json'} cannot be read ({error}); {_restore('manifest.json')}"
         ) from error

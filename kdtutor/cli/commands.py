@@ -23,6 +23,7 @@ from kdtutor.cli.arguments import (
 )
 from kdtutor.cli.training import train
 from kdtutor.errors import SWITCH, KDTutorError, nearest
+from kdtutor.files import write_atomically
 
 
 def _students() -> list[str]:
@@ -81,11 +82,17 @@ def _flags(file: str, known: list[str]) -> list[str]:
     import yaml
 
     try:
-        recipe = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+        text = Path(file).read_text(encoding="utf-8")
+        recipe, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise KDTutorError(f"{file} can't be read as YAML: {error}") from error
-    if not isinstance(recipe, dict):
-        raise KDTutorError(f"{file} should hold `field: value` lines, not a {type(recipe).__name__}")
+        why = " ".join(str(error).split())[:300]
+        raise KDTutorError(f"{file} can't be read as YAML: {why}") from error
+    if not isinstance(recipe, dict) or not recipe:
+        what = f"a {type(recipe).__name__}" if recipe else "nothing"
+        raise KDTutorError(f"{file} should hold `field: value` lines, and holds {what}")
+    names = [key.value for key, _ in node.value]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise KDTutorError(f"{file} gives {twice[0]} twice")
     for key, value in recipe.items():
         if key not in known:
             raise KDTutorError(f"{file}: " + nearest("field", key, known))
@@ -184,7 +191,7 @@ def evaluate(a: EvaluateArguments, command: str) -> None:
     text = json.dumps({"command": command, **evaluation.to_dict()}, indent=2)
     print(text if a.json else evaluation)
     if a.output:
-        Path(a.output).write_text(text + "\n", encoding="utf-8")
+        write_atomically(Path(a.output), text + "\n")
 
 
 COMMANDS = {

@@ -17,6 +17,7 @@ from statistics import mean
 from kdtutor.cli.arguments import TrainArguments
 from kdtutor.cli.control import difference, make_control, told
 from kdtutor.cli.reporting import Report, reporting
+from kdtutor.files import write_atomically
 from kdtutor.training.settings import Settings
 
 Say = Callable[..., None]
@@ -166,7 +167,7 @@ def _save(run, a: TrainArguments, output: Path, command: str, flags: Sequence[st
 
 
 def _write(card: dict, output: Path) -> None:
-    (output / "card.json").write_text(_as_json(card) + "\n", encoding="utf-8")
+    write_atomically(output / "card.json", _as_json(card) + "\n")
 
 
 def _as_json(card: dict) -> str:

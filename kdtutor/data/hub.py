@@ -10,7 +10,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 
@@ -22,7 +21,7 @@ def hub_access(name: str | os.PathLike) -> Iterator[None]:
     """
     from huggingface_hub import constants
 
-    offline = constants.HF_HUB_OFFLINE or not (Path(name).is_dir() or ask(constants.ENDPOINT).came)
+    offline = constants.HF_HUB_OFFLINE or not (os.path.isdir(name) or ask(constants.ENDPOINT).came)
     places = [constants, *([sys.modules["datasets"].config] if "datasets" in sys.modules else [])]
     before = [place.HF_HUB_OFFLINE for place in places]
     try:
@@ -67,7 +66,7 @@ def unavailable(what: str, name: str | os.PathLike, error: Exception) -> str:
     from huggingface_hub import constants
 
     reason = f"{type(error).__name__}: {' '.join(str(error).split()).split('. ')[0][:160]}"
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return f"can't load the {what} in the folder {name} ({reason})"
     return (
         f'can\'t load the {what} "{name}" (tried: a folder of that name, the local cache, {constants.ENDPOINT}; '

@@ -25,7 +25,7 @@ from kdtutor.data.tokens import length_bucketed_batches
 from kdtutor.errors import KDTutorError, nearest
 from kdtutor.evaluation.speed import latency_ms
 from kdtutor.models.forward import forward, logits_of
-from kdtutor.models.load import check_fits
+from kdtutor.models.load import check_fits, load_teacher
 from kdtutor.models.reading import read_by
 from kdtutor.models.sizes import sizes
 
@@ -78,11 +78,11 @@ class Evaluation:
 
 
 def evaluate(
-    model: PreTrainedModel,
+    model: PreTrainedModel | str,
     task: Task | str,
     split: str = "test",
     *,
-    teacher: PreTrainedModel | None = None,
+    teacher: PreTrainedModel | str | None = None,
     latency: bool = True,
     batch_size: int | None = None,
     masking: float = 0.15,
@@ -97,6 +97,7 @@ def evaluate(
     """
     task = as_task(task)
     check_metric(metric, task)
+    model, teacher = (load_teacher(task, m) if isinstance(m, str) else m for m in (model, teacher))
     check_fits(model, task)
     start = time.perf_counter()
     # What is timed is the model as transformers runs it.

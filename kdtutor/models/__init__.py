@@ -14,7 +14,6 @@ from kdtutor.models.forward import (
 from kdtutor.models.load import TEACHERS, check_fits, freeze, load_model, load_teacher, shipped
 from kdtutor.models.sizes import Sizes, sizes
 from kdtutor.models.students import (
-    DROPOUTS,
     make_student,
     register,
     set_dropout,
@@ -23,7 +22,6 @@ from kdtutor.models.students import (
 )
 
 __all__ = [
-    "DROPOUTS",
     "TEACHERS",
     "Outputs",
     "Sizes",

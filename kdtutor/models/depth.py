@@ -52,6 +52,11 @@ def half_depth(
     """
     if token_types not in TOKEN_TYPES:
         raise KDTutorError(nearest("token_types", token_types, TOKEN_TYPES))
+    if not isinstance(getattr(teacher, "config", None), PretrainedConfig):
+        what = type(teacher).__name__
+        raise KDTutorError(
+            f"the teacher is a {what}, not a model of transformers: load_teacher(task, …) makes one"
+        )
     total = getattr(teacher.config, "num_hidden_layers", 0)
     places = family(teacher.config).layers
     if places.startswith("-"):

@@ -66,13 +66,13 @@ def _load(
 ) -> tuple[PreTrainedModel, list[str]]:
     """Load the model, and name the parameters that the checkpoint lacks: those of its head, then of its pooler."""
     place = verified(f"models/{name}") if str(name) in shipped() else Path(name)
-    if place.is_dir() and not any(place.glob("*.safetensors")):
+    if os.path.isdir(place) and not any(place.glob("*.safetensors")):
         raise KDTutorError(
             f"{name} holds no .safetensors file; kdtutor loads no other format, since a pickle can run code"
         )
 
     # The architecture is the checkpoint's, the head is the one that the task needs.
-    source, safe = str(place) if place.is_dir() else str(name), {"trust_remote_code": False}
+    source, safe = str(place) if os.path.isdir(place) else str(name), {"trust_remote_code": False}
     auto = getattr(transformers, f"AutoModelFor{task.rules.head}")
     try:
         with hub_access(place), quiet():
@@ -101,7 +101,9 @@ def _load(
         raise
     # No network, an unknown name, a damaged file, remote code: a different type for each.
     except Exception as error:
-        known = "" if place.is_dir() or "/" in str(name) else nearest("model", str(name), shipped()) + "; "
+        known = (
+            "" if os.path.isdir(place) or "/" in str(name) else nearest("model", str(name), shipped()) + "; "
+        )
         raise KDTutorError(known + unavailable("model", name, error)) from error
 
     missing = sorted(report["missing_keys"], key=lambda key: (".pooler." in key, key))

@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task
+from kdtutor.errors import KDTutorError
 from kdtutor.models.families import positions, reads_types
 from kdtutor.models.load import quiet
 
@@ -20,7 +22,8 @@ def save(
     """Save model and tokenizer, and return how many tokens a text may have there.
 
     `pipeline(folder)(text, truncation=True)` then cuts a text of any length to what the model's positions allow, and
-    nothing of how texts were cut in training is left in the tokenizer.
+    nothing of how texts were cut in training is left in the tokenizer. Raises KDTutorError where it can't be written,
+    on a full disk say.
     """
     given = task.tokenizer.model_max_length
     # A tokenizer without a limit says so by an enormous number.
@@ -37,7 +40,10 @@ def save(
     if not reads_types(model.config):
         inputs = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
         tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = inputs
-    with quiet():
-        model.to(dtype).save_pretrained(Path(folder))
-    tokenizer.save_pretrained(Path(folder))
+    try:
+        with quiet():
+            model.to(dtype).save_pretrained(Path(folder))
+        tokenizer.save_pretrained(Path(folder))
+    except (OSError, SafetensorError) as error:
+        raise KDTutorError(f"the model can't be saved in {folder}: {error}") from error
     return length

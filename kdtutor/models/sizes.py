@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
+
+from kdtutor.errors import KDTutorError
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ def sizes(model: PreTrainedModel, length: int = 128) -> Sizes:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
+    if not isinstance(model, nn.Module):
+        raise KDTutorError(
+            f"sizes are of a model, not of a {type(model).__name__}: load_model(name, task) loads one"
+        )
     parameters = sum(p.numel() for p in model.parameters())
     length = min(length, getattr(model.config, "max_position_embeddings", length))
     ids = torch.ones(1, length, dtype=torch.long, device=next(model.parameters()).device)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import pkgutil
+import re
 from collections.abc import Callable
 from difflib import get_close_matches
-from pathlib import Path
 
 import torch
 import transformers
@@ -22,9 +23,12 @@ from transformers import BertConfig, PreTrainedModel
 
 from kdtutor.data.load import as_task
 from kdtutor.data.task import Task
-from kdtutor.errors import FRACTION, KDTutorError, nearest
+from kdtutor.errors import COUNT, FRACTION, SEED, KDTutorError, nearest, whole
 from kdtutor.models.depth import half_depth
 from kdtutor.models.load import label_config, load_model
+
+# Making thousands of layers takes minutes before anything can be said.
+DEPTH = whole("a whole number from 1 to 1000", lambda value: 1 <= value <= 1000)
 
 _REGISTER: dict[str, Callable[..., PreTrainedModel]] = {}
 
@@ -58,7 +62,7 @@ def make_student(
     Options that are None are left at their defaults. Raises KDTutorError for an option that the student doesn't take.
     """
     names, options = student_names(), {k: value for k, value in options.items() if value is not None}
-    close = not Path(name).is_dir() and get_close_matches(name, names, cutoff=0.8)
+    close = not os.path.isdir(name) and get_close_matches(name, names, cutoff=0.8)
     if close and name not in names:
         raise KDTutorError(nearest("student", name, names))
     make = _REGISTER.get(name, lambda teacher, task: load_model(name, task))
@@ -70,25 +74,18 @@ def make_student(
     return make(teacher, task, **options | ({"seed": seed} if "seed" in known else {}))
 
 
-#: what BERT and DistilBERT call it in their configurations
-DROPOUTS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "dropout",
-    "attention_dropout",
-    "seq_classif_dropout",
-)
-
-
 def set_dropout(model: PreTrainedModel, probability: float) -> PreTrainedModel:
     """Set the same dropout everywhere, in the modules and in the configuration that is saved. Returns the model."""
     probability = FRACTION("dropout", probability)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
-    for name in DROPOUTS:
-        if hasattr(model.config, name):
-            setattr(model.config, name, probability)
+    # Some keep it as a plain number, under names such as attention_dropout, resid_pdrop and drop_prob.
+    for owner in (model.config, *model.modules()):
+        for name, value in [*vars(owner).items()]:
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if is_number and re.search("dropout|pdrop$|drop_prob$", name):
+                setattr(owner, name, probability)
     return model
 
 
@@ -103,8 +100,9 @@ def small_bert(
     """Make a BERT with random weights for `task`: feed-forward 4 × width, heads of 32 (64 from width 512 on)."""
     task = as_task(task)
     dropout = FRACTION("dropout", dropout)
-    if layers < 1 or width < 1:
-        raise KDTutorError(f"a BERT of {layers} layers × {width}: both must be at least 1")
+    layers, width = DEPTH("layers", layers), COUNT("width", width)
+    heads = heads if heads is None else COUNT("heads", heads)
+    seed = seed if seed is None else SEED("seed", seed)
     heads = heads or max(1, width // (64 if width >= 512 else 32))
     if width % heads:
         raise KDTutorError(f"width {width} is not divisible by {heads} heads")

@@ -173,9 +173,14 @@ def still_valid(record: dict, file: Path, report: Callable[[str], None]) -> dict
 
 
 def read_file(file: Path) -> dict:
+    """Read a study's record. KDTutorError if the file can't be read, or holds no such record."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        runs, known = record["runs"], record["configurations"]
+        if not isinstance(record["study"], str) or not all(row["configuration"] in known for row in runs):
+            raise ValueError("it holds no study")
+        return record
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         message = f"{file} can't be read ({error}); restore it, or make it anew: --restart"
         raise KDTutorError(message) from error
 

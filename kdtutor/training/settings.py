@@ -20,6 +20,7 @@ from kdtutor.errors import (
     COUNT,
     FOLDER,
     POSITIVE,
+    SEED,
     SWITCH,
     TEXT,
     Check,
@@ -29,7 +30,6 @@ from kdtutor.errors import (
     number,
     one_of,
     optional,
-    whole,
 )
 
 ALL = ("pretrain", "finetune", "distill")
@@ -138,7 +138,7 @@ class Settings(Checked):
     )
     seed: int = setting(
         0,
-        whole("a whole number from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63),
+        SEED,
         "decides order, masks and dropout of every step, whatever else draws random numbers in between",
     )
     split: str = setting("train", TEXT, "the part of the task to train on", commands=())

@@ -210,7 +210,12 @@ class Cached(Answers):
         with FileLock(folder / f".{file.name}.lock") if main else nullcontext():
             missing = torch.tensor(float(main and not file.is_file()), device=self.accelerator.device)
             if sum_values(self.accelerator, missing):
-                self._build(file)
+                try:
+                    self._build(file)
+                except OSError as error:
+                    raise KDTutorError(
+                        f"the teacher's answers can't be written to {file}: {error}"
+                    ) from error
         try:
             return torch.from_numpy(signed_array(file, self.shape))
         except (OSError, ValueError, EOFError) as error:

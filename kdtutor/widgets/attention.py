@@ -51,7 +51,7 @@ class AttentionViewer(Instrument):
     token = traitlets.Int(0).tag(sync=True)
     side = OneOf("both", ("both", "teacher", "student")).tag(sync=True)
     together = traitlets.Bool(False).tag(sync=True)
-    data = traitlets.Dict().tag(sync=True)  # tokens and weights: see _read
+    data = traitlets.Dict().tag(sync=True, told=True)  # tokens and weights: see _read
 
     def __init__(
         self,
@@ -115,6 +115,8 @@ class AttentionViewer(Instrument):
     @traitlets.validate("layer", "head", "student_layer", "student_head")
     def _check_place(self, proposal) -> int:
         name, value = proposal.trait.name, proposal.value
+        if isinstance(value, bool):
+            raise SettingError(f"{name} = {value}: it is a number")
         side = "student" if name.startswith("student") else "teacher"
         if side not in self._weights:
             if value == 0:

@@ -62,11 +62,19 @@ class Instrument(anywidget.AnyWidget):
         """Draw the present state with matplotlib, with its alt text."""
         raise NotImplementedError
 
-    def _hear(self, widget, content: dict, buffers) -> None:
+    def set_state(self, sync_data: dict) -> None:
+        """Take what the page changed; of what is tagged `told`, Python alone decides."""
+        if isinstance(sync_data, dict):
+            told = self.traits(told=True)
+            super().set_state({name: value for name, value in sync_data.items() if name not in told})
+
+    def _hear(self, widget, content: object, buffers) -> None:
         """Answer what the browser asks: "ping", whether anybody is there; "text", to read what was typed.
 
         For `on_msg`, in a subclass with a trait `text`.
         """
+        if not isinstance(content, dict):
+            return
         if content.get("kind") == "text":
             try:
                 self.text, self.problem = str(content.get("text", "")), ""

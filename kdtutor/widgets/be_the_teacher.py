@@ -87,11 +87,11 @@ class BeTheTeacher(Instrument):
     temperature = Number(1.0, 0.5, 10, "a temperature").tag(sync=True)
     learning_rate = Number(1.0, 0.01, 4, "a learning rate").tag(sync=True)
     # What the browser computes from.
-    class_names = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    lessons = traitlets.List(traitlets.Dict()).tag(sync=True)
-    others = traitlets.Dict().tag(sync=True)  # many other texts: how often are the students right?
-    start = traitlets.Unicode().tag(sync=True)  # W, (C, 32)
-    taught = traitlets.Int().tag(sync=True)
+    class_names = traitlets.List(traitlets.Unicode()).tag(sync=True, told=True)
+    lessons = traitlets.List(traitlets.Dict()).tag(sync=True, told=True)
+    others = traitlets.Dict().tag(sync=True, told=True)  # many other texts: how often are the students right?
+    start = traitlets.Unicode().tag(sync=True, told=True)  # W, (C, 32)
+    taught = traitlets.Int().tag(sync=True, told=True)
 
     def __init__(
         self,

@@ -55,12 +55,12 @@ class TemperatureExplorer(Instrument):
     example = traitlets.Integer(None, allow_none=True).tag(sync=True)
     label = traitlets.Any(None, allow_none=True).tag(sync=True)
     # What the browser computes from, set with the text.
-    class_names = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    examples = traitlets.List(traitlets.Dict()).tag(sync=True)
+    class_names = traitlets.List(traitlets.Unicode()).tag(sync=True, told=True)
+    examples = traitlets.List(traitlets.Dict()).tag(sync=True, told=True)
     teacher_logits = Row().tag(sync=True)
     student_logits = Row().tag(sync=True)
-    notice = traitlets.Unicode("").tag(sync=True)  # about the text: that it was cut, say
-    can_read = traitlets.Bool(False).tag(sync=True)  # are there models to read a typed text?
+    notice = traitlets.Unicode("").tag(sync=True, told=True)  # about the text: that it was cut, say
+    can_read = traitlets.Bool(False).tag(sync=True, told=True)  # are there models to read a typed text?
 
     def __init__(
         self, teacher, student, task: Task, examples: Sequence[str | int] | None = None, **settings
@@ -373,7 +373,14 @@ def _class(label, class_names: Sequence[str]) -> int | None:
         if label not in class_names:
             raise SettingError(nearest("class", label, class_names))
         return list(class_names).index(label)
-    if label is None or int(label) == objectives.IGNORED:
+    if label is None:
+        return None
+    try:
+        if isinstance(label, bool) or int(label) != label:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise SettingError(f"label {str(label)[:40]}: a class is named, or has a whole number") from None
+    if int(label) == objectives.IGNORED:
         return None
     if not 0 <= int(label) < len(class_names):
         raise SettingError(f"label {int(label)}: the classes are 0 to {len(class_names) - 1}")

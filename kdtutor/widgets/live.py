@@ -73,14 +73,18 @@ class LiveDistillation(Instrument):
     _newest: weakref.ref | None = None  # the one that trains
     _count = itertools.count(1)
 
-    status = OneOf("ready", ("ready", "training", "paused", "finished")).tag(sync=True)
+    status = OneOf("ready", ("ready", "training", "paused", "finished")).tag(sync=True, told=True)
     temperature = Number(None, 0.001, 1000, "a temperature", allow_none=True).tag(sync=True)
     alpha = Number(None, 0, 1, "alpha", allow_none=True).tag(sync=True)
     learning_rate = Number(1e-3, 1e-9, 10, "a learning rate").tag(sync=True)
     weights = traitlets.List(None, allow_none=True).tag(sync=True)
-    plan = traitlets.Dict().tag(sync=True)  # what does not change during the run
-    curves = traitlets.Dict().tag(sync=True)  # all points; sent whole when training pauses, and on demand
-    now = traitlets.Dict().tag(sync=True)  # the present numbers and the points since the picture before
+    plan = traitlets.Dict().tag(sync=True, told=True)  # what does not change during the run
+    curves = traitlets.Dict().tag(
+        sync=True, told=True
+    )  # all points; sent whole when training pauses, and on demand
+    now = traitlets.Dict().tag(
+        sync=True, told=True
+    )  # the present numbers and the points since the picture before
 
     def __init__(
         self,
@@ -541,7 +545,7 @@ class LiveDistillation(Instrument):
         """Answer a button that was pressed, or a view that wants all points."""
         do = content.get("do") if isinstance(content, dict) else None
         actions = {name: getattr(self, name) for name in ("start", "pause", "step", "reset")}
-        action = (actions | {"whole": self._send_whole}).get(do)
+        action = (actions | {"whole": self._send_whole}).get(do) if isinstance(do, str) else None
         if action is None:
             return
         self.send({"heard": do})  # so that a view knows that there is a kernel

@@ -191,6 +191,7 @@ def test_settings_move_the_sentence_and_can_be_observed(viewer):
     [
         ("layer", 6, "the teacher has the layers 0 to 5"),
         ("layer", -1, "the teacher has the layers 0 to 5"),
+        ("layer", True, "layer = True: it is a number"),
         ("student_layer", 3, "the student has the layers 0 to 2"),
         ("head", HEADS, f"the teacher has the heads 0 to {HEADS - 1}"),
         ("student_head", -2, f"the student has the heads 0 to {HEADS - 1}"),

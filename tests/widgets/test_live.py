@@ -720,3 +720,20 @@ def test_what_cannot_be_shown_is_refused_in_one_sentence(task, teacher, make):
     sick.classifier.weight.data.fill_(math.nan)
     with pytest.raises(KDTutorError, match="the teacher's answer to the probe text"):
         LiveDistillation(make_run(task, teacher=sick, steps=STEPS, cache=False))
+
+
+@pytest.mark.parametrize(
+    "content", [None, 3, "start", [], {}, {"do": []}, {"do": {}}, {"do": None}, {"do": "fly"}]
+)
+def test_a_message_that_is_no_button_is_let_pass(make, content):
+    live = make()
+    live._message(live, content, [])
+    assert (live.status, live.problem) == ("ready", "")
+
+
+def test_plan_curves_and_status_are_pythons_to_say(make):
+    live = make()
+    before = live.plan, live.curves, live.now
+    live.set_state({"plan": {}, "curves": {"x": 1}, "now": {}, "status": "finished", "learning_rate": 2e-3})
+    assert (live.plan, live.curves, live.now, live.status) == (*before, "ready")
+    assert live.learning_rate == 2e-3

@@ -516,3 +516,30 @@ def test_models_and_tasks_that_do_not_fit_are_refused(task, models):
     valence = kd.load_task("valence")
     said = refusal(lambda: TemperatureExplorer(*models, valence))
     assert said.startswith('the explorer shows probabilities of classes, and "valence" is a regression task')
+
+
+# ------------------------------------------------------------------------------------------------ hostile messages
+
+
+@pytest.mark.parametrize("label", [float("nan"), float("inf"), [], {}, 1.5, True, "tree", 4, -1, 10**400])
+def test_a_label_that_is_none_is_refused_and_the_explorer_lives_on(explorer, label):
+    said = refusal(setattr, explorer, "label", label)
+    assert "label" in said or "class" in said
+    assert explorer.label == 1
+    explorer.label = "plant"
+    assert explorer.label == 2
+
+
+def test_what_python_says_no_page_can_change(explorer):
+    before = explorer.class_names, explorer.examples, explorer.can_read
+    explorer.set_state({"class_names": ["x"], "examples": [], "can_read": True, "alpha": 0.25})
+    assert (explorer.class_names, explorer.examples, explorer.can_read) == before
+    assert explorer.alpha == 0.25
+    for state in (None, 3, [], "x"):
+        explorer.set_state(state)
+
+
+@pytest.mark.parametrize("content", [None, 3, "text", [], [["kind", "text"]], {}, {"kind": []}])
+def test_a_message_that_is_no_question_is_let_pass(explorer, content):
+    explorer._hear(explorer, content, [])
+    assert explorer.text == "a red fruit"
