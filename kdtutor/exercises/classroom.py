@@ -10,6 +10,8 @@ The report reads the JSON files that `check.progress("ada.json", name="Ada")` wr
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import re
 from collections import Counter
@@ -20,6 +22,7 @@ from typing import Any
 from kdtutor.errors import KDTutorError
 from kdtutor.exercises import load_exercises
 from kdtutor.exercises.progress import ProgressError, Record, read
+from kdtutor.files import write_atomically
 
 SOLUTION = re.compile(r"\n*<details>\s*<summary><b>Solution</b></summary>(.*?)</details>\n*", re.DOTALL)
 
@@ -31,6 +34,9 @@ def main(argv: Sequence[str]) -> int:
     command = commands.add_parser("report", help="read a folder of progress files")
     command.add_argument("folder", type=Path)
     command.add_argument("--picture", type=Path, help="default: class.png in that folder")
+    command.add_argument(
+        "--grades", type=Path, help="also write a CSV file: a row per learner, a column per exercise"
+    )
     for name, what in (
         ("handout", "without outputs and solutions"),
         ("solutions", "with the solutions filled in"),
@@ -40,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
         command.add_argument("--to", type=Path, required=True, help="the folder for the copies")
     options = parser.parse_args(argv)
     if options.command == "report":
-        return _print_report(options.folder, options.picture or options.folder / "class.png")
+        return _print_report(options.folder, options.picture or options.folder / "class.png", options.grades)
     copy_notebooks(options.notebooks, options.to, handout if options.command == "handout" else solutions)
     return 0
 
@@ -48,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
 # ------------------------------------------------------------------------------------------------ the report
 
 
-def _print_report(folder: Path, picture: Path) -> int:
+def _print_report(folder: Path, picture: Path, grades: Path | None) -> int:
     learners, refused = read_class(folder)
     print(report(learners))
     for reason in refused:
@@ -59,6 +65,9 @@ def _print_report(folder: Path, picture: Path) -> int:
         drawn = class_progress(counts(learners), len(learners))
         picture.write_bytes(drawn.png()[0])
         print(f"{drawn.alt}\nDrawn in {picture}.")
+    if learners and grades:
+        write_grades(learners, grades)
+        print(f"Grades in {grades}.")
     return 0 if learners else 1
 
 
@@ -124,6 +133,20 @@ def report(learners: Mapping[str, Mapping[str, Record]]) -> str:
         title = f"{exercise.number} {exercise.title}"
         lines.append(f"{title:<50}  {solved:>2}/{len(learners):<3}  {tries:>5.1f}  {said}")
     return "\n".join(line.rstrip() for line in lines)
+
+
+def write_grades(learners: Mapping[str, Mapping[str, Record]], file: Path) -> None:
+    """Write a CSV file for a spreadsheet or a learning platform: 1 is solved, 0 tried in vain, empty not tried."""
+    exercises, text = load_exercises(), io.StringIO(newline="")
+    rows = csv.writer(text)
+    rows.writerow(["learner", "solved", *(exercise.number for exercise in exercises.values())])
+    for name, records in sorted(learners.items()):
+        marks = [int(records[e]["solved"]) if e in records else "" for e in exercises]
+        # A name that begins like a formula would be computed by the spreadsheet that opens it.
+        shown = f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
+        rows.writerow([shown, sum(map(bool, marks)), *marks])
+    # The mark in front tells a spreadsheet that this is UTF-8.
+    write_atomically(file, "\ufeff" + text.getvalue())
 
 
 # ------------------------------------------------------------------------------------------------ copies

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -51,6 +52,18 @@ def test_a_report_says_who_solved_what_and_which_mistakes_are_shared(folder, cap
     assert "0.1 Softmax with a temperature" in said and "1/2" in said and "times T (2)" in said
     assert (folder / "class.png").stat().st_size > 5000
     assert "most are stuck at 0.1 Softmax with a temperature, where 1 have tried in vain" in said
+
+
+def test_grades_are_a_row_per_learner_and_no_name_is_a_formula(folder, tmp_path):
+    check = Check()
+    check.softmax_with_temperature(right)
+    check.progress(folder / "eve.json", name="=HYPERLINK(1)")
+    file = tmp_path / "grades.csv"
+    assert main(["class", "report", str(folder), "--grades", str(file)]) == 0
+    header, *rows = csv.reader(file.read_text(encoding="utf-8-sig").splitlines())
+    assert header[:3] == ["learner", "solved", "0.1"] and len(header) == 2 + len(load_exercises())
+    assert [row[:3] for row in rows] == [["'=HYPERLINK(1)", "1", "1"], ["Ada", "1", "1"], ["Bo", "0", "0"]]
+    assert {*rows[0][3:]} == {""}
 
 
 def test_forged_and_damaged_files_are_refused_by_name(folder, capsys):
