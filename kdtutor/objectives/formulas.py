@@ -49,14 +49,9 @@ def hard_labels(
     CrossEntropyLoss(weight=…) divides by Σ w_y instead, so there one item weighs more beside other neighbours.
     """
     several = is_several(labels, student_logits)
-    if not several:
-        _check_labels(student_logits, labels)
     if class_weights is not None:
         _check_class_weights(class_weights, student_logits, several)
-    labelled = is_labelled(labels, ignore_index, several)
-    if mask is not None:
-        check_mask(mask, labelled.shape)
-        labelled = labelled & mask.bool()
+    labelled = _labelled_within(mask, labels, student_logits, ignore_index, several)
     (z_s, y), mask = valid_rows(labelled, reduction, student_logits, labels)
     if several:
         losses = F.binary_cross_entropy_with_logits(z_s, y.to(z_s.dtype), reduction="none")
@@ -123,6 +118,64 @@ def uniform_targets(student_logits: Tensor, *, mask: Tensor | None = None, reduc
     return soft_cross_entropy(student_logits, uniform, mask=mask, reduction=reduction)
 
 
+def decoupled_kd(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
+    alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0,
+    *, mask: Tensor | None = None, ignore_index: int = IGNORED, reduction: str = "mean",
+) -> Tensor:  # fmt: skip
+    """Compute T² (α · TCKD + β · NCKD): soft targets taken apart, Zhao et al. 2022, arXiv:2203.08679.
+
+    TCKD: the KL of the label's probability against that of all others together; NCKD: the KL among the others, as if
+    there were no label. Soft targets are TCKD + (1 − p_T(y)) · NCKD: the surer the teacher, the less they say of the
+    others. Logits: (…, C), C ≥ 2; with two classes NCKD is 0. labels: (…), integers; unlabelled items don't count.
+    """
+    check_number("temperature", temperature)
+    _check_soft(student_logits, teacher_logits)
+    labelled = _labelled_within(mask, labels, student_logits, ignore_index)
+    (z_s, z_t, y), mask = valid_rows(labelled, reduction, student_logits, teacher_logits.detach(), labels)
+    y, column = y.long()[:, None], torch.arange(z_s.shape[-1] - 1, device=y.device)
+    others = column + (column >= y).long()  # all columns but the label's: (n, C − 1)
+
+    # Each model's label against the rest, two logits; and the rest, C − 1 logits, one softmax each.
+    o_s, o_t = z_s.gather(1, others) / temperature, z_t.gather(1, others) / temperature
+    b_s, b_t = (
+        torch.cat([z.gather(1, y) / temperature, o.logsumexp(-1, keepdim=True)], -1)
+        for z, o in ((z_s, o_s), (z_t, o_t))
+    )
+    target, others = (kl_divergence(t, s, reduction="none") for t, s in ((b_t, b_s), (o_t, o_s)))
+    return temperature**2 * reduce_losses(alpha * target + beta * others, mask, reduction)
+
+
+def pearson_kd(
+    student_logits: Tensor, teacher_logits: Tensor, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0,
+    *, mask: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Compute T² (β · inter + γ · intra), one value a batch: DIST, Huang et al. 2022, arXiv:2205.10536.
+
+    inter: the mean over items of 1 − ρ, Pearson's correlation of p_S and p_T over the classes; intra: the mean over
+    classes of 1 − ρ over the batch's items, 0 if it has one. Both logits: (…, C), C ≥ 2. What does not vary has no
+    correlation: ρ = 0, without gradient.
+    """
+    check_number("temperature", temperature)
+    _check_soft(student_logits, teacher_logits)
+    (z_s, z_t), mask = valid_rows(mask, "mean", student_logits, teacher_logits.detach())
+    p_s, p_t = (z_s / temperature).softmax(-1), (z_t / temperature).softmax(-1)
+    counts = p_s.new_ones(len(p_s)) if mask is None else mask.to(p_s.dtype)
+    inter = ((1 - _correlation(p_s, p_t, torch.ones_like(p_s[0]))) * counts).sum() / counts.sum().clamp(min=1)
+    intra = (1 - _correlation(p_s.T, p_t.T, counts)).mean().where(counts.sum() > 1, 0)
+    return temperature**2 * (beta * inter + gamma * intra)
+
+
+def _correlation(a: Tensor, b: Tensor, counts: Tensor) -> Tensor:
+    """Compute Pearson's ρ of each row of a and b, (n, k), over the columns that count, 1 or 0 (k,): (n,)."""
+    units = []
+    for x in (a, b):
+        centred = (x - (x * counts).sum(-1, keepdim=True) / counts.sum().clamp(min=1)) * counts
+        # A row of equal numbers differs from their mean by rounding.
+        units.append(unit(centred, 32 * torch.finfo(x.dtype).eps * x.detach().norm(dim=-1, keepdim=True)))
+    return (units[0] * units[1]).sum(-1)
+
+
 def logits_mse(
     student_logits: Tensor, teacher_logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
@@ -171,7 +224,7 @@ def cls_patience(
     student_cls: Tensor, teacher_cls: Tensor, projection: Callable[[Tensor], Tensor] | None = None,
     *, mask: Tensor | None = None, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
-    """Compute ‖W h_S / ‖W h_S‖ − h_T / ‖h_T‖‖², summed over the width: PKD, Sun et al. 2019, arXiv:1908.09355, eq. 7.
+    """Compute ‖W h_S / ‖W h_S‖ − h_T / ‖h_T‖‖², summed over the width: PKD, Sun et al. 2019, arXiv:1908.09355.
 
     student_cls: (N, D_S), teacher_cls: (N, D_T), the [CLS] states of one layer. projection: as in hidden_states_mse.
     From 0 to 4; a mean over the width, as some code has it, is D_T times less. A zero vector stays zero and gets no
@@ -261,6 +314,19 @@ def _check_class_weights(weights: Tensor, logits: Tensor, several: bool) -> None
         )
     if weights.shape != (classes,):
         raise ObjectiveError(f"{weights.numel()} class weights, but there are {classes} classes")
+
+
+def _labelled_within(
+    mask: Tensor | None, labels: Tensor, logits: Tensor, ignore_index: int, several: bool = False
+) -> Tensor:
+    """Tell which items within the mask have a label: bool (…). Refuse labels that don't fit the logits."""
+    if not several:
+        _check_labels(logits, labels)
+    labelled = is_labelled(labels, ignore_index, several)
+    if mask is None:
+        return labelled
+    check_mask(mask, labelled.shape)
+    return labelled & mask.bool()
 
 
 def _check_labels(logits: Tensor, labels: Tensor) -> None:

@@ -11,17 +11,19 @@ from torch import Tensor, nn
 from kdtutor.objectives.formulas import (
     binary_soft_targets,
     check_classes,
+    decoupled_kd,
     hard_labels,
     is_labelled,
     is_several,
     logits_mse,
     masked_lm,
+    pearson_kd,
     soft_cross_entropy,
     soft_targets,
     uniform_targets,
 )
-from kdtutor.objectives.rows import ObjectiveError, check_number
-from kdtutor.objectives.terms import Batch, Objective, Term, output_of, token_mask
+from kdtutor.objectives.rows import ObjectiveError, check_factor, check_number
+from kdtutor.objectives.terms import Batch, Objective, Term, one_value, output_of, token_mask
 
 
 class HardLabels(Term):
@@ -167,6 +169,56 @@ class BinarySoftTargets(SoftTargets):
     label = "binary soft targets (T²·KL)"
     formula = staticmethod(binary_soft_targets)
     exclusive = False
+
+
+class DecoupledKD(SoftTargets):
+    """Soft targets taken apart: the label against the rest, and among the rest (DKD, Zhao et al. 2022): decoupled_kd().
+
+    alpha, beta: the factors of the two, ≥ 0. What is unlabelled does not count: the label says which part is which.
+    """
+
+    label = "decoupled KD"
+
+    def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> None:
+        super().__init__(temperature)
+        self.factors = check_factor("alpha", alpha), check_factor("beta", beta)
+
+    def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
+        logits = student.logits, output_of(teacher, "logits", "teacher")
+        return decoupled_kd(*logits, batch["labels"], *self.factors, self.temperature, reduction=reduction)
+
+    def count(self, batch: Batch) -> Tensor:
+        return is_labelled(batch["labels"]).sum()
+
+    def extra_repr(self) -> str:
+        alpha, beta = self.factors
+        return f"alpha={alpha:g}, beta={beta:g}, {super().extra_repr()}"
+
+
+class PearsonKD(SoftTargets):
+    """Correlation of both models' probabilities, by text and by class (DIST, Huang et al. 2022): pearson_kd().
+
+    beta, gamma: the factors of the two, ≥ 0. One value a micro-batch: see relations.py for what that means.
+    """
+
+    label = "Pearson KD"
+
+    def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> None:
+        super().__init__(temperature)
+        self.factors = check_factor("beta", beta), check_factor("gamma", gamma)
+
+    def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
+        logits = student.logits, output_of(teacher, "logits", "teacher")
+        loss = pearson_kd(*logits, *self.factors, self.temperature, mask=token_mask(batch))
+        return one_value(loss, len(student.logits) > 0, reduction)
+
+    def count(self, batch: Batch) -> Tensor:
+        labels = batch["labels"]
+        return torch.full((), int(len(labels) > 0), device=labels.device)
+
+    def extra_repr(self) -> str:
+        beta, gamma = self.factors
+        return f"beta={beta:g}, gamma={gamma:g}, {super().extra_repr()}"
 
 
 def _check_exclusive(term: Term, student: nn.Module) -> None:
