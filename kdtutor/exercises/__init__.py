@@ -30,8 +30,12 @@ from kdtutor.exercises.progress import Progress
 if TYPE_CHECKING:
     from kdtutor.exercises.definitions import Exercise, Experiment, Verdict
 
-#: the files of exercises, named after their notebooks' numbers, and that of the experiments
-FILES = (*sorted(file.stem for file in Path(__file__).parent.glob("n[0-9][0-9]_*.py")), "experiments")
+#: the files of exercises, named after their notebooks' numbers, and those of the experiments
+FILES = sorted(
+    file.stem
+    for name in ("n[0-9][0-9]_*", "experiments*")
+    for file in Path(__file__).parent.glob(f"{name}.py")
+)
 
 
 @cache

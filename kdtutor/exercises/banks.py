@@ -24,6 +24,8 @@ def soft_loss(
     """T² · KL(p_T ‖ p_S), mean over the rows, for logits of shape (N, C)."""
     if "squared differences of the logits" in wrong:
         return F.mse_loss(student_logits, teacher_logits)
+    if "the soft loss cut off from the student" in wrong:
+        student_logits = student_logits.detach()
     axis = 0 if "softmax over the texts" in wrong else -1
     nowhere = {"no temperature", "no temperature, yet T²"} & wrong
     z_s = student_logits / (1 if "student not softened" in wrong or nowhere else temperature)
@@ -33,6 +35,8 @@ def soft_loss(
     if "student and teacher swapped" in wrong:
         z_s, z_t = z_t, z_s
     log_p_t, log_p_s = z_t.log_softmax(axis), z_s.log_softmax(axis)
+    if "squared differences of the probabilities" in wrong:
+        return temperature**2 * F.mse_loss(log_p_s.exp(), log_p_t.exp())
     if "T after the softmax" in wrong:
         log_p_t, log_p_s = ((z.softmax(axis) / temperature).log() for z in (teacher_logits, student_logits))
     losses = _kl_rows(z_s, log_p_s, log_p_t, wrong)
@@ -43,6 +47,7 @@ def soft_loss(
     none = {"no T²", "no temperature"} & wrong
     factor = 1 if none else temperature if "T instead of T²" in wrong else temperature**2
     factor = 1 / temperature**2 if "divided by T²" in wrong else factor
+    factor = 2 * temperature if "2T instead of T²" in wrong else factor
     return factor * (-loss if {"the sign", "neither minus nor mean"} & wrong else loss)
 
 
@@ -75,6 +80,9 @@ SOFT = (
         "T instead of T²",
         "The soft loss grows with the temperature, but not enough: two things shrink as 1/T, and this makes good for "
         "one of them.",
+    ),
+    Mistake(
+        "2T instead of T²", "The soft loss is multiplied by twice the temperature, where its square is due."
     ),
     Mistake(
         "divided by T²",
@@ -164,6 +172,16 @@ SOFT = (
         "This is the mean squared difference of the logits: a loss with a teacher too, and another one. The "
         "temperature plays no part in it.",
     ),
+    Mistake(
+        "squared differences of the probabilities",
+        "This is the mean squared difference of the probabilities: a loss with a teacher too, and another one. Its "
+        "gradient fades where the student is sure, and wrong.",
+    ),
+    Mistake(
+        "the soft loss cut off from the student",
+        "The value is right, but no gradient comes from the teacher's part: the student's logits are detached in it, "
+        "or under no_grad. Only the teacher's should be.",
+    ),
     Mistake("the root taken", "The loss is the square root of the right one: no root belongs there."),
 )
 
@@ -188,17 +206,23 @@ def soft_gradient(
         "1/T twice": -2,
         "no temperature": 0,
     }
+    if "logarithms for probabilities" in wrong:
+        p_s, p_t = p_s.log(), p_t.log()
     gradient = temperature ** next((powers[name] for name in powers if name in wrong), 1) * (p_s - p_t)
     if "summed over the texts" not in wrong:
         gradient = gradient / len(gradient)
     if "divided by the classes as well" in wrong:
         gradient = gradient / gradient.shape[-1]
+    if "averaged over the texts" in wrong:
+        gradient = gradient.sum(0)
+    if "divided by the classes in place of the texts" in wrong:
+        gradient = gradient * len(gradient) / gradient.shape[-1]
     return -gradient if "the sign" in wrong else gradient
 
 
 _OF_ANOTHER_LOSS = {
     "student and teacher swapped", "each class on its own", "T after the softmax", "times T", "no temperature, yet T²",
-    "squared differences of the logits",
+    "squared differences of the logits", "squared differences of the probabilities",
 }  # fmt: skip
 _IN_THE_GRADIENT = _OF_ANOTHER_LOSS | {
     "no T²", "T instead of T²", "no temperature", "divided by the classes as well", "summed over the texts",
@@ -211,6 +235,19 @@ GRADIENT = (
         "The gradient is T times too large. The logits are divided by T on their way into the softmax: what does the "
         "chain rule make of that?",
     ),
+    Mistake(
+        "averaged over the texts",
+        "Your gradient has one row, the mean over the texts. Each text has a row of its own, by which its logits are "
+        "moved; what does the mean do to a single one?",
+    ),
+    Mistake(
+        "logarithms for probabilities",
+        "Your gradient is a difference of logarithms. It is that of the probabilities themselves.",
+    ),
+    Mistake(
+        "divided by the classes in place of the texts",
+        "Your gradient is divided by the number of classes. The mean is over the texts.",
+    ),
     Mistake("1/T twice", "The gradient is T³ times too small: T² is missing, and 1/T has come in once more."),
     *(mistake for mistake in SOFT if mistake.name in _IN_THE_GRADIENT),
 )
@@ -218,8 +255,18 @@ GRADIENT = (
 # ------------------------------------------------------------------------------------------ labels
 
 
-def hard_loss(logits: Tensor, labels: Tensor, temperature: float, wrong: Wrong = RIGHT) -> Tensor:
-    """Cross-entropy with the labels, mean over the texts."""
+def hard_loss(
+    logits: Tensor,
+    labels: Tensor,
+    temperature: float,
+    wrong: Wrong = RIGHT,
+    teacher_logits: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy with the labels, mean over the texts. teacher_logits: what the mistakes with a teacher need."""
+    if "the teacher's guess for the label" in wrong:
+        labels = teacher_logits.argmax(-1)
+    if "the teacher judged by the labels" in wrong:
+        logits = teacher_logits
     z = logits / temperature if "temperature in the hard loss" in wrong else logits
     if "softmax twice in the hard loss" in wrong:
         z = z.softmax(-1)
@@ -261,6 +308,14 @@ HARD = (
         "sigmoids",
         "The hard loss treats each class as a yes-or-no question of its own, with a sigmoid, and averages "
         "over them. The classes exclude each other: one softmax.",
+    ),
+    Mistake(
+        "the teacher's guess for the label",
+        "The hard loss asks for the teacher's first guess. It is there for the true label, which the teacher may miss.",
+    ),
+    Mistake(
+        "the teacher judged by the labels",
+        "The hard loss compares the *teacher* with the labels. Who is to learn from them?",
     ),
     Mistake(
         "hard loss summed",

@@ -12,7 +12,7 @@ import dis
 import inspect
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from kdtutor.exercises import naming, sandbox
-from kdtutor.exercises.comparing import RESULT, Difference, compare, tensors
+from kdtutor.exercises.comparing import GRADIENT, RESULT, Difference, compare, tensors
 from kdtutor.exercises.definitions import Exercise, Verdict
 from kdtutor.exercises.running import Run, everything_as_it_was, operations, replaced_functions, run
 from kdtutor.exercises.words import describe, factor_in_words, missing_term, quantities, wrapped
@@ -78,11 +78,12 @@ def _compared(
         changed = set().union(*(run.changed for run in mine)) - set().union(*(run.changed for run in right))
         failed = next((one for one in mine if one.failure), None)
         if not (differences or changed or failed):
-            return _unstable_or_slow(exercise, generator, answer) or _right(exercise)
-        if differences or failed:
-            again = partial(_fresh_runs, exercise, answer, generator)
-            if verdict := _named(exercise, naming.explanations(exercise, probes, mine, again)):
-                return verdict
+            return _unstable_or_slow(exercise, generator, answer, probes, mine) or _right(exercise)
+        again = partial(_fresh_runs, exercise, answer, generator)
+        if (differences or failed) and (
+            verdict := _named(exercise, naming.explanations(exercise, probes, mine, again))
+        ):
+            return verdict
         if failed:
             return _did_not_finish(failed, nothing_is_right=right[0].returned is None)
         if changed and not differences:
@@ -92,7 +93,7 @@ def _compared(
             )
             hint = "Operations such as x += y or x.exp_() write into x; x = x + y makes a new tensor."
             return Verdict(False, "changes its inputs", f"Not yet. {text} {hint}")
-        return _different(exercise, probes, differences, mine, right)
+        return _different(exercise, probes, differences, mine, right, again)
     except Exception as error:  # a result like nothing we know
         text = f"Your function returns {describe(mine[-1].returned)}, which cannot be compared: {error}"
         return Verdict(False, "wrong type", f"Not yet. {text}")
@@ -132,18 +133,19 @@ def _named(exercise: Exercise, sets: Sequence[tuple[str, ...]]) -> Verdict | Non
 
 def _different(
     exercise: Exercise, probes: list[tuple], differences: list[tuple[int, Difference]], mine: list[Run],
-    right: list[Run],
+    right: list[Run], again: Callable[[], Sequence[tuple]],
 ) -> Verdict:  # fmt: skip
     """The verdict on a difference that no known mistake explains: what is most telling of it."""
     if mine[0].returned is None and right[0].returned is not None:
         return Verdict(False, "returns nothing", "Not yet. Your function returns None: is there a return?")
     _, first = min(differences, key=lambda found: IN_THIS_ORDER.index(found[1].kind))
     text = _sentence(_most_telling(exercise, first, differences, probes, mine[0].returned))
-    known = naming.known_among_others(exercise, probes, mine, right, first.what) if exercise.observe else ""
+    known = naming.known_among_others(exercise, probes, mine, right, first.what, again)
+    hints = {mistake.name: mistake.hint for mistake in exercise.mistakes}
     if known:
-        hint = next(mistake.hint for mistake in exercise.mistakes if mistake.name == known)
-        text = f"{text}\nAmong other things, this is known: {known}.\n{hint}"
-    return Verdict(False, first.kind, f"Not yet. {text}", (known,) if known else ())
+        listed = "\n".join(f"{name}: {hints[name]}" for name in known)
+        text = f"{text}\nThere is more than one thing, and this much is known.\n{listed}"
+    return Verdict(False, first.kind, f"Not yet. {text}", known)
 
 
 def _most_telling(
@@ -173,7 +175,9 @@ def _most_telling(
 # ---------------------------------------------------------------------------------------- right, but …
 
 
-def _unstable_or_slow(exercise: Exercise, generator: torch.Generator, answer: Callable) -> Verdict | None:
+def _unstable_or_slow(
+    exercise: Exercise, generator: torch.Generator, answer: Callable, probes: list[tuple], mine: list[Run]
+) -> Verdict | None:
     """The verdict on a function that is right on the probes, but fails at extreme arguments, or loops over rows."""
     extreme = list(exercise.stress(generator)) if exercise.stress else []
 
@@ -187,10 +191,41 @@ def _unstable_or_slow(exercise: Exercise, generator: torch.Generator, answer: Ca
     if outcome.value is None:
         return None
     seen, counts = outcome.value
-    for args, (mine, twin) in zip(extreme, seen, strict=True):
-        if text := _unstable(args, mine, twin, run(exercise, exercise.reference, args)):
+    for args, (there, twin) in zip(extreme, seen, strict=True):
+        right = run(exercise, exercise.reference, args)
+        if text := _wrong_far_out(exercise, args, there, twin, right):
+            named = _named(exercise, naming.alone(exercise, [*probes, args], [*mine, there]))
+            return named or Verdict(False, "another mistake", f"Not yet. {text}")
+        if text := _unstable(args, there, twin, right):
             return Verdict(True, "right, but unstable", text)
     return _slow(exercise, counts) if counts else None
+
+
+def _wrong_far_out(exercise: Exercise, args: tuple, mine: Run, twin: Run, right: Run) -> str:
+    """What to say of a function that computes something else at these arguments, in any number of digits."""
+    exact = run(exercise, exercise.reference, _in_float64(args))
+    found = [] if mine.failure else _beyond_rounding(mine, right)
+    overflow = any(difference.kind == "NaN" for difference in found)
+    if not found or overflow or twin.failure or not _differ(_single(twin.seen), exact.seen):
+        return ""
+    text = f"With numbers of ordinary size it is right; with numbers as large as {_largest(args)} it is not."
+    return f"{text} There, {found[0].text}"
+
+
+def _beyond_rounding(mine: Run, right: Run) -> list[Difference]:
+    """What differs at extreme arguments by more than rounding does.
+
+    A gradient is measured by the largest of all: where a softmax has made up its mind, one is nothing but rounding.
+    """
+    gradients = {what: value for what, value in right.seen.items() if what.startswith(GRADIENT)}
+    largest = max((value.nan_to_num().abs().max().item() for value in gradients.values()), default=0.0)
+    return [
+        difference
+        for difference in compare(mine.seen, right.seen, UNSTABLE)
+        if difference.kind != "another mistake"
+        or difference.what not in gradients
+        or (difference.values[0] - difference.values[1]).abs().max() > UNSTABLE * largest
+    ]
 
 
 def _unstable(args: tuple, mine: Run, twin: Run, right: Run) -> str:
@@ -198,32 +233,33 @@ def _unstable(args: tuple, mine: Run, twin: Run, right: Run) -> str:
 
     Only overflow is its fault in any number of digits.
     """
-    found = [] if mine.failure else list(compare(mine.seen, right.seen, UNSTABLE))
+    found = [] if mine.failure else _beyond_rounding(mine, right)
     if not mine.failure and not found:
         return ""
     overflow = any(difference.kind == "NaN" for difference in found)
     if not (overflow or mine.failure or twin.failure or _differ(mine.seen, twin.seen)):
         return ""
-    largest = max(
-        (value.abs().max().item() for value in tensors(args) if value.is_floating_point()), default=0
-    )
     what = _sentence(found[0].text) if found else f"There, it stops with {mine.failure.words}."
     hint = "Look for exp of a large number, log of 0, or a difference of two large numbers."
-    return f"Right, but unstable. With numbers as large as {largest:.4g} in its arguments it fails. {what} {hint}"
+    return f"Right, but unstable. With numbers as large as {_largest(args)} in its arguments it fails. {what} {hint}"
+
+
+def _largest(args: tuple) -> str:
+    floats = (value for value in tensors(args) if value.is_floating_point())
+    return f"{max((value.abs().max().item() for value in floats), default=0):.4g}"
 
 
 def _differ(mine: dict[str, Any], twin: dict[str, Any]) -> bool:
-    single = {what: value.float() if _is_double(value) else value for what, value in twin.items()}
-    single = {
-        what: type(value)(part.float() if _is_double(part) else part for part in value)
-        if isinstance(value, (list, tuple)) else value
-        for what, value in single.items()
-    }  # fmt: skip
-    return any(True for _ in compare(mine, single, UNSTABLE))
+    return any(True for _ in compare(mine, _single(twin), UNSTABLE))
 
 
-def _is_double(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dtype == torch.float64
+def _single(value: Any) -> Any:
+    """The same in float32."""
+    if isinstance(value, Mapping):
+        return {key: _single(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_single, value))
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.float64 else value
 
 
 def _in_float64(args: tuple) -> tuple:

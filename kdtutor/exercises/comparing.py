@@ -15,6 +15,7 @@ from kdtutor.exercises.words import describe, number, short
 
 RTOL, ATOL = 1e-4, 2e-6  # float32, by other formulas than ours; no mistake is as small as that
 RESULT, GRADIENT_FLOWS = "the result", "whether a gradient flows back from the result"
+GRADIENT = "its gradient with respect to"  # and then the argument's name
 
 
 @dataclass(frozen=True)

@@ -1,273 +1,8 @@
-"""The experiments of all notebooks: what is measured, which misconceptions lead to which prediction, and why."""
+"""The experiments of notebooks 05 and later: what is measured, what each misconception predicts, and why."""
 
 from __future__ import annotations
 
 from kdtutor.exercises.definitions import Experiment, Misconception, Mistake
-
-# ------------------------------------------------------------------------------------------------ 0.2
-
-ODDS = Experiment(
-    name="odds",
-    number="0.2",
-    title="Odds and temperature",
-    settings=("T = 0.5", "T = 2", "T = 4"),
-    numbers=(256, 4, 2),
-    beliefs=(
-        Misconception(
-            "odds divided by T",
-            "T divides the logits. Odds are an exponential of their difference: what does that make of a division?",
-            numbers=(32, 8, 4),
-        ),
-        Misconception(
-            "T leaves the odds alone",
-            "The order of the classes stays, and that is all that stays.",
-            numbers=(16, 16, 16),
-        ),
-        Misconception(
-            "a higher temperature makes surer",
-            "It makes flatter. Think of the logits, which it divides.",
-            numbers=(4, 256, 65536),
-        ),
-    ),
-    slips=(
-        Misconception(
-            "T had no effect",
-            "All three numbers are those of T = 1. Where did the temperature enter?",
-            numbers=(16, 16, 16),
-        ),
-        Misconception(
-            "multiplied by T",
-            "The logits were multiplied by the temperature, and are to be divided.",
-            numbers=(4, 256, 65536),
-        ),
-        Misconception(
-            "the odds turned round",
-            "You measured the rarer class over the likelier one.",
-            numbers=(1 / 256, 1 / 4, 1 / 2),
-        ),
-    ),
-    reasons={
-        "a": Mistake(
-            "T divides the probabilities",
-            "Then all odds would stay as they are: both sides of a fraction would be divided by the same number.",
-        ),
-        "b": None,
-        "c": Mistake(
-            "a temperature mixes with the uniform distribution",
-            "A mixture would take the rest from all alike. Compare the odds 16 : 4 and 4 : 1: after a mixture they "
-            "would "
-            "differ, and here both become 2 : 1 at T = 2.",
-        ),
-    },
-)
-
-# ------------------------------------------------------------------------------------------------ 1.1
-
-OTHER_DIVISOR = Experiment(
-    name="other_divisor",
-    number="1.1",
-    title="Divided by d",
-    settings=("d = 4", "d = 64", "d = 1024"),
-    numbers=(0.134, 0.0774, 0.0660),  # of 20,000 random queries
-    near=0.06,
-    beliefs=(
-        Misconception(
-            "any divisor will do",
-            "You expect the same for every width. That is what the root does, and only the root: divided by d, what "
-            "is "
-            "the standard deviation of a score?",
-            numbers=(0.234, 0.246, 0.246),
-        ),
-        Misconception(
-            "a divisor cancels in the softmax",
-            "You expect what comes out without any division. What cancels in a softmax is a number that is *added* to "
-            "all scores.",
-            numbers=(0.425, 0.844, 0.960),
-        ),
-        Misconception(
-            "the weights go to 0",
-            "The weights of a query sum to 1, however small the scores are. With 16 keys, how small can the largest "
-            "be?",
-            numbers=(0.13, 0.02, 0.0),
-        ),
-    ),
-    slips=(
-        Misconception(
-            "divided by √d",
-            "Your numbers are those of the root. Change the divisor to d.",
-            numbers=(0.234, 0.246, 0.246),
-        ),
-        Misconception(
-            "not divided", "Your numbers are those without a divisor.", numbers=(0.425, 0.844, 0.960)
-        ),
-        Misconception(
-            "the mean weight",
-            "You took the mean of the weights, which is 1/16 whatever they are. Of each query, the largest was asked "
-            "for.",
-            numbers=(0.0625, 0.0625, 0.0625),
-        ),
-    ),
-    reasons={
-        "a": None,
-        "b": Mistake(
-            "dividing by more makes a softmax sharper",
-            "It makes it flatter: the scores come closer together, and so do their exponentials.",
-        ),
-        "c": Mistake(
-            "a softmax does not see how large its scores are",
-            "It does not see what is added to all of them. What they are multiplied by it does see.",
-        ),
-    },
-)
-
-# ------------------------------------------------------------------------------------------------ 2.5
-
-HALVES = Experiment(
-    name="halves",
-    number="2.5",
-    title="Half of what?",
-    settings=("half of the layers", "half of the width", "half of the text"),
-    numbers=(0.500, 0.269, 0.481),
-    near=0.02,
-    beliefs=(
-        Misconception(
-            "the width counts once",
-            "Layers and tokens count once. A matrix has the width on both its sides.",
-            numbers=(0.5, 0.5, 0.5),
-        ),
-        Misconception(
-            "all of attention is quadratic in the length",
-            "Only scores and mixtures are, and at 128 tokens they are a small part of the work. What do the matrices "
-            "cost?",
-            numbers=(0.5, 0.27, 0.25),
-        ),
-        Misconception(
-            "parameters for work",
-            "These are about the shares of the *parameters*, with the table of tokens in them. A look-up multiplies "
-            "nothing, and a shorter text has the same parameters.",
-            numbers=(0.70, 0.35, 1.0),
-        ),
-    ),
-    slips=(
-        Misconception(
-            "parameters counted",
-            "You took the parameters. Of `kd.sizes`, the multiply-adds are asked for.",
-            numbers=(0.701, 0.349, 1.0),
-        ),
-    ),
-    reasons={
-        "a": Mistake(
-            "attention dominates", "At 128 tokens and a width of 256 it is some eight per cent of the work."
-        ),
-        "b": Mistake(
-            "fewer heads, less work", "Heads share the width; their number occurs in no term of the work."
-        ),
-        "c": None,
-    },
-)
-
-# ------------------------------------------------------------------------------------------------ 3.3
-
-NO_QUESTION = Experiment(
-    name="no_question",
-    number="3.3",
-    title="Texts without a question",
-    settings=("5 % chosen", "15 % chosen", "40 % chosen"),
-    numbers=(0.5404, 0.1422, 0.0022),
-    near=0.15,
-    beliefs=(
-        Misconception(
-            "one draw for a whole text",
-            "You expect 1 − p: as if one token were drawn. Twelve are, and all of them have to be missed.",
-            numbers=(0.95, 0.85, 0.60),
-        ),
-        Misconception(
-            "the average happens to everyone",
-            "You take the mean number of questions for the number that each text gets. 12 · 0.15 is nearly two, and "
-            "still some texts get none, and others five.",
-            numbers=(0.4, 0.0, 0.0),
-        ),
-        Misconception(
-            "the other texts counted",
-            "These are the shares of texts that *have* a question.",
-            numbers=(0.46, 0.858, 0.998),
-        ),
-    ),
-    slips=(
-        Misconception(
-            "texts with a question counted",
-            "You counted the texts that have a question.",
-            numbers=(0.4596, 0.8578, 0.9978),
-        ),
-        Misconception(
-            "tokens counted",
-            "You measured the share of tokens that were not chosen. Of a text, *all* have to be.",
-            numbers=(0.95, 0.85, 0.60),
-        ),
-    ),
-    reasons={
-        "a": Mistake(
-            "a share of the texts is drawn",
-            "No text is drawn as a whole: each token is, for itself.",
-        ),
-        "b": None,
-        "c": Mistake(
-            "the mean decides",
-            "The mean number of questions is 12 p. It says nothing about how they are spread over the texts.",
-        ),
-    },
-)
-
-# ------------------------------------------------------------------------------------------------ 4.6
-
-ONE_SIDE = Experiment(
-    name="one_side",
-    number="4.6",
-    title="A temperature on one side",
-    settings=("T = 1", "T = 2", "T = 4"),
-    numbers=(54.60, 7.389, 2.718),
-    beliefs=(
-        Misconception(
-            "the temperature does not move the goal",
-            "So section 8 says, and it holds if *both* sides are softened. Here the student has to imitate a softened "
-            "answer with a softmax that is not.",
-            numbers=(54.60, 54.60, 54.60),
-        ),
-        Misconception(
-            "odds divided by T",
-            "T divides the logits, and odds are an exponential of their difference: a root.",
-            numbers=(54.60, 27.30, 13.65),
-        ),
-        Misconception(
-            "the student becomes surer",
-            "The teacher's softened answer is what the student imitates, and it is flatter, not sharper.",
-            numbers=(54.60, 2981.0, 8886111.0),
-        ),
-    ),
-    slips=(
-        Misconception(
-            "both sides softened",
-            "You softened the student, too. Leave its temperature at 1.",
-            numbers=(54.60, 54.60, 54.60),
-        ),
-        Misconception(
-            "not settled yet",
-            "The student has not taken a step, or hardly one: its odds are still 1.",
-            numbers=(1.0, 1.0, 1.0),
-        ),
-    ),
-    reasons={
-        "a": Mistake(
-            "T² is missing",
-            "A factor changes how far a step goes, and not where the loss is lowest.",
-        ),
-        "b": Mistake(
-            "a student cannot reach its teacher",
-            "This one can: it chooses its logits freely, and its loss goes to 0.",
-        ),
-        "c": None,
-    },
-)
 
 # ------------------------------------------------------------------------------------------------ 5.9
 
@@ -298,6 +33,11 @@ SHIFTED = Experiment(
             "The same number on all logits is a common factor of all exponentials, and cancels.",
             numbers=(9.0, 9.0, 9.0),
         ),
+        Misconception(
+            "a difference, not its square",
+            "The third loss is a mean of *squared* differences.",
+            numbers=(0.0, 1.0, 3.0),
+        ),
     ),
     slips=(
         Misconception(
@@ -312,6 +52,16 @@ SHIFTED = Experiment(
             "the second one in nats",
             "Your second number is the loss itself. Divide it by T² · H, the entropy of the softened teacher.",
             numbers=(0.0, 3.33, 9.0),
+        ),
+        Misconception(
+            "summed over the classes",
+            "Your third number is a sum over the three classes. Logit MSE is their mean.",
+            numbers=(0.0, 1.0, 27.0),
+        ),
+        Misconception(
+            "the softened logits subtracted",
+            "Your third number is of logits that were divided by T. Logit MSE compares them as they are.",
+            numbers=(0.0, 1.0, 2.25),
         ),
     ),
     reasons={
@@ -356,6 +106,11 @@ RARE_WORDS = Experiment(
             "in proportion to the exponent",
             "A count is raised to a power; that is far from a straight line.",
             numbers=(100.0, 30.0, 1.0),
+        ),
+        Misconception(
+            "the rare word counted first",
+            "These are masks on the rare word for each on the common one. The question is the other way round.",
+            numbers=(0.01, 0.25, 1.0),
         ),
     ),
     slips=(
@@ -412,6 +167,17 @@ BEST_OF_MANY = Experiment(
             "With more tries the luckiest is luckier. Where would you look for the largest of a thousand?",
             numbers=(0.0, 1.0, 1.0),
         ),
+        Misconception(
+            "in proportion to the tries",
+            "Sixteen tries do not make a record sixteen times as high: a score that far above the truth hardly ever "
+            "occurs.",
+            numbers=(1.0, 4.0, 16.0),
+        ),
+        Misconception(
+            "a mean of several",
+            "A *mean* of several scatters less, by the root of their number. The largest of several is no mean.",
+            numbers=(1.0, 0.5, 0.25),
+        ),
     ),
     slips=(
         Misconception(
@@ -423,6 +189,11 @@ BEST_OF_MANY = Experiment(
             "the largest of all repetitions",
             "You took the largest over the repetitions, too. Of each repetition the best, and then the mean.",
             numbers=(4.0, 4.0, 4.0),
+        ),
+        Misconception(
+            "signs taken away",
+            "You took the largest distance from the truth, on either side. The report is the largest score.",
+            numbers=(0.798, 1.464, 2.055),
         ),
     ),
     reasons={
@@ -458,6 +229,17 @@ TOKEN_WEIGHTS = Experiment(
             "The two parts count the same. How many share in each?",
             numbers=(1.0, 0.2, 0.017),
         ),
+        Misconception(
+            "a part's share of all tokens",
+            "These are shares of the 60 tokens. How much counts *one* token of a part, whose weight is that of the "
+            "other part?",
+            numbers=(0.5, 0.167, 0.0167),
+        ),
+        Misconception(
+            "the ratio squared",
+            "Each part weighs the same, and its tokens share it: that makes the ratio of the numbers of tokens, once.",
+            numbers=(1.0, 25.0, 3481.0),
+        ),
     ),
     slips=(
         Misconception(
@@ -484,14 +266,4 @@ TOKEN_WEIGHTS = Experiment(
     },
 )
 
-EXERCISES = [
-    ODDS,
-    OTHER_DIVISOR,
-    HALVES,
-    NO_QUESTION,
-    ONE_SIDE,
-    SHIFTED,
-    RARE_WORDS,
-    BEST_OF_MANY,
-    TOKEN_WEIGHTS,
-]
+EXERCISES = [SHIFTED, RARE_WORDS, BEST_OF_MANY, TOKEN_WEIGHTS]

@@ -19,7 +19,7 @@ def spared(input_ids: Tensor, special_ids: Tensor, wrong: Wrong = RIGHT) -> Tens
         where = input_ids <= MASK
     if "only padding spared" in wrong:
         where = input_ids == PAD
-    if "nothing spared" in wrong:
+    if {"nothing spared", "spared in the labels alone"} & wrong:
         where = torch.zeros_like(where)
     if "[CLS] and [SEP] masked" in wrong:
         where = where & (input_ids != CLS) & (input_ids != SEP)
@@ -30,13 +30,14 @@ def spared(input_ids: Tensor, special_ids: Tensor, wrong: Wrong = RIGHT) -> Tens
 
 def masked(
     input_ids: Tensor,
+    special_ids: Tensor,
     chosen: Tensor,
-    spared: Tensor,
     action: Tensor,
     random_ids: Tensor,
     wrong: Wrong = RIGHT,
 ) -> tuple[Tensor, Tensor]:
     """BERT's rule for the chosen tokens: the ids that the model reads, and the labels, both (B, L)."""
+    free = ~spared(input_ids, special_ids, wrong)
     hidden, swapped = chosen & (action < 0.8), chosen & (action >= 0.9)
     if "always [MASK]" in wrong:
         hidden, swapped = chosen, torch.zeros_like(chosen)
@@ -47,9 +48,13 @@ def masked(
     if "none is random" in wrong:
         swapped = torch.zeros_like(chosen)
     if "80 % of all tokens" in wrong:
-        hidden = ~spared & (action < 0.8)
+        hidden = free & (action < 0.8)
     if "random tokens anywhere" in wrong:
-        swapped = ~spared & (action >= 0.9)
+        swapped = free & (action >= 0.9)
+    if "`action` alone decides" in wrong:
+        hidden, swapped = action < 0.8, action >= 0.9
+    if "`action` alone decides, but for special tokens" in wrong:
+        hidden, swapped = free & (action < 0.8), free & (action >= 0.9)
     read = torch.where(hidden, MASK, torch.where(swapped, random_ids, input_ids))
     if "the chosen ones 0 instead of [MASK]" in wrong:
         read = read.masked_fill(hidden, 0)
@@ -61,6 +66,8 @@ def masked(
         chosen = torch.ones_like(chosen)
     if "labels where nothing was chosen" in wrong:
         chosen = ~chosen
+    if "spared in the labels alone" in wrong:
+        chosen = chosen & ~torch.isin(input_ids, special_ids)
     labels = torch.where(chosen, read if "labels after masking" in wrong else input_ids, IGNORED)
     return read, labels.clamp(min=0) if "0 instead of −100" in wrong else labels
 
@@ -82,6 +89,11 @@ SPARING = (
     Mistake(
         "only padding spared",
         "Your choice spares padding and no other special token. They are all listed in an argument.",
+    ),
+    Mistake(
+        "spared in the labels alone",
+        "Special tokens get no label with you, but they are hidden or swapped all the same: the model reads a text "
+        "without its padding, [CLS] or [SEP].",
     ),
     Mistake(
         "special tokens hard-coded",
@@ -136,6 +148,11 @@ MASKING = (
     ),
 )
 ANYWHERE = (
+    Mistake(
+        "`action` alone decides",
+        "You hide and swap tokens that nobody has chosen: `action` says what becomes of a *chosen* one.",
+        also=("`action` alone decides, but for special tokens",),
+    ),
     Mistake(
         "80 % of all tokens",
         "You hide some 80 % of all tokens: `action` decides there, and nobody asked whether the token was chosen.",

@@ -54,12 +54,15 @@ def train_student(
     student: nn.Module, teacher: nn.Module, texts: Tensor, steps: int, wrong: frozenset[str] = frozenset()
 ) -> list[float]:
     """Steps of SGD at a rate of 0.5 on the cross-entropy with the teacher's answers; returns the losses."""
-    trained = teacher if "the optimiser holds the teacher" in wrong else student
+    both = nn.ModuleList((student, teacher))
+    trained = both if "both are trained" in wrong else student
+    trained = teacher if "the optimiser holds the teacher" in wrong else trained
     optimizer = torch.optim.SGD(trained.parameters(), lr=0.5)
     losses = []
     for _ in range(steps):
-        with torch.no_grad():
-            answers = teacher(texts).softmax(-1)
+        with torch.set_grad_enabled(bool({"both are trained", "teacher inside the graph"} & wrong)):
+            answers = teacher(texts)
+            answers = answers if "logits for probabilities" in wrong else answers.softmax(-1)
         if "the teacher's first guess only" in wrong:
             answers = answers.argmax(-1)
         logits = student(texts)
@@ -69,7 +72,7 @@ def train_student(
             loss = F.cross_entropy(logits.softmax(-1) if "softmax twice" in wrong else logits, answers)
         if "the sign" in wrong:
             loss = -loss
-        take_step(student, optimizer, loss, wrong)
+        take_step(both, optimizer, loss, wrong)
         losses.append(loss.item())
     if "the loss after the steps" in wrong:
         losses = [*losses[1:], F.cross_entropy(student(texts), answers).item()]
@@ -98,6 +101,7 @@ def _observe_training(
         "how often the optimiser steps": len(watched),
         "whether the student's weights move": not torch.equal(before[0], weights_of(student)),
         "whether the teacher stays as it was": torch.equal(before[1], weights_of(teacher)),
+        "whether gradients reach the teacher": any(w.grad is not None for w in teacher.parameters()),
         "the list of losses": losses,
         "the student's weights at the end": weights_of(student),
     }
@@ -199,6 +203,19 @@ EXERCISES = [
             ),
             Mistake(
                 "the last loss alone", "You return the last loss. All of them were asked for, in a list."
+            ),
+            Mistake(
+                "both are trained",
+                "The optimiser moves the teacher, too: it comes to meet the student, and what it knew is lost.",
+            ),
+            Mistake(
+                "teacher inside the graph",
+                "The backward pass runs through the teacher too. It costs time and memory, and nobody wants these "
+                "gradients.",
+            ),
+            Mistake(
+                "logits for probabilities",
+                "The teacher's logits stand where its probabilities are due. They are no distribution.",
             ),
         ),
         probes=_pairs,

@@ -39,6 +39,8 @@ def scaled_dot_product_attention(
     if "mask added as a number" in wrong:
         return (scores + mask.float()).softmax(axis) @ value
     lowest = 0.0 if "masked with 0" in wrong else torch.finfo(scores.dtype).min
+    if "a mask that is not low enough" in wrong:
+        return (scores - 100.0 * ~mask).softmax(axis) @ value
     return scores.masked_fill(~mask, lowest).softmax(axis) @ value
 
 
@@ -71,8 +73,10 @@ def multi_head_attention(
 ) -> Tensor:  # fmt: skip
     """Self-attention with several heads, without biases: x (B, L, D), four matrices (D, D) → (B, L, D)."""
     batch, length, width = x.shape
+    if {"matrices transposed", "all matrices but the last transposed"} & wrong:
+        w_query, w_key, w_value = w_query.T, w_key.T, w_value.T
     if "matrices transposed" in wrong:
-        w_query, w_key, w_value, w_output = w_query.T, w_key.T, w_value.T, w_output.T
+        w_output = w_output.T
 
     def split(y: Tensor) -> Tensor:  # (B, L, D) → (B, H, L, D/H)
         if "tokens mixed" in wrong:
@@ -100,7 +104,10 @@ def multi_head_attention(
     scores = (
         query @ key.mT / next((scale[name] for name in scale if name in wrong), math.sqrt(width // heads))
     )
-    mixed = scores.softmax(-2 if "softmax over the queries" in wrong else -1) @ value  # (B, H, L, D/H)
+    weights = scores.softmax(-2 if "softmax over the queries" in wrong else -1)  # (B, H, L, L)
+    if "the heads' weights averaged" in wrong:
+        weights = weights.mean(1, keepdim=True)
+    mixed = weights @ value  # (B, H, L, D/H)
     if "merged without moving the heads back" not in wrong:
         mixed = mixed.transpose(1, 2)  # (B, L, H, D/H)
     mixed = mixed.reshape(batch, length, width)
@@ -197,6 +204,11 @@ EXERCISES = [
                 "mask turned",
                 "Your mask is turned: rows and columns have changed places. Its rows are queries.",
             ),
+            Mistake(
+                "a mask that is not low enough",
+                "What you put on masked scores is too small a number: where scores are large, some keys get through. "
+                "Which number is below any other?",
+            ),
         ),
         probes=_attention_probes,
         gradients=(0, 1, 2),
@@ -243,6 +255,7 @@ EXERCISES = [
             Mistake(
                 "matrices transposed",
                 "Your matrices are transposed: you compute x @ W.T, as F.linear does. In this exercise it is x @ W.",
+                also=("all matrices but the last transposed",),
             ),
             Mistake(
                 "heads attend to each other",
@@ -268,6 +281,11 @@ EXERCISES = [
             Mistake(
                 "x added",
                 "There is a residual connection in your result. It stands around the attention, not in it.",
+            ),
+            Mistake(
+                "the heads' weights averaged",
+                "Your heads have one set of weights in common, their mean. Then they could as well be one: each looks "
+                "by itself.",
             ),
         ),
         probes=_head_probes,

@@ -12,7 +12,7 @@ from kdtutor.exercises.definitions import Exercise, Mistake
 from kdtutor.exercises.stepping import GRAPH_KEPT, LOSS_AFTER, STEPPING, take_step
 from kdtutor.exercises.toys import keeps_graph
 
-PAD, START = 0, 1  # the ids that notebook 02 uses for padding and for the beginning of an answer
+PAD, START, END = 0, 1, 2  # the ids that notebook 02 uses for padding, and for an answer's beginning and end
 
 
 # -------------------------------------------------------------------------------------- 2.4 counting parameters
@@ -24,9 +24,11 @@ def transformer_parameters(
     """An encoder–decoder with `layers` each, one table for both embeddings and the output layer, no output bias."""
     bias = "biases forgotten" not in wrong
     matrices = 3 if "no output projection" in wrong else 4
-    attention = matrices * (width * width + bias * width)
+    attention = matrices * (width * width + (bias and "no biases in attention" not in wrong) * width)
     if "times the heads" in wrong:
         attention *= heads
+    if "an inner width of 4 × width" in wrong:
+        hidden = 4 * width
     feed_forward = 2 * width * hidden + bias * (hidden + width)
     norm = 0 if "norms forgotten" in wrong else 2 * width
     encoder = attention + feed_forward + 2 * norm
@@ -34,13 +36,14 @@ def transformer_parameters(
     tables = 3 if "the table three times" in wrong else 2 if "the table twice" in wrong else 1
     if "the encoder alone" in wrong:
         decoder = 0
+    if "a decoder without feed-forward" in wrong:
+        decoder -= feed_forward
     if "a third norm forgotten" in wrong:
         decoder -= norm
     if "a norm of one vector" in wrong:
         encoder, decoder = encoder - 2 * width, decoder - 3 * width
-    if "the output's bias counted" in wrong:
-        return layers * (encoder + decoder) + vocabulary * width + vocabulary
-    return layers * (encoder + decoder) + tables * vocabulary * width
+    output_bias = vocabulary if "the output's bias counted" in wrong else 0
+    return layers * (encoder + decoder) + tables * vocabulary * width + output_bias
 
 
 def _sizes(generator: torch.Generator) -> list[tuple]:
@@ -67,9 +70,13 @@ def training_step(
         reads, answers = target[:, 1:], target[:, :-1]
     else:
         reads, answers = target[:, :-1], target[:, 1:]
+    if "source and answer exchanged" in wrong:
+        source, reads = reads, source
     logits = model(source, reads)  # (B, L − 1, vocabulary)
     losses = F.cross_entropy(logits.flatten(0, 1), answers.flatten(), reduction="none").view(answers.shape)
     valid = torch.ones_like(losses) if "padding counted" in wrong else (answers != PAD).float()
+    if "the end left out" in wrong:
+        valid = (answers != END).float()
     if "a mean of means" in wrong:
         loss = ((losses * valid).sum(1) / valid.sum(1)).mean()
     elif "divided by the padding too" in wrong:
@@ -111,7 +118,8 @@ def _observe_training_step(function: Callable, source: Tensor, target: Tensor, s
     return {
         "whether the returned loss keeps its graph": keeps_graph(*losses),
         "how often the optimiser steps": len(steps),
-        "what the decoder reads": model.read[0] if model.read else "nothing",
+        # its last token may be read: nobody before it sees it, and the logits behind it may be cut off
+        "what the decoder reads": model.read[0][:, : target.shape[1] - 1] if model.read else "nothing",
         "the loss of the first step": losses[0],
         "the loss of the second step": losses[1],
         "the model's weights after two steps": nn.utils.parameters_to_vector(model.parameters()).detach(),
@@ -184,6 +192,18 @@ EXERCISES = [
                 "the output's bias counted",
                 "Your output layer has a bias, and here it has none.",
             ),
+            Mistake(
+                "no biases in attention",
+                "You are short by the biases of attention: each of its four matrices has one.",
+            ),
+            Mistake(
+                "a decoder without feed-forward",
+                "Your decoder layers have no feed-forward part. They have three sublayers.",
+            ),
+            Mistake(
+                "an inner width of 4 × width",
+                "Your feed-forward part is four times as wide as the model. Here its width is an argument.",
+            ),
         ),
         probes=_sizes,
         terms={
@@ -231,6 +251,14 @@ EXERCISES = [
             Mistake(
                 "summed",
                 "Your loss is a sum over the tokens: longer answers would make longer steps.",
+            ),
+            Mistake(
+                "the end left out",
+                "Your loss leaves out the token that ends an answer, and counts padding. Who never learns to stop?",
+            ),
+            Mistake(
+                "source and answer exchanged",
+                "Your decoder reads the source, and your encoder the answer. Which comes first?",
             ),
         ),
         planted=("not shifted",),

@@ -27,6 +27,8 @@ def layer_norm(
     dims = next((axes[name] for name in axes if name in wrong), (-1,))
     centred = x if "mean left in" in wrong else x - x.mean(dims, keepdim=True)
     variance = x.var(dims, correction=1 if "divided by n − 1" in wrong else 0, keepdim=True)
+    if "statistics cut off from the graph" in wrong:
+        centred, variance = x - x.mean(dims, keepdim=True).detach(), variance.detach()
     if "RMSNorm" in wrong:
         return gain * x / (x.square().mean(-1, keepdim=True) + eps).sqrt() + (
             0 if "no bias" in wrong else bias
@@ -112,6 +114,9 @@ def encoder_layer(
         second = first
 
     def around(x: Tensor, sublayer: Callable, norm: Callable, residual: Tensor) -> Tensor:
+        cut = "the first residual cut off" in wrong and sublayer is first
+        if cut or "residual cut off from the graph" in wrong:
+            residual = residual.detach()
         which = "first" if sublayer is first and norm is norm1 else "second"
         if f"the {which} residual left out" in wrong:
             return norm(sublayer(x))
@@ -127,7 +132,11 @@ def encoder_layer(
             return residual + norm(sublayer(x))
         return norm(residual + sublayer(x))
 
+    if "both sublayers side by side" in wrong:
+        return norm2(x + attention(x) + feed_forward(x))
     h = around(x, first, norm1, x)
+    if "feed-forward reads the layer's input" in wrong:
+        return norm2(h + feed_forward(x))
     return around(h, second, norm2, x if "the residual of the input" in wrong else h)
 
 
@@ -221,6 +230,10 @@ EXERCISES = [
             Mistake(
                 "no bias",
                 "The gain has acted, the bias has not.",
+            ),
+            Mistake(
+                "statistics cut off from the graph",
+                "The values are right, the gradient is not: mean and variance are detached, and they depend on x.",
             ),
         ),
         probes=_layer_norm_probes,
@@ -343,6 +356,17 @@ EXERCISES = [
             Mistake(
                 "normalised on both sides",
                 "Each of your norms is used twice, before its sublayer and after it.",
+            ),
+            Mistake(
+                "feed-forward reads the layer's input",
+                "Your feed-forward part reads what came into the layer. It should read what attention has made of it.",
+                also=("both sublayers side by side",),
+            ),
+            Mistake(
+                "residual cut off from the graph",
+                "The values are right, the gradient is not: what goes past the sublayers is detached, and that is the "
+                "very way by which a gradient reaches the lower layers.",
+                also=("the first residual cut off",),
             ),
         ),
         probes=lambda generator: [

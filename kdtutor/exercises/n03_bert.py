@@ -1,16 +1,15 @@
-"""Exercises of notebook 03: WordPiece, masked language modelling, `[CLS]`."""
+"""Exercises of notebook 03: WordPiece, and the head on `[CLS]`."""
 
 from __future__ import annotations
 
 import string
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from kdtutor.data.tokens import IGNORED
 from kdtutor.exercises.banks import RIGHT, Wrong
 from kdtutor.exercises.definitions import Exercise, Mistake
-from kdtutor.exercises.masking import ANYWHERE, CLS, MASKING, PAD, SEP, SPARING, masked, spared, special_ids
 
 # ------------------------------------------------------------------------------------------------ 3.1 WordPiece
 
@@ -23,14 +22,17 @@ def wordpiece(word: str, vocabulary: dict[str, int], wrong: Wrong = RIGHT) -> li
     while start < len(word):
         prefix = "##" if start and "looked up without ##" not in wrong else ""
         shortest = start + 1 + ("no piece of one letter" in wrong)
-        ends = range(len(word), shortest - 1, -1)
+        ends = range(len(word) - ("never to the end of the word" in wrong), shortest - 1, -1)
         if "shortest first" in wrong:
             ends = ends[::-1]
         if "## on the first piece too" in wrong:
             prefix = "##"
+        shown = "##" if start and "## only put in front" in wrong else prefix
+        prefix = "" if "## only put in front" in wrong else prefix
         end = next((end for end in ends if prefix + word[start:end] in vocabulary), None)
-        if end is None and "unknown letters skipped" in wrong:
+        if end is None and {"unknown letters skipped", "[UNK] for each unknown letter"} & wrong:
             end = start + 1
+            pieces += ["[UNK]"] if "[UNK] for each unknown letter" in wrong else []
         elif end is None:
             if {"the pieces so far", "nothing for an unknown word", "the unknown word itself"} & wrong:
                 return (
@@ -42,7 +44,7 @@ def wordpiece(word: str, vocabulary: dict[str, int], wrong: Wrong = RIGHT) -> li
                 )
             return [*pieces, "[UNK]"] if "[UNK] for the rest" in wrong else ["[UNK]"]
         else:
-            pieces.append(("" if "## left out of the result" in wrong else prefix) + word[start:end])
+            pieces.append(("" if "## left out of the result" in wrong else shown) + word[start:end])
         start = end
     return pieces
 
@@ -78,73 +80,6 @@ def _words(generator: torch.Generator) -> list[tuple]:
     return [(word, vocabulary) for word in words]
 
 
-# ------------------------------------------------------------------------------------------------ 3.2 masking
-
-
-def mask_tokens(
-    input_ids: Tensor, special_ids: Tensor, chance: Tensor, action: Tensor, random_ids: Tensor, wrong: Wrong = RIGHT
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """BERT's masking with the random draws given: the corrupted ids and the labels, both (B, L)."""
-    special = spared(input_ids, special_ids, wrong)
-    chosen = (chance < (0.8 if "80 % chosen" in wrong else 0.15)) & ~special
-    if "the other 85 % chosen" in wrong:
-        chosen = (chance >= 0.15) & ~special
-    return masked(input_ids, chosen, special, action, random_ids, wrong)
-
-
-def _draws(generator: torch.Generator) -> list[tuple]:
-    probes = []
-    for texts, longest in ((8, 60), (12, 40)):
-        shape = (texts, longest)
-        ids = torch.randint(5, 100, shape, generator=generator)
-        lengths = torch.randint(longest // 2, longest + 1, (texts,), generator=generator)
-        column = torch.arange(longest)
-        ids = torch.where(column < lengths[:, None], ids, PAD)
-        ids[:, 0] = CLS
-        ids[torch.arange(texts), lengths - 1] = SEP
-        chance, action = torch.rand(2, *shape, generator=generator)
-        others = 100 + torch.randint(0, 100, shape, generator=generator)  # never what stood there before
-        ids[:4, 2], chance[:4, 2] = 7, 0.1  # special, though it is no token that every vocabulary has
-        probes.append((ids, special_ids(generator), chance, action, others))
-    return probes
-
-
-# ------------------------------------------------------------------------------------------------ 3.3 its loss
-
-
-def masked_lm_loss(logits: Tensor, labels: Tensor, wrong: Wrong = RIGHT) -> Tensor:
-    """−log p of the true token, mean over the tokens to predict. logits (B, L, V); labels (B, L), else −100."""
-    if "softmax twice" in wrong:
-        logits = logits.softmax(-1)
-    log_p = logits.log_softmax(1 if "softmax over the positions" in wrong else -1)
-    if "logits for log-probabilities" in wrong:
-        log_p = logits
-    if "probabilities without a logarithm" in wrong:
-        log_p = logits.softmax(-1)
-    chosen = labels != IGNORED
-    if "token 0 ignored instead of −100" in wrong:
-        chosen = chosen & (labels != 0)
-    if "−100 read as token 0" in wrong:
-        chosen, labels = torch.ones_like(chosen), labels.clamp(min=0)
-    each = torch.where(chosen, -log_p.gather(-1, labels.clamp(min=0)[..., None])[..., 0], 0.0)  # (B, L)
-    if "no minus" in wrong:
-        each = -each
-    if "summed" in wrong:
-        return each.sum()
-    if "mean of the texts' means" in wrong:
-        return (each.sum(1) / chosen.sum(1)).mean()
-    return each.sum() / (labels.numel() if "mean over all tokens" in wrong else chosen.sum())
-
-
-def _predictions(generator: torch.Generator, texts: int = 5) -> tuple:
-    logits = 2 * torch.randn(texts, 9, 12, generator=generator)
-    labels = torch.randint(0, 12, (texts, 9), generator=generator)
-    to_predict = torch.randint(1, 7, (texts, 1), generator=generator)  # another number in each text
-    to_predict[0], to_predict[-1] = 1, 6
-    place = torch.rand(texts, 9, generator=generator).argsort(1)
-    return logits, torch.where(place < to_predict, labels, IGNORED)
-
-
 # ------------------------------------------------------------------------------------------------ 3.4 [CLS]
 
 
@@ -156,6 +91,10 @@ def cls_classifier(
     h = last_hidden_state[:, 0]  # (B, D)
     if "the last position" in wrong:
         h = last_hidden_state[:, -1]
+    if "the last token" in wrong:
+        h = last_hidden_state[torch.arange(len(last_hidden_state)), attention_mask.sum(1) - 1]
+    if _ON_EVERY_TOKEN & wrong:
+        h = last_hidden_state
     if "mean over the padding too" in wrong:
         h = last_hidden_state.mean(1)
     if "the second token" in wrong:
@@ -169,17 +108,28 @@ def cls_classifier(
         return h
     if "no pooler" not in wrong:
         h = h @ (pooler_weight if "pooler not transposed" in wrong else pooler_weight.T) + pooler_bias
-        h = h if "no tanh" in wrong else h.tanh()
+        curves = {"no tanh": torch.Tensor.clone, "ReLU for the tanh": torch.relu}
+        curves |= {"GELU for the tanh": F.gelu, "a sigmoid for the tanh": torch.sigmoid}
+        h = next((curves[name] for name in curves if name in wrong), torch.tanh)(h)
     if "tanh at the very end" in wrong:
         return ((last_hidden_state[:, 0] @ pooler_weight.T + pooler_bias) @ weight.T + bias).tanh()
     if "no biases" in wrong:
         return (last_hidden_state[:, 0] @ pooler_weight.T).tanh() @ weight.T
     logits = h @ weight.T + bias
+    if "the head's answers averaged" in wrong:
+        logits = logits.mean(1)
+    if "the head's answers averaged over the tokens" in wrong:
+        logits = (logits * attention_mask[..., None]).sum(1) / attention_mask.sum(1, keepdim=True)
     if "log-probabilities" in wrong:
         return logits.log_softmax(-1)
     if "the class alone" in wrong:
         return logits.argmax(-1)
     return logits.softmax(-1) if "probabilities" in wrong else logits
+
+
+_ON_EVERY_TOKEN = {
+    "logits for every token", "the head's answers averaged", "the head's answers averaged over the tokens",
+}  # fmt: skip
 
 
 def _hidden_states(generator: torch.Generator, texts: int = 4, classes: int = 6) -> tuple:
@@ -208,6 +158,7 @@ EXERCISES = [
                 "looked up without ##",
                 "Your later pieces are looked up as if they began a word. A piece that continues a word has another "
                 "entry in the vocabulary.",
+                also=("## only put in front",),
             ),
             Mistake(
                 "## left out of the result",
@@ -252,78 +203,18 @@ EXERCISES = [
                 "## on the first piece too",
                 "Your first piece is looked up with the mark of those that continue a word.",
             ),
+            Mistake(
+                "never to the end of the word",
+                "Your pieces never reach the last letter, so that every word ends in something unknown. Up to where "
+                "does a slice go?",
+            ),
+            Mistake(
+                "[UNK] for each unknown letter",
+                "Your function puts [UNK] in the place of a letter and goes on. In the library one [UNK] stands for "
+                "the *whole* word.",
+            ),
         ),
         probes=_words,
-    ),
-    Exercise(
-        name="mask_tokens",
-        number="3.2",
-        title="Masking, exactly",
-        reference=mask_tokens,
-        mistakes=(
-            *SPARING,
-            *MASKING,
-            *ANYWHERE,
-            Mistake(
-                "the other 85 % chosen",
-                "Your choice falls on the 85 % that should be left alone. Which side of the threshold is it?",
-            ),
-            Mistake(
-                "80 % chosen",
-                "You choose four tokens in five. The share of chosen tokens is one number, and what becomes of them"
-                " another.",
-            ),
-        ),
-        probes=_draws,
-    ),
-    Exercise(
-        name="masked_lm_loss",
-        number="3.4",
-        title="The loss of the masked tokens",
-        reference=masked_lm_loss,
-        mistakes=(
-            Mistake(
-                "mean over all tokens",
-                "Your loss has the right sum, but is divided by all tokens, also those that nobody has to predict.",
-            ),
-            Mistake(
-                "−100 read as token 0",
-                "Your loss counts the positions labelled −100, as if token 0 had stood there.",
-            ),
-            Mistake("summed", "Your loss is a sum. A batch with more masks would get a larger gradient."),
-            Mistake(
-                "mean of the texts' means",
-                "Your loss averages within each text first. So a token in a text with few masks weighs more than "
-                "one in a text with many.",
-            ),
-            Mistake(
-                "softmax over the positions",
-                "Your softmax runs over the positions of a text. Which axis holds the words to choose from?",
-            ),
-            Mistake(
-                "softmax twice",
-                "Your loss applies softmax to what is softmaxed already. What does `F.cross_entropy` expect?",
-            ),
-            Mistake(
-                "no minus", "Your loss has the wrong sign: training would make the true tokens less likely."
-            ),
-            Mistake(
-                "logits for log-probabilities",
-                "You pick the logits of the true tokens, where their log-probabilities are due.",
-            ),
-            Mistake(
-                "probabilities without a logarithm",
-                "You pick the probabilities of the true tokens, and take no logarithm of them.",
-            ),
-            Mistake(
-                "token 0 ignored instead of −100",
-                "Your loss leaves out token 0 as well. Only −100 says that nobody is asked.",
-            ),
-        ),
-        probes=lambda generator: [_predictions(generator) for _ in range(4)],
-        gradients=(0,),
-        stress=lambda generator: [(200 * logits, labels) for logits, labels in [_predictions(generator)]],
-        growth=lambda n: _predictions(torch.Generator().manual_seed(n), n),
     ),
     Exercise(
         name="cls_classifier",
@@ -388,6 +279,24 @@ EXERCISES = [
             Mistake(
                 "the class alone",
                 "Your function returns the number of the best class. Nothing could be learned from it.",
+            ),
+            Mistake(
+                "the last token",
+                "Your function reads the last token of each text. [CLS] stands at the other end.",
+            ),
+            Mistake(
+                "logits for every token",
+                "Your result has logits for every token. A text has one class, read from one place.",
+            ),
+            Mistake(
+                "the head's answers averaged",
+                "The head is put on every token, and its answers are averaged. It was made for one of them.",
+                also=("the head's answers averaged over the tokens",),
+            ),
+            Mistake(
+                "ReLU for the tanh",
+                "Your pooler has another function than BERT's, which is a tanh.",
+                also=("GELU for the tanh", "a sigmoid for the tanh"),
             ),
         ),
         probes=lambda generator: [_hidden_states(generator) for _ in range(3)],

@@ -22,6 +22,10 @@ def fine_tune(
     dropped = {"last batch dropped", "last batch dropped, schedule for all"} & wrong
     starts = range(0, n - batch_size + 1 if dropped else n, batch_size)
     steps = len(range(0, n, batch_size)) if "last batch dropped, schedule for all" in wrong else len(starts)
+    if "steps counted in texts" in wrong:
+        steps = n
+    if "one step too many in the schedule" in wrong:
+        steps += 1
     peak = optimizer.param_groups[0]["lr"]
     before = _accuracy(model, validation, batch_size, wrong)
     model.train("trained in eval mode" not in wrong)
@@ -29,6 +33,8 @@ def fine_tune(
         done = k + ("schedule one step ahead" in wrong)
         share = 0 if "learning rate 0" in wrong else 1 - done / steps
         share = 1 - done / max(1, steps - 1) if "0 at the last step" in wrong else share
+        if "the rate multiplied again and again" in wrong:
+            peak = optimizer.param_groups[0]["lr"]
         optimizer.param_groups[0]["lr"] = peak if "constant learning rate" in wrong else peak * share
         batch = {name: value[start : start + batch_size] for name, value in train.items()}
         loss = model(**batch).loss
@@ -136,6 +142,10 @@ def masked_lm_parameters(
         body -= layers * norm
     if "no LayerNorms in the layers" in wrong:
         body -= 2 * layers * norm
+    if "matrices alone in the layers" in wrong:
+        body -= layers * (13 * width if bias else 0)
+    if "an output bias of the width" in wrong:
+        head += width - vocabulary
     if "no head" in wrong:
         head = 0
     if "no positions" in wrong:
@@ -224,6 +234,20 @@ EXERCISES = [
                 "in per cent",
                 "Your accuracy is a hundred times too large: it is a fraction in this course.",
             ),
+            Mistake(
+                "steps counted in texts",
+                "Your schedule expects as many steps as there are texts, and the rate hardly falls. How often does "
+                "the optimiser step?",
+            ),
+            Mistake(
+                "one step too many in the schedule",
+                "Your schedule expects one step more than there are.",
+            ),
+            Mistake(
+                "the rate multiplied again and again",
+                "Your rate is multiplied by 1 − k/n at every step, and what was multiplied before is multiplied "
+                "again. It is the *given* rate that has the factor.",
+            ),
         ),
         planted=("learning rate 0",),
         symptom="There are gradients, and the optimiser takes its steps, but no weight moves.",
@@ -291,6 +315,14 @@ EXERCISES = [
             Mistake(
                 "no positions",
                 "Your number lacks the vectors of the positions.",
+            ),
+            Mistake(
+                "matrices alone in the layers",
+                "Your layers have their matrices, 12 D², and neither biases nor LayerNorms.",
+            ),
+            Mistake(
+                "an output bias of the width",
+                "Your output has a bias of D numbers. It has one for each *word*.",
             ),
         ),
         probes=_shapes,

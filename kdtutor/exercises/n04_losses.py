@@ -31,7 +31,7 @@ def blend(
     wrong: frozenset = RIGHT,
 ) -> Tensor:
     """α · cross-entropy with the labels + (1 − α) · T² · KL(p_T ‖ p_S), mean over the texts, 0-d."""
-    hard = hard_loss(student_logits, labels, temperature, wrong)
+    hard = hard_loss(student_logits, labels, temperature, wrong, teacher_logits)
     return weigh(hard, soft_loss(student_logits, teacher_logits, temperature, wrong), alpha, wrong)
 
 
@@ -66,6 +66,8 @@ def label_smoothing(logits: Tensor, labels: Tensor, epsilon: float, wrong: froze
     log_p, classes = logits.log_softmax(-1), logits.shape[-1]
     if "logits where logarithms are due" in wrong:
         log_p = logits
+    if "probabilities without a logarithm" in wrong:
+        log_p = log_p.exp()
     if "one-hot without the number of classes" in wrong:
         return -(((1 - epsilon) * F.one_hot(labels) + epsilon / classes) * log_p).sum(-1).mean()
     y = F.one_hot(labels, classes).to(log_p.dtype)
@@ -83,6 +85,10 @@ def label_smoothing(logits: Tensor, labels: Tensor, epsilon: float, wrong: froze
         losses = -share * (y * log_p).sum(-1) - epsilon * (log_p.exp() * log_p).sum(-1)
     if "the uniform part's sign" in wrong:
         losses = -((share * y - epsilon * uniform) * log_p).sum(-1)
+    if "KL in place of cross-entropy" in wrong:
+        losses = losses + (target * target.log()).sum(-1)
+    if "divided by the classes as well" in wrong:
+        losses = losses / classes
     return losses.sum() if "summed over the texts" in wrong else losses.mean()
 
 
@@ -135,6 +141,20 @@ LABEL_SMOOTHING = Exercise(
         Mistake(
             "logits where logarithms are due",
             "The logits stand where the logarithms of the probabilities are due.",
+        ),
+        Mistake(
+            "probabilities without a logarithm",
+            "The probabilities stand where their logarithms are due.",
+        ),
+        Mistake(
+            "KL in place of cross-entropy",
+            "The gradient is right, the value is not: the entropy of the targets is taken off, as in a KL divergence. "
+            "Label smoothing is a cross-entropy.",
+        ),
+        Mistake(
+            "divided by the classes as well",
+            "Your result is too small by the number of classes. A cross-entropy is a sum over the classes; only the "
+            "texts are averaged.",
         ),
     ),
     probes=lambda generator: [

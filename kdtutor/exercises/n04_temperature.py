@@ -39,7 +39,7 @@ def far_apart(classes: int = 5) -> tuple[Tensor, Tensor]:
 
 def tempered_entropy(logits: Tensor, temperature: float, wrong: frozenset = RIGHT) -> Tensor:
     """Entropy −Σ_c p log p in nats of p = softmax(z / T), mean over the texts: logits (N, C) → 0-d."""
-    axis = 0 if "softmax over the batch" in wrong else -1
+    axis = 0 if {"softmax over the batch", "one entropy for each class"} & wrong else -1
     if "no temperature" in wrong:
         temperature = 1.0
     divisor = 1 / temperature if "multiplied by T" in wrong else temperature
@@ -48,15 +48,28 @@ def tempered_entropy(logits: Tensor, temperature: float, wrong: frozenset = RIGH
         log_p = (logits.softmax(axis) / temperature).log()
     if "T after the logarithm" in wrong:
         log_p = logits.log_softmax(axis) / temperature
-    summands = -log_p.exp() * log_p
+    p = log_p.exp()
+    if "the logarithm at T = 1" in wrong:
+        log_p = logits.log_softmax(axis)
+    if "the weights at T = 1" in wrong:
+        p = logits.softmax(axis)
+    if "of the mean distribution" in wrong:
+        p = p.mean(0, keepdim=True)
+        log_p = p.log()
+    summands = -p * log_p
     if "logits where logarithms are due" in wrong:
         summands = -log_p.exp() * (logits / divisor)
     if "no weights" in wrong:
         summands = -log_p
-    entropies = summands.mean(-1) if "divided by the classes" in wrong else summands.sum(-1)
+    across = 0 if "one entropy for each class" in wrong else -1
+    entropies = summands.mean(across) if "divided by the classes" in wrong else summands.sum(across)
+    if "a perplexity" in wrong:
+        entropies = entropies.exp()
     result = entropies.sum() if "summed over the texts" in wrong else entropies.mean()
     if "in bits" in wrong:
         result = result / math.log(2)
+    if "the entropy divided by T" in wrong:
+        result = result / temperature
     return -result if "no minus" in wrong else result
 
 
@@ -97,6 +110,23 @@ TEMPERED_ENTROPY = Exercise(
             "Your entropy falls where T rises: a higher temperature makes the distribution sharper. "
             "Is T a factor or a divisor?",
         ),
+        Mistake(
+            "the logarithm at T = 1",
+            "T is in the probabilities or in their logarithms, and not in both: −Σ p log p has one p in it, at one "
+            "temperature.",
+            also=("the weights at T = 1",),
+        ),
+        Mistake(
+            "of the mean distribution",
+            "You average the distributions first and take one entropy. That of an average is another thing than the "
+            "average of entropies.",
+        ),
+        Mistake(
+            "one entropy for each class",
+            "Softmax and sum both run over the texts: you get an entropy for each class. Each text has one.",
+        ),
+        Mistake("a perplexity", "Your result is the exponential of an entropy, a perplexity."),
+        Mistake("the entropy divided by T", "You divide an entropy by T. What T divides are the logits."),
         Mistake(
             "no temperature", "Your entropy is the same at every temperature: T = 1's. Where should T enter?"
         ),
@@ -139,6 +169,11 @@ def kl_divergence(p_logits: Tensor, q_logits: Tensor, wrong: frozenset = RIGHT) 
     if "logits where logarithms are due" in wrong:
         log_q = q_logits
     summands = -p * log_q if "cross-entropy" in wrong else p * (log_p - log_q)
+    if {"both directions added", "both directions averaged"} & wrong:
+        summands = (p - log_q.exp()) * (log_p - log_q) / (1 if "both directions added" in wrong else 2)
+    if "Jensen–Shannon" in wrong:
+        log_m = ((p + log_q.exp()) / 2).log()
+        summands = (p * (log_p - log_m) + log_q.exp() * (log_q - log_m)) / 2
     if "log_target forgotten" in wrong:
         summands = F.kl_div(log_q, log_p, reduction="none")
     if "no weights" in wrong:
@@ -213,6 +248,11 @@ KL_DIVERGENCE = Exercise(
             "no weights",
             "You add up the differences of the logarithms, and nothing weighs them. Whose probabilities should?",
         ),
+        Mistake(
+            "both directions averaged",
+            "Your result is the same with p and q exchanged: both directions are in it. KL has one.",
+            also=("both directions added", "Jensen–Shannon"),
+        ),
     ),
     planted=(
         "swapped",
@@ -251,8 +291,14 @@ def high_temperature_limit(
     student_logits: Tensor, teacher_logits: Tensor, wrong: frozenset = RIGHT
 ) -> Tensor:
     """Where T² · KL goes as T → ∞: ½ · mean over classes of (Δz − its mean)², mean over the texts, 0-d."""
+    if "probabilities compared" in wrong:
+        student_logits, teacher_logits = student_logits.softmax(-1), teacher_logits.softmax(-1)
     gap = student_logits - teacher_logits
-    if "centred over the texts" in wrong:
+    if "the student centred alone" in wrong:
+        gap = gap - student_logits.mean(-1, keepdim=True)
+    elif "centred over everything" in wrong:
+        gap = gap - gap.mean()
+    elif "centred over the texts" in wrong:
         gap = gap - gap.mean(0)
     elif "not centred" not in wrong:
         gap = gap - gap.mean(-1, keepdim=True)
@@ -264,6 +310,10 @@ def high_temperature_limit(
         classes = classes - 1
     limits = size.sum(-1) / classes
     result = limits.sum() if "summed over the texts" in wrong else limits.mean()
+    if "a difference of variances" in wrong:
+        return (student_logits.var(-1, correction=0) - teacher_logits.var(-1, correction=0)).mean() / 2
+    if "a standard deviation" in wrong:
+        return limits.sqrt().mean() / 2
     if "only the student's" in wrong:
         return student_logits.var(-1, correction=0).mean() / 2
     if "the root taken" in wrong:
@@ -313,6 +363,24 @@ HIGH_TEMPERATURE_LIMIT = Exercise(
         Mistake(
             "the root taken",
             "You take a square root, which makes it a distance. The second-order term of KL is a square.",
+            also=("a standard deviation",),
+        ),
+        Mistake(
+            "probabilities compared",
+            "You compare probabilities. What is left of KL at a high temperature is a difference of *logits*.",
+        ),
+        Mistake(
+            "centred over everything",
+            "You take off one mean over all texts and classes. Each row has its own.",
+        ),
+        Mistake(
+            "the student centred alone",
+            "You take the mean off the student's logits alone: the teacher's rows have one, too.",
+        ),
+        Mistake(
+            "a difference of variances",
+            "You take the variances of student and teacher and subtract. Of the *difference* of the logits one "
+            "variance is asked for.",
         ),
     ),
     probes=lambda generator: [(student + 1.5, teacher) for student, teacher in pairs(generator)],

@@ -67,6 +67,8 @@ def blend_gradient(
     wrong: frozenset[str] = RIGHT,
 ) -> Tensor:  # fmt: skip
     """The gradient of α · L_hard + (1 − α) · T² KL, each a mean over N texts, with respect to z_S: (N, C)."""
+    if "the teacher's guess for the label" in wrong:
+        labels = teacher_logits.argmax(-1)
     z_hard = student_logits / temperature if "temperature in the hard loss" in wrong else student_logits
     hard = z_hard.softmax(-1)
     if "one-hot without the number of classes" in wrong:
@@ -81,6 +83,11 @@ def blend_gradient(
     return weigh(hard, soft, alpha, wrong)
 
 
+_IN_THE_LABELS_GRADIENT = (
+    "temperature in the hard loss",
+    "one-hot without the number of classes",
+    "the teacher's guess for the label",
+)
 BLEND_GRADIENT = Exercise(
     name="blend_gradient",
     number="5.2",
@@ -108,11 +115,7 @@ BLEND_GRADIENT = Exercise(
             "the labels' gradient of a sum",
             "The labels' part is too large by the number of texts: that loss, too, is a mean.",
         ),
-        *(
-            m
-            for m in HARD
-            if m.name in ("temperature in the hard loss", "one-hot without the number of classes")
-        ),
+        *(m for m in HARD if m.name in _IN_THE_LABELS_GRADIENT),
     ),
     probes=lambda generator: [
         (*_two_logits(generator, n, 4), labels_with_gaps(generator, n, 4, last), alpha, t)
@@ -159,7 +162,7 @@ def distillation_step(
 def _step_loss(
     z_s: Tensor, z_t: Tensor, labels: Tensor, alpha: float, temperature: float, wrong: frozenset[str]
 ) -> Tensor:
-    hard = hard_loss(z_s, labels, temperature, wrong)
+    hard = hard_loss(z_s, labels, temperature, wrong, z_t)
     return weigh(hard, soft_loss(z_s, z_t, temperature, wrong), alpha, wrong)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 
@@ -36,6 +35,11 @@ def teacher_answers(
     if "only the last batch survives" in wrong:
         answers, batches = answers[-1:], [(torch.arange(len(answers[-1])), {})]
     z, order = torch.cat(answers), torch.cat([index for index, _ in batches])
+    if "only the last batch is filled in" in wrong:
+        z = torch.cat([torch.zeros_like(part) for part in answers[:-1]] + answers[-1:])
+    if "sorted within each batch" in wrong:
+        sizes = [len(index) for index, _ in batches]
+        return torch.cat([part[i.argsort()] for part, i in zip(answers, order.split(sizes), strict=True)])
     result = z if "in the order of the batches" in wrong else torch.empty_like(z).index_copy(0, order, z)
     if "picked instead of put" in wrong:
         result = z[order]
@@ -74,6 +78,7 @@ TEACHER_ANSWERS = Exercise(
         Mistake(
             "only the last batch survives",
             "What you return are the answers to the last batch. Those to the others were overwritten, one by the next.",
+            also=("only the last batch is filled in",),
         ),
         Mistake(
             "in the order of the batches",
@@ -107,6 +112,11 @@ TEACHER_ANSWERS = Exercise(
             "only the first batch",
             "What you return are the answers to the first batch.",
         ),
+        Mistake(
+            "sorted within each batch",
+            "Your answers are in order within each batch, and the batches stand one after the other. Row i is to be "
+            "text i of *all*.",
+        ),
     ),
     probes=_answers_probes,
     observe=_observe_answers,
@@ -126,6 +136,9 @@ def train_epoch(
     loss per text, as met on the way.
     """
     groups = [batches[i : i + accumulate] for i in range(0, len(batches), accumulate)]
+    if "a step at the very first batch" in wrong:
+        later = batches[1:]
+        groups = [batches[:1], *(later[i : i + accumulate] for i in range(0, len(later), accumulate))]
     steps = len(batches) if "steps counted in batches" in wrong else len(groups)
     if {"the last step is left out", "left out, and the schedule shortened"} & wrong and len(
         groups[-1]
@@ -156,6 +169,8 @@ def train_epoch(
             optimizer.zero_grad()
     if "the last batch's loss" in wrong:
         return losses[-1].item()
+    if "the divided losses returned" in wrong:
+        return (sum(losses) / len(losses) / accumulate).item()
     if "the mean of the batches' means" in wrong:
         return (sum(losses) / len(losses)).item()
     total = sum(map(math.prod, zip(losses, sizes, strict=True)))
@@ -262,114 +277,22 @@ TRAIN_EPOCH = Exercise(
             "the returned loss keeps its graph",
             "What you return still holds its graph. A plain number was asked for.",
         ),
+        Mistake(
+            "a step at the very first batch",
+            "Your first step comes after a single batch: 0 can be divided by any number. When have `accumulate` of "
+            "them been seen?",
+        ),
+        Mistake(
+            "the divided losses returned",
+            "The losses that you return were divided for the accumulation, and then averaged: the number is too small.",
+        ),
     ),
     probes=_epoch_probes,
     observe=_observe_epoch,
 )
 
 
-# -------------------------------------------------------------------------------------------- 5.6 evaluating
-
-
-def evaluate_student(
-    student: nn.Module, batches: Sequence[tuple[Inputs, Tensor]], wrong: frozenset[str] = RIGHT
-) -> float:
-    """The share of labelled texts (label not −100) that the student gets right; it stays in the mode it was in."""
-    mode = student.training
-    student.train("dropout left on" in wrong)
-    with torch.set_grad_enabled("a graph that nobody needs" in wrong):
-        guesses = [student(**inputs).logits.argmax(-1) for inputs, _ in batches]
-    student.train(mode and "left in eval mode" not in wrong)
-    right = [(guess == labels).sum().item() for guess, (_, labels) in zip(guesses, batches, strict=True)]
-    all_count = "unlabelled texts count as wrong" in wrong
-    counts = [len(labels) if all_count else (labels != -100).sum().item() for _, labels in batches]
-    if "the mean of the batches' accuracies" in wrong:
-        return sum(r / n for r, n in zip(right, counts, strict=True)) / len(counts)
-    if "the last batch alone" in wrong:
-        return right[-1] / counts[-1]
-    if "the share of the wrong ones" in wrong:
-        return 1 - sum(right) / sum(counts)
-    if "in per cent" in wrong:
-        return 100 * sum(right) / sum(counts)
-    return float(sum(right)) if "a number, not a share" in wrong else sum(right) / sum(counts)
-
-
-def _observe_evaluation(function: Callable, student: TinyClassifier, batches: Sequence) -> dict:
-    student.train()
-    accuracy = function(student, batches)
-    return {
-        "whether the student answers in eval mode": not any(student.in_train_mode),
-        "whether the student is in train mode again afterwards": student.training,
-        "whether a graph is built": any(student.with_graph),
-        "the result": accuracy,
-    }
-
-
-def _evaluation_probes(generator: torch.Generator) -> list[tuple]:
-    """Labels are the student's own guesses but for some, so that each batch has another accuracy; some are hidden."""
-    probes = []
-    for wrongs in ((1, 4, 0), (5, 2)):
-        student, batches = TinyClassifier(width=6, dropout=0.5, generator=generator), []
-        for texts, wrong in zip((13, 9, 4), wrongs, strict=False):
-            inputs = padded_texts(generator, texts)
-            with torch.no_grad():
-                labels = copy.deepcopy(student).eval()(**inputs).logits.argmax(-1)
-            labels[:wrong] = (labels[:wrong] + 1) % CLASSES
-            labels[-2:] = -100
-            batches.append((inputs, labels))
-        probes.append((student, batches))
-    return probes
-
-
-EVALUATE_STUDENT = Exercise(
-    name="evaluate_student",
-    number="5.6",
-    title="Is it any good?",
-    reference=evaluate_student,
-    mistakes=(
-        Mistake(
-            "the mean of the batches' accuracies",
-            "Your result is the mean of the accuracies of the batches. The last batch is smaller: do its texts count "
-            "for as much as the others?",
-        ),
-        Mistake(
-            "dropout left on",
-            "The student answers in train mode, with dropout: measured twice, it would be two different numbers.",
-        ),
-        Mistake(
-            "left in eval mode",
-            "The number is right. But the student was in train mode when it came, and whoever goes on training it now "
-            "does so without dropout.",
-        ),
-        Mistake(
-            "unlabelled texts count as wrong",
-            "Your result is too low: some texts have the label −100, which means that nobody has labelled them.",
-        ),
-        Mistake(
-            "a graph that nobody needs",
-            "The number is right. But your forward passes build graphs for a backward pass that never comes.",
-        ),
-        Mistake("a number, not a share", "You return how many texts are right. Of how many?"),
-        Mistake(
-            "the last batch alone",
-            "Your result is the accuracy of the last batch.",
-        ),
-        Mistake(
-            "the share of the wrong ones",
-            "Your result is the share of texts that the student gets *wrong*.",
-        ),
-        Mistake(
-            "in per cent",
-            "Your result is a hundred times too large: it is a fraction in this course.",
-        ),
-    ),
-    probes=_evaluation_probes,
-    observe=_observe_evaluation,
-)
-
-
 EXERCISES = [
     TEACHER_ANSWERS,
     TRAIN_EPOCH,
-    EVALUATE_STUDENT,
 ]

@@ -19,7 +19,14 @@ from kdtutor.exercises.definitions import Exercise, Mistake
 def kept_layers(n: int, m: int, wrong: Wrong = RIGHT) -> list[int]:
     """Which m of a teacher's n layers a student keeps, counted from 0: round(linspace(0, n − 1, m)), halves to "
     "even."""
+    if "nothing for a single layer" in wrong:
+        return [round(i * (n - 1) / (m - 1)) for i in range(m)]
     places = [i * (n - 1) / (m - 1) if m > 1 else 0 for i in range(m)]
+    if "the last for a single layer" in wrong and m == 1:
+        places = [n - 1]
+    if {"the step rounded first", "the step cut off first"} & wrong:
+        step = (n - 1) / max(1, m - 1)
+        places = [i * (round(step) if "the step rounded first" in wrong else int(step)) for i in range(m)]
     if "without the last" in wrong:
         places = [i * n / m for i in range(m)]
     if "without the first" in wrong:
@@ -30,6 +37,10 @@ def kept_layers(n: int, m: int, wrong: Wrong = RIGHT) -> list[int]:
         return [*range(1, n, 2)][:m]
     if "every n/m-th" in wrong:
         return [*range(0, n, n // m)]
+    if "every n/m-th, m of them" in wrong:
+        return [*range(0, n, n // m)][:m]
+    if "up to the last, m of them counted back" in wrong:
+        return [*range(n - 1, -1, -(n // m))][:m][::-1]
     if "up to the last, counted back" in wrong:
         return [*range(n - 1, -1, -(n // m))][::-1]
     if "spread over n" in wrong:
@@ -91,11 +102,11 @@ def copy_layers(
 ) -> nn.Module:
     """The student with the teacher's embeddings, head and chosen layers, copied; the teacher stays as it is."""
 
-    def copied(part: nn.Module) -> nn.Module:
+    def copied(part: nn.Module, name: str = "") -> nn.Module:
         part = copy.deepcopy(part)
-        if "frozen along with the teacher" not in wrong:
+        if not {"frozen along with the teacher", f"{name} frozen along with the teacher"} & wrong:
             part.requires_grad_(True)
-        return part if "left in eval mode" in wrong else part.train()
+        return part if {"left in eval mode", f"{name} left in eval mode"} & wrong else part.train()
 
     if "in the teacher's order" in wrong:
         layers = sorted(layers)
@@ -106,6 +117,8 @@ def copy_layers(
         chosen = [teacher.layers[i - 1] for i in layers]
     if "the last layers" in wrong:
         chosen = [*teacher.layers[-len(layers) :]]
+    if "places and numbers exchanged" in wrong:
+        chosen = [student.layers[number] for number in layers]
     if "a shallow copy" in wrong:
         student = copy.copy(teacher)  # its dictionary of modules is the teacher's own
         student.layers = nn.ModuleList(chosen)
@@ -119,7 +132,12 @@ def copy_layers(
         return student
     if "the teacher cut down" in wrong:
         teacher.layers = nn.ModuleList(chosen)
-    student.layers = nn.ModuleList(chosen if "layers shared" in wrong else map(copied, chosen))
+    copies = [copied(layer, "layers") for layer in chosen]
+    if "weights shared" in wrong:
+        for mine, theirs in zip(copies, chosen, strict=True):
+            for weight, shared in zip(mine.parameters(), theirs.parameters(), strict=True):
+                weight.data = shared.data
+    student.layers = nn.ModuleList(chosen if "layers shared" in wrong else copies)
     if "embeddings left random" not in wrong:
         student.embeddings = (
             teacher.embeddings if "embeddings shared" in wrong else copied(teacher.embeddings)
@@ -207,13 +225,13 @@ EXERCISES = [
                 "without the last",
                 "Your layers are evenly spread from 0, but the last one of the teacher is not among them. What does"
                 " the head of the teacher expect to read?",
-                also=("every n/m-th",),
+                also=("every n/m-th", "every n/m-th, m of them"),
             ),
             Mistake(
                 "without the first",
                 "Your layers end with the teacher's last one, but do not begin with its first. Which layer knows "
                 "what to do with bare embeddings?",
-                also=("up to the last, counted back",),
+                also=("up to the last, counted back", "up to the last, m of them counted back"),
             ),
             Mistake(
                 "every second one, from 1",
@@ -239,6 +257,19 @@ EXERCISES = [
                 "spread over n",
                 "Your last layer has a number that the teacher does not have: between n layers there are n − 1 "
                 "steps.",
+            ),
+            Mistake(
+                "nothing for a single layer",
+                "Your formula divides by m − 1, which is 0 for a student of one layer. It gets layer 0.",
+            ),
+            Mistake(
+                "the last for a single layer",
+                "A student of one layer gets the teacher's last one with you. It gets layer 0.",
+            ),
+            Mistake(
+                "the step rounded first",
+                "You round the step and then multiply, so that the error grows from layer to layer. Round the places.",
+                also=("the step cut off first",),
             ),
         ),
         probes=_depths,
@@ -291,11 +322,13 @@ EXERCISES = [
             Mistake(
                 "frozen along with the teacher",
                 "Some of the student's weights can't be trained: a deep copy of something frozen is frozen too.",
+                also=("layers frozen along with the teacher",),
             ),
             Mistake(
                 "left in eval mode",
                 "Part of the student is in eval mode, as the teacher was: a deep copy keeps the mode. Dropout would "
                 "be off without anybody having said so.",
+                also=("layers left in eval mode",),
             ),
             Mistake(
                 "the teacher set free",
@@ -326,6 +359,16 @@ EXERCISES = [
             Mistake(
                 "the teacher in train mode",
                 "The teacher is in train mode afterwards. It was to be left as it was.",
+            ),
+            Mistake(
+                "weights shared",
+                "The student's layers are modules of their own, but their weights are the teacher's: .data was handed "
+                "over, not copied.",
+            ),
+            Mistake(
+                "places and numbers exchanged",
+                "You look for the teacher's numbers among the student's layers. Which of the two counts the student's "
+                "places?",
             ),
         ),
         planted=("layers shared",),

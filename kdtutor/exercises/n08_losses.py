@@ -34,24 +34,31 @@ def mask_rare_words(
     rings = -torch.log1p(-chance) / counts[input_ids].float() ** exponent
     if "a uniform number for the clock" in wrong:
         rings = chance / counts[input_ids].float() ** exponent
+    if "log u for log(1 − u)" in wrong:
+        rings = -torch.log(chance) / counts[input_ids].float() ** exponent
+    if "chance times weight" in wrong:
+        rings = -chance * counts[input_ids].float() ** exponent
     if "the last to ring" in wrong:
         rings = -rings
     rings = rings.masked_fill(special, math.inf)
     real = torch.ones_like(special) if "15 % of the padded batch" in wrong else ~special
+    if "special tokens in the draw" in wrong:
+        rings = torch.where(special, -torch.log1p(-chance) / counts[input_ids].float() ** exponent, rings)
     chosen = torch.zeros_like(special)
+    up = {"rounded down": int, "rounded to the nearest": round}
     for part in range(len(input_ids)) if "15 % of each text" in wrong else [slice(None)]:
         share = 0.15 * int(real[part].sum())
         first = (
             rings[part]
             .flatten()
-            .topk(int(share) if "rounded down" in wrong else math.ceil(share), largest=False)
+            .topk(next((up[name] for name in up if name in wrong), math.ceil)(share), largest=False)
         )
         here = torch.zeros(rings[part].numel(), dtype=torch.bool)
         here[first.indices] = True
         chosen[part] = here.view_as(rings[part])
     if "all words alike" in wrong:
         chosen = (chance < 0.15) & ~special
-    return masked(input_ids, chosen, special, action, random_ids, wrong)
+    return masked(input_ids, special_ids, chosen, action, random_ids, wrong)
 
 
 def _draws(generator: torch.Generator) -> list[tuple]:
@@ -70,18 +77,18 @@ def _draws(generator: torch.Generator) -> list[tuple]:
         others = 100 + torch.randint(0, 100, (texts, longest), generator=generator)  # never what stood there
         ids[:4, 2], counts[7] = 7, 1  # special, though it is no token that every vocabulary has
         probe = ids, special_ids(generator), counts, chance, action, others
-        if _is_clear(*probe[:4]):
+        if _is_clear(*probe[:4], below_half=not probes):
             probes.append(probe)
     return probes
 
 
-def _is_clear(ids: Tensor, special_ids: Tensor, counts: Tensor, chance: Tensor) -> bool:
-    """Whether no rounding, of times or of 15 %, could decide who is chosen."""
+def _is_clear(ids: Tensor, special_ids: Tensor, counts: Tensor, chance: Tensor, below_half: bool) -> bool:
+    """Whether no rounding of times or of 15 % could decide who is chosen, and how much the 15 % are above a whole."""
     real = ~torch.isin(ids, special_ids)
     n = int(real.sum())
     rings = (-torch.log1p(-chance) * counts[ids] ** 0.7)[real].sort().values
     last, next_one = rings[math.ceil(0.15 * n) - 1 :][:2]
-    return n % 20 != 0 and bool(next_one > 1.001 * last)
+    return 0.05 < 0.15 * n % 1 < 0.95 and (0.15 * n % 1 < 0.5) == below_half and bool(next_one > 1.001 * last)
 
 
 # ------------------------------------------------------------------------------------------------ 8.4 triple loss
@@ -98,6 +105,7 @@ def triple_loss(
     asked = torch.ones_like(real) if "padding in the soft loss" in wrong else asked
     soft = soft_loss(student_logits[asked], teacher_logits[asked], T, wrong)
     soft = soft * asked.sum() / len(labels) if "divided by the texts" in wrong else soft
+    soft = soft * real.sum() / real.numel() if "soft loss divided by the padding too" in wrong else soft
     z = student_logits[predicted] / (T if "temperature in the masked LM" in wrong else 1)
     hard = F.cross_entropy(z, labels[predicted])
     if "masked LM summed" in wrong:
@@ -107,12 +115,19 @@ def triple_loss(
     there = torch.ones_like(real) if "cosine over padding" in wrong else real
     there = predicted if "cosine at the masked tokens alone" in wrong else there
     cosine = F.cosine_similarity(student_hidden[there], teacher_hidden[there], dim=-1)
+    count = len(cosine)
     cosine = cosine.sum() if "cosine summed" in wrong else cosine.mean()
     away = cosine if "cosine rewarded for being far" in wrong else 1 - cosine
+    if "distances summed" in wrong:
+        away = away * count
+    if "cosine divided by the padding too" in wrong:
+        away = away * count / real.numel()
     if "a dot product for the cosine" in wrong:
         away = 1 - (student_hidden[there] * teacher_hidden[there]).sum(-1).mean()
     if "squared differences for the cosine" in wrong:
         away = F.mse_loss(student_hidden[there], teacher_hidden[there])
+    if "weights as shares" in wrong:
+        soft, hard, away = soft / 8, hard / 8, away / 8
     five, two = (2, 5) if "weights exchanged" in wrong else (1, 1) if "no weights" in wrong else (5, 2)
     return five * soft + two * hard + (0 if "no cosine" in wrong else away)
 
@@ -185,6 +200,22 @@ EXERCISES = [
             Mistake(
                 "rounded down",
                 "You choose one token too few: 15 % are rounded up.",
+                also=("rounded to the nearest",),
+            ),
+            Mistake(
+                "special tokens in the draw",
+                "Your number of tokens is right, but special ones take part in the draw. How can a clock be kept from "
+                "ringing?",
+            ),
+            Mistake(
+                "log u for log(1 − u)",
+                "Your clocks ring after −log(u), and the rule says −log(1 − u). Both are exponential, but with the "
+                "given numbers other tokens are chosen.",
+            ),
+            Mistake(
+                "chance times weight",
+                "You weigh the uniform number itself and take the largest. That prefers rare words, but not in "
+                "proportion to their weights: the clocks do.",
             ),
         ),
         probes=_draws,
@@ -226,7 +257,7 @@ EXERCISES = [
                 "Your third term is smallest where the hidden states point in opposite directions. It is to be 0 where "
                 "they agree.",
             ),
-            *SOFT,
+            *(mistake for mistake in SOFT if mistake.name != "2T instead of T²"),  # at T = 2 no mistake
             Mistake(
                 "masked LM summed",
                 "Your masked-LM loss is a sum over the masked tokens. A mean is asked for.",
@@ -242,6 +273,7 @@ EXERCISES = [
             Mistake(
                 "cosine summed",
                 "Your cosines are summed, not averaged.",
+                also=("distances summed",),
             ),
             Mistake(
                 "a dot product for the cosine",
@@ -258,6 +290,18 @@ EXERCISES = [
             Mistake(
                 "no cosine",
                 "Your loss has two terms, and there are three.",
+            ),
+            Mistake(
+                "soft loss divided by the padding too",
+                "Padding adds nothing to your soft loss, but the divisor counts it. The mean is over real tokens.",
+            ),
+            Mistake(
+                "cosine divided by the padding too",
+                "Padding adds nothing to your cosine term, but the divisor counts it. The mean is over real tokens.",
+            ),
+            Mistake(
+                "weights as shares",
+                "Your loss is divided by the sum of the weights. DistilBERT's are no shares: 5, 2 and 1 as they are.",
             ),
         ),
         probes=lambda generator: [_outputs(generator), _outputs(generator, texts=3)],

@@ -29,21 +29,24 @@ def honest_report(
 
     from kdtutor.evaluation.statistics import mean_and_interval  # here: it takes seconds to import
 
-    def choice(scores: Tensor, asked: Tensor) -> int:
-        scores = asked if "chosen on the test set" in wrong else scores
+    def choice(scores: Tensor, asked: Tensor, whose: str) -> int:
+        scores = asked if {"chosen on the test set", f"{whose} chosen on the test set"} & wrong else scores
         if "chosen by the best run" in wrong:
             return int(scores.amax(-1).argmax())
         if "chosen at one seed" in wrong:
             return int(scores[:, 0].argmax())
         return int(scores.mean(-1).argmax())
 
-    best, other = choice(validation, test), choice(control_validation, control_test)
+    best = choice(validation, test, "the method")
+    other = choice(control_validation, control_test, "the control")
     if "the control gets the rival's setting" in wrong:
         other = best
     reported = "validation scores reported" in wrong
     ours, theirs = (
         (validation[best], control_validation[other]) if reported else (test[best], control_test[other])
     )
+    if "the control's mean over all settings" in wrong:
+        theirs = control_test.mean(0)
     differences = ours - theirs
     gain = float(differences.mean())
     if "control minus method" in wrong:
@@ -64,6 +67,10 @@ def honest_report(
     if "seeds not paired" in wrong:
         halves = [mean_and_interval(side.tolist()).half_width for side in (ours, theirs)]
         half_width = math.hypot(*halves)
+    if "two half-widths added" in wrong:
+        half_width = sum(mean_and_interval(side.tolist()).half_width for side in (ours, theirs))
+    if "the spread divided by n" in wrong:
+        half_width = half_width * math.sqrt(1 - 1 / len(differences))
     return best, other, gain, half_width
 
 
@@ -98,6 +105,7 @@ HONEST_REPORT = Exercise(
             "chosen on the test set",
             "You chose by the test scores. The best of several looks good on whatever chose it, and then there is no "
             "data left on which to say how good it is.",
+            also=("the method chosen on the test set", "the control chosen on the test set"),
         ),
         Mistake(
             "validation scores reported",
@@ -135,6 +143,7 @@ HONEST_REPORT = Exercise(
             "seeds not paired",
             "Your interval treats the two sides as unrelated runs. At one seed they share weights and order, so look "
             "at the differences, seed by seed.",
+            also=("two half-widths added",),
         ),
 Mistake("control minus method",
 "Your gain has its sign changed: is the method to be better, or the control?",),
@@ -145,126 +154,20 @@ Mistake("the whole width",
 Mistake("the standard error alone",
 "Your half-width is the standard error of the mean. By what is it multiplied, so that 95 of 100 "
 "such intervals hold the truth?",),
+        Mistake(
+            "the control's mean over all settings",
+            "You subtract the mean of all the control's settings. Its best one, chosen on validation, is the rival.",
+        ),
+        Mistake(
+            "the spread divided by n",
+            "Your standard deviation divides by n. Estimated from a few seeds, it divides by n − 1, and is larger.",
+        ),
 
 ),
     planted=("chosen on the test set", "the control gets the rival's setting",),
     symptom="Where all settings are equally good, it still reports a gain.",
     probes=_report_probes,
 )  # fmt: skip
-
-
-# ---------------------------------------------------------------------------------------------- 9.3 equal steps
-
-
-def equal_steps(
-    epochs: int, rivals: Sequence[tuple[int, int, int, int]], wrong: frozenset[str] = RIGHT
-) -> tuple[int, list[float]]:
-    """The optimiser steps that the first rival takes in `epochs`, and how many epochs each needs for as many.
-
-    rivals: (texts, batch size of a process, accumulated micro-batches, processes) of each. The texts left over at the
-    end of an epoch make a step of their own.
-    """
-
-    def steps_an_epoch(texts: int, batch: int, accumulate: int, processes: int) -> float:
-        at_once = batch
-        at_once *= 1 if "accumulation forgotten" in wrong else accumulate
-        at_once *= 1 if "processes forgotten" in wrong else processes
-        if "the last step forgotten" in wrong:
-            return texts // at_once
-        if "left-over micro-batches dropped" in wrong:
-            return math.ceil(texts / (batch * processes)) // accumulate
-        return texts / at_once if "steps in fractions" in wrong else math.ceil(texts / at_once)
-
-    steps = epochs * steps_an_epoch(*rivals[0])
-    needed = [steps / steps_an_epoch(*rival) for rival in rivals]
-    if "equal epochs" in wrong:
-        needed = [float(epochs) for _ in rivals]
-    if "equal texts" in wrong:
-        needed = [epochs * rivals[0][0] / texts for texts, *_ in rivals]
-    if "steps of one epoch" in wrong:
-        steps = steps_an_epoch(*rivals[0])
-    if "the ratio turned" in wrong:
-        needed = [epochs * steps_an_epoch(*rival) / steps_an_epoch(*rivals[0]) for rival in rivals]
-    if "the first rival left out" in wrong:
-        needed = needed[1:]
-    if "whole epochs, rounded up" in wrong:
-        needed = [float(math.ceil(each)) for each in needed]
-    if "whole epochs only" in wrong:
-        needed = [float(round(each)) for each in needed]
-    return steps, needed
-
-
-def _rivals(generator: torch.Generator) -> list[tuple]:
-    def between(low: int, high: int) -> int:
-        return int(torch.randint(low, high, (), generator=generator))
-
-    def rival() -> tuple[int, int, int, int]:
-        batch, accumulate, processes = 2 ** between(2, 5), between(2, 5), between(2, 5)
-        whole = batch * accumulate * processes
-        return whole * between(3, 20) + between(1, whole), batch, accumulate, processes
-
-    return [(between(2, 6), [rival() for _ in range(3)]) for _ in range(3)]
-
-
-EQUAL_STEPS = Exercise(
-    name="equal_steps",
-    number="9.3",
-    title="Equal steps between rivals",
-    reference=equal_steps,
-    mistakes=(
-        Mistake(
-            "equal epochs",
-            "All your rivals get the same number of epochs. One with more data, or with smaller batches, takes more "
-            "steps in it.",
-        ),
-        Mistake(
-            "equal texts",
-            "Your rivals see the same number of texts. With batches of different sizes these are not the same number "
-            "of steps.",
-        ),
-        Mistake(
-            "the last step forgotten",
-            "Your epochs have one step too few where texts are left over: they make a last, smaller one.",
-        ),
-        Mistake(
-            "left-over micro-batches dropped",
-            "Your last micro-batches of an epoch, too few for a whole step, are dropped. They make a step of their "
-            "own.",
-        ),
-        Mistake(
-            "steps in fractions",
-            "Your epochs have fractions of a step. The optimiser moves or does not move; what becomes of the texts "
-            "that are left over?",
-        ),
-        Mistake(
-            "accumulation forgotten",
-            "You count every micro-batch as a step. When does the optimiser move?",
-        ),
-        Mistake(
-            "processes forgotten",
-            "You count the texts of one process. All of them feed the same step.",
-        ),
-        Mistake(
-            "whole epochs only",
-            "Your epochs are rounded, and with them the steps. Training may end in the middle of an epoch.",
-            also=("whole epochs, rounded up",),
-        ),
-        Mistake(
-            "steps of one epoch",
-            "Your number of steps is that of one epoch.",
-        ),
-        Mistake(
-            "the ratio turned",
-            "Your rivals with longer epochs get more of them. Who takes more steps in an epoch needs fewer "
-            "epochs.",
-        ),
-        Mistake(
-            "the first rival left out",
-            "Your list leaves out the first rival, which needs its own epochs, too.",
-        ),
-    ),
-    probes=_rivals,
-)
 
 
 # ------------------------------------------------------------------------------------------------ 9.4 retention
@@ -276,6 +179,8 @@ def retention(student: Scores, teacher: Scores, wrong: frozenset[str] = RIGHT) -
     The macro average goes over the tasks that both were measured on.
     """
     both = [task for task in student if task in teacher]
+    if "the teacher's tasks" in wrong:
+        both = list(teacher)
     if "tasks matched by position" in wrong:
         both = list(student)
         teacher = dict(zip(student, teacher.values(), strict=False))
@@ -283,10 +188,20 @@ def retention(student: Scores, teacher: Scores, wrong: frozenset[str] = RIGHT) -
     seeds = range(len(next(iter(student.values()))))
     macro = [statistics.mean(student[task][seed] for task in both) for seed in seeds]
     reference = [statistics.mean(teacher[task][seed] for task in theirs) for seed in seeds]
+    if "sums over different tasks" in wrong:
+        macro, reference = ([sum(s[t][seed] for t in s) for seed in seeds] for s in (student, teacher))
     if "one seed's teacher for all" in wrong:
         reference = [reference[0] for _ in seeds]
     if "the best runs" in wrong:
         kept = max(macro) / max(reference)
+    elif "the best seed's ratio" in wrong:
+        kept = max(a / b for a, b in zip(macro, reference, strict=True))
+    elif "the median over the seeds" in wrong:
+        kept = statistics.median(a / b for a, b in zip(macro, reference, strict=True))
+    elif "summed over the seeds" in wrong:
+        kept = sum(a / b for a, b in zip(macro, reference, strict=True))
+    elif "ratio of each task's means" in wrong:
+        kept = statistics.mean(statistics.mean(student[t]) / statistics.mean(teacher[t]) for t in both)
     elif "ratio of the seeds' means" in wrong:
         kept = statistics.mean(macro) / statistics.mean(reference)
     elif "mean of the tasks' ratios" in wrong:
@@ -327,10 +242,12 @@ RETENTION = Exercise(
             "macro averages of different tasks",
             "Your teacher's average goes over a task that the student was not measured on. From the paper's own "
             "table, DistilBERT keeps 96.9 % of BERT's score with WNLI in the list, and 96.2 % without.",
+            also=("sums over different tasks",),
         ),
         Mistake(
             "the best runs",
             "You divide the best run by the best run. What is to be reported is what a run retains on average.",
+            also=("the best seed's ratio",),
         ),
         Mistake(
             "one seed's teacher for all",
@@ -345,6 +262,7 @@ RETENTION = Exercise(
             "mean of the tasks' ratios",
             "You divide task by task and average afterwards. That is another definition: a task on which the teacher "
             "is poor would weigh more. Here the macro averages are divided.",
+            also=("ratio of each task's means",),
         ),
         Mistake(
             "a difference",
@@ -374,9 +292,21 @@ RETENTION = Exercise(
             "the first task alone",
             "Your number rests on a single task, and an average over all common ones was asked for.",
         ),
+        Mistake(
+            "the teacher's tasks",
+            "You go through the teacher's tasks. The student was not measured on all of them.",
+        ),
+        Mistake(
+            "the median over the seeds",
+            "Your number is a median over the seeds; their mean was asked for.",
+        ),
+        Mistake(
+            "summed over the seeds",
+            "Your number is a sum over the seeds, and grows with them.",
+        ),
     ),
     probes=_score_probes,
 )
 
 
-EXERCISES = [HONEST_REPORT, EQUAL_STEPS, RETENTION]
+EXERCISES = [HONEST_REPORT, RETENTION]

@@ -37,17 +37,26 @@ def compute_loss(
         model.eval()
     outputs = model(**without)
     z_s = outputs.logits
-    loss = weigh(hard_loss(z_s, labels, T, wrong), soft_loss(z_s, z_t, T, wrong), self.alpha, wrong)
     texts = len(labels) if num_items_in_batch is None else num_items_in_batch
+    hard, soft = hard_loss(z_s, labels, T, wrong, z_t), soft_loss(z_s, z_t, T, wrong)
+    if "the labels' part a mean of the micro-batch" in wrong:
+        hard = hard * texts / len(labels)
+    if "the teacher's part a mean of the micro-batch" in wrong:
+        soft = soft * texts / len(labels)
+    loss = weigh(hard, soft, self.alpha, wrong)
     if "the mean of the micro-batch" in wrong:
         texts = len(labels)
     if "every micro-batch counts the same" in wrong:
         texts = len(labels) * self.current_gradient_accumulation_steps
     loss = loss * len(labels) / (1 if "a sum over the texts" in wrong else texts)
+    if "divided by the texts once more" in wrong:
+        loss = loss / len(labels)
     if "the logits instead of the outputs" in wrong:
         outputs = z_s
     if "the outputs first" in wrong and return_outputs:
         return outputs, loss
+    if "outputs whether asked for or not" in wrong:
+        return loss, outputs
     return (loss, outputs) if return_outputs and "outputs are kept back" not in wrong else loss
 
 
@@ -166,6 +175,25 @@ COMPUTE_LOSS = Exercise(
         Mistake(
             "the outputs first",
             "You return outputs and loss in this order. Trainer takes the first of the two for the loss.",
+        ),
+        Mistake(
+            "the labels' part a mean of the micro-batch",
+            "The labels' part is a mean over the micro-batch, as a model's own loss is, and these means add up. Divide "
+            "it by the number that Trainer gives, like the teacher's.",
+        ),
+        Mistake(
+            "the teacher's part a mean of the micro-batch",
+            "The teacher's part is a mean over the micro-batch, and these means add up. Divide it by the number that "
+            "Trainer gives, like the labels'.",
+        ),
+        Mistake(
+            "divided by the texts once more",
+            "Your loss is a mean already, and is divided by the number of texts once more.",
+        ),
+        Mistake(
+            "outputs whether asked for or not",
+            "You always return two things, and Trainer wants to go backward through what it gets: `return_outputs` "
+            "says whether it asks for both.",
         ),
     ),
     probes=_trainer_probes,

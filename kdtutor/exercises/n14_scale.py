@@ -33,12 +33,35 @@ def training_memory(
         moments = 0
     if "a copy of the weights in the optimiser" in wrong:
         moments = 12
+    if "gradients forgotten" in wrong:
+        gradient = 0
+    if "gradients divided by the micro-batches" in wrong:
+        gradient /= accumulate
+    theirs = 2 if "the teacher's weights in bf16" in wrong else weight
+    if "a second copy in bf16" in wrong:
+        weight += 2
     share = processes if "divided among the processes" in wrong else 1
+    if "all processes together" in wrong:
+        share /= processes
+    units = {
+        "numbers, not bytes": 4,
+        "bits": 1 / 8,
+        "in gigabytes": 1e9,
+        "in GiB": 2**30,
+        "in MB": 1e6,
+        "in MiB": 2**20,
+    }
+    share *= next((units[name] for name in units if name in wrong), 1)
+
+    def held(count: float) -> float:
+        return int(count / share) if (count / share).is_integer() else count / share
+
+    many = accumulate if "one for each micro-batch" in wrong else 1
     return {
-        "student": weight * student // share,
-        "teacher": 0 if "teacher forgotten" in wrong else weight * teacher // share,
-        "gradients": gradient * trained // share * (accumulate if "one for each micro-batch" in wrong else 1),
-        "optimiser": moments * trained // share,
+        "student": held(weight * student),
+        "teacher": 0 if "teacher forgotten" in wrong else held(theirs * teacher),
+        "gradients": held(gradient * trained * many),
+        "optimiser": held(moments * trained),
     }
 
 
@@ -58,6 +81,7 @@ TRAINING_MEMORY = Exercise(
             "weights in bf16",
             "Your weights take two bytes each. Autocast makes such copies for the products and throws them away "
             "again; in which format are the weights to which the small updates are added?",
+            also=("the teacher's weights in bf16",),
         ),
         Mistake(
             "gradients in bf16",
@@ -95,6 +119,29 @@ TRAINING_MEMORY = Exercise(
             "Your optimiser has a copy of the weights beside its moments. That is so where the weights "
             "themselves are 16 bits wide; here they are not.",
         ),
+        Mistake(
+            "a second copy in bf16",
+            "Your student has a second copy in bf16. Autocast makes one for the products and throws it away again: "
+            "between two steps it is not there.",
+        ),
+        Mistake(
+            "gradients forgotten", "Your gradients take no memory. They are there until they are cleared."
+        ),
+        Mistake(
+            "gradients divided by the micro-batches",
+            "Your gradients become smaller with the number of micro-batches. Their sum is as large as one of them.",
+        ),
+        Mistake(
+            "all processes together",
+            "Your numbers are those of all processes together. What *one* of them holds was asked for.",
+        ),
+        Mistake("numbers, not bytes", "You count numbers. How many bytes has each of them?"),
+        Mistake("bits", "Your numbers are eight times too large: bits, and bytes were asked for."),
+        Mistake(
+            "in gigabytes",
+            "Your numbers are right, in a larger unit. Bytes were asked for.",
+            also=("in GiB", "in MB", "in MiB"),
+        ),
     ),
     probes=_models,
 )
@@ -111,6 +158,12 @@ def cut_up(
     if "the parts rounded down" in wrong:
         part = batch_size // processes
     accumulate = math.ceil(part / fits)
+    if "micro-batches not rounded" in wrong:
+        accumulate = batch_size / processes / fits
+    if {"rounded to the nearest", "micro-batches rounded to the nearest"} & wrong:
+        accumulate = round(part / fits)
+    if "times the processes afterwards" in wrong:
+        accumulate *= processes
     if "times the processes" in wrong:
         accumulate = math.ceil(batch_size * processes / fits)
     if "rounded down" in wrong:
@@ -120,6 +173,16 @@ def cut_up(
     steps = math.ceil(texts / batch_size)
     if "last texts dropped" in wrong:
         steps = texts // batch_size
+    if "steps not rounded" in wrong:
+        steps = texts / batch_size
+    if {"rounded to the nearest", "steps rounded to the nearest"} & wrong:
+        steps = round(texts / batch_size)
+    if "a step for every micro-batch of a process" in wrong:
+        steps = steps * accumulate
+    if "a step for all that fits at once" in wrong:
+        steps = math.ceil(texts / (fits * processes))
+    if "a step for a process's part" in wrong:
+        steps = math.ceil(texts * processes / batch_size)
     if "always one step more" in wrong:
         steps = texts // batch_size + 1
     if "every micro-batch a step" in wrong:
@@ -136,17 +199,21 @@ def cut_up(
 
 
 def _batches(generator: torch.Generator) -> list[tuple]:
-    """(texts, batch_size, processes, fits): one where all divides evenly, two where nothing does."""
+    """(texts, batch_size, processes, fits): one where all divides evenly, two where nothing does, one by a hair.
+
+    Of the two, one has less than half of a micro-batch and of a step left over, and the other more: rounding is told
+    from rounding up and down.
+    """
     fits = between(generator, 5, 40)
     processes, times = between(generator, 2, 9), between(generator, 3, 9)
     even = fits * processes * times
     probes = [(even * between(generator, 20, 90), even, processes, fits)]
-    for _ in range(2):
+    for half in (0, 1):
         fits, processes = between(generator, 9, 40), between(generator, 2, 9)
-        batch = processes * (fits * between(generator, 2, 9) + between(generator, 1, fits))
-        probes.append(
-            (batch * between(generator, 20, 90) + between(generator, 1, batch), batch, processes, fits)
-        )
+        rest = (1 + fits) // 2 * half + between(generator, 1, fits // 2)
+        batch = processes * (fits * between(generator, 2, 9) + rest)
+        left_over = (1 + batch) // 2 * half + between(generator, 1, batch // 2)
+        probes.append((batch * between(generator, 20, 90) + left_over, batch, processes, fits))
     fits, processes, times = between(generator, 5, 12), between(generator, 3, 9), between(generator, 2, 9)
     batch = fits * processes * times + 1  # one text too many: its process has a micro-batch more
     return [*probes, (batch * between(generator, 20, 90), batch, processes, fits)]
@@ -176,11 +243,19 @@ CUT_UP = Exercise(
             "every micro-batch a step",
             "Your optimiser takes a step after each micro-batch. That is training with a small batch; what is "
             "accumulated, and until when?",
+            also=("a step for every micro-batch of a process", "a step for all that fits at once"),
         ),
         Mistake(
             "every process reads everything",
             "Your steps are too many: in a pass of yours every process reads every text. One step uses up the texts "
             "of all processes together.",
+            also=("a step for a process's part",),
+        ),
+        Mistake(
+            "rounded to the nearest",
+            "You round to the nearest whole number. Half of a micro-batch too many does not fit, and texts that are "
+            "left over make a step.",
+            also=("micro-batches rounded to the nearest", "steps rounded to the nearest"),
         ),
         Mistake(
             "last texts dropped",
@@ -204,12 +279,13 @@ CUT_UP = Exercise(
         Mistake(
             "not rounded",
             "Your results have fractions. There is no half of a micro-batch, nor of a step: in which direction does "
-            "one "
-            "have to round?",
+            "one have to round?",
+            also=("micro-batches not rounded", "steps not rounded"),
         ),
         Mistake(
             "times the processes",
             "You multiply by the number of processes. They share the work.",
+            also=("times the processes afterwards",),
         ),
         Mistake(
             "always one step more",

@@ -83,6 +83,10 @@ def step_gradient(
                 factor = 1 / sum(len(b["labels"]) for b in everything)
             if "divided by all positions" in wrong:
                 factor = 1 / sum(b["labels"].numel() for b in everything)
+            if "not divided" in wrong:
+                factor = 1.0
+            if "multiplied by the processes" in wrong:
+                factor = factor * len(shares)
             if "divided by the processes as well" in wrong:
                 factor = factor / len(shares)
             if "only the last micro-batch" in wrong:
@@ -92,11 +96,18 @@ def step_gradient(
                 graph = graph + part
             else:
                 (len(everything) * part if "divided after backward" in wrong else part).backward()
+            if "cleared after the backward pass" in wrong:
+                model.zero_grad()
             loss += part.item()
     if "one backward for all" in wrong:
         graph.backward()
     if "the returned loss keeps its graph" in wrong:
         return torch.tensor(loss, requires_grad=True)
+    if "the gradient divided by the micro-batches as well" in wrong:
+        for weights in model.parameters():
+            weights.grad /= len(everything)
+    if "the returned loss divided once more" in wrong:
+        return loss / len(everything)
     if "the sum of the means returned" in wrong:
         return sum(_mean_loss(model, batch) for batch in everything)
     return part.item() if "the last loss returned" in wrong else loss
@@ -215,6 +226,26 @@ STEP_GRADIENT = Exercise(
             "the last loss returned",
             "The gradient is right. But the loss that you return is that of the last micro-batch.",
         ),
+        Mistake(
+            "not divided", "Your gradient is that of a sum over the masked tokens: a mean was asked for."
+        ),
+        Mistake(
+            "multiplied by the processes",
+            "Your gradient is too large by the number of processes. Where a library averages over processes, one has "
+            "to make up for that; here the gradients add up.",
+        ),
+        Mistake(
+            "cleared after the backward pass",
+            "You clear the gradient after each backward pass, and in the end there is none left.",
+        ),
+        Mistake(
+            "the gradient divided by the micro-batches as well",
+            "Your gradient is divided by the number of micro-batches once more, after it was right.",
+        ),
+        Mistake(
+            "the returned loss divided once more",
+            "The gradient is right. The loss that you return is divided by the number of micro-batches once more.",
+        ),
     ),
     planted=("divided after backward",),
     symptom="Cut into twice as many pieces, the same batch gives a gradient that is twice as long.",
@@ -236,6 +267,8 @@ def training_hours(
     token of one forward pass. peak: operations a second of one GPU; utilisation: the share of it that is reached.
     """
     forward_and_backward = 1 if "forward pass alone" in wrong else 3
+    if "backward as cheap as forward" in wrong:
+        forward_and_backward = 2
     work = forward_and_backward * student + teacher
     if "teacher left out" in wrong:
         work = forward_and_backward * student
@@ -250,6 +283,8 @@ def training_hours(
     if "one pass" not in wrong:
         computed *= passes
     rate = peak if "peak taken for granted" in wrong else peak * utilisation
+    if "faster than the peak" in wrong:
+        rate = peak / utilisation
     all_hours = operations * computed / rate / (1 if "seconds" in wrong else 3600)
     if "every GPU computes everything" in wrong:
         return {"hours": all_hours, "GPU-hours": all_hours * gpus}
@@ -338,6 +373,14 @@ TRAINING_HOURS = Exercise(
         Mistake(
             "days",
             "Your results are days, and hours are asked for.",
+        ),
+        Mistake(
+            "backward as cheap as forward",
+            "Your backward pass costs as much as the forward pass. It has two products for each of the way there.",
+        ),
+        Mistake(
+            "faster than the peak",
+            "Your GPUs are faster than their peak: the share that is reached is on the wrong side of the fraction bar.",
         ),
     ),
     probes=_runs,

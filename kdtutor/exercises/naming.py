@@ -16,10 +16,9 @@ from kdtutor.exercises.definitions import Exercise
 from kdtutor.exercises.running import Run, run
 
 Names = tuple[str, ...]
-SEARCH, FURTHER = (
-    0.9,
-    0.2,
-)  # seconds of this thread's processor time for the pairs, and from the first that fits
+# Seconds of this thread's processor time: for pairs that explain everything, from the first that fits on, and for
+# those that explain the first thing seen.
+SEARCH, FURTHER, PARTLY = 0.7, 0.2, 0.3
 UNLIKE = 1e9  # the distance between things of different shape
 EXCHANGED = "return values exchanged"
 EXCHANGED_HINT = (
@@ -28,45 +27,57 @@ EXCHANGED_HINT = (
 
 
 def explanations(
-    exercise: Exercise, probes: Sequence[tuple], mine: Sequence[Run], again: Callable[[], Sequence[tuple]]
-) -> list[Names]:
+    exercise: Exercise, probes: Sequence[tuple], mine: Sequence[Run], again: Callable[[], Sequence[tuple]],
+    what: str = "", search: float = SEARCH,
+) -> list[Names]:  # fmt: skip
     """The smallest sets of at most two mistakes with which the reference does what the learner's function does.
 
     again() makes fresh probes and runs the learner's function on them: a set that only happened to fit is found out.
-    More than one set is left where they do the same, whatever the arguments.
+    More than one set is left where they do the same, whatever the arguments. what: the one thing seen that is to be
+    explained; by default, all.
     """
-    singles = [(switch,) for mistake in exercise.mistakes for switch in mistake.switches]
-    singles += [(EXCHANGED,)] if _several_values(exercise) else []
+    singles = _singles(exercise, what)
     confirmed: list[tuple] = []
-    for candidates, seconds in ((singles, 60.0), (_pairs(exercise, probes[0], mine[0]), SEARCH)):
+    for candidates, seconds in ((singles, 60.0), (_pairs(exercise, probes[0], mine[0], what), search)):
         fitting, stop = [], time.thread_time() + seconds
         for names in candidates:
             if time.thread_time() > stop:
                 break
-            if explains(exercise, names, probes, mine):
+            if explains(exercise, names, probes, mine, what):
                 fitting.append(names)
                 stop = min(stop, time.thread_time() + FURTHER) if candidates is not singles else stop
         if fitting and not confirmed:
             confirmed = list(again())
         fitting = [
-            names for names in fitting if all(explains(exercise, names, [p], [r]) for p, r in confirmed)
+            names for names in fitting if all(explains(exercise, names, [p], [r], what) for p, r in confirmed)
         ]
         if fitting:
             return _without_twins(exercise, fitting)
     return []
 
 
-def _pairs(exercise: Exercise, probe: tuple, mine: Run) -> Iterator[Names]:
+def alone(exercise: Exercise, probes: Sequence[tuple], mine: Sequence[Run]) -> list[Names]:
+    """The single mistakes with which the reference does on these probes what the learner's function does."""
+    fitting = [names for names in _singles(exercise) if explains(exercise, names, probes, mine)]
+    return _without_twins(exercise, fitting) if fitting else []
+
+
+def _singles(exercise: Exercise, what: str = "") -> list[Names]:
+    switches = [(switch,) for mistake in exercise.mistakes for switch in mistake.switches]
+    return switches + ([(EXCHANGED,)] if _several_values(exercise) and not what else [])
+
+
+def _pairs(exercise: Exercise, probe: tuple, mine: Run, what: str = "") -> Iterator[Names]:
     """All pairs of mistakes, the likeliest first: those whose changes to the right numbers add up to the learner's."""
     names = [switch for mistake in exercise.mistakes for switch in mistake.switches]
     first = run(exercise, exercise.reference, probe)
-    right = _numbers(first, first)
-    alone = [_numbers(run(exercise, exercise.with_mistakes([name]), probe), first) for name in names]
+    right = _numbers(first, first, what)
+    each = [_numbers(run(exercise, exercise.with_mistakes([name]), probe), first, what) for name in names]
     pairs = sorted(itertools.combinations(range(len(names)), 2), key=sum)
     if pairs:
-        far = _distances(np.array(pairs), np.array(alone), right, _numbers(mine, first))
+        far = _distances(np.array(pairs), np.array(each), right, _numbers(mine, first, what))
         yield from ((names[a], names[b]) for a, b in (pairs[place] for place in far.argsort(kind="stable")))
-    if _several_values(exercise):
+    if _several_values(exercise) and not what:
         yield from ((mistake.name, EXCHANGED) for mistake in exercise.mistakes)
 
 
@@ -91,14 +102,15 @@ def _distances(pairs: np.ndarray, alone: np.ndarray, right: np.ndarray, seen: np
     return far
 
 
-def _numbers(seen: Run, right: Run) -> np.ndarray:
+def _numbers(seen: Run, right: Run, what: str = "") -> np.ndarray:
     """All numbers that were seen, one after the other, (E,): where they are more or fewer than the right ones, NaN.
 
     What is not finite counts as 0.
     """
     parts = [np.zeros(1)]
-    for what, value in right.seen.items():
-        due, found = (_flat(part) for part in (value, seen.seen.get(what)))
+    mine = _part(seen.seen, what)
+    for name, value in _part(right.seen, what).items():
+        due, found = (_flat(part) for part in (value, mine.get(name)))
         parts.append(found if found.shape == due.shape else np.full_like(due, np.nan))
     return np.concatenate(parts)
 
@@ -124,7 +136,9 @@ def _without_twins(exercise: Exercise, fitting: Sequence[Names]) -> list[Names]:
     return [*dict.fromkeys(names for names in named if len(names) == shortest)]
 
 
-def explains(exercise: Exercise, names: Names, probes: Sequence[tuple], mine: Sequence[Run]) -> bool:
+def explains(
+    exercise: Exercise, names: Names, probes: Sequence[tuple], mine: Sequence[Run], what: str = ""
+) -> bool:
     """Whether the reference with these mistakes shows what the learner's function does, on every probe."""
     exchanged = EXCHANGED in names
     wrong = exercise.with_mistakes(name for name in names if name != EXCHANGED)
@@ -136,9 +150,27 @@ def explains(exercise: Exercise, names: Names, probes: Sequence[tuple], mine: Se
             if seen.failure or other.failure:
                 if not _same_failure(seen, other, failed_everywhere):
                     return False
+            elif what:
+                if not _same(_part(seen.seen, what), _part(other.seen, what), exchanged=False):
+                    return False
             elif seen.changed != other.changed or not _same(seen.seen, other.seen, exchanged):
                 return False
     return True
+
+
+def _part(seen: Mapping[str, Any], what: str) -> Mapping[str, Any]:
+    """What was seen under one name, such as "the loss" or "the result['student']"; with none, everything."""
+    if not what:
+        return seen
+    name = next((name for name in seen if what.startswith(name)), None)
+    if name is None:
+        return {}
+    value = seen[name]
+    # A list is taken whole, as one row; of a few values that are returned at once, each is by itself.
+    entries = (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, tuple) else ()
+    )
+    return next(({what: part} for key, part in entries if what.startswith(f"{name}[{key!r}]")), {name: value})
 
 
 def _same_failure(mine: Run, other: Run, in_words: bool) -> bool:
@@ -172,12 +204,26 @@ def _several_values(exercise: Exercise) -> bool:
 
 
 def known_among_others(
-    exercise: Exercise, probes: Sequence[tuple], mine: Sequence[Run], right: Sequence[Run], what: str
-) -> str:
-    """The one mistake that surely is behind one thing seen, among several unknown ones, if there is one.
+    exercise: Exercise, probes: Sequence[tuple], mine: Sequence[Run], right: Sequence[Run], what: str,
+    again: Callable[[], Sequence[tuple]],
+) -> Names:  # fmt: skip
+    """The mistakes that surely are behind one thing seen, among others that are not known: as a rule none."""
+    if isinstance(right[0].seen.get(what), bool):
+        return _behind_an_answer(exercise, probes, mine, right, what) if exercise.observe else ()
+    several = exercise.observe or _several_values(exercise)
+    if not several or any(run.failure for run in mine):
+        return ()
+    sets = explanations(exercise, probes, mine, again, what, PARTLY)
+    return tuple(name for name in sets[0] if all(name in names for names in sets)) if sets else ()
 
-    It shows itself in answers of yes or no, `what` among them, which are all wrong in the learner's function as well;
-    and what any other mistake shows of that kind, it shows too.
+
+def _behind_an_answer(
+    exercise: Exercise, probes: Sequence[tuple], mine: Sequence[Run], right: Sequence[Run], what: str
+) -> Names:
+    """The one mistake behind a wrong answer of yes or no.
+
+    All answers of that kind that it gets wrong are wrong in the learner's function as well; and what any other mistake
+    shows of that kind, it shows too.
     """
     wrongs = _yes_or_no(mine, right)
     shown = {
@@ -189,7 +235,7 @@ def known_among_others(
     behind = {name: found for name, found in shown.items() if what in {question for _, question in found}}
     fitting = {name: found for name, found in behind.items() if found <= wrongs}
     best = [name for name, found in fitting.items() if all(other <= found for other in fitting.values())]
-    return best[0] if len(best) == 1 else ""
+    return tuple(best) if len(best) == 1 else ()
 
 
 def _yes_or_no(some: Sequence[Run], right: Sequence[Run]) -> set[tuple[int, str]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from kdtutor.exercises import sandbox
-from kdtutor.exercises.comparing import GRADIENT_FLOWS, RESULT, tensors
+from kdtutor.exercises.comparing import GRADIENT, GRADIENT_FLOWS, RESULT, tensors
 from kdtutor.exercises.definitions import Exercise
 from kdtutor.exercises.words import Unlike, describe, in_words
 
@@ -127,7 +127,7 @@ def _result_and_gradients(
             found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
             gradients = dict(zip(leaves, found, strict=True))
         for position, leaf in leaves.items():
-            name = f"its gradient with respect to {exercise.arguments[position]}"
+            name = f"{GRADIENT} {exercise.arguments[position]}"
             gradient = gradients[position]
             seen[name] = torch.zeros_like(leaf) if gradient is None else gradient
     return args, seen

@@ -181,4 +181,6 @@ def _product(chosen: Sequence[str], times: Fraction, names: dict[str, str]) -> s
     powers = {name: chosen.count(name) for name in dict.fromkeys(chosen)}
     text = " · ".join(f"{name}{('', '', '²', '³')[power]}" for name, power in powers.items())
     meaning = f" ({names[text]})" if text in names else ""
-    return f"{text}{meaning}" if abs(times) == 1 else f"{abs(times)} · {text}{meaning}"
+    if abs(times) == 1:
+        return f"{text}{meaning}"
+    return f"{abs(times)} · {text}{meaning.replace(')', f', {abs(times)} times)')}"

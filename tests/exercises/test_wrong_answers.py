@@ -390,12 +390,12 @@ def test_a_wrong_answer_is_not_accepted_and_its_mistake_is_named(exercise, answe
         (
             "transformer_parameters",
             lambda *sizes: EXERCISES["transformer_parameters"].reference(*sizes) - 3 * sizes[1] * sizes[4],
-            "too small by 3 · width · layers (one vector of width D in every layer), whatever the sizes",
+            "too small by 3 · width · layers (one vector of width D in every layer, 3 times), whatever the sizes",
         ),
         (
             "masked_lm_parameters",
             lambda *sizes: EXERCISES["masked_lm_parameters"].reference(*sizes) + 5 * sizes[1] ** 2,
-            "too large by 5 · width² (one D × D matrix), whatever the sizes",
+            "too large by 5 · width² (one D × D matrix, 5 times), whatever the sizes",
         ),
         (
             "soft_targets",

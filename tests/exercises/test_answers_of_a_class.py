@@ -1,0 +1,155 @@
+"""Answers as a class writes them: what was once accepted, refused or answered with numbers alone gets its sentence."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kdtutor.exercises import load_exercises
+from kdtutor.exercises.checker import judge
+
+EXERCISES = load_exercises()
+
+
+def check(exercise: str, answer, seed: int | None = None):
+    return judge(EXERCISES[exercise], answer, seed)
+
+
+# ------------------------------------------------------------------------------------------ once accepted
+
+
+def masked_with_minus_100(query, key, value, mask):
+    scores = query @ key.mT / math.sqrt(query.shape[-1])
+    return (scores - 100.0 * ~mask).softmax(-1) @ value
+
+
+def masked_with_minus_50(query, key, value, mask):
+    scores = query @ key.mT / math.sqrt(query.shape[-1])
+    return (scores - 50.0 * ~mask).softmax(-1) @ value
+
+
+def a_frozen_control(new_student, teacher):
+    student = new_student()
+    return student, copy.deepcopy(student).requires_grad_(False)
+
+
+def the_best_median(validation, test, control):
+    best = int(validation.median(-1).values.argmax())
+    return best, (test[best] - control).mean()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("exercise", "answer", "mistake"),
+    [
+        ("scaled_dot_product_attention", masked_with_minus_100, "a mask that is not low enough"),
+        ("scaled_dot_product_attention", masked_with_minus_50, "a mask that is not low enough"),
+        ("fair_pair", a_frozen_control, "one of the two frozen"),
+        ("honest_choice", the_best_median, "chosen by the median"),
+    ],
+)
+def test_what_was_once_accepted_is_named(exercise, answer, mistake, seed):
+    assert check(exercise, answer, seed).mistakes == (mistake,)
+
+
+def test_who_is_right_only_for_numbers_of_ordinary_size_is_told_so():
+    def cut_off(logits, temperature):
+        return (logits / temperature).clamp(-50, 50).softmax(-1)
+
+    verdict = check("softmax_with_temperature", cut_off)
+    assert not verdict.solved
+    assert "With numbers of ordinary size it is right; with numbers as large as" in " ".join(
+        str(verdict).split()
+    )
+
+
+# ------------------------------------------------------------------------------------------ once refused
+
+
+def logits_cut_off_behind_the_last_token(model, optimizer, source, target):
+    logits = model(source, target)[:, :-1]
+    loss = F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=0)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def fused_attention(x, w_query, w_key, w_value, w_output, heads):
+    parts = ((x @ w).unflatten(-1, (heads, -1)).transpose(1, 2) for w in (w_query, w_key, w_value))
+    return F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2) @ w_output
+
+
+@pytest.mark.parametrize("seed", range(1, 11))
+@pytest.mark.parametrize(
+    ("exercise", "answer"),
+    [("training_step", logits_cut_off_behind_the_last_token), ("multi_head_attention", fused_attention)],
+)
+def test_what_was_once_refused_or_remarked_on_is_right(exercise, answer, seed):
+    assert check(exercise, answer, seed).kind == "right"
+
+
+# ------------------------------------------------------------------------------------------ several at once
+
+
+def the_textbooks_accumulation(student, batches, accumulate, learning_rate):
+    """Divided by `accumulate`, leftovers dropped and the schedule with them, the divided losses averaged."""
+    steps = len(batches) // accumulate
+    optimizer = torch.optim.SGD(student.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 - k / steps)
+    total = 0.0
+    for i, (inputs, teacher_logits) in enumerate(batches):
+        loss = F.mse_loss(student(inputs), teacher_logits) / accumulate
+        loss.backward()
+        total += loss.item()
+        if (i + 1) % accumulate == 0:
+            optimizer.step(), optimizer.zero_grad(), schedule.step()
+    return total / len(batches)
+
+
+def three_of_four_rows(student, teacher, accumulate, processes):
+    return {
+        "student": 2 * student,
+        "teacher": 2 * teacher,
+        "gradients": 4 * student * accumulate,
+        "optimiser": 1 * student,
+    }
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("exercise", "answer", "mistakes"),
+    [
+        (
+            "train_epoch",
+            the_textbooks_accumulation,
+            {"every batch counts the same", "the last step is left out"},
+        ),
+        ("training_memory", three_of_four_rows, {"weights in bf16"}),
+    ],
+)
+def test_of_more_mistakes_than_two_those_behind_the_first_thing_seen_are_named(
+    exercise, answer, mistakes, seed
+):
+    verdict = check(exercise, answer, seed)
+    assert set(verdict.mistakes) == mistakes, verdict
+    assert "There is more than one thing, and this much is known." in str(verdict)
+
+
+def test_a_part_that_no_known_mistake_explains_gets_no_name():
+    def another_optimiser(student, teacher, texts, steps):
+        optimizer = torch.optim.Adam(student.parameters(), lr=0.5)
+        losses = []
+        for _ in range(steps):
+            loss = F.cross_entropy(student(texts), teacher(texts).softmax(-1).detach())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    assert check("train_student", another_optimiser).mistakes == ()
