@@ -115,9 +115,21 @@ class DistillArguments(TrainArguments):
     pool: bool = field_of(
         False, SWITCH, "learn from the task's pool too, whose labels are hidden: supersense has one"
     )
+    augment: int | None = field_of(
+        None,
+        optional(COUNT),
+        "learn from this many variants of each training text too, which the teacher labels",
+    )
     student: str = field_of("half-depth", TEXT, "one of {students}, or a folder or Hub name")
     layers: int | None = field_of(None, optional(COUNT), "the student's depth")
-    width: int | None = field_of(None, optional(COUNT), "a small-bert's hidden size (default: 128)")
+    width: int | None = field_of(
+        None, optional(COUNT), "hidden size of a small-bert (default: 128) or of a student of another shape"
+    )
+    vectors: str | None = field_of(
+        None,
+        optional(one_of("teacher", "random")),
+        "an lstm's, gru's, cnn's or static's of tokens at the start: the teacher's, averaged (default), or random",
+    )
     token_types: str | None = field_of(
         None, optional(one_of("fold", "drop")), "half-depth: into the positions (default), or left out"
     )

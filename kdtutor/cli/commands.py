@@ -145,7 +145,7 @@ def distill(a: DistillArguments, command: str) -> None:
     task = _task(a)
     objective = parse_objective(_formula(a, task.rules))
     teacher = models.load_teacher(task, a.teacher, a.label_map)
-    options = {name: getattr(a, name) for name in ("layers", "width", "token_types")}
+    options = {name: getattr(a, name) for name in ("layers", "width", "token_types", "vectors")}
     student = models.make_student(a.student, teacher, task, seed=a.seed, **options)
     if a.dropout is not None:
         models.set_dropout(student, a.dropout)
@@ -214,7 +214,12 @@ def _task(a: DataArguments):
         task = load_task(a.task, tokenizer=a.tokenizer or _own_tokenizer(a), **options)
     if getattr(a, "pool", False):
         task = task.with_pool()
-    return task.subset(a.subset, a.seed) if getattr(a, "subset", None) is not None else task
+    task = task.subset(a.subset, a.seed) if getattr(a, "subset", None) is not None else task
+    if getattr(a, "augment", None):
+        from kdtutor.data.augment import augment
+
+        task = augment(task, a.augment, seed=a.seed)
+    return task
 
 
 def _own_tokenizer(a: DataArguments) -> str | None:

@@ -1,5 +1,6 @@
 """Teachers and students, and what they cost."""
 
+from kdtutor.models.convolutional import cnn_student
 from kdtutor.models.depth import half_depth, layer_choice
 from kdtutor.models.forward import (
     Outputs,
@@ -12,7 +13,9 @@ from kdtutor.models.forward import (
     unembedding,
 )
 from kdtutor.models.load import TEACHERS, check_fits, freeze, load_model, load_teacher, shipped
+from kdtutor.models.recurrent import gru_student, lstm_student
 from kdtutor.models.sizes import Sizes, sizes
+from kdtutor.models.static import static_student
 from kdtutor.models.students import (
     make_student,
     register,
@@ -20,14 +23,17 @@ from kdtutor.models.students import (
     small_bert,
     student_names,
 )
+from kdtutor.models.vectors import token_vectors
 
 __all__ = [
     "TEACHERS",
     "Outputs",
     "Sizes",
     "check_fits",
+    "cnn_student",
     "forward",
     "freeze",
+    "gru_student",
     "half_depth",
     "inputs_of",
     "layer_choice",
@@ -35,6 +41,7 @@ __all__ = [
     "load_teacher",
     "logits_by_batch",
     "logits_of",
+    "lstm_student",
     "make_student",
     "refuse_non_finite",
     "register",
@@ -42,7 +49,9 @@ __all__ = [
     "shipped",
     "sizes",
     "small_bert",
+    "static_student",
     "student_names",
     "texts_at_once",
+    "token_vectors",
     "unembedding",
 ]

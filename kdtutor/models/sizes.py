@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -41,8 +44,16 @@ def sizes(model: PreTrainedModel, length: int = 128) -> Sizes:
     length = min(length, getattr(model.config, "max_position_embeddings", length))
     ids = torch.ones(1, length, dtype=torch.long, device=next(model.parameters()).device)
     was_training = model.training
-    # The counter does not know the CPU's fused attention; written out, attention is two matrix products.
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    with _written_out(), FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))
     model.train(was_training)
     return Sizes(parameters, 4 * parameters, counter.get_total_flops() // 2, length)
+
+
+@contextmanager
+def _written_out() -> Iterator[None]:
+    """Let models run in operations that the counter knows, fused attention and the CPU's fused LSTM taken apart."""
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+        warnings.simplefilter("ignore", UserWarning)  # about GPUs that are not there
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield

@@ -1,4 +1,4 @@
-"""Students by name: half of a teacher's layers (see depth.py), a small BERT with random weights, or your own.
+"""Students by name: half of a teacher's layers (depth.py), a small BERT, another shape (shapes.py), or your own.
 
     @register("my-lstm")
     def my_lstm(teacher, task, width=64, seed=None): ...
@@ -36,7 +36,7 @@ _REGISTER: dict[str, Callable[..., PreTrainedModel]] = {}
 def register(name: str) -> Callable:
     """Decorate a function `(teacher, task, **options)` that makes a student: from now on `name` stands for it.
 
-    Its options are its keywords. On the command line, --layers, --width, --token_types and --seed are passed on to it.
+    Its options are its keywords. On the command line, --layers, --width, --token_types, --vectors and --seed are.
     """
 
     def add(make: Callable[..., PreTrainedModel]) -> Callable[..., PreTrainedModel]:

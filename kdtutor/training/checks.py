@@ -42,6 +42,7 @@ def check_run(
         raise KDTutorError(f"the {settings.split} split of {task.name} is empty")
 
     _check_student(student, task)
+    _check_outputs(student, teacher, objective)
     if teacher is not None:
         _check_pair(student, teacher, task, objective)
     _check_task(task, objective, settings)
@@ -90,6 +91,19 @@ def _check_student(student: PreTrainedModel, task: Task) -> None:
         raise KDTutorError(
             f"the student's weights are {half.pop()}, too coarse for small steps: train student.float()"
         )
+
+
+def _check_outputs(
+    student: PreTrainedModel, teacher: PreTrainedModel | None, objective: Objective | Term
+) -> None:
+    """Refuse terms that read what a model doesn't have: one that has not everything says what it `gives`."""
+    for term in objective.terms:
+        for who, model in (("student", student), ("teacher", teacher if term.needs_teacher else None)):
+            if lacks := sorted(term.needs - getattr(model, "gives", term.needs)):
+                raise KDTutorError(
+                    f"{type(term).__name__} reads {lacks[0].replace('_', ' ')}, and the {who}, a "
+                    f"{type(model).__name__}, has none"
+                )
 
 
 def _check_pair(

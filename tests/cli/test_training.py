@@ -177,3 +177,16 @@ def test_rare_classes_may_weigh_more_and_the_score_that_sees_them_judges(mine, c
     assert "are short for an --objective" in capsys.readouterr().err
     assert main(["evaluate", *mine[:6], "--max_length", "24", "--model", "out", "--metric", "f1"]) == 1
     assert 'unknown metric of a classification task "f1"; there are: ' in capsys.readouterr().err
+
+
+def test_a_student_of_another_shape_learns_from_variants_of_the_texts_too(distilled, mine, capsys):
+    shape = ["--student", "lstm", "--width", "8", "--vectors", "random", "--augment", "2", "--steps", "2"]
+    assert main([*distilled, *shape, "--json"]) == 0
+    made = json.loads(Path("out/config.json").read_text(encoding="utf-8"))
+    assert (made["model_type"], made["hidden_size"]) == ("kdtutor-recurrent", 8)
+    assert card()["data"]["train"] > 2 * 48 and "variants, seed 0]" in card()["data"]["task"]
+    capsys.readouterr()
+    assert main(["evaluate", *mine[:6], "--max_length", "24", "--model", "out", "--json"]) == 0
+    assert (
+        json.loads(capsys.readouterr().out)["parameters"] == 12_000 * 8 + 4 * 4 * (8 + 4 + 2) * 2 + 8 * 2 + 2
+    )
