@@ -4,6 +4,7 @@
     kd.widgets.LiveDistillation(distillation)                # a training to steer while it runs
     kd.widgets.BeTheTeacher(task, teacher)                   # soft targets by hand
     kd.widgets.AttentionViewer(teacher, student, task=task)  # who looks where
+    kd.widgets.LayerMap(student, teacher, task)              # which layer teaches which
 
 Each is a traitlets model like any ipywidget, so `explorer.temperature = 4` moves the picture and `explorer.observe`
 works. Importing this package imports none of them; each comes when it is first used (PEP 562).
@@ -18,6 +19,7 @@ _HOME = {
     "LiveDistillation": "live",
     "BeTheTeacher": "be_the_teacher",
     "AttentionViewer": "attention",
+    "LayerMap": "layer_map",
     "Instrument": "base",
 }
 

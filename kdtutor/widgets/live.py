@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import threading
 import time
 import weakref
 from collections import deque
@@ -33,6 +32,7 @@ from kdtutor.plots.live import live_distillation
 from kdtutor.training import checkpoints
 from kdtutor.training.distillation import Distillation
 from kdtutor.training.processes import finish_first
+from kdtutor.widgets.background import TURNS, Home, running_loop
 from kdtutor.widgets.base import Instrument, Number, OneOf, SettingError
 from kdtutor.widgets.live_parts import (
     Probe,
@@ -49,7 +49,6 @@ PICTURES = 10  # per second, at most
 POINTS = 240  # of a curve, at most; a point is the mean over some steps
 SNAPSHOTS = 100  # of the probe's distributions, at most (and the first)
 VALIDATION_SHARE = 0.06  # of the time; together with the probe and the pictures it stays below a fifth
-TURNS = 12  # of the event loop between two steps: a message takes several until its handler runs
 
 
 class LiveDistillation(Instrument):
@@ -100,7 +99,7 @@ class LiveDistillation(Instrument):
         self.distillation, self.error = distillation, None
         self.name = name or f"live run {next(self._count)}"
         self._task: asyncio.Task | None = None
-        self._thread, self._loop = threading.current_thread(), _running_loop()
+        self._home = Home()
         self._asked: dict[str, object] = {}  # settings that the next step will have
         self._iterators: dict[Distillation, Iterator] = {}
         self._pause_wanted = False
@@ -135,14 +134,14 @@ class LiveDistillation(Instrument):
         """
         if self.status == "training":
             return
-        loop = _running_loop()
+        loop = running_loop()
         if loop is None:
             raise KDTutorError(
                 "start() needs an event loop, which notebooks have and a plain script has not: "
                 "take live.run() there, or start() inside a coroutine"
             )
         self._take_over()
-        self._thread, self._loop = threading.current_thread(), loop
+        self._home = Home()
         self._task = loop.create_task(self._train(), name=self.name)
 
     def pause(self) -> None:
@@ -512,7 +511,7 @@ class LiveDistillation(Instrument):
             self.set_trait(change["name"], change["old"])
             raise SettingError(f"{change['name']} = None: this objective has one, so it must be a number")
         self._asked[change["name"]] = change["new"]
-        self._at_home(self._apply)
+        self._home.do(self._apply)
 
     def _apply(self) -> None:
         objective = self.distillation.objective
@@ -551,7 +550,7 @@ class LiveDistillation(Instrument):
         self.send({"heard": do})  # so that a view knows that there is a kernel
         if do == "pause":
             self._pause_wanted = True  # seen after the step in hand, whichever thread brings the message
-        self._at_home(partial(self._obey, action))
+        self._home.do(partial(self._obey, action))
 
     def _obey(self, action: Callable[[], None]) -> None:
         try:
@@ -561,21 +560,6 @@ class LiveDistillation(Instrument):
             if not isinstance(error, KDTutorError):
                 self.error = error
 
-    def _at_home(self, action: Callable[[], None]) -> None:
-        """Do it where the training runs: JupyterLab has messages handled in a thread of their own (a subshell)."""
-        here = threading.current_thread() is self._thread
-        if here or self._loop is None or self._loop.is_closed():
-            action()
-        else:
-            self._loop.call_soon_threadsafe(action)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
 
 def _current_task() -> asyncio.Task | None:
-    return None if _running_loop() is None else asyncio.current_task()
+    return None if running_loop() is None else asyncio.current_task()
