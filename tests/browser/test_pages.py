@@ -7,6 +7,7 @@ from pathlib import Path
 
 import build_site as site_tool
 import pytest
+import torch
 from conftest import PHONE
 from instruments import GAME, RUN, SETUP, VIEWER
 from playwright.sync_api import expect
@@ -45,6 +46,21 @@ def page(site, open_page):
 
 def view(page, number: int = 0) -> Explorer:
     return Explorer(page, page.locator(".kd-explorer").nth(number))
+
+
+def test_the_first_page_softens_the_teachers_answer(site, open_page):
+    page = open_page("file://").page
+    page.goto((site / "index.html").as_uri())
+    answer = json.loads(page.locator("#kd-landing").get_attribute("data-answer"))
+    logits, names = torch.tensor(answer["logits"], dtype=torch.float64), answer["names"]
+    slider, rows = page.get_by_label("Temperature"), page.locator("#kd-landing li")
+    for _ in range(30):
+        slider.press("ArrowRight")
+    p = (logits / 4).softmax(-1)
+    assert slider.input_value() == "4" and rows.count() == 7
+    best = int(p.argmax())
+    assert rows.first.inner_text().split("\n") == [names[best], f"{100 * p[best]:.1f} %"]
+    assert rows.last.inner_text().split("\n") == ["19 others", f"{100 * (1 - p.topk(6).values.sum()):.1f} %"]
 
 
 def test_sliders_move_the_picture_without_a_kernel_and_the_numbers_are_torchs(page, screenshot):
