@@ -28,7 +28,9 @@ def is_unnamed(names: Sequence[str]) -> bool:
 
 def written(label_map: Mapping[str, str]) -> str:
     """Write a label map as one types it, in Python and on the command line alike."""
-    if any(set("=,'\"") & set(name) for pair in label_map.items() for name in pair):
+    names = [name for pair in label_map.items() for name in pair]
+    # What divides names, what a shell reads for itself, what JSON begins with, blanks that would be cut off.
+    if any(set("=,'\"{") & set(name) or name != name.strip() for name in names):
         return json.dumps(label_map, ensure_ascii=False)
     return ",".join(f"{theirs}={ours}" for theirs, ours in label_map.items())
 

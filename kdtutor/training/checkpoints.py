@@ -54,7 +54,8 @@ def write(folder: Path, student: PreTrainedModel, state: State) -> Written:
         try:
             # Everything is written beside its place, with the hashes of what was written …
             with quiet():
-                student.save_pretrained(partial)
+                # Under the names that the student itself has: some types have others in their published files.
+                student.save_pretrained(partial, save_original_format=False)
             save_file(
                 {name: value.contiguous() for name, value in state.learned.items()}, partial / TENSORS[1]
             )

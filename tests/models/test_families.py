@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
+
 import pytest
 import torch
-from helpers import make_task, refusal, take
+from helpers import make_task, refusal, same, take, weights
 from tokenizers import pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -26,6 +29,7 @@ from kdtutor.models.forward import forward, inputs_of
 from kdtutor.models.load import label_config, load_model, load_teacher
 from kdtutor.models.names import attention_modules
 from kdtutor.models.save import save
+from kdtutor.models.students import set_dropout
 from kdtutor.objectives.logits import SoftTargets
 from kdtutor.training.distillation import Distillation
 
@@ -114,10 +118,25 @@ def test_each_type_teaches_and_learns_and_is_saved_for_a_pipeline(kind, task, ta
         )
 
     student = half_depth(teacher, seed=0) if kind in CUT else load_model(tmp_path / "teacher", task)
-    run = Distillation(student, teacher, task, SoftTargets(2), steps=2, batch_size=8, precision="fp32",
-                       check_teacher=False)  # fmt: skip
+    settings = {
+        "steps": 2,
+        "batch_size": 8,
+        "precision": "fp32",
+        "check_teacher": False,
+        "folder": tmp_path / "run",
+    }
+    again = copy.deepcopy(student)
+    run = Distillation(student, teacher, task, SoftTargets(2), save_every=1, **settings)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     assert all(torch.isfinite(torch.tensor(step.loss)) for step in take(run, 2))
+
+    # Resumed after its first step, a copy ends with the same weights.
+    run.save()
+    shutil.rmtree(tmp_path / "run" / "checkpoint-0000002")
+    resumed = Distillation(again, teacher, task, SoftTargets(2), **settings).resume()
+    assert resumed.done == 1
+    resumed.run()
+    assert same(weights(resumed.student), weights(run.student))
     assert any(not value.equal(before[name]) for name, value in run.student.state_dict().items())
 
     save(run.student, task, tmp_path / "student")
@@ -129,6 +148,47 @@ def test_each_type_teaches_and_learns_and_is_saved_for_a_pipeline(kind, task, ta
     assert found == pytest.approx(
         dict(zip(task.labels, expected[0].softmax(-1).tolist(), strict=True)), abs=1e-4
     )
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_dropout_is_set_wherever_a_type_keeps_it(kind, task):
+    model = built(kind, task).train()
+    batch = task.encode("train").batch(torch.arange(8))
+
+    def answers() -> torch.Tensor:
+        return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+
+    with torch.no_grad():
+        set_dropout(model, 0.5)
+        assert not answers().equal(answers())
+        set_dropout(model, 0.0)
+        assert answers().equal(answers())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_each_type_is_exported_to_onnx_and_answers_alike(kind, task, tmp_path):
+    """Skipped where the packages are missing: `pip install onnxscript onnxruntime`."""
+    pytest.importorskip("onnxscript", reason="no onnxscript: no type was exported to ONNX")
+    runtime = pytest.importorskip("onnxruntime", reason="no onnxruntime: no type was exported to ONNX")
+    model = built(kind, task, attn_implementation="eager")
+    batch = task.encode("train").batch(torch.arange(4))
+    names = ("input_ids", "attention_mask")
+    file = tmp_path / "model.onnx"
+    export = {"input_names": [*names], "output_names": ["logits"], "dynamo": False, "opset_version": 17}
+    torch.onnx.export(_Logits(model), tuple(batch[name] for name in names), file, **export)
+    session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    [found] = session.run(["logits"], {name: batch[name].numpy() for name in names})
+    torch.testing.assert_close(torch.from_numpy(found), plain(model, batch), rtol=1e-3, atol=1e-4)
+
+
+class _Logits(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, attention_mask):
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
 @pytest.mark.parametrize("kind", [kind for kind in CUT if kind != "bert"])
