@@ -37,6 +37,8 @@ def check_teacher(teacher: PreTrainedModel, task: Task, fast: bool = True) -> No
         return
     if task.rules.answer == "classes":
         _check_classes(logits, texts.targets, teacher, task)
+    elif task.kind == "multi-label":
+        _check_labels(logits, texts.targets, teacher, task)
     elif task.kind == "regression":
         found = spearman(logits[:, 0], texts.targets)
         if found * math.sqrt(len(texts) - 1) < -SIGMAS:
@@ -71,8 +73,7 @@ def _check_classes(logits: Tensor, labels: Tensor, teacher: PreTrainedModel, tas
     order = _best_order(table)
     permuted = int(table[torch.tensor(order), torch.arange(classes)].sum())
     if permuted - right > SIGMAS * math.sqrt(permuted + right) and permuted > majority:
-        names = getattr(teacher, "output_names", None) or output_names(teacher.config)
-        line = written({name: task.labels[label] for name, label in zip(names, order, strict=True)})
+        line = _map_of(order, teacher, task)
         raise KDTutorError(
             f"{told}, and would be on {permuted / n:.1%} with its outputs in another order: load_teacher(…, "
             f"label_map='{line}') (--label_map '{line}'); {TAKE_IT}"
@@ -82,6 +83,37 @@ def _check_classes(logits: Tensor, labels: Tensor, teacher: PreTrainedModel, tas
     chance = float((table.sum(0) * table.sum(1)).sum()) / n**2
     if right / n < chance - SIGMAS * math.sqrt(chance * (1 - chance) / n):
         raise KDTutorError(f"{told}, below the {chance:.1%} of chance: does it know these classes? {TAKE_IT}")
+
+
+def _check_labels(logits: Tensor, targets: Tensor, teacher: PreTrainedModel, task: Task) -> None:
+    """The same for several labels a text, (N, C) both: what counts is how many given labels are found."""
+    said, given = (logits > 0).double(), (targets > 0).double()
+    table, by_chance = given.T @ said, given.sum(0)[:, None] * said.sum(0) / len(given)  # (label, output)
+    found, chance = float(table.diagonal().sum()), float(by_chance.diagonal().sum())
+    told = (
+        f"the teacher finds {found:.0f} of the {given.sum():.0f} labels of {len(given)} texts, "
+        f"and {chance:.0f} would be found by chance"
+    )
+
+    # Of many orders one is good by accident: half of the texts choose it, the other half judge it.
+    half = given[::2].T @ said[::2]
+    order = _best_order(half - given[::2].sum(0)[:, None] * said[::2].sum(0) / max(1, len(given[::2])))
+    rest, outputs = given[1::2].T @ said[1::2], torch.arange(len(order))
+    permuted, right = float(rest[torch.tensor(order), outputs].sum()), float(rest.diagonal().sum())
+    if permuted - right > SIGMAS * math.sqrt(permuted + right):
+        line = _map_of(order, teacher, task)
+        raise KDTutorError(
+            f"{told}; with its outputs in another order it would find {permuted / max(right, 1):.1f} times as many: "
+            f"load_teacher(…, label_map='{line}') (--label_map '{line}'); {TAKE_IT}"
+        )
+    if found < chance - SIGMAS * math.sqrt(chance):
+        raise KDTutorError(f"{told}: does it know these labels, or says it yes for no? {TAKE_IT}")
+
+
+def _map_of(order: list[int], teacher: PreTrainedModel, task: Task) -> str:
+    """Write the label map by which output i means label order[i]."""
+    names = getattr(teacher, "output_names", None) or output_names(teacher.config)
+    return written({name: task.labels[label] for name, label in zip(names, order, strict=True)})
 
 
 def _best_order(table: Tensor) -> list[int]:

@@ -15,7 +15,7 @@ from kdtutor.models.load import load_model, load_teacher
 from kdtutor.models.outputs import read_label_map, written
 from kdtutor.objectives.logits import HardLabels, SoftTargets
 from kdtutor.training.distillation import Distillation
-from kdtutor.training.teacher_check import _best_order, _check_classes, check_teacher
+from kdtutor.training.teacher_check import _best_order, _check_classes, _check_labels, check_teacher
 
 COLOURS = ("red", "green", "blue")
 
@@ -127,7 +127,7 @@ def test_a_label_map_that_leaves_a_class_out_or_names_an_unknown_one_is_refused(
 
 
 def test_a_label_map_is_read_as_it_is_written():
-    for label_map in ({"NEGATIVE": "0", "POSITIVE": "1"}, {"a,b": "c=d", "it's": '"'}):
+    for label_map in ({"NEGATIVE": "0", "POSITIVE": "1"}, {"a,b": "c=d", "it's": '"'}, {"{": " x "}):
         assert read_label_map(written(label_map)) == label_map
     assert written({"NEGATIVE": "0", "POSITIVE": "1"}) == "NEGATIVE=0,POSITIVE=1"
 
@@ -173,3 +173,72 @@ def test_a_teacher_that_ships_is_not_asked_again(monkeypatch):
     teacher.is_shipped = True
     check_teacher(teacher, task)
     assert load_teacher("sentiment").is_shipped
+
+
+# ------------------------------------------------------------------------------------------------ several labels a text
+
+
+def given(n: int, labels: int, seed: int = 0) -> torch.Tensor:
+    """Several labels a text, rare ones and frequent ones."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(n, labels, generator=generator) < torch.linspace(0.1, 0.5, labels)).float()
+
+
+def several(labels: int) -> Task:
+    names = tuple(f"l{i}" for i in range(labels))
+    part = Split((["a text"] * 8,), given(8, labels))
+    return Task("several", "multi-label", names, {"train": part}, max_length=8)
+
+
+def answers(targets: torch.Tensor, right: float, seed: int = 1) -> torch.Tensor:
+    """Logits that agree with each label at this probability."""
+    flipped = torch.rand(targets.shape, generator=torch.Generator().manual_seed(seed)) > right
+    return torch.where(flipped, 1 - targets, targets) * 2 - 1
+
+
+def test_several_labels_in_another_order_are_refused_with_the_map_that_fits():
+    task, targets = several(5), given(256, 5)
+    teacher = model(task)
+    order = [3, 0, 4, 1, 2]
+    said = refusal(_check_labels, answers(targets, 0.9)[:, order], targets, teacher, task)
+    names = teacher.config.id2label
+    line = ",".join(f"{names[i]}=l{label}" for i, label in enumerate(order))
+    assert f"label_map='{line}') (--label_map '{line}')" in said
+    assert "would be found by chance" in said and "times as many" in said
+    _check_labels(answers(targets, 0.9), targets, teacher, task)
+    _check_labels(answers(targets, 0.65), targets, teacher, task)
+
+
+def test_a_teacher_that_says_yes_for_no_is_refused():
+    task, targets = several(5), given(256, 5)
+    said = refusal(_check_labels, answers(1 - targets, 0.9), targets, model(task), task)
+    assert "says it yes for no" in said or "in another order" in said
+
+
+def test_chance_is_not_refused_with_several_labels_either():
+    for labels in (2, 5, 25):
+        task = several(labels)
+        teacher = model(task)
+        for seed in range(30):
+            targets = given(256, labels, seed)
+            _check_labels(
+                torch.randn(256, labels, generator=torch.Generator().manual_seed(seed)),
+                targets,
+                teacher,
+                task,
+            )
+        _check_labels(torch.full((256, labels), -1.0), targets, teacher, task)
+        _check_labels(torch.full((256, labels), 1.0), targets, teacher, task)
+
+
+def test_a_multi_label_teacher_is_measured_before_it_teaches(monkeypatch):
+    targets = given(60, 3)
+    part = Split(([f"text {i}" for i in range(60)],), targets)
+    task = Task(
+        "several", "multi-label", ("a", "b", "c"), dict.fromkeys(("train", "validation", "test"), part)
+    )
+    monkeypatch.setattr(
+        "kdtutor.training.teacher_check.predict",
+        lambda teacher, asked, *_, **__: answers(asked.targets("asked"), 1.0)[:, [1, 2, 0]],
+    )
+    assert "label_map='" in refusal(check_teacher, model(task), task)
