@@ -33,7 +33,7 @@ define lint
 	$(BIN)/mypy
 endef
 
-.PHONY: help lab notebooks course check test colab bench assets constraints clean
+.PHONY: help lab notebooks course check test colab bench assets fuzz constraints clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
@@ -83,6 +83,9 @@ assets: $(READY) ## make the embedded data, tokenizer and models again (hours on
 	$(BIN)/kdtutor distill kdtutor/assets/recipes/distilbert-glosses.yaml
 	$(BIN)/python tools/build_assets.py install runs/distilbert-glosses
 	$(BIN)/python tools/build_assets.py answers bert-supersense bert-sentiment
+
+fuzz: $(READY) ## 1,000 generated cases (files, flags, formulas, settings, label maps), and how each ends; minutes
+	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py
 
 constraints: ## take the newest versions of everything into constraints.txt; then `make test`
 	rm -rf build/newest
