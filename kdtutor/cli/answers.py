@@ -57,13 +57,18 @@ def _answered(a: PredictArguments, wanted):
         raise KDTutorError(f"{path}: files are read as {', '.join(READERS)}")
     writable(Path(a.output).parent)  # said now, not after the work
     columns = columns_of(read_file(path, wanted), wanted, str(path))
-    names, problem = _names(a)
+    names, config = _names(a)
+    problem = config.problem_type
     kind = "classification" if len(names) > 1 else "regression"
     kind = "multi-label" if problem == "multi_label_classification" else kind
     own = None if a.model in shipped() or tokenizer_at(a.model) is None else a.model
-    split = Split(columns.texts, None)
-    task = Task(path.name, kind, names, {"train": split}, a.tokenizer or own, a.max_length)
-    logits = logits_of_split(load_teacher(task, a.model), task, "train")
+    split, tokenizer = Split(columns.texts, None), a.tokenizer or own
+    most = a.max_length or _limit(config, tokenizer)
+    task = Task(path.name, kind, names, {"train": split}, tokenizer, most)
+    teacher = load_teacher(task, a.model)
+    if full := int((task.encode("train").lengths >= most).sum()):
+        print(f"{full:,} of {len(columns):,} texts reach {most:,} tokens: what is beyond was not read")
+    logits = logits_of_split(teacher, task, "train")
     if kind == "regression":
         return columns, [(f"{value:.6g}",) for value in logits[:, 0].tolist()], kind
     if kind == "multi-label":
@@ -78,8 +83,17 @@ def _answered(a: PredictArguments, wanted):
     return columns, [(names[number], f"{probability:.4f}") for number, probability in found], kind
 
 
-def _names(a: PredictArguments) -> tuple[tuple[str, ...], str | None]:
-    """Return what the model calls its outputs, and which problem it solves, if it says so."""
+def _limit(config, tokenizer: str | None) -> int:
+    """Tell how many tokens of a text a model reads: what its positions and its tokenizer allow, or else 512."""
+    from kdtutor.data.tokens import load_tokenizer
+    from kdtutor.models.families import positions
+
+    most = min(positions(config), load_tokenizer(tokenizer).model_max_length)
+    return int(most) if most < 10**6 else 512  # without a limit they say an enormous number
+
+
+def _names(a: PredictArguments) -> tuple:
+    """Return what the model calls its outputs, and its configuration."""
     from transformers import AutoConfig
 
     from kdtutor.assets import verified
@@ -96,7 +110,7 @@ def _names(a: PredictArguments) -> tuple[tuple[str, ...], str | None]:
         raise KDTutorError(unavailable("model", a.model, error)) from error
     if "ForSequenceClassification" not in str(config.architectures):
         raise KDTutorError(f"{a.model} answers no texts: it is no classifier; kdtutor finetune makes one")
-    return tuple(output_names(config)), config.problem_type
+    return tuple(output_names(config)), config
 
 
 def _write(a: PredictArguments, head: list, texts: tuple, columns: list) -> None:

@@ -77,6 +77,10 @@ class TrainArguments(DataArguments, Settings):
     report_to: str | None = field_of(
         None, optional(TEXT), "a tracker that accelerate knows: tensorboard, wandb, mlflow, …"
     )
+    push_to_hub: bool = field_of(False, SWITCH, "upload the model and its card to the Hub at the end")
+    hub_model_id: str | None = field_of(
+        None, optional(TEXT), "for --push_to_hub: owner/name there (default: the output folder's name)"
+    )
     launch: str | None = field_of(
         None, optional(TEXT), "for --dry_run: accelerate's configuration that it is meant for"
     )
@@ -184,7 +188,9 @@ class PredictArguments(Checked):
     tokenizer: str | None = field_of(
         None, optional(TEXT), "tokenizer name or folder (default: that of the model)"
     )
-    max_length: int = field_of(128, COUNT, "tokens a text is cut to")
+    max_length: int | None = field_of(
+        None, optional(COUNT), "tokens a text is cut to (default: as many as the model reads)"
+    )
     output: str = field_of("answers.csv", TEXT, "CSV file to write")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sys
 import time
 import warnings
@@ -16,6 +17,7 @@ from statistics import mean
 
 from kdtutor.cli.arguments import TrainArguments
 from kdtutor.cli.control import difference, make_control, told
+from kdtutor.cli.hub import push, write_card
 from kdtutor.cli.reporting import Report, reporting
 from kdtutor.files import write_atomically
 from kdtutor.training.settings import Settings
@@ -61,8 +63,11 @@ def train(a: TrainArguments, command: str, flags: Sequence[str], model, teacher,
             card["control"] = difference(student, other, task, card, its_card, name)
             _write(card, output)
             say(f"\n{told(card, name)}")
-    if a.json and run.accelerator.is_main_process:
-        print(_as_json(card))
+    if run.accelerator.is_main_process:
+        if a.json:
+            print(_as_json(card))
+        if a.push_to_hub:
+            say(f"pushed to {push(output, a.hub_model_id)}")
 
 
 def _nothing(*_: object, **__: object) -> None:
@@ -146,7 +151,8 @@ def _save(run, a: TrainArguments, output: Path, command: str, flags: Sequence[st
     seconds = sum(row["seconds"] for row in run.history)
     packages = ("torch", "transformers", "accelerate", "kdtutor")
     card = {
-        "command": command,
+        # A run that was resumed ends as if it had not been interrupted.
+        "command": re.sub(r" --resume\b(=\S+| (?!-)\S+)?", "", command),
         "settings": {name: getattr(a, name) for name in flags} | {"objective": repr(run.objective)},
         "seed": a.seed,
         "data": {"task": task.name, "fingerprint": task.fingerprint, "train": len(task.split("train"))},
@@ -161,6 +167,7 @@ def _save(run, a: TrainArguments, output: Path, command: str, flags: Sequence[st
         "versions": {name: __import__(name).__version__ for name in packages},
     }
     _write(card, output)
+    write_card(output, card, task.kind, getattr(a, "teacher", None) or getattr(a, "model", None))
     say(*scores.values(), is_trained, sep="\n")
     say(f"saved to {output} after {seconds / 60:.1f} minutes")
     return saved, card

@@ -144,6 +144,8 @@ def _memory(run: Distillation, launch: Launch, texts: int, length: int) -> dict[
         "activations": kept + texts * teacher,
         "the way back": 2 * texts * (two.largest - one.largest),  # two gradients of the largest activation
     }
+    if run.settings.keep_best:
+        memory["best weights"] = memory["student's weights"]
     if launch.processes > 1:
         memory["gradients on their way"] = 4 * trained
     if run.task.rules.masks:

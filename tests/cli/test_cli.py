@@ -598,6 +598,26 @@ def test_a_models_answers_are_written_and_fill_the_labels_that_are_missing(capsy
     assert "it is no classifier" in refused(capsys, "predict", *common, "--model", "bert-glosses")
 
 
+def test_a_model_reads_as_much_of_a_text_as_it_can_and_it_is_said_where_it_can_not(capsys, corpus, tmp_path):
+    (tmp_path / "long.csv").write_text("text\nshort\n" + "word " * 300 + "\n", encoding="utf-8")
+    common = [
+        "predict",
+        "--task",
+        str(tmp_path / "long.csv"),
+        "--text",
+        "text",
+        "--output",
+        str(tmp_path / "o.csv"),
+    ]
+    assert main([*common, "--model", str(corpus / "teacher")]) == 0
+    # It was made for texts of 24 tokens.
+    assert "1 of 2 texts reach 24 tokens: what is beyond was not read" in capsys.readouterr().out
+    assert main([*common, "--model", "bert-sentiment"]) == 0
+    assert "1 of 2 texts reach 128 tokens" in capsys.readouterr().out
+    assert main([*common, "--model", "bert-sentiment", "--max_length", "400"]) == 0
+    assert "reach" not in capsys.readouterr().out
+
+
 def read_csv(path: Path) -> list[dict]:
     with open(path, encoding="utf-8", newline="") as file:
         return [*csv.DictReader(file)]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
 from accelerate import tracking
 from accelerate.tracking import GeneralTracker
 
@@ -190,3 +193,52 @@ def test_a_student_of_another_shape_learns_from_variants_of_the_texts_too(distil
     assert (
         json.loads(capsys.readouterr().out)["parameters"] == 12_000 * 8 + 4 * 4 * (8 + 4 + 2) * 2 + 8 * 2 + 2
     )
+
+
+def test_a_model_has_a_card_for_the_hub(distilled, capsys, monkeypatch):
+    pushed = []
+
+    class Hub:
+        endpoint = "https://hub.example"
+
+        def create_repo(self, name, exist_ok):
+            if "/" in name and not name.startswith("me/"):
+                raise PermissionError("403: not\nyours")
+            return SimpleNamespace(repo_id=name if "/" in name else f"me/{name}")
+
+        def upload_folder(self, *, folder_path, ignore_patterns, **about):
+            files = {str(path.relative_to(folder_path)) for path in folder_path.rglob("*") if path.is_file()}
+            pushed.append(
+                (about["repo_id"], {f for f in files if not any(fnmatch(f, p) for p in ignore_patterns)})
+            )
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    assert main([*distilled, "--steps", "1"]) == 0
+    assert not pushed and "pushed" not in capsys.readouterr().out
+    assert main([*distilled, "--steps", "1", "--resume", "--push_to_hub"]) == 0
+    assert "pushed to https://hub.example/me/out" in capsys.readouterr().out
+    [(name, files)] = pushed
+    assert name == "me/out"
+    assert {"README.md", "card.json", "config.json", "model.safetensors", "tokenizer.json"} <= files
+    assert not any("checkpoint" in file for file in files)
+
+    text = Path("out/README.md").read_text(encoding="utf-8")
+    _, about, body = text.split("---\n", 2)
+    assert yaml.safe_load(about) == {
+        "library_name": "transformers", "pipeline_tag": "text-classification", "tags": ["kdtutor", "distill"],
+    }  # fmt: skip
+    assert f"| test | accuracy | {card()['scores']['test']['accuracy']:.4f} |" in body
+    assert card()["command"] in body and "--resume" not in card()["command"]
+    assert "`blend(" in body or "HardLabels()" in body
+
+    # Refused there: what was made is not lost.
+    assert main([*distilled, "--steps", "1", "--resume", "--push_to_hub", "--hub_model_id", "you/x"]) == 1
+    assert "out is saved, but was not pushed to the Hub as you/x (PermissionError: 403: not yours)" in (
+        capsys.readouterr().err
+    )
+
+
+def test_the_plan_counts_the_best_weights_that_are_kept(distilled, capsys):
+    for flags, is_kept in (([], False), (["--keep_best"], True)):
+        assert main([*distilled, "--dry_run", *flags]) == 0
+        assert ("best weights" in capsys.readouterr().out) is is_kept
