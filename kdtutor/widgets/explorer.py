@@ -24,20 +24,22 @@ from kdtutor.data.task import Task
 from kdtutor.errors import nearest
 from kdtutor.models.forward import logits_of
 from kdtutor.models.load import check_fits
+from kdtutor.widgets import reading
 from kdtutor.widgets.base import Instrument, Number, OneOf, Row, SettingError, finite
+from kdtutor.widgets.explorer_examples import class_of, entry_of, examples_of, listed, public, rows_of
 
-SHOWN = 30  # classes that are drawn before the rest is added up as "n others"
+SHOWN = 8  # classes that are drawn before the rest is added up as "n others"
 
 
 class TemperatureExplorer(Instrument):
     """Teacher's and student's distribution over the classes as T moves, their losses as α moves, and the gradients.
 
     teacher, student: classifiers of `task`. examples: what may be picked, texts or places in the test split; by default
-    those that `telling_examples` finds in it. Settings, which the browser shares:
+    those that `telling_examples` (explorer_examples.py) finds in it. Settings, which the browser shares:
 
     temperature, 0.1 to 20; alpha, 0 to 1, the weight of the hard labels; t_squared: is KL multiplied by T²?
     order of the classes: "teacher" (its likeliest first) or "class". zoom: does each axis end at its longest bar?
-    all_classes: are all drawn where there are more than 30? text; example, a place in `examples`, or None for another
+    all_classes: are all drawn where there are more than 8? text; example, a place in `examples`, or None for another
     text; label: a class, its name, or None.
 
     Raises KDTutorError if a model does not fit the task, a text is empty, or a logit is not finite.
@@ -59,7 +61,12 @@ class TemperatureExplorer(Instrument):
     examples = traitlets.List(traitlets.Dict()).tag(sync=True, told=True)
     teacher_logits = Row().tag(sync=True)
     student_logits = Row().tag(sync=True)
-    notice = traitlets.Unicode("").tag(sync=True, told=True)  # about the text: that it was cut, say
+    notice = traitlets.Unicode("").tag(
+        sync=True, told=True
+    )  # about the text: that it was cut, or can't be read
+    pieces = traitlets.List(traitlets.Dict()).tag(
+        sync=True, told=True
+    )  # of a text that can't be read (reading.py)
     can_read = traitlets.Bool(False).tag(sync=True, told=True)  # are there models to read a typed text?
 
     def __init__(
@@ -72,7 +79,7 @@ class TemperatureExplorer(Instrument):
         for who, model in (("the teacher", teacher), ("the student", student)):
             check_fits(model, task, who)
         self._models, self._task = (teacher, student), task
-        self._start(_examples(teacher, student, task, examples), task.labels, settings)
+        self._start(examples_of(teacher, student, task, examples), task.labels, settings)
 
     @classmethod
     def from_logits(
@@ -82,9 +89,12 @@ class TemperatureExplorer(Instrument):
 
         Raises SettingError, naming what does not fit: shapes, numbers that are not finite, a label that is no class.
         """
-        rows = [_rows(teacher_logits, "the teacher's logits"), _rows(student_logits, "the student's logits")]
+        rows = [
+            rows_of(teacher_logits, "the teacher's logits"),
+            rows_of(student_logits, "the student's logits"),
+        ]
         n, names = len(rows[0]), [str(name) for name in class_names]
-        labels = [None] * n if labels is None else _listed(labels)
+        labels = [None] * n if labels is None else listed(labels)
         texts = (
             [f"example {i}" for i in range(n)]
             if texts is None
@@ -98,7 +108,7 @@ class TemperatureExplorer(Instrument):
         explorer = cls.__new__(cls)
         explorer._models, explorer._task = None, None
         entries = [
-            _entry(str(text), *logits, names, label)
+            entry_of(str(text), *logits, names, label)
             for text, *logits, label in zip(texts, *rows, labels, strict=True)
         ]
         explorer._start(entries, names, settings)
@@ -140,8 +150,8 @@ class TemperatureExplorer(Instrument):
         return finite(proposal["value"], name, len(self.class_names))
 
     @traitlets.validate("label")
-    def _is_class(self, proposal) -> int | None:
-        return _class(proposal["value"], self.class_names)
+    def _isclass_of(self, proposal) -> int | None:
+        return class_of(proposal["value"], self.class_names)
 
     @traitlets.observe("example")
     def _pick(self, change) -> None:
@@ -155,7 +165,8 @@ class TemperatureExplorer(Instrument):
             self.set_trait("example", entry["example"])
             for name in ("teacher", "student"):
                 setattr(self, f"{name}_logits", entry[name])
-            self.label, self.notice, self.problem = entry["label"], entry["notice"], ""
+            self.label, self.problem = entry["label"], ""
+            self.notice, self.pieces = entry["notice"], entry["pieces"]
 
     @traitlets.observe(
         "temperature", "alpha", "t_squared", "label", "text", "teacher_logits", "student_logits"
@@ -178,8 +189,10 @@ class TemperatureExplorer(Instrument):
         teacher, student = (logits_of(model, encoded)[0] for model in self._models)
         tokens = len(self._task.tokenizer(text, truncation=False, verbose=False)["input_ids"])
         read = int(encoded.lengths[0])
-        notice = f"The models read the first {read:,} of its {tokens:,} tokens." if tokens > read else ""
-        return {**_entry(text, teacher, student, self._task.labels, None), "notice": notice, "example": None}
+        cut = f"The models read the first {read:,} of its {tokens:,} tokens." if tokens > read else ""
+        doubt, pieces = reading.warning(self._task, text)
+        entry = entry_of(text, teacher, student, self._task.labels, None)
+        return {**entry, "notice": f"{doubt} {cut}".strip(), "pieces": pieces, "example": None}
 
     # -------------------------------------------------------------------------------------------- in numbers
 
@@ -259,14 +272,15 @@ class TemperatureExplorer(Instrument):
         return picture
 
     def rows(self, most: int = SHOWN) -> list[int]:
-        """Choose the classes that are drawn, in order. Of more than `most`, those that either model ranks highest.
+        """Choose the classes that are drawn, in order: of more than `most`, the label and what either ranks highest.
 
         Ranks are the same at every temperature, so no row jumps while T moves.
         """
         z_t, z_s = self.teacher_logits, self.student_logits
         by_teacher, by_student = (sorted(range(len(z)), key=lambda c, z=z: -z[c]) for z in (z_t, z_s))
-        both = dict.fromkeys(c for pair in zip(by_teacher, by_student, strict=True) for c in pair)
-        chosen = set(list(both)[:most]) | ({self.label} - {None})
+        both = [c for pair in zip(by_teacher, by_student, strict=True) for c in pair]
+        label = [] if self.label is None else [self.label]
+        chosen = set(list(dict.fromkeys(label + both))[:most])
         return [c for c in (by_teacher if self.order == "teacher" else range(len(z_t))) if c in chosen]
 
     def refresh(self) -> None:
@@ -279,7 +293,7 @@ class TemperatureExplorer(Instrument):
         for text, z_t, z_s in zip(texts, teacher, student, strict=True):
             self._known[text] |= {"teacher": finite(z_t, text), "student": finite(z_s, text)}
         with self.hold_sync():
-            self.examples = [_public(self._known[entry["text"]]) for entry in self.examples]
+            self.examples = [public(self._known[entry["text"]]) for entry in self.examples]
             self.teacher_logits, self.student_logits = (
                 self._known[self.text][who] for who in ("teacher", "student")
             )
@@ -287,115 +301,3 @@ class TemperatureExplorer(Instrument):
 
 #: Settings that the constructor takes, in the order in which they are set.
 SETTINGS = ("text", "example", "label", "temperature", "alpha", "t_squared", "order", "zoom", "all_classes")
-
-
-def telling_examples(
-    teacher_logits: torch.Tensor, student_logits: torch.Tensor, labels: torch.Tensor, each: int = 3
-) -> dict[int, str]:
-    """Find examples that show something, and say what: both logits (N, C), labels (N,).
-
-    `each` of every kind: where the teacher is most undecided (highest entropy); where the student is farthest from it
-    (largest KL at T = 1); where the teacher's second guess is the label (the surest of its first guess come first);
-    where it is surest of all (lowest entropy).
-    """
-    z_t, z_s = teacher_logits.double(), student_logits.double()
-    undecided = objectives.entropy(z_t, reduction="none")
-    apart = objectives.kl_divergence(z_t, z_s, reduction="none")
-    best, guesses = z_t.softmax(-1).topk(min(2, z_t.shape[-1]))
-    second = guesses[:, -1] == labels
-    kinds = {
-        "the teacher is undecided": undecided,
-        "the student is far from the teacher": apart,
-        "the teacher's second guess is the label": torch.where(second, best[:, 0], -torch.inf),
-        "the teacher is sure": -undecided,
-    }
-    found: dict[int, str] = {}
-    for why, score in kinds.items():
-        order = [i for i in score.argsort(descending=True, stable=True).tolist() if i not in found]
-        found |= {i: why for i in order[:each] if score[i] > -torch.inf}
-    return found
-
-
-def _examples(
-    teacher, student, task: Task, examples: Sequence[str | int] | None, among: int = 300
-) -> list[dict]:
-    """List the examples that may be picked, with both models' logits. By default chosen from `among` test texts."""
-    texts, labels = task.texts("test"), task.targets("test")
-    given = (
-        list(range(0, len(texts), max(1, len(texts) // among)))[:among]
-        if examples is None
-        else list(examples)
-    )
-    for i in given:
-        if isinstance(i, int) and not 0 <= i < len(texts):
-            raise SettingError(f"example {i}: the test split of {task.name} has {len(texts)} texts")
-        if isinstance(i, str) and not i.strip():
-            raise SettingError(f"example {given.index(i)} is an empty text")
-    if not given:
-        raise SettingError("the explorer needs one example at least")
-    read = [texts[i] if isinstance(i, int) else i for i in given]
-    encoded = task.encode_texts(read)
-    z_t, z_s = (logits_of(model, encoded) for model in (teacher, student))
-    truth = [
-        int(labels[i]) if isinstance(i, int) and labels is not None and labels[i] >= 0 else None
-        for i in given
-    ]
-    chosen = dict.fromkeys(range(len(given)), "")
-    if examples is None:
-        chosen = telling_examples(z_t, z_s, torch.tensor([-1 if y is None else y for y in truth]))
-    entries = [
-        {**_entry(read[i], z_t[i], z_s[i], task.labels, truth[i]), "why": why} for i, why in chosen.items()
-    ]
-    return list({entry["text"]: entry for entry in entries}.values())
-
-
-def _entry(text: str, teacher, student, class_names: Sequence[str], label) -> dict:
-    """Write an example as the browser gets it."""
-    if not text.strip():
-        raise SettingError("one of the texts is empty")
-    return {
-        "text": text,
-        "teacher": finite(teacher, f'the teacher\'s logits of "{text[:40]}"', len(class_names)),
-        "student": finite(student, f'the student\'s logits of "{text[:40]}"', len(class_names)),
-        "label": _class(label, class_names),
-        "why": "",
-        "notice": "",
-    }
-
-
-def _public(entry: dict) -> dict:
-    return {name: entry[name] for name in ("text", "teacher", "student", "label", "why", "notice")}
-
-
-def _class(label, class_names: Sequence[str]) -> int | None:
-    """Look up a class by number or name; −100 and None: unlabelled."""
-    if isinstance(label, str):
-        if label not in class_names:
-            raise SettingError(nearest("class", label, class_names))
-        return list(class_names).index(label)
-    if label is None:
-        return None
-    try:
-        if isinstance(label, bool) or int(label) != label:
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        raise SettingError(f"label {str(label)[:40]}: a class is named, or has a whole number") from None
-    if int(label) == objectives.IGNORED:
-        return None
-    if not 0 <= int(label) < len(class_names):
-        raise SettingError(f"label {int(label)}: the classes are 0 to {len(class_names) - 1}")
-    return int(label)
-
-
-def _rows(logits, what: str):
-    """Convert (N, C), or (C,) as one row, to a list of rows."""
-    if hasattr(logits, "detach"):
-        logits = logits.detach().cpu().double().numpy()
-    listed = list(logits)
-    return listed if listed and hasattr(listed[0], "__len__") else [listed]
-
-
-def _listed(values) -> list:
-    if isinstance(values, (int, str)):
-        return [values]
-    return values.tolist() if hasattr(values, "tolist") else list(values)

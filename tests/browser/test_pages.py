@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import build_site as site_tool
@@ -82,6 +83,87 @@ def test_sliders_move_the_picture_without_a_kernel_and_the_numbers_are_torchs(pa
     assert second.numbers() == explorer.numbers()
     explorer.part("example").select_option(index=2)
     assert explorer.numbers() == pytest.approx(from_torch(T, alpha, example=1), abs=1e-6)
+
+
+SEEN = """(node) => {
+    const { left, top, width, height } = node.getBoundingClientRect();
+    return top >= 0 && node.contains(document.elementFromPoint(left + width / 2, top + height / 2));
+}"""
+
+
+def extent(*parts) -> float:
+    """Px from the top of the first part to the bottom of the last."""
+    boxes = [part.bounding_box() for part in parts]
+    return max(box["y"] + box["height"] for box in boxes) - min(box["y"] for box in boxes)
+
+
+def test_a_slider_and_all_that_it_moves_are_seen_together(site, open_page, screenshot):
+    page = open_page("file://", viewport={"width": 1280, "height": 720}).page
+    page.goto((site / "01_instruments.html").as_uri())
+    expect(page.locator(".kd-explorer")).to_have_count(3)
+    explorer = view(page)
+    explorer.root.evaluate("(root) => root.scrollIntoView({ block: 'start' })")
+    moved = [explorer.part(name) for name in ("temperature", "kl", "loss", "probabilities", "gradients")]
+    assert extent(*moved) <= 560
+    assert all(part.evaluate(SEEN) for part in moved)
+    screenshot(page, "page-explorer-720")
+
+
+def test_on_a_phone_the_sliders_stay_in_sight(site, open_page, screenshot):
+    page = open_page("file://", viewport={"width": 400, "height": 800}).page
+    page.goto((site / "01_instruments.html").as_uri())
+    expect(page.locator(".kd-explorer")).to_have_count(3)
+    explorer = view(page)
+    for chart in ("probabilities", "gradients"):
+        explorer.part(chart).evaluate("(chart) => chart.scrollIntoView({ block: 'end' })")
+        page.wait_for_timeout(100)
+        screenshot(page, f"phone-explorer-{chart}")
+        assert all(explorer.part(name).evaluate(SEEN) for name in ("temperature", "alpha", chart))
+
+
+def test_a_link_carries_the_state_and_the_address_follows(site, open_page):
+    page = open_page("file://").page
+    page.goto(f"{(site / '01_instruments.html').as_uri()}#T=4&alpha=0.1&text=one+who+looks+on")
+    expect(page.locator(".kd-explorer")).to_have_count(3)
+    explorer = view(page)
+    expect(explorer.T).to_have_attribute("data-value", "4")
+    assert explorer.numbers() == pytest.approx(from_torch(4, 0.1, example=1), abs=1e-6)
+    assert view(page, 2).part("temperature").get_attribute("data-value") == "2"  # it has no such text
+    explorer.type("temperature", "8")
+    page.wait_for_function("location.hash.includes('T=8&alpha=0.1&text=one+who')")
+
+
+@pytest.mark.parametrize("broken", ["#T=warm&alpha=7", "#T=0&text=nobody+knows+it", "#setup"])
+def test_a_link_that_says_nothing_good_changes_nothing(site, open_page, broken):
+    page = open_page("file://").page
+    page.goto(f"{(site / '01_instruments.html').as_uri()}{broken}")
+    expect(page.locator(".kd-explorer")).to_have_count(3)
+    assert view(page).numbers() == pytest.approx(from_torch(2, 0.5), abs=1e-6)
+
+
+def test_a_word_lights_its_part_of_the_picture(page):
+    explorer = view(page)
+    bars = explorer.part("gradients").locator("path.kd-bar")  # hard, soft
+    word = explorer.root.get_by_role("button", name="soft loss")
+    word.focus()
+    expect(bars.nth(0)).to_have_class(re.compile("kd-dim"))
+    expect(bars.nth(1)).not_to_have_class(re.compile("kd-dim"))
+    word.blur()
+    expect(bars.nth(0)).not_to_have_class(re.compile("kd-dim"))
+
+
+def test_bars_glide_after_a_choice_and_follow_a_drag_at_once(page):
+    explorer = view(page)
+    bar = explorer.part("probabilities").locator("path.kd-bar").first
+    glides = "(bar) => getComputedStyle(bar).transitionProperty.includes('d,')"
+    explorer.part("example").select_option(index=2)
+    assert bar.evaluate(glides)
+    box = explorer.T.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + box["height"] / 2, steps=3)
+    assert not bar.evaluate(glides)
+    page.mouse.up()
 
 
 @pytest.mark.parametrize("typed", ["0", "−1"])

@@ -97,6 +97,105 @@ function atRest(fn, ms) {
   return later;
 }
 
+/** The page was exported: no kernel is behind it, and its address is its own. */
+const exported = () => document.querySelector('script[type="application/vnd.jupyter.widget-state+json"]') !== null;
+
+/**
+ * Python's end of the line: {ask(content), alive(), dispose()}. say(sentence) is called with "" when it answers, and with what
+ * to do when it does not. A kernel that was restarted forgets the widget; Jupyter tells of the cut line ("comm_live_update"),
+ * and a ping shows whether anybody is left. Every answer of Python's counts (model's "msg:custom").
+ */
+function lifeline(model, say, { nobody, greeting = { kind: "ping" } }) {
+  const RESTARTED = "Python was restarted and no longer knows this picture: run the cell above again. Until then everything here works that needs no Python.";
+  const SILENT = "Python has not answered yet. It is busy with another cell, or it was restarted and no longer knows this picture; then run the cell above again.";
+  let alive = false, timer = null;
+  const ask = (content, sentence = alive ? SILENT : nobody, patience = 2000) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => say(sentence), patience);
+    try { model.send(content); } catch { /* the line is cut: nobody answers */ }
+  };
+  const heard = () => { clearTimeout(timer); alive = true; say(""); };
+  const cut = () => ask(greeting, RESTARTED, 1500);
+  model.on("msg:custom", heard);
+  model.on("comm_live_update", cut);
+  return {
+    ask, alive: () => alive,
+    greet: (sentence = "") => ask(greeting, sentence),
+    dispose: () => { clearTimeout(timer); model.off("msg:custom", heard); model.off("comm_live_update", cut); },
+  };
+}
+
+/** What a link says of an instrument, "#T=4&alpha=0.1": read() → {name: text} of those names that it has; write(values). */
+function address(names) {
+  const read = () => {
+    const said = new URLSearchParams(exported() ? location.hash.slice(1) : "");
+    return Object.fromEntries(names.filter((name) => said.has(name)).map((name) => [name, said.get(name)]));
+  };
+  const write = (values) => {
+    if (!exported()) return;
+    try { history.replaceState(history.state, "", `#${new URLSearchParams(values)}`); } catch { /* a page inside another one */ }
+  };
+  return { read, write };
+}
+
+/** Lets the bars of `root` glide to their next places: glide() before a change that is no drag; still() while one goes on. */
+function glides(root) {
+  const DRAG = 600; // ms after a move in which what comes back from Python still belongs to it
+  let timer = null, moved = -DRAG;
+  const stop = () => { clearTimeout(timer); root.classList.remove("kd-glides"); };
+  const still = () => { stop(); moved = performance.now(); };
+  const glide = () => {
+    if (performance.now() - moved < DRAG) return;
+    root.classList.add("kd-glides");
+    clearTimeout(timer);
+    timer = setTimeout(stop, 320);
+  };
+  return { glide, still, dispose: stop };
+}
+
+/** Controls that stay in sight: tells the style sheet how much of the page's top is taken, and whether they are stuck there. */
+function stuck(node) {
+  const look = onFrame(() => {
+    const bar = document.querySelector(".mobile-header"), taken = bar ? bar.getBoundingClientRect().height : 0;
+    node.style.setProperty("--kd-top", `${taken}px`);
+    const above = node.getBoundingClientRect().top - node.parentElement.getBoundingClientRect().top;
+    node.classList.toggle("kd-stuck", above > node.offsetTop + 1 || node.getBoundingClientRect().top <= taken + 0.5);
+  });
+  addEventListener("scroll", look, { passive: true, capture: true });
+  addEventListener("resize", look);
+  look();
+  return () => { look.cancel(); removeEventListener("scroll", look, { capture: true }); removeEventListener("resize", look); };
+}
+
+/** Words (data-lights) that light the parts of the picture with that name (data-part): hovered, focused, or pressed to stay. */
+function lights(root) {
+  let held = "";
+  const show = (name) => root.querySelectorAll("[data-part]").forEach((part) => part.classList.toggle("kd-dim", Boolean(name) && !part.dataset.part.split(" ").includes(name)));
+  const named = (event) => event.target.closest?.("[data-lights]")?.dataset.lights ?? "";
+  for (const over of ["pointerover", "focusin"]) root.addEventListener(over, (event) => { if (named(event)) show(named(event)); });
+  for (const out of ["pointerout", "focusout"]) root.addEventListener(out, (event) => { if (named(event)) show(held); });
+  root.addEventListener("click", (event) => {
+    if (!named(event)) return;
+    held = held === named(event) ? "" : named(event);
+    root.querySelectorAll(".kd-word").forEach((word) => word.setAttribute("aria-pressed", String(word.dataset.lights === held)));
+    show(held);
+  });
+}
+
+/** Writes a sentence in which each of `words` ({word: part}) is a button that lights its part: lights(). */
+function setWords(node, text, words) {
+  if (node.kdText === text) return;
+  node.kdText = text;
+  const pattern = new RegExp(`(${Object.keys(words).sort((a, b) => b.length - a.length).join("|")})`);
+  const seen = new Set(); // each word once: a sentence is no keyboard
+  node.replaceChildren(...text.split(pattern).map((piece) => {
+    const part = words[piece];
+    if (!part || seen.has(part)) return piece;
+    seen.add(part);
+    return el("button", { type: "button", class: "kd-word", "data-lights": part, "aria-pressed": "false", style: { "--kd-word": LOOKS[part]?.colour ?? "var(--kd-line)" }, ...OWN_KEYS }, piece);
+  }));
+}
+
 const prefersReducedMotion = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 // ------------------------------------------------------------------------------------------------ light or dark
@@ -294,11 +393,11 @@ function alertBox(root) {
   return (text) => { setText(box, text); box.hidden = !text; };
 }
 
-/** A number with its name: {root, set(value, text, note)}; data-value has all its digits. note: room for a small line below. */
-function tile({ label, name, help, look, note = false }) {
+/** A number with its name: {root, set(value, text, note)}; data-value has all its digits. note: room for a small line below. part: see lights(). */
+function tile({ label, name, help, look, part = look, note = false }) {
   const value = el("span", { class: "kd-tile-value", "data-kd": name });
   const small = note ? el("span", { class: "kd-tile-note" }) : null;
-  const root = el("div", { class: "kd-tile", title: help, style: look ? { "border-left": `6px solid ${LOOKS[look].colour}` } : undefined },
+  const root = el("div", { class: "kd-tile", title: help, "data-part": part, style: look ? { "border-left": `6px solid ${LOOKS[look].colour}` } : undefined },
     el("span", { class: "kd-tile-label" }, label), value, small);
   const set = (number_, text, noted = "") => {
     setText(value, text);
@@ -372,6 +471,7 @@ const LOOKS = {
 LOOKS.soft = LOOKS.green; // T²·KL
 LOOKS.hard = LOOKS.grey; // cross-entropy with the label
 LOOKS.plain = LOOKS.pink; // KL without T²
+LOOKS.twin = LOOKS.orange; // the same student without a teacher
 LOOKS.sum = { colour: "var(--kd-ink)", hatch: "", marker: "diamond", dash: "" };
 
 const HATCHES = {
@@ -416,7 +516,7 @@ function markerStyle(shape, colour) {
 }
 const marker = (shape, x, y, r, colour) => svg("path", { d: markerPath(shape, x, y, r), style: markerStyle(shape, colour) });
 
-/** A swatch and a name; kind: "bar", "line" or "mark". */
+/** A swatch and a name; kind: "bar", "line" or "mark". Pointed at, it lights its part (lights). */
 function key(name, look, kind = "bar") {
   const picture = svg("svg", { width: kind === "line" ? 34 : 22, height: 14, "aria-hidden": "true" });
   if (kind === "bar") {
@@ -428,7 +528,7 @@ function key(name, look, kind = "bar") {
     picture.append(marker(shape, kind === "line" ? 17 : 11, 7, 4, colour));
   }
   const text = el("span", null, name);
-  return { root: el("span", { class: "kd-key" }, picture, text), set: (value) => setText(text, value) };
+  return { root: el("span", { class: "kd-key", "data-lights": look }, picture, text), set: (value) => setText(text, value) };
 }
 
 /** About `count` round numbers from low to high. */
@@ -488,11 +588,11 @@ function onWidth(node, fn) {
  * rows: names. series: [{name, look, values, kind: "bar" | "mark"}], each with a value for each row. label: the sentence for
  * screen readers. title, format, max (of the axis; by default what fits), signed (bars on both sides of zero),
  * star: the row with the true class, or null. sides: two words below a signed axis. columns: the values stand in columns
- * at the right instead of at the bars' ends (by default where there are more than 12 rows).
+ * at the right instead of at the bars' ends (by default where there are more than 12 rows). thickness of a bar in px.
  * update takes any of these; only numbers, names and texts that changed are written to the page. describe(label) alone.
  */
 function barChart(options) {
-  const state = { rows: [], series: [], format: (v) => percent(v, 1), label: "", title: "", signed: false, max: null, star: null, sides: null, columns: null, ...options };
+  const state = { rows: [], series: [], format: (v) => percent(v, 1), label: "", title: "", signed: false, max: null, star: null, sides: null, columns: null, thickness: 17, ...options };
   const title = el("span", { class: "kd-chart-title" });
   const head = el("div", { class: "kd-chart-head" }, title);
   // What moves with the values (bars, numbers) lies above what stands still, in nodes of its own: few to lay out and paint.
@@ -506,13 +606,13 @@ function barChart(options) {
 
   function layout() {
     const inColumns = state.columns ?? state.rows.length > 12;
-    const thickness = inColumns ? 9 : 17;
+    const thickness = inColumns ? 9 : state.thickness;
     const widest = state.rows.reduce((most, name) => Math.max(most, textWidth(`★ ${shorten(name, 60)}`)), 40);
-    const gutter = Math.min(widest + 10, Math.max(110, width * 0.34), 220);
+    const gutter = Math.min(widest + 10, Math.max(104, width * 0.34), 220);
     const column = width < 420 ? 58 : 66;
-    const right = inColumns ? column * bars().length + 8 : 62;
-    const left = gutter + (state.signed && !inColumns ? 56 : 0);
-    const rowHeight = thickness * bars().length + (inColumns ? 7 : 10), top = inColumns ? 48 : 26;
+    const right = inColumns ? column * bars().length + 8 : state.room ?? 62;
+    const left = gutter + (state.signed && !inColumns ? 52 : 0);
+    const rowHeight = thickness * bars().length + (inColumns ? 7 : thickness < 14 ? 4 : 10), top = inColumns ? 48 : 26;
     const plot = Math.max(40, width - left - right), bottom = top + state.rows.length * rowHeight;
     return { inColumns, thickness, gutter, column, left, rowHeight, top, bottom, plot, zero: state.signed ? left + plot / 2 : left };
   }
@@ -521,18 +621,20 @@ function barChart(options) {
     const patterns = hatches(state.series.map((s) => s.look));
     keys = state.series.map((s) => key(s.name, s.look, s.kind === "mark" ? "mark" : "bar"));
     head.replaceChildren(title, ...keys.map((k) => k.root));
-    shapes = state.series.map((s) => (s.kind === "mark" ? svg("path", { style: markerStyle(LOOKS[s.look].marker, LOOKS[s.look].colour) }) : svg("path", { class: "kd-bar", style: { fill: patterns.fill(s.look) } })));
+    shapes = state.series.map((s) => (s.kind === "mark"
+      ? svg("path", { class: "kd-mark", "data-part": s.look, style: markerStyle(LOOKS[s.look].marker, LOOKS[s.look].colour) })
+      : svg("path", { class: "kd-bar", "data-part": s.look, style: { fill: patterns.fill(s.look) } })));
     parts = { grid: svg("g"), zero: svg("line", { class: "kd-axis" }), sides: [svg("text", { class: "kd-quiet", "text-anchor": "end" }), svg("text", { class: "kd-quiet" })] };
     parts.heads = place.inColumns ? bars().map(() => svg("text", { class: "kd-quiet", "text-anchor": "end" })) : [];
     axis = [];
     lines = state.rows.map(() => {
       const tip = svg("title"), band = svg("rect", { class: "kd-band", x: 0 }), name = svg("text", { "text-anchor": "end" });
       const touch = svg("rect", { x: 0, fill: "none", "pointer-events": "all" }); // what shows the tip: all of the row
-      const values = place.inColumns ? [] : bars().map(() => svg("text"));
+      const values = place.inColumns ? [] : bars().map((s) => svg("text", { class: `kd-end${place.thickness < 14 ? " kd-dense" : ""}`, "data-part": s.look }));
       return { group: svg("g", null, tip, touch, name), tip, band, touch, name, values };
     });
     // A column of numbers is one text of many lines: a browser lays it out much faster than as many texts of one.
-    columns = place.inColumns ? bars().map(() => el("div", { class: "kd-above kd-column", "aria-hidden": "true" })) : [];
+    columns = place.inColumns ? bars().map((s) => el("div", { class: "kd-above kd-column", "data-part": s.look, "aria-hidden": "true" })) : [];
     drawing.replaceChildren(...lines.map((l) => l.band), parts.grid, ...lines.map((l) => l.group), ...parts.sides, ...parts.heads);
     moving.replaceChildren(patterns.defs, ...shapes, ...lines.flatMap((l) => l.values), parts.zero);
     body.replaceChildren(drawing, moving, ...columns);
@@ -618,6 +720,12 @@ function barChart(options) {
     // One path a series: a browser lays out and paints two shapes much faster than fifty.
     const thick = bars().length, first = (rowHeight - thickness * thick) / 2;
     let bar = 0;
+    const marks = state.series.filter((s) => s.kind === "mark");
+    /** Where a number stands: at its bar's end, or behind the mark that would lie on it. */
+    const endOf = (row, v, at) => {
+      const side = v < 0 ? -1 : 1, hit = marks.map((s) => side * (x(s.values[row]) - at)).filter((d) => d > -8 && d < 62);
+      return at + side * (5 + (hit.length ? Math.max(0, Math.max(...hit) + 4) : 0));
+    };
     state.series.forEach((s, i) => {
       if (s.kind === "mark") {
         setAttribute(shapes[i], "d", s.values.map((v, row) => markerPath(LOOKS[s.look].marker, x(v), top + (row + 0.5) * rowHeight, 5)).join(""));
@@ -631,9 +739,10 @@ function barChart(options) {
           const text = lines[row].values[nth];
           setText(text, state.format(v));
           setAttribute(text, "text-anchor", v < 0 ? "end" : "start");
-          setAttribute(text, "x", at + (v < 0 ? -5 : 5)); setAttribute(text, "y", y + thickness / 2 + 4.5);
+          const to = `translate(${endOf(row, v, at)}px,${y + thickness / 2 + 4.5}px)`;
+          if (text.kdAt !== to) text.style.transform = text.kdAt = to;
         }
-        return at === zero ? "" : `M${zero},${y + 0.5}H${at}v${thickness - 1.5}H${zero}z`;
+        return `M${zero},${y + 0.5}H${at}v${thickness - 1.5}H${zero}z`;
       }).join(""));
     });
     lines.forEach(({ group }, row) => setAttribute(group, "data-values", bars().map((s) => s.values[row]).join(" ")));

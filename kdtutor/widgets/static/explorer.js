@@ -3,12 +3,19 @@
 // For tests, data-kd="…" marks what can be driven and read; data-value holds a number with all its digits:
 //   controls  temperature, temperature-box, alpha, alpha-box (number boxes: Enter); t-squared, zoom, all-classes (checkboxes);
 //             order-teacher, order-class (radio buttons); example, label (select); text (textarea), read (button)
+//   more      the folded rest of the controls (order, zoom, all classes); link (button, on an exported page): the address with T, α and text
 //   numbers   entropy-teacher, entropy-student, kl, loss-hard, loss-soft, loss-total ("" where there is none: no label)
 //   charts    probabilities, gradients: in them a g[data-row=CLASS] for each row, in data-values a number for each series of bars
 //             (teacher, student; hard, soft); the row of those that are not drawn is called "n others"
-//   texts     problem (role=alert; one for the widget, one below each slider), status, notice, summary
+//   loss      the stacked bar: its parts have data-value α · hard and (1 − α) · soft
+//   texts     problem (role=alert; one for the widget, one below each slider), status, notice (and pieces: of a text that nobody can
+//             read), summary: its words light their parts of the picture
 
-const SHOWN = 30; // classes, before the rest is added up: TemperatureExplorer.rows has the same rule
+const SHOWN = 8; // classes, before the rest is added up: TemperatureExplorer.rows has the same rule
+const SCROLLS = 30; // of more classes than these the charts scroll by themselves
+const WORDS = {
+  "the teacher's": "teacher", "the student's": "student", "hard loss": "hard", "soft loss": "soft", total: "sum",
+};
 
 /** All numbers of one setting. zT, zS: logits (C,). label: a class, or null: then hard is null and adds nothing. */
 function explain(zT, zS, label, T, alpha, tSquared) {
@@ -26,15 +33,14 @@ function explain(zT, zS, label, T, alpha, tSquared) {
   };
 }
 
-/** The classes to draw, in order; of more than `most`, those that either model ranks highest. T changes no rank. */
+/** The classes to draw, in order; of more than `most`, the label and those that either model ranks highest. T changes no rank. */
 function rowsOf(zT, zS, label, order, most) {
   const ranked = (z) => Array.from(z.keys()).sort((a, b) => z[b] - z[a] || a - b);
-  const byTeacher = ranked(zT), byStudent = ranked(zS), chosen = new Set();
+  const byTeacher = ranked(zT), byStudent = ranked(zS), chosen = new Set(label === null ? [] : [label]);
   for (let i = 0; chosen.size < Math.min(most, zT.length); i++) {
     chosen.add(byTeacher[i]);
     if (chosen.size < most) chosen.add(byStudent[i]);
   }
-  if (label !== null) chosen.add(label);
   return (order === "teacher" ? byTeacher : Array.from(zT.keys())).filter((c) => chosen.has(c));
 }
 
@@ -50,13 +56,55 @@ function sentence(n, names, label, T, alpha, tSquared) {
     + `${hard}, soft loss (${square}) ${Math.abs(n.soft).toFixed(2)}, total ${Math.abs(n.total).toFixed(2)} nats at α = ${alpha.toFixed(2)}.`;
 }
 
+/** The largest soft loss that any T of the slider makes of this text: where the axis of the losses ends, so that it stands still. */
+function mostOf(zT, zS, label, tSquared) {
+  const soft = [0.5, 1, 2, 4, 8, 20].map((T) => (tSquared ? T * T : 1) * kl(zT, zS, T));
+  return roundUp(Math.max(0.1, label === null ? 0 : -logSoftmax(zS)[label], ...soft), FINE);
+}
+
+/** total = α · hard + (1 − α) · soft, as numbers and as one bar of two parts: {root, set(n, alpha, tSquared, most)}. */
+function lossBar() {
+  const patterns = hatches(["hard", "soft"]);
+  const named = (name) => el("span", { class: "kd-value", "data-kd": `loss-${name}` });
+  const total = named("total"), hard = named("hard"), soft = named("soft");
+  const weights = { hard: el("span"), soft: el("span") }, note = el("span", { class: "kd-help" });
+  const parts = ["hard", "soft"].map((look) => el("span", { class: "kd-fill kd-explorer-part", "data-part": look },
+    svg("svg", { width: "100%", height: "100%", "aria-hidden": "true" }, svg("rect", { width: "100%", height: "100%", style: { fill: patterns.fill(look) } }))));
+  const end = el("span", { class: "kd-help" });
+  const root = el("div", { class: "kd-tile kd-explorer-loss", "data-kd": "loss" },
+    svg("svg", { width: 0, height: 0, "aria-hidden": "true", class: "kd-hidden-text" }, patterns.defs),
+    el("div", { class: "kd-explorer-sum" },
+      el("span", { "data-part": "sum" }, "total ", total), el("span", null, "="),
+      el("span", { "data-part": "hard" }, weights.hard, key("hard", "hard").root, " ", hard), el("span", null, "+"),
+      el("span", { "data-part": "soft" }, weights.soft, key("soft", "soft").root, " ", soft)),
+    el("div", { class: "kd-explorer-track" }, parts), el("div", { class: "kd-explorer-end" }, note, end));
+  const write = (node, value, text) => { setText(node, text); setAttribute(node, "data-value", value === null ? "" : String(value)); };
+  const set = (n, alpha, tSquared, most) => {
+    write(total, n.total, number(n.total));
+    write(hard, n.hard, n.hard === null ? "–" : number(n.hard));
+    write(soft, n.soft, number(n.soft));
+    setText(weights.hard, `${number(alpha, 2)} · `);
+    setText(weights.soft, `${number(1 - alpha, 2)} · `);
+    setText(note, `${n.hard === null ? "no label, no hard loss" : "hard: −log p(label), at T = 1"}; soft: ${tSquared ? "T² · KL" : "KL, without T²"}, in nats`);
+    setText(end, `bar: 0 to ${most}`);
+    const shares = [alpha * (n.hard ?? 0), (1 - alpha) * Math.max(0, n.soft)];
+    parts.forEach((part, i) => {
+      part.style.setProperty("width", `${((100 * shares[i]) / most).toFixed(2)}%`);
+      setAttribute(part, "data-value", String(shares[i]));
+    });
+  };
+  return { root, set };
+}
+
 function render({ model, el: place }) {
   const draft = drafts(model), get = draft.get;
   const names = get("class_names");
   const set = (changes) => {
+    motion.glide();
     draft.send();
     for (const [name, value] of Object.entries(changes)) model.set(name, value);
     model.save_changes();
+    noted();
   };
 
   // ---------------------------------------------------------------- text
@@ -67,10 +115,10 @@ function render({ model, el: place }) {
     options: [{ value: null, label: "unknown" }, ...names.map((name, c) => ({ value: c, label: name }))],
   });
   const textId = newId("text");
-  const text = el("textarea", { id: textId, class: "kd-text", rows: 2, dir: "auto", "data-kd": "text", spellcheck: "false", ...OWN_KEYS });
-  const read = button("Let both read it", () => submit(), { name: "read" });
-  const status = el("p", { class: "kd-note", role: "status", "data-kd": "status" });
-  const notice = el("p", { class: "kd-note", "data-kd": "notice" });
+  const text = el("textarea", { id: textId, class: "kd-text", rows: 1, dir: "auto", "data-kd": "text", spellcheck: "false", ...OWN_KEYS });
+  const read = button("Read it", () => submit(), { name: "read", help: "Let both models read this text" });
+  const status = el("p", { class: "kd-note kd-explorer-status", role: "status", "data-kd": "status" });
+  const notice = el("p", { class: "kd-note", "data-kd": "notice" }), pieces = el("p", { class: "kd-pieces", "data-kd": "pieces" });
 
   // ---------------------------------------------------------------- settings
   const temperature = slider({
@@ -78,7 +126,7 @@ function render({ model, el: place }) {
     value: get("temperature"), marks: [0.1, 0.2, 0.5, 1, 2, 5, 10, 20], format: (v) => String(Number(v.toPrecision(3))),
   });
   const alpha = slider({
-    label: "Weight α", help: "of the hard labels; 1 − α is the teacher's", name: "alpha", min: 0, max: 1, step: 0.01, box: true,
+    label: "Weight α", help: "of the hard labels", name: "alpha", min: 0, max: 1, step: 0.01, box: true,
     value: get("alpha"), marks: [0, 0.25, 0.5, 0.75, 1], format: (v) => String(Number(v.toFixed(3))),
   });
   const order = choice({
@@ -89,15 +137,18 @@ function render({ model, el: place }) {
   const zoom = toggle({ label: "Zoom in", name: "zoom", value: get("zoom"), help: "End each axis at its longest bar" });
   const all = toggle({ label: `All ${names.length} classes`, name: "all-classes", value: get("all_classes") });
   all.root.hidden = names.length <= SHOWN;
+  const link = button("Link to this", () => { noted.now(); setText(status, "The page's address now holds T, α and the text: copy it."); }, { name: "link" });
+  link.hidden = !exported();
+  const more = el("details", { class: "kd-more", "data-kd": "more" }, el("summary", OWN_KEYS, "More"),
+    el("div", { class: "kd-row" }, order.root, zoom.root, all.root, link));
 
   // ---------------------------------------------------------------- numbers
-  const entropyTeacher = tile({ label: "teacher's entropy", name: "entropy-teacher", look: "teacher", note: true });
-  const entropyStudent = tile({ label: "student's entropy", name: "entropy-student", look: "student", note: true });
-  const divergence = tile({ label: "KL(teacher ‖ student)", name: "kl", note: true });
-  const hard = tile({ label: "hard loss", name: "loss-hard", look: "hard", note: true });
-  const soft = tile({ label: "soft loss", name: "loss-soft", look: "soft", note: true });
-  const total = tile({ label: "total loss", name: "loss-total", look: "sum", note: true });
-  const tiles = el("div", { class: "kd-tiles" }, [entropyTeacher, entropyStudent, divergence, hard, soft, total].map((t) => t.root));
+  const entropyTeacher = tile({ label: "entropy, teacher", name: "entropy-teacher", look: "teacher" });
+  const entropyStudent = tile({ label: "entropy, student", name: "entropy-student", look: "student" });
+  const divergence = tile({ label: "KL(teacher ‖ student)", name: "kl", help: "nats, at T", part: "teacher student" });
+  for (const one of [entropyTeacher, entropyStudent]) one.root.title = `nats, of at most ${Math.log(names.length).toFixed(2)}`;
+  const losses = lossBar();
+  const tiles = el("div", { class: "kd-tiles" }, [entropyTeacher, entropyStudent, divergence, losses].map((t) => t.root));
 
   // ---------------------------------------------------------------- charts
   const looks = {
@@ -105,12 +156,12 @@ function render({ model, el: place }) {
     gradients: [{ name: "α · hard", short: "hard", look: "hard" }, { name: "(1 − α) · soft", short: "soft", look: "soft" }, { name: "sum", look: "sum", kind: "mark" }],
   };
   const probabilities = barChart({
-    title: "Probabilities at temperature T",
+    title: "Probabilities at temperature T", thickness: 12, room: 54,
     format: (p) => percent(p, 1), tickFormat: (p) => percent(p, Math.abs(100 * p - Math.round(100 * p)) < 1e-9 ? 0 : 1), max: 1,
   });
   const gradients = barChart({
-    title: "Gradient of each weighted term by the student's logits", signed: true, format: (v) => signed(v, 3), tickFormat: (v) => minus(String(v)),
-    sides: ["← the step raises it", "the step lowers it →"], max: 1,
+    title: "Gradient by each of the student's logits", signed: true, thickness: 12, room: 54, format: (v) => signed(v, 3), tickFormat: (v) => minus(String(v)),
+    sides: ["← step raises", "step lowers →"], max: 1,
   });
   probabilities.root.dataset.kd = "probabilities";
   gradients.root.dataset.kd = "gradients";
@@ -118,21 +169,22 @@ function render({ model, el: place }) {
   const inWords = el("p", { class: "kd-note", "data-kd": "summary" });
 
   const alerts = el("div");
+  const controls = el("div", { class: "kd-stays" },
+    el("div", { class: "kd-row kd-explorer-sliders" }, temperature.root, alpha.root), el("div", { class: "kd-explorer-switches" }, tSquared.root, more));
   const root = el("div", { class: "kd-explorer", role: "group", "aria-label": "Temperature explorer" },
-    el("div", { class: "kd-explorer-text" },
-      el("div", { class: "kd-explorer-pick" }, pick.root, label.root),
-      el("div", { class: "kd-explorer-own" }, el("label", { class: "kd-label", for: textId }, "Text"), el("div", { class: "kd-explorer-box" }, text, read))),
-    notice, status, alerts,
-    el("div", { class: "kd-row kd-explorer-sliders" }, temperature.root, alpha.root),
-    el("div", { class: "kd-row kd-explorer-switches" }, order.root, tSquared.root, zoom.root, all.root),
-    tiles, charts, inWords);
+    el("div", { class: "kd-explorer-text" }, pick.root,
+      el("div", { class: "kd-explorer-own" }, el("label", { class: "kd-label", for: textId }, "Text"), el("div", { class: "kd-explorer-box" }, text, read)), label.root),
+    alerts, status, controls, el("div", { class: "kd-explorer-reading" }, notice, pieces), tiles, charts, inWords);
   place.append(root);
   const show = alertBox(alerts);
   const say = announcer(root);
+  const motion = glides(root);
+  lights(root);
 
   // ---------------------------------------------------------------- picture
   let problem = ""; // of this page; the model's own is shown where there is none
   let seen = null; // what was last said aloud
+  let most = 1, mostFor = ""; // the end of the losses' axis, and what it was computed for
   function draw() {
     const zT = get("teacher_logits"), zS = get("student_logits"), y = get("label"), T = get("temperature"), a = get("alpha"), square = get("t_squared");
     temperature.set(T);
@@ -145,16 +197,16 @@ function render({ model, el: place }) {
     label.set(y);
     show(problem || get("problem"));
     setText(notice, get("notice"));
+    showPieces(get("pieces") ?? []);
     if (!zT.length || zT.length !== zS.length || zT.length !== names.length) return;
 
     const n = explain(zT, zS, y, T, a, square);
-    const most = Math.log(names.length).toFixed(2), f = (v) => number(v, 2);
-    entropyTeacher.set(n.entropyTeacher, number(n.entropyTeacher), `nats, of at most ${most}`);
-    entropyStudent.set(n.entropyStudent, number(n.entropyStudent), `nats, of at most ${most}`);
-    divergence.set(n.kl, number(n.kl), `nats, at T = ${Number(T.toPrecision(3))}`);
-    hard.set(n.hard, n.hard === null ? "–" : number(n.hard), n.hard === null ? "needs a label" : "−log p(label) at T = 1");
-    soft.set(n.soft, number(n.soft), square ? `T² · KL = ${f(T * T)} · ${number(n.kl)}` : "KL, without T²");
-    total.set(n.total, number(n.total), n.hard === null ? `${f(1 - a)} · ${f(n.soft)}; no hard term` : `${f(a)} · ${f(n.hard)} + ${f(1 - a)} · ${f(n.soft)}`);
+    entropyTeacher.set(n.entropyTeacher, number(n.entropyTeacher));
+    entropyStudent.set(n.entropyStudent, number(n.entropyStudent));
+    divergence.set(n.kl, number(n.kl));
+    const text_ = [get("text"), y, square].join("|");
+    if (text_ !== mostFor) [most, mostFor] = [mostOf(zT, zS, y, square), text_];
+    losses.set(n, a, square, Math.max(most, roundUp(Math.max(n.total, 1e-6), FINE)));
 
     const shown = rowsOf(zT, zS, y, get("order"), get("all_classes") ? Infinity : SHOWN);
     const rest = names.length - shown.length;
@@ -165,7 +217,7 @@ function render({ model, el: place }) {
     };
     const rows = shown.map((c) => names[c]);
     if (rest) rows.push(rest === 1 ? "1 other" : `${rest} others`);
-    const scrolls = get("all_classes") && names.length > SHOWN; // both charts together; by keyboard, too
+    const scrolls = get("all_classes") && names.length > SCROLLS; // both charts together; by keyboard, too
     charts.classList.toggle("kd-scroll", scrolls);
     if (scrolls) charts.tabIndex = 0; else charts.removeAttribute("tabindex");
     const star = y === null ? null : shown.indexOf(y);
@@ -183,13 +235,21 @@ function render({ model, el: place }) {
   function describe(n, words) {
     probabilities.describe(`Bar chart of probabilities. ${words}`);
     gradients.describe(`Bar chart of the gradients, per class: ${pullsInWords(n, names)}.`);
-    setText(inWords, words);
+    setWords(inWords, words, WORDS);
     if (seen !== null && seen !== words) say(words);
     seen = words;
   }
   function newExamples() {
     const options = get("examples").map((example, i) => ({ value: i, label: `${shorten(example.text, 76)}${example.label === null ? "" : `  [${names[example.label]}]`}`, group: example.why }));
     pick.setOptions([ownText, ...options]);
+  }
+  /** A text that the models can hardly read, piece by piece as they do. */
+  function showPieces(list) {
+    const all_ = JSON.stringify(list);
+    if (pieces.kdPieces === all_) return;
+    pieces.kdPieces = all_;
+    pieces.hidden = !list.length;
+    pieces.replaceChildren(...list.map((piece) => el("code", { class: piece.known ? "" : "kd-unknown", dir: "auto" }, piece.text)));
   }
   function newText() {
     if (document.activeElement !== text || !waiting) text.value = get("text");
@@ -204,18 +264,12 @@ function render({ model, el: place }) {
 
   // ---------------------------------------------------------------- the kernel
   // Whether there is one shows only in its answer: an exported page has none, and a busy one takes its time.
-  let heard = false, waiting = false, patience = null;
-  const ask = (content) => { try { model.send(content); } catch { /* no kernel: nobody answers */ } };
-  const answered = (content) => {
-    if (content?.kind !== "pong") return;
-    heard = true;
-    waiting = false;
-    setText(status, "");
-  };
+  let waiting = false;
   const NOBODY = "Typing a text needs a running kernel, and none has answered yet. The examples and all sliders work without one.";
+  const line = lifeline(model, (sentence) => { if (!sentence) waiting = false; setText(status, sentence); }, { nobody: NOBODY });
   function choose(i) {
     const example = get("examples")[i];
-    set({ teacher_logits: example.teacher, student_logits: example.student, label: example.label, notice: example.notice, problem: "", text: example.text, example: i });
+    set({ teacher_logits: example.teacher, student_logits: example.student, label: example.label, notice: example.notice, pieces: example.pieces ?? [], problem: "", text: example.text, example: i });
     newText();
     text.value = example.text;
   }
@@ -228,10 +282,26 @@ function render({ model, el: place }) {
     if (!get("can_read")) { complain("This explorer has no models to read a new text: pick one of the examples."); return; }
     complain("");
     waiting = true;
-    setText(status, heard ? "The models are reading …" : NOBODY);
-    clearTimeout(patience);
-    patience = setTimeout(() => { if (waiting) setText(status, heard ? "The kernel is busy; the text waits for its turn." : NOBODY); }, 2000);
-    ask({ kind: "text", text: typed });
+    setText(status, line.alive() ? "The models are reading …" : NOBODY);
+    motion.glide();
+    line.ask({ kind: "text", text: typed });
+  }
+
+  // ---------------------------------------------------------------- the page's address
+  const home = address(["T", "alpha", "text"]);
+  const note = () => home.write({ T: temperature.value(), alpha: alpha.value(), text: get("text") });
+  const noted = atRest(note, 300);
+  noted.now = note;
+  function followLink() {
+    const said = home.read(), known = get("examples").findIndex((example) => example.text === said.text);
+    if (said.text !== undefined && known < 0 && said.text !== get("text")) return; // of another instrument, or of a kernel that is gone
+    if (known >= 0 && known !== get("example")) choose(known);
+    const inside = (value, low, high) => value !== undefined && Number(value) >= low && Number(value) <= high;
+    const changes = { ...(inside(said.T, 0.1, 20) ? { temperature: Number(said.T) } : {}), ...(inside(said.alpha, 0, 1) ? { alpha: Number(said.alpha) } : {}) };
+    if (!Object.keys(changes).length) return;
+    for (const [name, value] of Object.entries(changes)) model.set(name, value);
+    model.save_changes();
+    if (document.querySelector(".kd-explorer") === root) root.scrollIntoView({ block: "nearest" });
   }
 
   const redraw = onFrame(draw), inTheEnd = atRest((words) => words(), 120);
@@ -239,7 +309,13 @@ function render({ model, el: place }) {
   text.value = get("text");
   pick.onchange((i) => { if (i === null) { text.value = ""; text.focus(); } else choose(i); });
   label.onchange((y) => set({ label: y }));
-  const slid = (name) => (v, moving) => { draft.set(name, v); redraw(); if (!moving) draft.send(); };
+  const slid = (name) => (v, moving) => {
+    if (moving) motion.still(); else motion.glide();
+    draft.set(name, v);
+    redraw();
+    if (!moving) draft.send();
+    noted();
+  };
   temperature.onchange(slid("temperature"));
   alpha.onchange(slid("alpha"));
   order.onchange((v) => set({ order: v }));
@@ -249,15 +325,16 @@ function render({ model, el: place }) {
   text.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); submit(); }
   });
-  model.on("msg:custom", answered);
+  addEventListener("hashchange", followLink);
   const ends = [
-    themed(root), probabilities.dispose, gradients.dispose, say.dispose, draft.dispose, redraw.cancel, inTheEnd.cancel,
-    follow(model, "temperature alpha t_squared order zoom all_classes label example teacher_logits student_logits problem notice", redraw),
+    themed(root), stuck(controls), probabilities.dispose, gradients.dispose, say.dispose, draft.dispose, redraw.cancel, inTheEnd.cancel, noted.cancel, motion.dispose, line.dispose,
+    follow(model, "temperature alpha t_squared order zoom all_classes label example teacher_logits student_logits problem notice pieces", () => { motion.glide(); redraw(); }),
     follow(model, "text", newText), follow(model, "examples", newExamples),
-    () => { model.off("msg:custom", answered); clearTimeout(patience); root.remove(); },
+    () => { removeEventListener("hashchange", followLink); root.remove(); },
   ];
   draw();
-  ask({ kind: "ping" });
+  followLink();
+  line.greet();
   return () => ends.forEach((end) => end());
 }
 
