@@ -16,7 +16,8 @@ import kdtutor as kd
 from kdtutor import objectives
 from kdtutor.data.task import Split, Task
 from kdtutor.errors import KDTutorError
-from kdtutor.widgets.be_the_teacher import NOTHING, WIDTH, BeTheTeacher, pack, rescaled, teach, unpack
+from kdtutor.widgets.be_the_teacher import BeTheTeacher
+from kdtutor.widgets.school import NOTHING, WIDTH, pack, rescaled, teach, unpack
 
 needs_node = pytest.mark.skipif(not shutil.which("node"), reason="node is not installed")
 
