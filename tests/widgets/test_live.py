@@ -23,8 +23,9 @@ from kdtutor.objectives.hidden import CosineHidden
 from kdtutor.objectives.logits import HardLabels, LogitsMSE, MaskedLM, SoftTargets, UniformTargets
 
 pytest.importorskip("anywidget")
-from kdtutor.widgets.live import POINTS, LiveDistillation
+from kdtutor.widgets.live import LiveDistillation
 from kdtutor.widgets.live_parts import make_twin
+from kdtutor.widgets.live_shown import POINTS
 
 STEPS = 12
 
@@ -508,7 +509,8 @@ def test_cancelling_the_cell_that_waits_pauses(make):
 
 def test_increments_add_up_to_the_state(make, monkeypatch):
     monkeypatch.setattr("kdtutor.widgets.live.POINTS", 30)
-    monkeypatch.setattr("kdtutor.widgets.live.SNAPSHOTS", 20)
+    monkeypatch.setattr("kdtutor.widgets.live_shown.POINTS", 30)
+    monkeypatch.setattr("kdtutor.widgets.live_shown.SNAPSHOTS", 20)
     live = make(steps=80, live={"every": 20, "validation": 4})
     shown = {name: list(rows) for name, rows in live.curves.items()}
     messages = sent(live)
