@@ -3,6 +3,7 @@
     game = BeTheTeacher(task, teacher)
     game.target = {"plant": 0.7, "animal": 0.3}      # moves the picture, as dragging a bar does
     game.beliefs("yours")                            # of the text and of its related texts, (1 + n, C)
+    game.level = 1                                   # the first of three levels: levels.py says what is to be reached
     game.compare()                                   # all texts that divide the teacher: whom the label alone harms
 
 The student is a linear softmax classifier, small enough to learn in the browser while a bar is dragged. Its logits are
@@ -28,9 +29,13 @@ from kdtutor.errors import nearest
 from kdtutor.models.load import check_fits, load_teacher
 from kdtutor.plots.lesson import lesson as draw_lesson
 from kdtutor.widgets.base import Instrument, Number, SettingError, finite
+from kdtutor.widgets.levels import SPOILED, levels_of, reached, views
 from kdtutor.widgets.school import STUDENTS, School, pack, rescaled, teach, unpack
 
 CHOSEN, TYPED = 6, 6  # lessons that are kept: the most telling ones, and the last that were typed
+
+#: What the constructor takes, in the order in which it is set: a level brings a text, a label a target.
+SETTINGS = ("level", "label", "steps", "temperature", "learning_rate", "target")
 
 
 class Target(traitlets.List):
@@ -59,8 +64,8 @@ class BeTheTeacher(Instrument):
     validation texts (see `_lessons`), and the next best may be picked. taught: how many labelled training texts the
     students know before. seed: which.
 
-    Settings, all of which the browser shares: text; label, a class or its name; target, a distribution or {name:
-    probability}; steps, 0 to 100; temperature T of the soft loss; learning_rate.
+    Settings, all of which the browser shares: level, 1 to 3 (0: free play); text; label, a class or its name; target, a
+    distribution or {name: probability}; steps, 0 to 100; temperature T of the soft loss; learning_rate.
 
     The hand-made target t is meant at T = 1. As in notebook 04 the loss is T² KL(t_T ‖ p_T), t_T = t^(1/T) normalised
     and p_T = softmax(z / T), so that a step is W ← W − learning_rate · T · (p_T − t_T) xᵀ. The other student's loss is
@@ -85,6 +90,10 @@ class BeTheTeacher(Instrument):
     others = traitlets.Dict().tag(sync=True, told=True)  # many other texts: how often are the students right?
     start = traitlets.Unicode().tag(sync=True, told=True)  # W, (C, 32)
     taught = traitlets.Int().tag(sync=True, told=True)
+    levels = traitlets.List(traitlets.Dict()).tag(
+        sync=True, told=True
+    )  # those that these lessons are good for
+    level = traitlets.Int(0).tag(sync=True)
 
     def __init__(
         self,
@@ -122,15 +131,14 @@ class BeTheTeacher(Instrument):
             others=self._school.others(),
             start=pack(self._school.start),
             taught=self._school.taught,
+            levels=levels_of(lessons, self._school.start),
             text=lesson["text"],
             label=lesson["label"],
             target=_onehot(lesson["label"], task.num_labels),
         )
-        for name in sorted(settings, key=lambda name: name == "target"):  # a label before the target
-            if name not in ("label", "target", "steps", "temperature", "learning_rate"):
-                raise SettingError(
-                    nearest("setting", name, ("label", "target", "steps", "temperature", "learning_rate"))
-                )
+        if unknown := [name for name in settings if name not in SETTINGS]:
+            raise SettingError(nearest("setting", unknown[0], SETTINGS))
+        for name in sorted(settings, key=SETTINGS.index):
             setattr(self, name, settings[name])
         self.on_msg(self._hear)
 
@@ -151,9 +159,28 @@ class BeTheTeacher(Instrument):
             raise SettingError(f"steps = {proposal['value']}: half a step can't be taken")
         return proposal["value"]
 
+    @traitlets.validate("level")
+    def _check_level(self, proposal) -> int:
+        playable = [0, *(level["level"] for level in self.levels)]
+        if proposal["value"] not in playable or isinstance(proposal["value"], bool):
+            listed = ", ".join(map(str, playable))
+            raise SettingError(
+                f"level = {proposal['value']}: with these lessons there are the levels {listed}"
+            )
+        return proposal["value"]
+
+    @traitlets.observe("level")
+    def _begin_level(self, change) -> None:
+        if (level := self._played()) is not None:
+            self.text = level["text"]
+            self.target = _onehot(self.label, len(self.class_names))
+        self._sum_up()
+
     @traitlets.observe("text")
     def _new_lesson(self, change) -> None:
         with self.hold_sync():
+            if self._played() is not None and self._played()["text"] != self.text:
+                self.level = 0
             self.label, self.problem = self.lesson["label"], ""
             self.target = _onehot(self.label, len(self.class_names))
 
@@ -183,6 +210,18 @@ class BeTheTeacher(Instrument):
 
     # ------------------------------------------------------------------------------------------ the students
 
+    def _played(self) -> dict | None:
+        return next((level for level in self.levels if level["level"] == self.level), None)
+
+    @property
+    def reached(self) -> bool:
+        """Tell whether the level that is played is won."""
+        level = self._played()
+        if level is None:
+            return False
+        before = (views(self.lesson) @ unpack(self.start, len(self.class_names)).T).softmax(-1)
+        return reached(level, self.lesson, before, self.beliefs("yours"), self.target)
+
     @property
     def lesson(self) -> dict:
         """Return the present text with its label, the teacher's answer, and its related texts."""
@@ -193,6 +232,10 @@ class BeTheTeacher(Instrument):
         if which not in STUDENTS:
             raise SettingError(nearest("student", which, STUDENTS))
         W, x = unpack(self.start, len(self.class_names)), unpack(self.lesson["x"])[0]
+        level = self._played()
+        if level is not None and level["mistake"] is not None:
+            mistake = torch.tensor(_onehot(level["mistake"], len(self.class_names)), dtype=torch.float64)
+            W = teach(W, x, mistake, SPOILED, self.learning_rate)
         if which == "start":
             return W
         if which == "label":
@@ -203,8 +246,7 @@ class BeTheTeacher(Instrument):
 
     def beliefs(self, which: str = "yours") -> Tensor:
         """Compute what that student believes of the text (row 0) and of each related text: float64 (1 + n, C)."""
-        x = torch.cat([unpack(self.lesson["x"]), *(unpack(near["x"]) for near in self.lesson["related"])])
-        return (x @ self.student(which).T).softmax(-1)
+        return (views(self.lesson) @ self.student(which).T).softmax(-1)
 
     def score(self, which: str = "yours") -> float:
         """Compute the share of the other texts whose label is that student's first guess."""

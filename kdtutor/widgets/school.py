@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import Encoded
 from kdtutor.models.forward import logits_of
+from kdtutor.widgets import reading
 from kdtutor.widgets.base import SettingError, finite
 
 WIDTH = 32  # numbers by which the student knows a text
@@ -166,7 +167,9 @@ class School:
         if not text.strip():
             raise SettingError("the text is empty: give at least one word")
         x, p = self.view([text])[0], self._answers([text])[0]
-        return self._written(text, int(p.argmax()), x, p, self.related(None, x, p))
+        notice, pieces = reading.warning(self.task, text)
+        lesson = self._written(text, int(p.argmax()), x, p, self.related(None, x, p))
+        return lesson | {"notice": notice, "pieces": pieces}
 
     def _written(self, text: str, label: int, x: Tensor, p: Tensor, related: list[tuple[int, str]]) -> dict:
         """Write a lesson as the browser gets it."""

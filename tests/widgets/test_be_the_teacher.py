@@ -17,6 +17,7 @@ from kdtutor import objectives
 from kdtutor.data.task import Split, Task
 from kdtutor.errors import KDTutorError
 from kdtutor.widgets.be_the_teacher import BeTheTeacher
+from kdtutor.widgets.levels import levels_of, truths, views
 from kdtutor.widgets.school import NOTHING, WIDTH, pack, rescaled, teach, unpack
 
 needs_node = pytest.mark.skipif(not shutil.which("node"), reason="node is not installed")
@@ -35,9 +36,10 @@ def made(task):
 @pytest.fixture
 def game(made):
     """The same widget for every test, as it was at first."""
+    made.level = 0
     made.text = made.lessons[1]["text"]
     made.text = made.lessons[0]["text"]
-    made.steps, made.temperature, made.learning_rate, made.problem = 20, 1.0, 1.0, ""
+    made.steps, made.temperature, made.learning_rate, made.problem, made.level = 20, 1.0, 1.0, "", 0
     return made
 
 
@@ -65,8 +67,10 @@ SCHOOL = """(s) => {
   const lesson = s.lessons.find((l) => l.text === s.text), C = s.class_names.length;
   const pupils = school({ W: floats(s.start, C), x: floats(lesson.x)[0],
     related: lesson.related.map((r) => floats(r.x)[0]),
-    others: { x: floats(s.others.x, s.others.labels.length), labels: s.others.labels } });
-  const u = { start: new Float64Array(C), yours: pupils.lesson(s.target, s.steps, s.learning_rate, s.temperature),
+    others: { x: floats(s.others.x, s.others.labels.length), labels: s.others.labels },
+    spoiled: s.level !== 3 ? null
+      : { label: s.levels.find((l) => l.level === 3).mistake, steps: SPOILED, rate: s.learning_rate } });
+  const u = { start: pupils.start, yours: pupils.lesson(s.target, s.steps, s.learning_rate, s.temperature),
     label: pupils.lesson(onehot(s.label, C), s.steps, s.learning_rate, 1) };
   return Object.fromEntries(Object.entries(u).map(([who, v]) => [who, [pupils.beliefs(v), pupils.score(v)]]));
 }"""
@@ -102,10 +106,12 @@ def test_with_a_label_it_is_gradient_descent_on_the_cross_entropy():
 
 
 @needs_node
+@pytest.mark.parametrize("level", [0, 3])
 @pytest.mark.parametrize(
     ("steps", "temperature", "rate"), [(0, 1, 1.0), (1, 1, 1.0), (20, 1, 1.0), (100, 4, 0.5), (7, 0.5, 2.0)]
 )
-def test_the_browsers_students_are_torchs(game, tmp_path, steps, temperature, rate):
+def test_the_browsers_students_are_torchs(game, tmp_path, steps, temperature, rate, level):
+    game.level = level
     game.steps, game.temperature, game.learning_rate = steps, temperature, rate
     game.target = game.lesson["teacher"]
     for who, (beliefs, score) in in_the_browser(tmp_path, SCHOOL, synced(game)).items():
@@ -206,6 +212,53 @@ def test_a_bad_setting_is_refused_in_one_sentence_and_the_last_good_one_stays(ga
     assert synced(game) == before
     with pytest.raises(KDTutorError):
         game.drag("plant", 1.5)
+
+
+# ------------------------------------------------------------------------------------------------ the levels
+
+REACHED = "(cases) => cases.map((asked) => reached(...asked))"
+
+
+def test_each_level_is_lost_by_the_label_and_can_be_won(game, tmp_path):
+    assert [level["level"] for level in game.levels] == [1, 2, 3]
+    cases, won = [], []
+    for level in game.levels:
+        game.level = level["level"]
+        assert game.text == level["text"] and game.target[game.label] == 1 and not game.reached
+        second = int(np.argsort(game.lesson["teacher"])[-2])
+        names = {game.class_names[game.label]: 0.6, game.class_names[second]: 0.4}
+        for target in ({game.class_names[game.label]: 1.0}, names, dict.fromkeys(game.class_names, 1 / 25)):
+            game.target = target
+            before = (views(game.lesson) @ unpack(game.start, 25).T).softmax(-1)
+            said = [before.tolist(), game.beliefs("yours").tolist(), game.target]
+            cases.append([level, truths(game.lesson).tolist(), *said])
+            won.append(game.reached)
+    assert won == [False, True, False] * 3
+    if shutil.which("node"):
+        assert in_the_browser(tmp_path, REACHED, cases) == won
+
+
+def test_in_the_third_level_both_students_begin_with_the_mistake(game):
+    game.level = 3
+    second = int(np.argsort(game.lesson["teacher"])[-2])
+    assert int(game.beliefs("start")[0].argmax()) == second != game.label
+    game.steps = 0
+    assert torch.equal(game.student("yours"), game.student("start"))
+    assert torch.equal(game.student("label"), game.student("start"))
+
+
+def test_another_text_ends_the_level_and_an_unknown_level_is_refused(game):
+    game.level = 2
+    game.text = next(lesson["text"] for lesson in game.lessons if lesson["text"] != game.text)
+    assert game.level == 0 and not game.reached
+    with pytest.raises(KDTutorError, match="level = 7: with these lessons there are the levels 0, 1, 2, 3"):
+        game.level = 7
+    assert game.level == 0
+
+
+def test_without_a_telling_lesson_there_is_no_level():
+    lesson = {"text": "a", "label": 0, "x": pack(torch.ones(2)), "teacher": [1.0, 0.0], "related": []}
+    assert levels_of([lesson], torch.zeros(2, 2).double()) == []
 
 
 # ------------------------------------------------------------------------------------------------ what is learned

@@ -119,7 +119,7 @@ function lifeline(model, say, { nobody, greeting = { kind: "ping" } }) {
   model.on("msg:custom", heard);
   model.on("comm_live_update", cut);
   return {
-    ask, alive: () => alive,
+    ask, heard, alive: () => alive,
     greet: (sentence = "") => ask(greeting, sentence),
     dispose: () => { clearTimeout(timer); model.off("msg:custom", heard); model.off("comm_live_update", cut); },
   };
@@ -498,6 +498,12 @@ function hatches(looks) {
   return { defs, fill: (look) => (ids.has(look) ? `url(#${ids.get(look)})` : LOOKS[look].colour) };
 }
 
+/** A bar in HTML with a look, for bars of one line; patterns: hatches(…) whose defs stand in the page. Its width is what the caller sets. */
+function hatchedBar(patterns, look, class_ = "") {
+  return el("span", { class: `kd-fill kd-hatched ${class_}`, "data-part": look },
+    svg("svg", { width: "100%", height: "100%", "aria-hidden": "true" }, svg("rect", { width: "100%", height: "100%", style: { fill: patterns.fill(look) } })));
+}
+
 /** A marker's outline as path data. */
 function markerPath(shape, x, y, r) {
   return {
@@ -756,7 +762,7 @@ function barChart(options) {
 /**
  * Lines with markers, dashes and a key: {root, update(changes), dispose()}.
  * series: [{name, look, points: [[x, y], …]}]; xlabel, ylabel, label (the sentence for screen readers), title, height in px,
- * xmin/xmax/ymin/ymax, xlog/ylog, formatX/formatY, guides: [{y, label}] dotted lines. Thousands of points are thinned to what
+ * xmin/xmax/ymin/ymax, xlog/ylog, formatX/formatY, guides: [{y, label, look}] dotted lines. Thousands of points are thinned to what
  * the width can show.
  */
 function lineChart(options) {
@@ -814,7 +820,7 @@ function lineChart(options) {
       svg("text", { x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, state.xlabel),
       svg("text", { x: 0, y: 0, "text-anchor": "middle", transform: `translate(13,${(top + height - bottom) / 2}) rotate(-90)` }, state.ylabel));
     layers.guides.replaceChildren(...state.guides.filter((guide) => guide.y >= y0 && guide.y <= y1).flatMap((guide) => [
-      svg("line", { x1: left, x2: width - right, y1: Y(guide.y), y2: Y(guide.y), style: { stroke: "var(--kd-ink)", "stroke-width": "1.2", "stroke-dasharray": "2 4" } }),
+      svg("line", { x1: left, x2: width - right, y1: Y(guide.y), y2: Y(guide.y), "data-part": guide.look, style: { stroke: LOOKS[guide.look]?.colour ?? "var(--kd-ink)", "stroke-width": guide.look ? "2.2" : "1.2", "stroke-dasharray": "2 4" } }),
       svg("text", { class: "kd-quiet", x: width - right - 4, y: Y(guide.y) - 5, "text-anchor": "end" }, guide.label)]));
     layers.curves.replaceChildren(...state.series.flatMap((s, i) => {
       const { colour, dash, marker: shape } = LOOKS[s.look], points = kept[i];

@@ -68,8 +68,7 @@ function lossBar() {
   const named = (name) => el("span", { class: "kd-value", "data-kd": `loss-${name}` });
   const total = named("total"), hard = named("hard"), soft = named("soft");
   const weights = { hard: el("span"), soft: el("span") }, note = el("span", { class: "kd-help" });
-  const parts = ["hard", "soft"].map((look) => el("span", { class: "kd-fill kd-explorer-part", "data-part": look },
-    svg("svg", { width: "100%", height: "100%", "aria-hidden": "true" }, svg("rect", { width: "100%", height: "100%", style: { fill: patterns.fill(look) } }))));
+  const parts = ["hard", "soft"].map((look) => hatchedBar(patterns, look));
   const end = el("span", { class: "kd-help" });
   const root = el("div", { class: "kd-tile kd-explorer-loss", "data-kd": "loss" },
     svg("svg", { width: 0, height: 0, "aria-hidden": "true", class: "kd-hidden-text" }, patterns.defs),
