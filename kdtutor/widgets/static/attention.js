@@ -7,7 +7,7 @@
 //   WHO-layer, WHO-head         sliders (data-value); WHO-mean: the mean of all heads; WHO-title; WHO-source: copied from where
 //   WHO-tokens                  the list to move in with the arrow keys; WHO-token-I: its tokens, aria-selected
 //   WHO-weight-J                what the chosen token draws from token J, data-value 0 to 1; WHO-sum: their sum
-//   WHO-map                     the heat map, data-values: the rows of the map as JSON; WHO-cell: the cell under the pointer
+//   WHO-whole                   what is folded away: the heat map. WHO-map: the map itself, data-values: the rows of the map as JSON; WHO-cell: the cell under the pointer
 //   summary                     all this in one sentence
 
 const PARTS = 65535; // weights come as integers of 16 bits, rows sum to exactly 65535
@@ -37,7 +37,7 @@ const KINDS = {
 const LAYER = { teacher: "layer", student: "student_layer" }, HEAD = { teacher: "head", student: "student_head" };
 
 /** One model: controls, the list of tokens with lines, and the heat map. */
-function attentionCard({ name, model, change, choose }) {
+function attentionCard({ name, model, change, choose, unfold }) {
   const look = LOOKS[name];
   let entry, tokens, kinds, map = [], chosen = 0, rows = [], cells = [], size = 0, step = 28;
   const layer = slider({ label: "layer", min: 0, max: 1, step: 1, value: 0, name: `${name}-layer` });
@@ -65,16 +65,16 @@ function attentionCard({ name, model, change, choose }) {
   const scale = el("span", { class: "kd-note" });
   const pointed = el("span", { class: "kd-att-pointed", "data-kd": `${name}-cell` });
   const body = el("div", { class: "kd-chart-body" }, picture);
-  const whole = el("div", { class: "kd-att-map" }, body, el("div", { class: "kd-att-under" }, scale, pointed));
+  const whole = el("details", { class: "kd-more kd-att-map", "data-kd": `${name}-whole`, ontoggle: () => unfold(whole.open) }, el("summary", OWN_KEYS, "The whole map"), body, el("div", { class: "kd-att-under" }, scale, pointed));
   const root = el("section", { class: "kd-att-card", "aria-label": name, style: { "--kd-look": look.colour } },
     el("div", { class: "kd-att-head" }, key(name, name).root, title, source),
-    el("div", { class: "kd-row" }, layer.root, head.root), mean.root,
+    el("div", { class: "kd-att-controls" }, el("div", { class: "kd-row" }, layer.root, head.root), mean.root),
     el("div", { class: "kd-att-body" }, flow, whole));
 
   const named = (i) => tokens[i] + (kinds[i] === "word" ? "" : ` (${KINDS[kinds[i]]})`);
 
   function tokenList() {
-    step = tokens.length > 18 ? 24 : 28;
+    step = tokens.length > 12 ? 24 : 27;
     root.style.setProperty("--kd-step", `${step}px`);
     rows = tokens.map((token, i) => {
       const option = el("div", {
@@ -142,8 +142,11 @@ function attentionCard({ name, model, change, choose }) {
   picture.addEventListener("click", (event) => { const here = at(event); if (here) choose(here[0]); });
 
   let shownMap = "";
-  function draw() {
-    const L = tokens.length, l = model.get(LAYER[name]), h = model.get(HEAD[name]);
+  const now = () => [model.get(LAYER[name]), model.get(HEAD[name])];
+  /** The largest weight of the map that is chosen: where the scale of all maps has to end. */
+  const highest = () => mapOf(entry, ...now(), tokens.length).reduce((most, row) => row.reduce((a, b) => Math.max(a, b), most), 0);
+  function draw(full) { // full: the weight that has the full colour
+    const L = tokens.length, [l, h] = now();
     chosen = Math.min(model.get("token"), L - 1);
     layer.set(l);
     mean.set(h === MEAN);
@@ -152,13 +155,12 @@ function attentionCard({ name, model, change, choose }) {
     setText(title, `layer ${l}, ${h === MEAN ? `mean of ${entry.heads} heads` : `head ${h}`}`);
     const from = entry.sources[l];
     setText(source, from === undefined ? "" : from === null ? "copied from no layer of the teacher" : `copied from the teacher's layer ${from}`);
-    if (shownMap !== `${l} ${h}`) {
-      shownMap = `${l} ${h}`;
+    if (shownMap !== `${l} ${h} ${full}`) {
+      shownMap = `${l} ${h} ${full}`;
       map = mapOf(entry, l, h, L);
-      const highest = map.reduce((most, row) => row.reduce((a, b) => Math.max(a, b), most), 0);
-      cells.forEach((row, i) => row.forEach((rect, j) => rect.style.setProperty("fill-opacity", (map[i][j] / highest).toFixed(3))));
+      cells.forEach((row, i) => row.forEach((rect, j) => rect.style.setProperty("fill-opacity", (map[i][j] / full).toFixed(3))));
       faint.replaceChildren(...map.flatMap((row, i) => Array.from(row, (w, j) => (w < 0.12 ? null : svg("path", { d: curve(i, j), style: { opacity: (0.5 * w).toFixed(2) } })))).filter(Boolean));
-      setText(scale, `full colour is ${percent(highest, 1)}`);
+      setText(scale, `full colour is ${percent(full, 1)}`);
       setAttribute(picture, "data-values", JSON.stringify(map.map((row) => Array.from(row))));
       setAttribute(picture, "aria-label", `Heat map of the ${name}'s layer ${l}, ${h === MEAN ? "mean of its heads" : `head ${h}`}: a row for each token that looks, a column for each that is looked at. ${sentence()}`);
     }
@@ -196,7 +198,6 @@ function attentionCard({ name, model, change, choose }) {
     for (const [control, count] of [[layer, entry.layers], [head, entry.heads]]) control.resize(count - 1);
     shownMap = "";
     tokenList();
-    draw();
   }
 
   // A slider of common.js has fixed ends; these are only known with the data.
@@ -204,12 +205,12 @@ function attentionCard({ name, model, change, choose }) {
     control.input.max = most;
     control.input.disabled = most === 0;
   };
-  const dispose = onWidth(body, (w) => { width = w; if (tokens) { place(); draw(); } });
-  return { root, load, draw, sentence, dispose };
+  const dispose = onWidth(body, (w) => { width = w; if (map.length) place(); });
+  return { root, load, draw, highest, sentence, unfold: (open) => { whole.open = open; }, dispose };
 }
 
 function render({ model, el: host }) {
-  const root = el("div", { class: "kd-attention" });
+  const root = el("div", { class: "kd-attention", role: "group", "aria-label": "Who looks where" });
   const cards = new Map();
   const names = () => model.get("data").models.map((m) => m.name);
 
@@ -239,19 +240,14 @@ function render({ model, el: host }) {
   const id = newId("text");
   const box = el("input", { type: "text", id, class: "kd-text", dir: "auto", autocomplete: "off", "data-kd": "text", ...OWN_KEYS });
   const notice = el("p", { class: "kd-note", "data-kd": "notice" });
-  let waiting = null, heard = false;
+  const NOBODY = "No answer from Python: this page has no kernel and can show this one text only, or it is busy.";
+  const line = lifeline(model, (sentence) => { if (sentence) setText(notice, sentence); else describe(); }, { nobody: NOBODY });
   const ask = () => {
     setText(notice, "Python reads the text …");
-    clearTimeout(waiting);
-    waiting = setTimeout(() => setText(notice, "No answer from Python: it is busy, or this page has no kernel and can show this one text only."), heard ? 20000 : 4000);
-    model.send({ kind: "text", text: box.value });
+    line.ask({ kind: "text", text: box.value });
   };
   const read = button("read it", ask, { name: "read" });
   box.addEventListener("keydown", (event) => { if (event.key === "Enter") ask(); });
-  const hear = (message) => {
-    if (message?.kind === "pong") heard = true;
-    if (message?.kind === "read") { clearTimeout(waiting); describe(); }
-  };
   function describe() {
     const { read: kept, total } = model.get("data");
     const cut = total > kept ? `The text has ${total.toLocaleString("en")} tokens; the models read the first ${kept} here. ` : "";
@@ -267,17 +263,19 @@ function render({ model, el: host }) {
   const summary = el("p", { class: "kd-note", "data-kd": "summary" });
   const problem = el("div");
   const alert = alertBox(problem);
-  root.append(el("div", { class: "kd-title" }, "Who looks where"),
-    el("div", { class: "kd-att-ask" }, el("label", { class: "kd-label", for: id }, "text"), box, read), problem, notice, options, columns, summary);
+  root.append(
+    el("div", { class: "kd-att-ask" }, el("label", { class: "kd-label", for: id }, "Text"), box, read), problem, options, columns, summary, notice);
   const say = announcer(root);
   const drop = [themed(root), keepKeys(root)];
   host.append(root);
+
+  const unfold = (open) => cards.forEach((card) => card.unfold(open)); // both, so that they stay side by side
 
   function load() {
     const data = model.get("data");
     for (const name of names()) {
       if (!cards.has(name)) {
-        cards.set(name, attentionCard({ name, model, change, choose }));
+        cards.set(name, attentionCard({ name, model, change, choose, unfold }));
         columns.append(cards.get(name).root);
         drop.push(cards.get(name).dispose);
       }
@@ -293,11 +291,10 @@ function render({ model, el: host }) {
     const shown = model.get("side");
     side.set(shown);
     together.set(model.get("together"));
-    for (const [name, card] of cards) {
-      card.root.hidden = cards.size > 1 && shown !== "both" && shown !== name;
-      if (!card.root.hidden) card.draw();
-    }
-    const text = [...cards.values()].filter((card) => !card.root.hidden).map((card) => card.sentence()).join(" ");
+    for (const [name, card] of cards) card.root.hidden = cards.size > 1 && shown !== "both" && shown !== name;
+    const seen = [...cards.values()].filter((card) => !card.root.hidden), full = Math.max(...seen.map((card) => card.highest()));
+    for (const card of seen) card.draw(full);
+    const text = seen.map((card) => card.sentence()).join(" ");
     if (summary.textContent && summary.textContent !== text) say(text);
     setText(summary, text);
   });
@@ -306,11 +303,9 @@ function render({ model, el: host }) {
   load();
   complain();
   drop.push(follow(model, "data", load), follow(model, "layer head student_layer student_head token side together", draw), follow(model, "problem", complain));
-  model.on("msg:custom", hear);
-  model.send({ kind: "ping" });
+  line.greet();
   return () => {
-    model.off("msg:custom", hear);
-    clearTimeout(waiting);
+    line.dispose();
     draw.cancel(); say.dispose();
     drop.forEach((end) => end());
   };
