@@ -35,7 +35,8 @@ OTHERS = (
     Look("#E69F00", "P", (0, (3, 1, 1, 1, 1, 1)), "|||"),
     Look("#56B4E9", "X", (0, (1, 1)), "---"),
 )
-MODELS = {"teacher": TEACHER, "student": STUDENT}
+TWIN = OTHERS[3]  # the same student without a teacher
+MODELS = {"teacher": TEACHER, "student": STUDENT, "twin": TWIN}
 TERMS = {"soft": OTHERS[0], "hard": OTHERS[1], "label": OTHERS[2]}  # as in "label smoothing"
 STYLE = {
     "font.size": 12, "axes.titlesize": 13, "legend.fontsize": 11.5, "legend.frameon": False,

@@ -96,6 +96,7 @@ class LiveDistillation(Shown):
         self._probe = Probe(distillation, probe)
         self._every = None if every is None else COUNT("every", every)
         self._first_scores = self._scores()
+        self._goal = None if distillation.teacher is None else self._worth(distillation.teacher)
         self._columns = [(who, term) for who, run in self._runs.items() for term in run.term_names]
         self._width = math.ceil(distillation.total_steps / POINTS)  # steps that become one point
 

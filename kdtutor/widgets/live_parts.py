@@ -20,7 +20,7 @@ from kdtutor.objectives.formulas import kl_divergence
 from kdtutor.training.control import NoControl, control_of
 from kdtutor.training.distillation import Distillation
 
-ROWS = 8  # classes of the probe that are shown
+ROWS = 6  # classes of the probe that are shown
 
 
 # ------------------------------------------------------------------------------------------------ the twin
@@ -83,6 +83,7 @@ class Score:
 
     def __init__(self, run: Distillation, size: int):
         task, self.masking, self.seconds, self.possible = run.task, run.masking, 0.0, False
+        self.texts = 0
         name = task.rules.score_name
         self.is_fraction, self.name = task.rules.is_fraction, f"validation {name}"
         split = task.splits.get("validation")
@@ -95,6 +96,7 @@ class Score:
         self.task = replace(task, splits={"validation": chosen})
         self.possible = True
         some = "all" if len(chosen) == len(whole) else "the same random"
+        self.texts = len(chosen)
         self.note = f"The score is taken on {some} {len(chosen):,} of {len(whole):,} validation texts."
 
     def __call__(self, model) -> float | None:

@@ -60,8 +60,11 @@ class Shown(Steered):
             self._working += time.perf_counter() - started
 
     def _scores(self) -> list[float | None]:
-        scores = [self._score(run.student) for run in self._runs.values()]
-        return [None if score is None or not math.isfinite(score) else short(score) for score in scores]
+        return [self._worth(run.student) for run in self._runs.values()]
+
+    def _worth(self, model) -> float | None:
+        score = self._score(model)
+        return None if score is None or not math.isfinite(score) else short(score)
 
     def _add(self, what: str, row: object) -> None:
         self.curves[what].append(row)
@@ -136,6 +139,7 @@ class Shown(Steered):
             "terms": [term.label for term in run.objective.terms],
             "losses": [{"who": who, "name": self._legend(who, name)} for who, name in self._columns],
             "score": score.name,
+            "goal": self._goal,
             "scored": score.possible,
             "width": self._width,
             "start": self._settings(),
@@ -152,7 +156,9 @@ class Shown(Steered):
         return f"{who}, {term.label} {name.removeprefix(type(term).__name__)}".rstrip()
 
     def _sentence(self) -> str:
-        """Say what is seen now, in one sentence."""
+        """Say what is seen now, in one sentence; at the end, what happened."""
+        if self.status == "finished" and self._score.is_fraction and None not in self.curves["scores"][-1]:
+            return self._ending()
         run, (_, student, *twin) = self.distillation, self.curves["scores"][-1]
         parts = []
         if self._score.possible:
@@ -165,6 +171,29 @@ class Shown(Steered):
         state = "not started" if self.status == "ready" else self.status
         said = f": {'; '.join(parts)}" if parts else ""
         return f"Live distillation, {state}, step {run.done:,} of {run.total_steps:,}{said}."
+
+    def _ending(self) -> str:
+        """Say in one sentence who is ahead, by how much, whether that may be chance, and where the teacher is."""
+        (_, student, *twin), run = self.curves["scores"][-1], self.distillation
+        step = f"step {run.done:,} of {run.total_steps:,}"
+        said = f"Live distillation, finished, {step}: {self._score.name} {self._format(student)}"
+        if twin:
+            ahead = 100 * (student - twin[0])
+            points = f"{abs(ahead):.1f} points {'ahead' if ahead > 0 else 'behind'}" if ahead else "level"
+            said += (
+                f", the twin's {self._format(twin[0])}: the student is {points}{self._chance(student, *twin)}"
+            )
+        return said + ("." if self._goal is None else f"; the teacher's is {self._format(self._goal)}.")
+
+    def _chance(self, *shares: float) -> str:
+        """Say so where two shares of right answers differ by less than two standard errors, if of different texts."""
+        if self.distillation.task.rules.per_token:
+            return ""
+        error = 2 * math.sqrt(sum(p * (1 - p) for p in shares) / self._score.texts)
+        chance = (
+            f", which may be chance: on {self._score.texts:,} texts it takes {100 * error:.0f} to be sure"
+        )
+        return chance if abs(shares[0] - shares[1]) <= error else ""
 
     def _format(self, score: float | None) -> str:
         if score is None:

@@ -625,6 +625,36 @@ def test_the_picture_says_what_it_shows(make):
     assert {"image/png", "text/plain"} <= bundle.keys() and metadata["image/png"]["alt"] == picture.alt
 
 
+@pytest.mark.parametrize(
+    ("student", "twin", "said"),
+    [
+        (
+            0.60,
+            0.40,
+            "60.0\u00a0%, the twin's 40.0\u00a0%: the student is 20.0 points ahead; the teacher's is",
+        ),
+        (0.42, 0.40, "2.0 points ahead, which may be chance: on 300 texts it takes 8 to be sure; the"),
+        (0.30, 0.40, "10.0 points behind; the teacher's is"),
+        (0.40, 0.40, "the student is level, which may be chance"),
+    ],
+)
+def test_the_end_says_in_one_sentence_what_happened(make, student, twin, said):
+    live = make()
+    live.run()
+    live.curves["scores"][-1][1:], live._score.texts = [student, twin], 300
+    assert said in repr(live) and repr(live).startswith(
+        "Live distillation, finished, step 12 of 12: validation"
+    )
+
+
+def test_the_goal_is_the_teachers_score_on_the_same_texts(make, task, teacher):
+    from kdtutor.evaluation.scores import accuracy, predict
+
+    right = accuracy(predict(teacher, task, "validation"), task.targets("validation"))
+    live = make(live={"validation": len(task.split("validation"))})
+    assert live.plan["goal"] == pytest.approx(right, abs=1e-5)
+
+
 # ------------------------------------------------------------------------------------ other tasks, other twins
 
 

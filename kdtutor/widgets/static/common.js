@@ -802,7 +802,7 @@ function lineChart(options) {
       const marks = ticks(y0, y1, 4), step = marks.length > 1 ? marks[1] - marks[0] : 1;
       y0 = state.ymin ?? Math.floor(y0 / step + 1e-9) * step; y1 = state.ymax ?? Math.ceil(y1 / step - 1e-9) * step;
     }
-    const left = 62, right = 14, top = 10, bottom = 44;
+    const left = 62, right = 14, top = 10, bottom = state.xlabel ? 44 : 24;
     const way = (v, a, b, log) => (log ? Math.log(v / a) / Math.log(b / a) : (v - a) / (b - a));
     const X = (v) => left + way(v, x0, x1, state.xlog) * Math.max(40, width - left - right);
     const Y = (v) => height - bottom - way(v, y0, y1, state.ylog) * (height - top - bottom);

@@ -12,13 +12,13 @@
 //   formula                                              the objective as it is now
 //   progress                                             the bar
 //   chart-score chart-losses chart-probe                 the pictures; data-points: how many points the longest curve has
-//   replay                                               the slider over the recorded distributions (the step shown)
+//   replay play                                          the slider over what was recorded (the step shown), and the button that runs it
+//   end                                                  what happened, in one sentence, when training is over
 //   no-kernel problem notes                              sentences
 
-const LIVE_LOOKS = { teacher: "teacher", student: "student", twin: "hard" };
-const TERM_LOOKS = ["student", "soft", "pink", "orange", "sky"]; // of the student's terms; the first is hard labels, as a rule
-const NO_KERNEL = "Start, Pause, Step, Reset and the settings need a running kernel, and none has answered. What was recorded is shown.";
-const NO_ANSWER = "The kernel has not answered yet: it is busy with another cell, or it is gone.";
+const OTHER_LOOKS = ["pink", "sky", "orange"]; // of terms that are neither hard labels nor soft targets
+const NO_KERNEL = "This is the recorded run. To train and to steer it yourself needs a running kernel: open the notebook.";
+const REPLAY = 8000; // ms that a replay takes
 const STATUS_WORDS = { ready: "not started", training: "training", paused: "paused", finished: "finished" };
 
 const seconds = (s) => (s < 100 ? `${Math.round(s)}${NBSP}s` : s < 6000 ? `${Math.round(s / 60)}${NBSP}min` : `${(s / 3600).toFixed(1)}${NBSP}h`);
@@ -32,6 +32,19 @@ function smooth(points, window) {
     kept.push(y);
     if (kept.length > window) kept.shift();
     return [x, kept.reduce((a, b) => a + b, 0) / kept.length];
+  });
+}
+
+/** The look of each column of losses, by name: the twin's is the twin's, hard labels and soft targets have theirs. */
+function looksOf(columns) {
+  let left = 0;
+  const taken = new Set();
+  return columns.map(({ who, name }) => {
+    const term = name.replace(/^\w+, /, ""), first = /^(hard|soft)/.exec(term)?.[0];
+    const known = who === "twin" && first === "hard" ? "twin" : first;
+    const look = known && !taken.has(known) ? known : OTHER_LOOKS[left++ % OTHER_LOOKS.length];
+    taken.add(look);
+    return look;
   });
 }
 
@@ -64,16 +77,12 @@ function render({ model, el: host }) {
   const plan = model.get("plan"), start = plan.start;
   const runs = plan.probe.who.filter((who) => who !== "teacher");
   const cleanups = [];
-  const alive = { known: false, timer: null };
 
   // ------------------------------------------------------------------------------------------ parts
 
   const buttons = {};
-  const send = (action) => {
-    model.send({ do: action });
-    clearTimeout(alive.timer);
-    alive.timer = setTimeout(() => showKernel(alive.known ? NO_ANSWER : NO_KERNEL), 2500);
-  };
+  const line = lifeline(model, (sentence) => showKernel(sentence), { nobody: NO_KERNEL, greeting: { do: "whole" } }); // "whole": also finds out whether there is a kernel
+  const send = (action) => line.ask({ do: action });
   for (const [action, label, help] of [
     ["start", "Start", "Train on, step after step"],
     ["pause", "Pause", "Stop after the step in hand"],
@@ -93,9 +102,9 @@ function render({ model, el: host }) {
     const marks = [0.1, 0.5, 1, 2, 4, 10, 20];
     setting("temperature", { label: "Temperature T", min: Math.min(0.1, start.temperature), max: Math.max(20, start.temperature), log: true, marks });
   }
-  if (start.alpha !== null) setting("alpha", { label: "α, weight of hard labels", min: 0, max: 1, step: 0.01, marks: [0, 0.25, 0.5, 0.75, 1] });
+  if (start.alpha !== null) setting("alpha", { label: "α", help: "weight of hard labels", min: 0, max: 1, step: 0.01, marks: [0, 0.25, 0.5, 0.75, 1] });
   setting("learning_rate", {
-    label: "Learning rate (peak)", log: true, format: (v) => (v < 0.001 ? minus(v.toExponential()) : plainNumber(v)),
+    label: "Learning rate", help: "at its peak", log: true, format: (v) => (v < 0.001 ? minus(v.toExponential()) : plainNumber(v)),
     min: Math.max(1e-9, start.learning_rate / 100), max: Math.min(10, start.learning_rate * 100),
     marks: [0.01, 0.1, 1, 10, 100].map((factor) => Number((factor * start.learning_rate).toPrecision(3))),
   });
@@ -113,64 +122,87 @@ function render({ model, el: host }) {
   const showWeights = () => weights.forEach((control, i) => control.set(model.get("weights")[i]));
   if (weights.length) { showWeights(); cleanups.push(follow(model, "weights", showWeights)); }
 
-  const controls = el("fieldset", { class: "kd-live-controls" },
+  const state = el("strong"), formula = el("code", { "data-kd": "formula" });
+  const controls = el("fieldset", { class: "kd-live-controls", hidden: exported() },
     el("legend", { class: "kd-hidden-text" }, "Training"),
-    el("div", { class: "kd-row kd-live-buttons" }, Object.values(buttons)),
-    el("div", { class: "kd-row" }, Object.values(sliders).map((s) => s.root), weights.map((s) => s.root)));
+    el("div", { class: "kd-row kd-live-buttons" }, Object.values(buttons), el("span", { class: "kd-live-state" }, state, " ", formula)),
+    el("div", { class: "kd-row kd-live-sliders" }, Object.values(sliders).map((s) => s.root), weights.map((s) => s.root)));
 
   const tiles = {
-    at: tile({ label: `step, of ${plan.total.toLocaleString("en")}`, name: "at" }),
-    speed: tile({ label: "steps a second", name: "speed" }),
+    at: tile({ label: `step of ${plan.total.toLocaleString("en")}`, name: "at" }),
+    speed: tile({ label: "steps/s", name: "speed" }),
     left: tile({ label: "time left", name: "left" }),
-    loss: tile({ label: "loss of this step", name: "loss" }),
+    loss: tile({ label: "its loss", name: "loss" }),
   };
-  for (const who of runs) tiles[`score-${who}`] = tile({ label: `${plan.fraction ? "accuracy" : "correlation"}, ${who}`, name: `score-${who}`, help: plan.score });
+  for (const who of runs) tiles[`score-${who}`] = tile({ label: `${plan.fraction ? "accuracy" : "correlation"}, ${who}`, name: `score-${who}`, help: plan.score, look: who });
   if (plan.probe.who.includes("teacher") && plan.probe.kind !== "value") {
-    for (const who of runs) tiles[`kl-${who}`] = tile({ label: `KL(teacher ‖ ${who})`, name: `kl-${who}`, help: "on the probe text, in nats, at the step shown" });
+    for (const who of runs) tiles[`kl-${who}`] = tile({ label: `KL, ${who}`, name: `kl-${who}`, help: `KL(teacher ‖ ${who}) on the probe text, in nats, at the step shown`, look: who });
   }
+  for (const name of ["speed", "left"]) tiles[name].root.hidden = exported();
   if (!plan.scored) for (const who of runs) tiles[`score-${who}`].root.hidden = true;
 
   const progress = el("progress", { class: "kd-live-progress", max: plan.total, value: 0, "aria-label": "Training", "data-kd": "progress" });
-  const formula = el("code", { "data-kd": "formula" });
-  const state = el("strong");
+  const end = el("p", { class: "kd-live-end", "data-kd": "end", hidden: true });
   const noKernel = el("p", { class: "kd-note kd-live-warning", "data-kd": "no-kernel", hidden: true });
 
-  const scoreChart = lineChart({ title: capital(plan.score), xlabel: "step", xmin: 0, xmax: plan.total, ymin: plan.fraction ? 0 : undefined, height: 275,
+  const scoreChart = lineChart({ title: capital(plan.score), xmin: 0, xmax: plan.total, ymin: plan.fraction ? 0 : undefined, ymax: plan.fraction ? 1 : undefined, height: 160,
+    guides: plan.goal === null ? [] : [{ y: plan.goal, label: `the teacher: ${plan.fraction ? percent(plan.goal, 1) : number(plan.goal)}`, look: "teacher" }],
     formatY: plan.fraction ? (v) => percent(v) : (v) => minus(String(v)), series: [] });
   const points = Math.ceil(plan.total / plan.width), window = Math.max(1, Math.floor(points / 20));
   const over = window * plan.width;
-  const lossChart = lineChart({ title: over > 1 ? `Loss terms, each the mean over ${over} steps` : "Loss terms", xlabel: "step", xmin: 0, xmax: plan.total, ymin: 0, height: 275, formatY: (v) => minus(String(v)), series: [] });
+  const lossChart = lineChart({ title: "Losses", xlabel: over > 1 ? `step (each point is the mean over ${over})` : "step", xmin: 0, xmax: plan.total, ymin: 0, height: 170, formatY: (v) => minus(String(v)), series: [] });
   const isValue = plan.probe.kind === "value";
-  const probeChart = barChart({ title: isValue ? "Their answers" : "Their probabilities", format: isValue ? (v) => minus(v.toFixed(2)) : (v) => percent(v, 1), tickFormat: isValue ? undefined : (v) => percent(v), signed: isValue,
-    rows: [], series: plan.probe.who.map((who) => ({ name: who, look: LIVE_LOOKS[who], values: [] })) });
+  const probeChart = barChart({ thickness: 12, room: 54, title: isValue ? "Their answers" : "Their probabilities", format: isValue ? (v) => minus(v.toFixed(2)) : (v) => percent(v, 1), tickFormat: isValue ? undefined : (v) => percent(v), signed: isValue,
+    rows: [], series: plan.probe.who.map((who) => ({ name: who, look: who, values: [] })) });
   for (const [name, chart] of [["score", scoreChart], ["losses", lossChart], ["probe", probeChart]]) {
     chart.root.setAttribute("data-kd", `chart-${name}`);
     cleanups.push(chart.dispose);
   }
-  const replay = slider({ label: "Distributions at step", min: 0, max: plan.total, step: 1, value: 0, format: (v) => v.toLocaleString("en"), name: "replay" });
+  const replay = slider({ label: "At step", min: 0, max: plan.total, step: 1, value: 0, format: (v) => v.toLocaleString("en"), name: "replay" });
   replay.input.step = 1;
   let follows = true; // the replay shows the newest
+  let playing = null;
+  const halt = () => { cancelAnimationFrame(playing); playing = null; setText(play, "▶ Replay"); };
   replay.onchange((v) => {
+    halt();
     const last = store.all.snapshots[store.all.snapshots.length - 1];
     follows = !last || v >= last.step;
     draw();
   });
+  const play = button("▶ Replay", () => {
+    if (playing !== null) { halt(); return; }
+    const last = (model.get("now") ?? {}).step ?? 0, began = performance.now();
+    if (!last || prefersReducedMotion()) return; // the slider shows the same, step by step
+    setText(play, "■ Stop");
+    const tick = (time) => {
+      const done = Math.min(1, Math.max(0, time - began) / REPLAY);
+      follows = done >= 1;
+      replay.set(Math.round(done * last));
+      draw();
+      if (follows) halt(); else playing = requestAnimationFrame(tick);
+    };
+    playing = requestAnimationFrame(tick);
+  }, { name: "play", help: "Play what was recorded" });
+  play.classList.add("kd-live-play");
+  play.hidden = exported() && prefersReducedMotion();
+  cleanups.push(halt);
   const truth = plan.probe.truth === null ? null : el("span", null, isValue ? " — true value " : " — true: ", el("strong", { dir: "auto" }, plan.probe.truth));
   const probe = el("div", null,
     el("p", { class: "kd-live-text" }, "Probe: ", el("q", { dir: "auto", "data-kd": "probe-text" }, plan.probe.text), truth),
-    probeChart.root, replay.root);
+    probeChart.root);
 
   const root = el("section", { class: "kd kd-live", "aria-label": `Live distillation on ${plan.task}` },
-    el("div", { class: "kd-title" }, `Live distillation on ${plan.task}`, plan.twin ? `: the student, and a twin (${plan.twin})` : ""),
-    controls, noKernel);
+    el("div", { class: "kd-live-title" }, el("strong", null, `Live distillation on ${plan.task}`), plan.twin ? ` · beside the student its twin: ${plan.twin}` : ""));
+  const top = el("div", { class: "kd-stays" }, controls, el("div", { class: "kd-live-replay" }, play, replay.root));
+  root.append(top, noKernel);
   const complain = alertBox(root);
-  root.append(
-    el("p", { class: "kd-live-state" }, state, " ", formula), progress,
+  root.append(progress, end,
     el("div", { class: "kd-tiles" }, Object.values(tiles).map((t) => t.root)),
     el("div", { class: "kd-columns kd-live-charts" }, el("div", null, el("div", { hidden: !plan.scored }, scoreChart.root), lossChart.root), probe),
-    el("div", { "data-kd": "notes" }, plan.notes.map((note) => el("p", { class: "kd-note" }, note))));
+    el("details", { class: "kd-more" }, el("summary", OWN_KEYS, "How this is measured"), el("div", { "data-kd": "notes" }, plan.notes.map((note) => el("p", { class: "kd-note" }, note)))));
+  lights(root);
   const say = announcer(root);
-  cleanups.push(say.dispose, themed(root), keepKeys(root));
+  cleanups.push(say.dispose, themed(root), keepKeys(root), stuck(top), line.dispose);
 
   // ------------------------------------------------------------------------------------------ drawing
 
@@ -179,8 +211,9 @@ function render({ model, el: host }) {
   function showKernel(sentence) {
     noKernel.hidden = !sentence;
     setText(noKernel, sentence);
-    controls.disabled = !alive.known;
-    root.dataset.kernel = alive.known ? "yes" : "no";
+    controls.disabled = !line.alive();
+    controls.hidden = exported() && !line.alive(); // dead controls are not shown
+    root.dataset.kernel = line.alive() ? "yes" : "no";
   }
 
   function showStatus() {
@@ -192,15 +225,20 @@ function render({ model, el: host }) {
     buttons.step.disabled = buttons.start.disabled;
     buttons.pause.disabled = status !== "training";
     buttons.reset.disabled = status === "ready";
+    end.hidden = status !== "finished";
+    setText(end, model.get("summary"));
   }
 
+  const lossLooks = looksOf(plan.losses);
   const draw = onFrame(() => {
-    const now = model.get("now") ?? {}, { scores, losses, snapshots } = store.all;
+    const now = model.get("now") ?? {}, { snapshots } = store.all;
     if (now.step === undefined) return;
-    const newest = now.snapshot;
+    const newest = now.snapshot, until = follows ? Infinity : replay.value();
+    const scores = store.all.scores.filter((row) => row[0] <= until), losses = store.all.losses.filter((row) => row[0] <= until);
     root.dataset.step = now.step;
-    progress.value = now.step;
+    progress.value = follows ? now.step : replay.value();
     setText(formula, now.formula);
+    setAttribute(formula, "title", now.formula);
     tiles.at.set(now.step, now.step.toLocaleString("en"));
     tiles.speed.set(now.speed, now.speed === null ? "–" : now.speed.toFixed(1));
     tiles.left.set(now.left, now.left === null ? "–" : seconds(now.left));
@@ -210,16 +248,10 @@ function render({ model, el: host }) {
       tiles[`score-${who}`].set(score, score === null ? "–" : plan.fraction ? percent(score, 1) : number(score));
     });
 
-    const best = Math.max(0, ...scores.flatMap((row) => row.slice(1)));
-    scoreChart.update({ ymax: plan.fraction && best < 0.1 ? 0.1 : undefined, series: runs.map((who, i) => ({ name: who, look: LIVE_LOOKS[who], points: scores.map((row) => [row[0], row[i + 1]]) })), label: model.get("summary") });
+    scoreChart.update({ series: runs.map((who, i) => ({ name: who, look: who, points: scores.map((row) => [row[0], row[i + 1]]) })), label: model.get("summary") });
     scoreChart.root.dataset.points = scores.length;
-    const seen = {};
     lossChart.update({
-      series: plan.losses.map(({ who, name }, i) => {
-        const nth = (seen[who] = (seen[who] ?? -1) + 1);
-        const look = who === "student" ? TERM_LOOKS[nth % TERM_LOOKS.length] : nth ? TERM_LOOKS[(nth + 1) % TERM_LOOKS.length] : LIVE_LOOKS[who];
-        return { name, look, points: smooth(losses.map((row) => [row[0], row[i + 1]]), window).filter(([, y]) => y !== null) };
-      }),
+      series: plan.losses.map(({ name }, i) => ({ name: name.replace(/^student, /, ""), look: lossLooks[i], points: smooth(losses.map((row) => [row[0], row[i + 1]]), window).filter(([, y]) => y !== null) })),
       label: `Loss terms up to step ${now.step}: ${lossesSaid(losses)}`,
     });
     lossChart.root.dataset.points = losses.length;
@@ -229,9 +261,9 @@ function render({ model, el: host }) {
     else shown = snapshots.findLast((s) => s.step <= replay.value()) ?? snapshots[0] ?? newest;
     const said = plan.probe.who.map((who, i) => `${who} ${shown.names[indexOfLargest(shown.values[i])]} ${isValue ? shown.values[i][0] : percent(Math.max(...shown.values[i]))}`);
     probeChart.update({
-      title: `${isValue ? "Answers" : "Probabilities"} at step ${shown.step.toLocaleString("en")}`,
-      rows: shown.names, star: shown.star, max: isValue ? null : Math.ceil(5 * Math.max(...shown.values.flat())) / 5,
-      series: plan.probe.who.map((who, i) => ({ name: who, look: LIVE_LOOKS[who], values: shown.values[i] })),
+      title: `At step ${shown.step.toLocaleString("en")}`,
+      rows: shown.names, star: shown.star, max: isValue ? null : 1,
+      series: plan.probe.who.map((who, i) => ({ name: who, look: who, values: shown.values[i] })),
       label: `Step ${shown.step}, likeliest: ${said.join(", ")}.`,
     });
     probeChart.root.dataset.points = snapshots.length;
@@ -249,14 +281,9 @@ function render({ model, el: host }) {
 
   let quarter = 0;
   const tell = () => say(model.get("summary"));
-  const heard = () => {
-    clearTimeout(alive.timer);
-    alive.known = true;
-    showKernel("");
-  };
   cleanups.push(
     follow(model, "now", () => {
-      heard();
+      line.heard();
       store.takeNow();
       const at = Math.floor((4 * model.get("now").step) / plan.total);
       if (at > quarter) say(`Step ${model.get("now").step} of ${plan.total}.`);
@@ -265,21 +292,18 @@ function render({ model, el: host }) {
     }),
     follow(model, "curves", () => { store.takeWhole(); draw(); }),
     follow(model, "status", () => { showStatus(); draw(); }),
-    follow(model, "summary", tell),
+    follow(model, "summary", () => { showStatus(); tell(); }),
     follow(model, "problem", () => complain(model.get("problem"))),
-    () => clearTimeout(alive.timer),
   );
-  model.on("msg:custom", heard);
-  cleanups.push(() => model.off("msg:custom", heard));
 
-  showKernel("");
+  showKernel(exported() ? NO_KERNEL : "");
   showStatus();
   complain(model.get("problem"));
   store.takeWhole();
   store.takeNow();
   draw();
   host.append(root);
-  send("whole"); // also finds out whether there is a kernel
+  line.greet(NO_KERNEL);
   return () => {
     for (const end of cleanups) end();
     root.remove();
