@@ -109,6 +109,38 @@ def test_a_slider_and_all_that_it_moves_are_seen_together(site, open_page, scree
     screenshot(page, "page-explorer-720")
 
 
+def test_the_game_and_the_viewer_show_cause_and_effect_together(page):
+    game, viewer = page.locator(".kd-teacher-game"), page.locator(".kd-attention")
+    assert extent(*(game.locator(f'[data-kd="{name}"]') for name in ("goal", "preset-label", "steps"))) <= 560
+    assert game.locator('[data-kd="target-rest"]').count() == 1
+    for line in game.locator(".kd-btt-line").all():  # each text stands beside a bar
+        assert line.locator("xpath=ancestor::*[contains(@class, 'kd-btt-row')]//input").count() == 1
+    assert (
+        extent(*(viewer.locator(f'[data-kd="teacher-{name}"]') for name in ("layer", "tokens", "sum"))) <= 560
+    )
+    tops = [viewer.locator(f'[data-kd="{who}-tokens"]').bounding_box()["y"] for who in ("teacher", "student")]
+    assert tops[0] == pytest.approx(tops[1], abs=0.5)
+    viewer.locator('[data-kd="teacher-whole"] summary').click()
+    scales = viewer.locator(".kd-att-under .kd-note").all_text_contents()
+    assert len(scales) == 2 and scales[0] == scales[1]
+    expect(viewer.locator('[data-kd="student-map"]')).to_be_visible()
+
+
+def test_a_recorded_run_is_played_by_one_button_and_drawn_towards_the_teacher(page, screenshot):
+    live = page.locator(".kd-live")
+    chart, at = live.locator('[data-kd="chart-score"]'), live.locator('[data-kd="replay"]')
+    expect(chart).to_contain_text("100")
+    expect(chart).to_contain_text("the teacher: ")
+    whole = int(chart.get_attribute("data-points"))
+    live.locator('[data-kd="play"]').click()
+    page.wait_for_function("document.querySelector('.kd-live [data-kd=replay]').dataset.value < 12")
+    assert int(chart.get_attribute("data-points")) <= whole
+    live.locator('[data-kd="play"]').click()  # stops it
+    stood = at.get_attribute("data-value")
+    page.wait_for_timeout(300)
+    assert at.get_attribute("data-value") == stood
+
+
 def test_on_a_phone_the_sliders_stay_in_sight(site, open_page, screenshot):
     page = open_page("file://", viewport={"width": 400, "height": 800}).page
     page.goto((site / "01_instruments.html").as_uri())
@@ -185,7 +217,8 @@ def test_a_typed_text_says_that_it_needs_python(page):
 def test_the_other_instruments_are_alive_too(page, screenshot):
     live = page.locator(".kd-live")
     expect(live.locator('[data-kd="at"]')).to_have_attribute("data-value", "12")
-    expect(live.locator('[data-kd="no-kernel"]')).to_contain_text("need a running kernel", timeout=10_000)
+    expect(live.locator('[data-kd="no-kernel"]')).to_contain_text("needs a running kernel", timeout=10_000)
+    expect(live.locator('[data-kd="start"]')).to_be_hidden()  # no dead controls
     replay = live.locator('[data-kd="replay"]')
     replay.focus()
     page.keyboard.press("Home")
