@@ -32,7 +32,7 @@ class RelationalDistance(Term):
     """
 
     needs = frozenset({"hidden_states"})
-    fewest = 2
+    fewest = 3  # of two texts the one distance is the mean itself, whatever the model
     formula = staticmethod(relational_distance)
 
     def __init__(self, layers: LayerMap = "last", pooling: str = "cls") -> None:
@@ -77,7 +77,6 @@ class RelationalAngle(RelationalDistance):
     layers, pooling: as in RelationalDistance.
     """
 
-    fewest = 3
     formula = staticmethod(relational_angle)
 
 
@@ -88,6 +87,7 @@ class SimilarityPreserving(RelationalDistance):
     its third token with another text's third, and padding with padding; a vector a text is compared here.
     """
 
+    fewest = 2
     formula = staticmethod(similarity_preserving)
 
 
@@ -98,6 +98,7 @@ class Contrastive(RelationalDistance):
     layers, pooling: as in RelationalDistance.
     """
 
+    fewest = 2
     formula = staticmethod(contrastive)
 
     def __init__(

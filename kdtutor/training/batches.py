@@ -47,6 +47,16 @@ class Batches:
         }
         return cls(task, task.encode(settings.split), positions=positions, rank=rank, world=world, **shared)
 
+    @property
+    def parts(self) -> int:
+        """Tell into how many micro-batches a batch is cut, over all processes."""
+        return self.accumulate * self.world
+
+    @property
+    def texts_at_once(self) -> int:
+        """Tell how many texts the largest micro-batch has."""
+        return math.ceil(min(self.batch_size, len(self.data)) / self.parts)
+
     def __post_init__(self):
         self.per_epoch = math.ceil(len(self.data) / self.batch_size)
         self._fixed: tuple[Encoded, Encoded] | None = None  # corrupted texts, and their labels
@@ -104,9 +114,11 @@ class Batches:
             batch = self.data.batch(self.index(step))
             # Labels and masks are made for all of it at once, so that they don't depend on how it is cut.
             batch = self._with_labels(batch, generator_from(self.seed, "masks", step))
-        # Every world-th example: texts of similar length lie side by side, so no process has the long ones.
-        mine = torch.arange(len(batch["index"]))[self.rank :: self.world]
-        return [self._cut(batch, part) for part in mine.tensor_split(self.accumulate) if len(part)]
+        # Every so-manieth example: texts of similar length lie side by side, so no part has the long ones. By which
+        # processes and micro-batches a batch is cut makes no difference to its parts, only how many there are.
+        every = torch.arange(len(batch["index"]))
+        mine = (every[self.rank + n * self.world :: self.parts] for n in range(self.accumulate))
+        return [self._cut(batch, part) for part in mine if len(part)]
 
     def _cut(self, batch: dict[str, Tensor], part: Tensor) -> dict[str, Tensor]:
         """Return some examples of a batch, padded to the longest of them or a little more: there are few lengths."""

@@ -11,6 +11,7 @@ from kdtutor.evaluation.scores import check_metric
 from kdtutor.models.load import check_fits
 from kdtutor.models.reading import read_by
 from kdtutor.objectives.terms import Objective, Term
+from kdtutor.training.batches import Batches
 from kdtutor.training.settings import Settings, TopK
 from kdtutor.training.teachers import configuration, fingerprint
 
@@ -46,6 +47,17 @@ def check_run(
     if teacher is not None:
         _check_pair(student, teacher, task, objective)
     _check_task(task, objective, settings)
+
+
+def check_texts_at_once(objective: Objective, batches: Batches) -> None:
+    """Refuse micro-batches in which a term that compares texts with each other would never find enough of them."""
+    for term in objective.terms:
+        if batches.texts_at_once < term.fewest:
+            raise KDTutorError(
+                f"{type(term).__name__} compares the texts of a micro-batch and wants {term.fewest} or more of them, "
+                f"but a batch of {min(batches.batch_size, len(batches.data))} in {batches.parts} parts has "
+                f"{batches.texts_at_once}: a larger batch_size, or a smaller accumulate"
+            )
 
 
 def identity(

@@ -32,7 +32,7 @@ from kdtutor.objectives.rows import ObjectiveError
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training import checkpoints, processes, vocabulary
 from kdtutor.training.batches import Batches
-from kdtutor.training.checks import check_run
+from kdtutor.training.checks import check_run, check_texts_at_once
 from kdtutor.training.diagnosis import Diagnosis, diagnose, share_clipped, warn_if_mostly_clipped
 from kdtutor.training.neighbours import Neighbours
 from kdtutor.training.randomness import own_randomness
@@ -107,6 +107,7 @@ class Distillation(Resumable):
         self.bf16 = processes.wants_bf16(self.accelerator, given.precision)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.batches = Batches.of(task, given, self.objective.positions, rank, world)
+        check_texts_at_once(self.objective, self.batches)
         self.total_steps = given.steps or max(1, round(given.epochs * self.batches.per_epoch))
         self.save_every = given.save_every or self.batches.per_epoch
 
