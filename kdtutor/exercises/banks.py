@@ -32,6 +32,8 @@ def soft_loss(
     z_t = teacher_logits / (1 if "teacher not softened" in wrong or nowhere else temperature)
     if "times T" in wrong:
         z_s, z_t = student_logits * temperature, teacher_logits * temperature
+    if "T² in the softmax" in wrong:
+        z_s, z_t = student_logits / temperature**2, teacher_logits / temperature**2
     if "student and teacher swapped" in wrong:
         z_s, z_t = z_t, z_s
     log_p_t, log_p_s = z_t.log_softmax(axis), z_s.log_softmax(axis)
@@ -97,6 +99,10 @@ SOFT = (
         "times T",
         "Both distributions become sharper where a higher temperature should make them flatter. Is T a factor or a "
         "divisor?",
+    ),
+    Mistake(
+        "T² in the softmax",
+        "The logits are divided by the square of the temperature. The square is a factor of the loss.",
     ),
     Mistake(
         "T after the softmax",
@@ -222,7 +228,7 @@ def soft_gradient(
 
 _OF_ANOTHER_LOSS = {
     "student and teacher swapped", "each class on its own", "T after the softmax", "times T", "no temperature, yet T²",
-    "squared differences of the logits", "squared differences of the probabilities",
+    "T² in the softmax", "squared differences of the logits", "squared differences of the probabilities",
 }  # fmt: skip
 _IN_THE_GRADIENT = _OF_ANOTHER_LOSS | {
     "no T²", "T instead of T²", "no temperature", "divided by the classes as well", "summed over the texts",
@@ -270,6 +276,8 @@ def hard_loss(
     z = logits / temperature if "temperature in the hard loss" in wrong else logits
     if "softmax twice in the hard loss" in wrong:
         z = z.softmax(-1)
+    if "logits for log-probabilities in the hard loss" in wrong:
+        return F.nll_loss(z, labels)
     if "one-hot without the number of classes" in wrong:
         return -(F.one_hot(labels) * z.log_softmax(-1)).sum(-1).mean()
     y = F.one_hot(labels, z.shape[-1]).to(z.dtype)
@@ -308,6 +316,10 @@ HARD = (
         "sigmoids",
         "The hard loss treats each class as a yes-or-no question of its own, with a sigmoid, and averages "
         "over them. The classes exclude each other: one softmax.",
+    ),
+    Mistake(
+        "logits for log-probabilities in the hard loss",
+        "The hard loss picks the logits of the labels, where their log-probabilities are due: a softmax is missing.",
     ),
     Mistake(
         "the teacher's guess for the label",

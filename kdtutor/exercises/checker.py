@@ -144,7 +144,7 @@ def _different(
     hints = {mistake.name: mistake.hint for mistake in exercise.mistakes}
     if known:
         listed = "\n".join(f"{name}: {hints[name]}" for name in known)
-        text = f"{text}\nThere is more than one thing, and this much is known.\n{listed}"
+        text = f"{text}\nThis much is known of it.\n{listed}"
     return Verdict(False, first.kind, f"Not yet. {text}", known)
 
 

@@ -36,6 +36,10 @@ def softmax_with_temperature(
         return scaled / scaled.sum(-1, keepdim=True)
     if "the power of a probability, not rescaled" in wrong:
         return logits.softmax(-1) ** (1 / temperature)
+    if "a sigmoid for each class" in wrong:
+        return scaled.sigmoid()
+    if "divided by T once more" in wrong:
+        return scaled.softmax(axis) / temperature
     if "not divided by the sum" in wrong:
         return scaled.exp()
     return scaled.log_softmax(axis) if "logarithms" in wrong else scaled.softmax(axis)
@@ -163,6 +167,14 @@ EXERCISES = [
                 "the power of a probability, not rescaled",
                 "You take a power of the probabilities at T = 1. That is right up to a factor: the rows do not sum "
                 "to 1 any more.",
+            ),
+            Mistake(
+                "a sigmoid for each class",
+                "Your numbers are sigmoids, each class by itself. Classes that exclude each other share one sum.",
+            ),
+            Mistake(
+                "divided by T once more",
+                "Your probabilities are right, and then divided by T, so that they no longer sum to 1.",
             ),
         ),
         probes=_probes,

@@ -86,6 +86,10 @@ def multi_head_attention(
         return y.unflatten(-1, (heads, width // heads)).transpose(1, 2)
 
     query, key, value = (split(x @ matrix) for matrix in (w_query, w_key, w_value))
+    if "queries compared with themselves" in wrong:
+        key = query
+    if "values without their matrix" in wrong:
+        value = split(x)
     if "keys and values swapped" in wrong:
         key, value = value, key
     if "queries and keys swapped" in wrong:
@@ -104,6 +108,9 @@ def multi_head_attention(
     scores = (
         query @ key.mT / next((scale[name] for name in scale if name in wrong), math.sqrt(width // heads))
     )
+    if "a causal mask" in wrong:
+        later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+        scores = scores.masked_fill(later, -math.inf)
     weights = scores.softmax(-2 if "softmax over the queries" in wrong else -1)  # (B, H, L, L)
     if "the heads' weights averaged" in wrong:
         weights = weights.mean(1, keepdim=True)
@@ -287,6 +294,15 @@ EXERCISES = [
                 "Your heads have one set of weights in common, their mean. Then they could as well be one: each looks "
                 "by itself.",
             ),
+            Mistake(
+                "queries compared with themselves",
+                "Your queries are compared with each other, and no key plays a part.",
+            ),
+            Mistake(
+                "values without their matrix",
+                "What your heads mix is x itself. The values have a matrix of their own.",
+            ),
+            Mistake("a causal mask", "Your tokens do not see those that come later. No mask was asked for."),
         ),
         probes=_head_probes,
         gradients=(0, 1, 4),

@@ -22,6 +22,10 @@ def decoder_mask(ids: Tensor, pad: int, wrong: frozenset[str] = frozenset()) -> 
     real = ids == pad if "only padding may be looked at" in wrong else ids != pad
     if "padding id hard-coded" in wrong:
         real = ids != 0
+    if "padding taken to stand behind" in wrong:
+        real = torch.arange(length, device=ids.device) < real.sum(1, keepdim=True)
+    if "the first text's padding for all" in wrong:
+        real = real[:1].expand(len(ids), -1)
     if "padding hides query and key" in wrong:
         return causal & real[:, :, None] & real[:, None, :]
     real = real[:, :, None] if "padding masks queries" in wrong else real[:, None, :]
@@ -30,6 +34,8 @@ def decoder_mask(ids: Tensor, pad: int, wrong: frozenset[str] = frozenset()) -> 
     if "no padding mask" in wrong:
         real = torch.ones_like(real)
     mask = causal | real if "or instead of and" in wrong else causal & real
+    if "either, but not both" in wrong:
+        mask = causal ^ ~real
     if "the diagonal opened" in wrong:
         mask = mask | torch.eye(length, dtype=torch.bool, device=ids.device)
     if "queries and keys exchanged" in wrong:
@@ -144,6 +150,18 @@ EXERCISES = [
             Mistake(
                 "queries and keys exchanged",
                 "Your mask is turned: rows are queries, columns are keys.",
+            ),
+            Mistake(
+                "padding taken to stand behind",
+                "You count the tokens and take padding to be what is behind so many. It may stand in front, too.",
+            ),
+            Mistake(
+                "the first text's padding for all",
+                "All texts of the batch get the padding of the first one.",
+            ),
+            Mistake(
+                "either, but not both",
+                "Your two conditions are joined by an exclusive or. Which of them must hold?",
             ),
         ),
         probes=_mask_probes,

@@ -25,11 +25,13 @@ def transformer_parameters(
     bias = "biases forgotten" not in wrong
     matrices = 3 if "no output projection" in wrong else 4
     attention = matrices * (width * width + (bias and "no biases in attention" not in wrong) * width)
+    if "matrices of a single head" in wrong:
+        attention = matrices * (width + bias) * (width // heads)
     if "times the heads" in wrong:
         attention *= heads
     if "an inner width of 4 × width" in wrong:
         hidden = 4 * width
-    feed_forward = 2 * width * hidden + bias * (hidden + width)
+    feed_forward = 2 * width * hidden + (bias and "no biases in feed-forward" not in wrong) * (hidden + width)
     norm = 0 if "norms forgotten" in wrong else 2 * width
     encoder = attention + feed_forward + 2 * norm
     decoder = encoder if "no cross-attention" in wrong else 2 * attention + feed_forward + 3 * norm
@@ -42,6 +44,10 @@ def transformer_parameters(
         decoder -= norm
     if "a norm of one vector" in wrong:
         encoder, decoder = encoder - 2 * width, decoder - 3 * width
+    if "one layer" in wrong:
+        layers = 1
+    if "embeddings forgotten" in wrong:
+        tables = 0
     output_bias = vocabulary if "the output's bias counted" in wrong else 0
     return layers * (encoder + decoder) + tables * vocabulary * width + output_bias
 
@@ -203,6 +209,18 @@ EXERCISES = [
             Mistake(
                 "an inner width of 4 × width",
                 "Your feed-forward part is four times as wide as the model. Here its width is an argument.",
+            ),
+            Mistake(
+                "one layer", "Your number is that of one encoder and one decoder layer. How many are there?"
+            ),
+            Mistake("embeddings forgotten", "Your number lacks the table of the vocabulary."),
+            Mistake(
+                "matrices of a single head",
+                "Your attention has the matrices of one head. Side by side, those of all heads are D × D.",
+            ),
+            Mistake(
+                "no biases in feed-forward",
+                "You are short by the biases of the feed-forward parts: both of their linear layers have one.",
             ),
         ),
         probes=_sizes,

@@ -29,6 +29,12 @@ def layer_norm(
     variance = x.var(dims, correction=1 if "divided by n − 1" in wrong else 0, keepdim=True)
     if "statistics cut off from the graph" in wrong:
         centred, variance = x - x.mean(dims, keepdim=True).detach(), variance.detach()
+    if "the sum of the squares" in wrong:
+        variance = variance * x.shape[-1]
+    if "gain and bias exchanged" in wrong:
+        gain, bias = bias, gain
+    if "no gain" in wrong:
+        gain = torch.ones_like(gain)
     if "RMSNorm" in wrong:
         return gain * x / (x.square().mean(-1, keepdim=True) + eps).sqrt() + (
             0 if "no bias" in wrong else bias
@@ -118,16 +124,16 @@ def encoder_layer(
         if cut or "residual cut off from the graph" in wrong:
             residual = residual.detach()
         which = "first" if sublayer is first and norm is norm1 else "second"
-        if f"the {which} residual left out" in wrong:
-            return norm(sublayer(x))
+        if {"no residual", f"the {which} residual left out"} & wrong:
+            residual = torch.zeros_like(residual)
+        if "residual added twice" in wrong and which == "first":
+            residual = 2 * residual
         if f"the {which} norm left out" in wrong:
             return residual + sublayer(x)
         if "normalised on both sides" in wrong:
             return norm(residual + sublayer(norm(x)))
-        if "norm before the sublayer" in wrong:
+        if {"norm before the sublayer", f"norm before the {which} sublayer"} & wrong:
             return residual + sublayer(norm(x))
-        if "no residual" in wrong:
-            return norm(sublayer(x))
         if "residual around the norm" in wrong:
             return residual + norm(sublayer(x))
         return norm(residual + sublayer(x))
@@ -137,7 +143,8 @@ def encoder_layer(
     h = around(x, first, norm1, x)
     if "feed-forward reads the layer's input" in wrong:
         return norm2(h + feed_forward(x))
-    return around(h, second, norm2, x if "the residual of the input" in wrong else h)
+    back = attention(x) if "the residual of attention alone" in wrong else h
+    return around(h, second, norm2, x if "the residual of the input" in wrong else back)
 
 
 def _observe_encoder_layer(function: Callable, x: Tensor, seed: int) -> dict[str, Tensor]:
@@ -235,6 +242,12 @@ EXERCISES = [
                 "statistics cut off from the graph",
                 "The values are right, the gradient is not: mean and variance are detached, and they depend on x.",
             ),
+            Mistake(
+                "the sum of the squares",
+                "You divide by the root of a *sum* of squares. The variance is their mean.",
+            ),
+            Mistake("gain and bias exchanged", "You multiply by the bias and add the gain."),
+            Mistake("no gain", "The gain plays no part in your result."),
         ),
         probes=_layer_norm_probes,
         gradients=(0, 1, 2),
@@ -311,6 +324,7 @@ EXERCISES = [
                 "norm before the sublayer",
                 "Your norms stand *before* the sublayers. That is pre-norm, which most models since GPT-2 use; the "
                 "paper and BERT normalise the sum, after the sublayer.",
+                also=("norm before the second sublayer",),
             ),
             Mistake(
                 "residual around the norm",
@@ -368,6 +382,12 @@ EXERCISES = [
                 "very way by which a gradient reaches the lower layers.",
                 also=("the first residual cut off",),
             ),
+            Mistake(
+                "the residual of attention alone",
+                "Your second residual connection brings back what attention made. It should bring back what the second "
+                "sublayer got.",
+            ),
+            Mistake("residual added twice", "Your first residual connection adds x twice."),
         ),
         probes=lambda generator: [
             (torch.randn(2, 4, 6, generator=generator), int(torch.randint(1000, (), generator=generator)))

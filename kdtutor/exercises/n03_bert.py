@@ -27,7 +27,8 @@ def wordpiece(word: str, vocabulary: dict[str, int], wrong: Wrong = RIGHT) -> li
             ends = ends[::-1]
         if "## on the first piece too" in wrong:
             prefix = "##"
-        shown = "##" if start and "## only put in front" in wrong else prefix
+        both = "## in front of every piece of the result" in wrong
+        shown = "##" if both or (start and "## only put in front" in wrong) else prefix
         prefix = "" if "## only put in front" in wrong else prefix
         end = next((end for end in ends if prefix + word[start:end] in vocabulary), None)
         if end is None and {"unknown letters skipped", "[UNK] for each unknown letter"} & wrong:
@@ -212,6 +213,10 @@ EXERCISES = [
                 "[UNK] for each unknown letter",
                 "Your function puts [UNK] in the place of a letter and goes on. In the library one [UNK] stands for "
                 "the *whole* word.",
+            ),
+            Mistake(
+                "## in front of every piece of the result",
+                "All your pieces have the mark of those that continue a word, the first one too.",
             ),
         ),
         probes=_words,

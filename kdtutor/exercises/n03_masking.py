@@ -50,6 +50,8 @@ def masked_lm_loss(logits: Tensor, labels: Tensor, wrong: Wrong = RIGHT) -> Tens
         logits = logits.softmax(-1)
     if "texts and positions turned" in wrong:
         logits = logits.transpose(0, 1).reshape(logits.shape)
+    if "shifted by one" in wrong:
+        logits, labels = logits[:, :-1], labels[:, 1:]
     log_p = logits.log_softmax(1 if "softmax over the positions" in wrong else -1)
     if "logits for log-probabilities" in wrong:
         log_p = logits
@@ -69,7 +71,8 @@ def masked_lm_loss(logits: Tensor, labels: Tensor, wrong: Wrong = RIGHT) -> Tens
         return each.sum() / len(labels)
     if "mean of the texts' means" in wrong:
         return (each.sum(1) / chosen.sum(1)).mean()
-    return each.sum() / (labels.numel() if "mean over all tokens" in wrong else chosen.sum())
+    loss = each.sum() / (labels.numel() if "mean over all tokens" in wrong else chosen.sum())
+    return loss.exp() if "a perplexity" in wrong else loss
 
 
 def _predictions(generator: torch.Generator, texts: int = 5) -> tuple:
@@ -155,6 +158,12 @@ EXERCISES = [
                 "Your logits are flattened in another order than your labels: each label meets the scores of another "
                 "place.",
             ),
+            Mistake(
+                "shifted by one",
+                "Your logits are compared with the labels of the next place, as in a model that writes from left to "
+                "right. A masked token is asked for where it stands.",
+            ),
+            Mistake("a perplexity", "Your result is the exponential of the loss, a perplexity."),
         ),
         probes=lambda generator: [_predictions(generator) for _ in range(4)],
         gradients=(0,),

@@ -1,4 +1,4 @@
-"""The exercises of notebook 04 on losses: the blend, label smoothing, and what is shipped."""
+"""The exercises of notebook 04 on losses: the limit, the blend, label smoothing, and what is shipped."""
 
 from __future__ import annotations
 
@@ -18,6 +18,119 @@ from kdtutor.exercises.banks import (
 from kdtutor.exercises.definitions import Exercise, Mistake
 from kdtutor.exercises.n04_temperature import SIZES, far_apart, logits, pairs
 from kdtutor.exercises.toys import labels_with_gaps
+
+# --------------------------------------------------------------------------------------------------- 4.4 limit
+
+
+def high_temperature_limit(
+    student_logits: Tensor, teacher_logits: Tensor, wrong: frozenset = RIGHT
+) -> Tensor:
+    """Where T² · KL goes as T → ∞: ½ · mean over classes of (Δz − its mean)², mean over the texts, 0-d."""
+    if "probabilities compared" in wrong:
+        student_logits, teacher_logits = student_logits.softmax(-1), teacher_logits.softmax(-1)
+    if "log-probabilities compared" in wrong:
+        gap = student_logits.log_softmax(-1) - teacher_logits.log_softmax(-1)
+        return gap.square().mean() / 2
+    gap = student_logits - teacher_logits
+    if "the student centred alone" in wrong:
+        gap = gap - student_logits.mean(-1, keepdim=True)
+    elif "centred over everything" in wrong:
+        gap = gap - gap.mean()
+    elif "centred over the texts" in wrong:
+        gap = gap - gap.mean(0)
+    elif "not centred" not in wrong:
+        gap = gap - gap.mean(-1, keepdim=True)
+    size = gap.abs() if "not squared" in wrong else gap.square()
+    classes = gap.shape[-1]
+    if "summed over the classes" in wrong:
+        classes = 1
+    if "divided by C − 1" in wrong:
+        classes = classes - 1
+    limits = size.sum(-1) / classes
+    result = limits.sum() if "summed over the texts" in wrong else limits.mean()
+    if "a difference of variances" in wrong:
+        return (student_logits.var(-1, correction=0) - teacher_logits.var(-1, correction=0)).mean() / 2
+    if "one variance of everything" in wrong:
+        return gap.var() / 2
+    if "a standard deviation" in wrong:
+        return limits.sqrt().mean() / 2
+    if "only the student's" in wrong:
+        return student_logits.var(-1, correction=0).mean() / 2
+    if "the root taken" in wrong:
+        return result.sqrt() / 2
+    return result if "no ½" in wrong else result / 2
+
+
+HIGH_TEMPERATURE_LIMIT = Exercise(
+    name="high_temperature_limit",
+    number="4.4",
+    title="Infinitely hot",
+    reference=high_temperature_limit,
+    mistakes=(
+        Mistake(
+            "not centred",
+            "Your result changes when 1 is added to all of a student's logits; softmax, and so KL at any "
+            "temperature, does not. What has to be taken off each row first?",
+        ),
+        Mistake(
+            "no ½",
+            "Your result is twice too large: the second-order term of KL comes with a factor of its own.",
+        ),
+        Mistake(
+            "summed over the classes",
+            "Your result is too large by the number of classes. At a high temperature every class weighs 1/C.",
+        ),
+        Mistake(
+            "divided by C − 1",
+            "Your result is too large by C / (C − 1): that is the variance of a sample, the default of "
+            "Tensor.var(). Here all classes are known, and nothing is estimated.",
+        ),
+        Mistake(
+            "centred over the texts",
+            "You take off the mean over the texts. Each text has a softmax, and so a mean, of its own.",
+        ),
+        Mistake(
+            "not squared",
+            "Your result grows in proportion to Δz. KL is flat at its minimum: it grows faster.",
+        ),
+        Mistake(
+            "summed over the texts", "Your result grows with the number of texts: their mean is asked for."
+        ),
+        Mistake(
+            "only the student's",
+            "The teacher plays no part in your result.",
+        ),
+        Mistake(
+            "the root taken",
+            "You take a square root, which makes it a distance. The second-order term of KL is a square.",
+            also=("a standard deviation",),
+        ),
+        Mistake(
+            "probabilities compared",
+            "You compare probabilities, or their logarithms. What is left of KL at a high temperature is a difference "
+            "of *logits*.",
+            also=("log-probabilities compared",),
+        ),
+        Mistake(
+            "centred over everything",
+            "You take off one mean over all texts and classes. Each row has its own.",
+            also=("one variance of everything",),
+        ),
+        Mistake(
+            "the student centred alone",
+            "You take the mean off the student's logits alone: the teacher's rows have one, too.",
+        ),
+        Mistake(
+            "a difference of variances",
+            "You take the variances of student and teacher and subtract. Of the *difference* of the logits one "
+            "variance is asked for.",
+        ),
+    ),
+    probes=lambda generator: [(student + 1.5, teacher) for student, teacher in pairs(generator)],
+    gradients=(0,),
+    growth=lambda n: (torch.randn(n, 5), torch.randn(n, 5)),
+)
+
 
 # --------------------------------------------------------------------------------------------------- 4.5 blend
 
@@ -239,6 +352,7 @@ ANSWERS_AT_INFERENCE = Exercise(
 
 
 EXERCISES = [
+    HIGH_TEMPERATURE_LIMIT,
     BLEND,
     LABEL_SMOOTHING,
     ANSWERS_AT_INFERENCE,

@@ -1,4 +1,4 @@
-"""The exercises of notebook 04 on distributions: entropy, KL divergence, its gradient and its limit."""
+"""The exercises of notebook 04 on distributions: entropy, KL divergence and its gradient."""
 
 from __future__ import annotations
 
@@ -68,6 +68,10 @@ def tempered_entropy(logits: Tensor, temperature: float, wrong: frozenset = RIGH
     result = entropies.sum() if "summed over the texts" in wrong else entropies.mean()
     if "in bits" in wrong:
         result = result / math.log(2)
+    if "what is missing to the largest entropy" in wrong:
+        result = math.log(logits.shape[-1]) - result
+    if "as a share of the largest entropy" in wrong:
+        result = result / math.log(logits.shape[-1])
     if "the entropy divided by T" in wrong:
         result = result / temperature
     return -result if "no minus" in wrong else result
@@ -124,6 +128,11 @@ TEMPERED_ENTROPY = Exercise(
         Mistake(
             "one entropy for each class",
             "Softmax and sum both run over the texts: you get an entropy for each class. Each text has one.",
+        ),
+        Mistake(
+            "as a share of the largest entropy",
+            "Your result is relative to the entropy of the uniform distribution. Nats were asked for.",
+            also=("what is missing to the largest entropy",),
         ),
         Mistake("a perplexity", "Your result is the exponential of an entropy, a perplexity."),
         Mistake("the entropy divided by T", "You divide an entropy by T. What T divides are the logits."),
@@ -284,114 +293,8 @@ SOFT_TARGETS_GRADIENT = Exercise(
 )
 
 
-# --------------------------------------------------------------------------------------------------- 4.4 limit
-
-
-def high_temperature_limit(
-    student_logits: Tensor, teacher_logits: Tensor, wrong: frozenset = RIGHT
-) -> Tensor:
-    """Where T² · KL goes as T → ∞: ½ · mean over classes of (Δz − its mean)², mean over the texts, 0-d."""
-    if "probabilities compared" in wrong:
-        student_logits, teacher_logits = student_logits.softmax(-1), teacher_logits.softmax(-1)
-    gap = student_logits - teacher_logits
-    if "the student centred alone" in wrong:
-        gap = gap - student_logits.mean(-1, keepdim=True)
-    elif "centred over everything" in wrong:
-        gap = gap - gap.mean()
-    elif "centred over the texts" in wrong:
-        gap = gap - gap.mean(0)
-    elif "not centred" not in wrong:
-        gap = gap - gap.mean(-1, keepdim=True)
-    size = gap.abs() if "not squared" in wrong else gap.square()
-    classes = gap.shape[-1]
-    if "summed over the classes" in wrong:
-        classes = 1
-    if "divided by C − 1" in wrong:
-        classes = classes - 1
-    limits = size.sum(-1) / classes
-    result = limits.sum() if "summed over the texts" in wrong else limits.mean()
-    if "a difference of variances" in wrong:
-        return (student_logits.var(-1, correction=0) - teacher_logits.var(-1, correction=0)).mean() / 2
-    if "a standard deviation" in wrong:
-        return limits.sqrt().mean() / 2
-    if "only the student's" in wrong:
-        return student_logits.var(-1, correction=0).mean() / 2
-    if "the root taken" in wrong:
-        return result.sqrt() / 2
-    return result if "no ½" in wrong else result / 2
-
-
-HIGH_TEMPERATURE_LIMIT = Exercise(
-    name="high_temperature_limit",
-    number="4.4",
-    title="Infinitely hot",
-    reference=high_temperature_limit,
-    mistakes=(
-        Mistake(
-            "not centred",
-            "Your result changes when 1 is added to all of a student's logits; softmax, and so KL at any "
-            "temperature, does not. What has to be taken off each row first?",
-        ),
-        Mistake(
-            "no ½",
-            "Your result is twice too large: the second-order term of KL comes with a factor of its own.",
-        ),
-        Mistake(
-            "summed over the classes",
-            "Your result is too large by the number of classes. At a high temperature every class weighs 1/C.",
-        ),
-        Mistake(
-            "divided by C − 1",
-            "Your result is too large by C / (C − 1): that is the variance of a sample, the default of "
-            "Tensor.var(). Here all classes are known, and nothing is estimated.",
-        ),
-        Mistake(
-            "centred over the texts",
-            "You take off the mean over the texts. Each text has a softmax, and so a mean, of its own.",
-        ),
-        Mistake(
-            "not squared",
-            "Your result grows in proportion to Δz. KL is flat at its minimum: it grows faster.",
-        ),
-        Mistake(
-            "summed over the texts", "Your result grows with the number of texts: their mean is asked for."
-        ),
-        Mistake(
-            "only the student's",
-            "The teacher plays no part in your result.",
-        ),
-        Mistake(
-            "the root taken",
-            "You take a square root, which makes it a distance. The second-order term of KL is a square.",
-            also=("a standard deviation",),
-        ),
-        Mistake(
-            "probabilities compared",
-            "You compare probabilities. What is left of KL at a high temperature is a difference of *logits*.",
-        ),
-        Mistake(
-            "centred over everything",
-            "You take off one mean over all texts and classes. Each row has its own.",
-        ),
-        Mistake(
-            "the student centred alone",
-            "You take the mean off the student's logits alone: the teacher's rows have one, too.",
-        ),
-        Mistake(
-            "a difference of variances",
-            "You take the variances of student and teacher and subtract. Of the *difference* of the logits one "
-            "variance is asked for.",
-        ),
-    ),
-    probes=lambda generator: [(student + 1.5, teacher) for student, teacher in pairs(generator)],
-    gradients=(0,),
-    growth=lambda n: (torch.randn(n, 5), torch.randn(n, 5)),
-)
-
-
 EXERCISES = [
     TEMPERED_ENTROPY,
     KL_DIVERGENCE,
     SOFT_TARGETS_GRADIENT,
-    HIGH_TEMPERATURE_LIMIT,
 ]

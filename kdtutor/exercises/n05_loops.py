@@ -47,6 +47,8 @@ def teacher_answers(
         result = z[: len(batches[0][0])]
     if "only the best class" in wrong:
         return result.argmax(-1)
+    if "log-probabilities in place of logits" in wrong:
+        return result.log_softmax(-1)
     return result.softmax(-1) if "probabilities in place of logits" in wrong else result
 
 
@@ -96,8 +98,9 @@ TEACHER_ANSWERS = Exercise(
         ),
         Mistake(
             "probabilities in place of logits",
-            "Your rows sum to 1. Once the softmax is taken, no other temperature can be tried without care: keep what "
-            "the teacher computed before it.",
+            "Your rows are probabilities, or their logarithms. Once the softmax is taken, no other temperature can be "
+            "tried without care: keep what the teacher computed before it.",
+            also=("log-probabilities in place of logits",),
         ),
         Mistake(
             "only the best class",
@@ -146,10 +149,18 @@ def train_epoch(
         groups = groups[:-1]
     if "left out, and the schedule shortened" in wrong:
         steps = len(groups)
+    if "a step for every batch" in wrong:
+        groups = [[batch] for batch in batches]
+        steps = len(groups)
     if "all texts of a step in one batch" in wrong:
         groups = [[tuple(map(torch.cat, zip(*group, strict=True)))] for group in groups]
     optimizer = torch.optim.SGD(student.parameters(), lr=learning_rate)
     losses, sizes = [], []
+    left_over = (
+        len(groups[-1]) < accumulate and {"no step for what is left", "no step, and no rate for it"} & wrong
+    )
+    if left_over and "no step, and no rate for it" in wrong:
+        steps -= 1
     for done, group in enumerate(groups):
         texts = sum(len(inputs) for inputs, _ in group)
         for inputs, teacher_logits in group:
@@ -161,6 +172,8 @@ def train_epoch(
             (loss * (1 if "divided after backward" in wrong else share)).backward()
             losses.append(loss.detach())
             sizes.append(len(inputs))
+        if left_over and group is groups[-1]:
+            break
         falling = 1.0 if "the learning rate never falls" in wrong else 1 - done / steps
         falling = 1 - (done + 1) / steps if "schedule one step ahead" in wrong else falling
         optimizer.param_groups[0]["lr"] = 0.0 if "-1 training steps" in wrong else learning_rate * falling
@@ -253,7 +266,11 @@ TRAIN_EPOCH = Exercise(
         Mistake(
             "the last step is left out",
             "The batches that are left over at the end do not reach the student. How many make the last step?",
-            also=("left out, and the schedule shortened",),
+            also=(
+                "left out, and the schedule shortened",
+                "no step for what is left",
+                "no step, and no rate for it",
+            ),
         ),
         Mistake(
             "all texts of a step in one batch",
@@ -285,6 +302,10 @@ TRAIN_EPOCH = Exercise(
         Mistake(
             "the divided losses returned",
             "The losses that you return were divided for the accumulation, and then averaged: the number is too small.",
+        ),
+        Mistake(
+            "a step for every batch",
+            "Your optimiser steps at every batch. It should wait for `accumulate` of them.",
         ),
     ),
     probes=_epoch_probes,

@@ -43,6 +43,14 @@ def kept_layers(n: int, m: int, wrong: Wrong = RIGHT) -> list[int]:
         return [*range(n - 1, -1, -(n // m))][:m][::-1]
     if "up to the last, counted back" in wrong:
         return [*range(n - 1, -1, -(n // m))][::-1]
+    if "spread over one place more" in wrong:
+        places = [i * (n - 1) / m for i in range(m)]
+    if "the middles of m parts" in wrong:
+        places = [(i + 0.5) * n / m - 0.5 for i in range(m)]
+    if "every second one, from 0" in wrong:
+        places = [2 * i for i in range(m)]
+    if "turned round" in wrong:
+        places = places[::-1]
     if "spread over n" in wrong:
         places = [i * n / max(1, m - 1) for i in range(m)]
     if "the first ones" in wrong:
@@ -225,7 +233,7 @@ EXERCISES = [
                 "without the last",
                 "Your layers are evenly spread from 0, but the last one of the teacher is not among them. What does"
                 " the head of the teacher expect to read?",
-                also=("every n/m-th", "every n/m-th, m of them"),
+                also=("every n/m-th", "every n/m-th, m of them", "spread over one place more"),
             ),
             Mistake(
                 "without the first",
@@ -271,6 +279,16 @@ EXERCISES = [
                 "You round the step and then multiply, so that the error grows from layer to layer. Round the places.",
                 also=("the step cut off first",),
             ),
+            Mistake(
+                "every second one, from 0",
+                "You take layers 0, 2, 4 and so on, whatever the sizes. That is right for no teacher but one of m + m "
+                "− 1 layers.",
+            ),
+            Mistake(
+                "the middles of m parts",
+                "You cut the teacher into m parts and take the middle of each. First and last layer are to be kept.",
+            ),
+            Mistake("turned round", "Your layers are the right ones, from the last to the first."),
         ),
         probes=_depths,
     ),

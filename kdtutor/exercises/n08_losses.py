@@ -108,6 +108,8 @@ def triple_loss(
     soft = soft * real.sum() / real.numel() if "soft loss divided by the padding too" in wrong else soft
     z = student_logits[predicted] / (T if "temperature in the masked LM" in wrong else 1)
     hard = F.cross_entropy(z, labels[predicted])
+    if "−100 read as token 0" in wrong:
+        hard = F.cross_entropy(student_logits[real], labels[real].clamp(min=0))
     if "masked LM summed" in wrong:
         hard = hard * predicted.sum()
     if "masked LM over all tokens" in wrong:
@@ -117,6 +119,12 @@ def triple_loss(
     cosine = F.cosine_similarity(student_hidden[there], teacher_hidden[there], dim=-1)
     count = len(cosine)
     cosine = cosine.sum() if "cosine summed" in wrong else cosine.mean()
+    if "one cosine of everything" in wrong:
+        cosine = F.cosine_similarity(student_hidden[there].flatten(), teacher_hidden[there].flatten(), dim=0)
+    if "cosine along the tokens" in wrong:
+        cosine = F.cosine_similarity(student_hidden[there], teacher_hidden[there], dim=0).mean()
+    if "cosine at [CLS] alone" in wrong:
+        cosine = F.cosine_similarity(student_hidden[:, 0], teacher_hidden[:, 0], dim=-1).mean()
     away = cosine if "cosine rewarded for being far" in wrong else 1 - cosine
     if "distances summed" in wrong:
         away = away * count
@@ -128,8 +136,14 @@ def triple_loss(
         away = F.mse_loss(student_hidden[there], teacher_hidden[there])
     if "weights as shares" in wrong:
         soft, hard, away = soft / 8, hard / 8, away / 8
-    five, two = (2, 5) if "weights exchanged" in wrong else (1, 1) if "no weights" in wrong else (5, 2)
-    return five * soft + two * hard + (0 if "no cosine" in wrong else away)
+    weights = {
+        "weights exchanged": (2, 5, 1),
+        "no weights": (1, 1, 1),
+        "2 on the cosine": (5, 1, 2),
+        "5 on the cosine": (1, 2, 5),
+    }
+    five, two, one = next((weights[name] for name in weights if name in wrong), (5, 2, 1))
+    return five * soft + two * hard + (0 if "no cosine" in wrong else one * away)
 
 
 def _outputs(generator: torch.Generator, texts: int = 4) -> tuple:
@@ -246,7 +260,9 @@ EXERCISES = [
             ),
             Mistake(
                 "weights exchanged",
-                "Two of your weights are exchanged: the teacher's soft targets have the largest of the three.",
+                "Two of your weights are exchanged: 5 is the soft targets', 2 the masked tokens', and "
+                "1 the hidden states'.",
+                also=("2 on the cosine", "5 on the cosine"),
             ),
             Mistake(
                 "temperature in the masked LM",
@@ -302,6 +318,22 @@ EXERCISES = [
             Mistake(
                 "weights as shares",
                 "Your loss is divided by the sum of the weights. DistilBERT's are no shares: 5, 2 and 1 as they are.",
+            ),
+            Mistake(
+                "−100 read as token 0",
+                "Your masked-LM loss asks for token 0 where nobody is asked.",
+            ),
+            Mistake(
+                "one cosine of everything",
+                "You take one cosine of all numbers in a row. Each token has one of its own.",
+            ),
+            Mistake(
+                "cosine along the tokens",
+                "Your cosine runs over the tokens. It compares the two vectors of *one* token: which axis is that?",
+            ),
+            Mistake(
+                "cosine at [CLS] alone",
+                "Your cosine looks at the first token only. The hidden states of all real tokens are compared.",
             ),
         ),
         probes=lambda generator: [_outputs(generator), _outputs(generator, texts=3)],

@@ -45,6 +45,8 @@ def honest_report(
     ours, theirs = (
         (validation[best], control_validation[other]) if reported else (test[best], control_test[other])
     )
+    if "all settings on average" in wrong:
+        ours, theirs = test.mean(0), control_test.mean(0)
     if "the control's mean over all settings" in wrong:
         theirs = control_test.mean(0)
     differences = ours - theirs
@@ -71,6 +73,12 @@ def honest_report(
         half_width = sum(mean_and_interval(side.tolist()).half_width for side in (ours, theirs))
     if "the spread divided by n" in wrong:
         half_width = half_width * math.sqrt(1 - 1 / len(differences))
+    if "divided by n in place of its root" in wrong:
+        half_width = half_width / math.sqrt(len(differences))
+    if "half of the half-width" in wrong:
+        half_width = half_width / 2
+    if "the method's interval alone" in wrong:
+        half_width = mean_and_interval(ours.tolist()).half_width
     return best, other, gain, half_width
 
 
@@ -161,6 +169,21 @@ Mistake("the standard error alone",
         Mistake(
             "the spread divided by n",
             "Your standard deviation divides by n. Estimated from a few seeds, it divides by n − 1, and is larger.",
+        ),
+        Mistake(
+            "divided by n in place of its root",
+            "Your half-width is too small by the root of the number of seeds: the error of a mean shrinks with that "
+            "root.",
+        ),
+        Mistake("half of the half-width", "Your half-width is halved once more."),
+        Mistake(
+            "the method's interval alone",
+            "Your interval is that of the method's scores. Of the *gain* one is asked for, and the control scatters, "
+            "too.",
+        ),
+        Mistake(
+            "all settings on average",
+            "Your gain is one between all settings on average. What was chosen is to be reported.",
         ),
 
 ),

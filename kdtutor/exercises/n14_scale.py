@@ -41,6 +41,8 @@ def training_memory(
     if "a second copy in bf16" in wrong:
         weight += 2
     share = processes if "divided among the processes" in wrong else 1
+    if "eight bytes a number" in wrong:
+        share /= 2
     if "all processes together" in wrong:
         share /= processes
     units = {
@@ -56,12 +58,15 @@ def training_memory(
     def held(count: float) -> float:
         return int(count / share) if (count / share).is_integer() else count / share
 
+    several = trained * processes if "gradients of all processes" in wrong else trained
     many = accumulate if "one for each micro-batch" in wrong else 1
     return {
         "student": held(weight * student),
         "teacher": 0 if "teacher forgotten" in wrong else held(theirs * teacher),
-        "gradients": held(gradient * trained * many),
-        "optimiser": held(moments * trained),
+        "gradients": held(gradient * several * many),
+        "optimiser": held(
+            moments * (student + teacher if "the optimiser holds the teacher" in wrong else trained)
+        ),
     }
 
 
@@ -95,7 +100,8 @@ TRAINING_MEMORY = Exercise(
         ),
         Mistake(
             "the teacher is trained",
-            "Your teacher has gradients and optimiser state too. Who of the two learns?",
+            "Your teacher has gradients or optimiser state, too. Who of the two learns?",
+            also=("the optimiser holds the teacher",),
         ),
         Mistake(
             "teacher forgotten",
@@ -133,7 +139,8 @@ TRAINING_MEMORY = Exercise(
         ),
         Mistake(
             "all processes together",
-            "Your numbers are those of all processes together. What *one* of them holds was asked for.",
+            "You count what all processes hold together. What *one* of them holds was asked for.",
+            also=("gradients of all processes",),
         ),
         Mistake("numbers, not bytes", "You count numbers. How many bytes has each of them?"),
         Mistake("bits", "Your numbers are eight times too large: bits, and bytes were asked for."),
@@ -141,6 +148,10 @@ TRAINING_MEMORY = Exercise(
             "in gigabytes",
             "Your numbers are right, in a larger unit. Bytes were asked for.",
             also=("in GiB", "in MB", "in MiB"),
+        ),
+        Mistake(
+            "eight bytes a number",
+            "Your numbers have eight bytes each, which is float64. Here they are float32.",
         ),
     ),
     probes=_models,

@@ -106,7 +106,10 @@ class Progress:
         A file that is damaged, or another learner's, or not ours, is not overwritten: ProgressError says why.
         """
         path = Path(path)
-        before = read(path) if path.exists() else {"name": name, "exercises": {}}
+        try:
+            before = read(path) if path.exists() else {"name": name, "exercises": {}}
+        except ProgressError as error:
+            raise ProgressError(f"{error}, and was left as it is: choose another name") from error
         if name is not None and before["name"] not in (None, name):
             raise ProgressError(f"{path} is the progress of {before['name']}: choose another file for {name}")
         # what an earlier session has kept, it may have written to this file up to some attempt
@@ -155,13 +158,11 @@ def read(path: Path) -> Record:
                 raise ValueError(record)
         name = content["name"]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ProgressError(
-            f"{path} is damaged, or no progress file of kdtutor, and was left as it is: choose another name"
-        ) from error
+        raise ProgressError(f"{path} is damaged, or no progress file of kdtutor") from error
     if content.get("version") != VERSION:
-        raise ProgressError(f"{path} was written by a later kdtutor: update kdtutor, or choose another name")
+        raise ProgressError(f"{path} was written by a later kdtutor: update kdtutor")
     if content.get("seal") != _seal(content):
-        raise ProgressError(f"{path} was changed after check.progress wrote it, and was left as it is")
+        raise ProgressError(f"{path} was changed after check.progress wrote it")
     return {"name": name, "exercises": content["exercises"]}
 
 

@@ -26,7 +26,7 @@ def class_progress(exercises: Mapping[str, tuple[int, int]], learners: int) -> P
     hardest = max(names, key=lambda name: exercises[name][1])
     sentence = (
         f"{sum(solved)} solutions by {learners} learners in {len(names)} exercises; most are stuck at {hardest}, "
-        f"where {exercises[hardest][1]} have tried in vain."
+        f"where {exercises[hardest][1]} {'has' if exercises[hardest][1] == 1 else 'have'} tried in vain."
         if any(stuck)
         else f"{sum(solved)} solutions by {learners} learners in {len(names)} exercises; nobody is stuck."
     )

@@ -51,7 +51,7 @@ def test_a_report_says_who_solved_what_and_which_mistakes_are_shared(folder, cap
     assert "Bo        0      1      1" in said
     assert "0.1 Softmax with a temperature" in said and "1/2" in said and "times T (2)" in said
     assert (folder / "class.png").stat().st_size > 5000
-    assert "most are stuck at 0.1 Softmax with a temperature, where 1 have tried in vain" in said
+    assert "most are stuck at 0.1 Softmax with a temperature, where 1 has tried in vain" in said
 
 
 def test_grades_are_a_row_per_learner_and_no_name_is_a_formula(folder, tmp_path):
@@ -72,6 +72,9 @@ def test_forged_and_damaged_files_are_refused_by_name(folder, capsys):
     assert len(refused) == 2
     assert "Cy.json was changed after check.progress wrote it" in refused[0]
     assert "torn.json is damaged" in refused[1]
+    assert not any("choose another name" in line for line in refused), (
+        "that is for who writes, not for who reads"
+    )
 
 
 def test_a_class_without_any_file_and_no_folder_are_said(tmp_path, capsys):
