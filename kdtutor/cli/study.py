@@ -48,7 +48,9 @@ def main(argv: list[str]) -> int:
         forget(file, folder)
     if given.processes > 1:
         return _side_by_side(given.processes, argv)
-    stored = _logits(given, file, folder) if given.name == "logits" else _distilbert(given, file, folder)
+    stored = {"logits": _logits, "distilbert": _distilbert, "shapes": _shapes}[given.name](
+        given, file, folder
+    )
     print(stored)
     return 0
 
@@ -61,6 +63,15 @@ def _logits(given, file: Path, folder: Path) -> Stored:
     teacher, body = load_teacher(task, given.teacher), load_teacher(_task(given, "glosses"), given.body)
     say = partial(print, flush=True)
     return logits_runs.run(logits.Plan(), file, folder, task, teacher, body, say)
+
+
+def _shapes(given, file: Path, folder: Path) -> Stored:
+    from kdtutor.models import load_teacher
+    from kdtutor.studies import shapes
+
+    task = _task(given, "supersense")
+    teacher = load_teacher(task, given.teacher)
+    return shapes.run(shapes.Plan(), file, folder, task, teacher, partial(print, flush=True))
 
 
 def _distilbert(given, file: Path, folder: Path) -> Stored:

@@ -132,7 +132,7 @@ class WordClasses:
         """Draw a word of the same class, in proportion to how often it occurs; a word without a class stays."""
         if word not in self.of_word:
             return word
-        members, sums = (part[self.of_word[word]] for part in (self.words, self.sums))
+        members, sums = self.words[self.of_word[word]], self.sums[self.of_word[word]]
         return members[int(np.searchsorted(sums, rng.integers(sums[-1]), side="right"))]
 
 

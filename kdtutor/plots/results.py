@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from kdtutor.plots.style import (
     INK,
@@ -255,7 +255,8 @@ def beside_paper(claims: Mapping[str, tuple[Sequence[float], float]], formats: S
 
 @styled
 def size_accuracy_latency(models: Mapping[str, tuple[Sequence[float], float, float]]) -> Picture:
-    """Draw each model by the time it needs and by its score; the area of its mark is its number of parameters.
+    """Draw each model by the time it needs and by its score; the area of its mark is its number of parameters, as far
+    as it can be seen. Times are drawn on a logarithmic axis where one is more than twenty times another.
 
     models: for each its scores, one per seed, the milliseconds for one text, and its parameters. The line is the 95 %
     interval of the mean score. The sentence compares every other model with the first.
@@ -269,7 +270,7 @@ def size_accuracy_latency(models: Mapping[str, tuple[Sequence[float], float, flo
         look, found[name] = looks[name], mean_and_interval(scores)
         mean, width = found[name].mean, found[name].half_width if found[name].n > 1 else None
         axes.errorbar(latency, mean, yerr=width, ecolor=INK, capsize=4, linestyle="none", zorder=1)
-        area = 420 * parameters / largest
+        area = max(60, 420 * parameters / largest)
         axes.scatter(latency, mean, area, color=look.colour, marker=look.marker, edgecolor=INK, zorder=2)
         text = f"{name}\n{parameters / 1e6:.1f} M parameters"
         crowded = sum(latency == other for _, other, _ in models.values()) > 1
@@ -277,7 +278,13 @@ def size_accuracy_latency(models: Mapping[str, tuple[Sequence[float], float, flo
         where = {"xytext": (-16 if left else 16, 0), "ha": "right" if left else "left"}
         axes.annotate(text, (latency, mean), textcoords="offset points", va="center", **where)
     axes.set(xlabel="milliseconds for one text", ylabel="score")
-    axes.set_xlim(0, 1.45 * max(latency for _, latency, _ in models.values()))
+    times = [latency for _, latency, _ in models.values()]
+    if max(times) > 20 * min(times):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_xlim(min(times) / 2, 8 * max(times))
+    else:
+        axes.set_xlim(0, 1.45 * max(times))
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.margins(y=0.2)
     axes.grid()

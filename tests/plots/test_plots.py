@@ -209,6 +209,16 @@ def test_size_accuracy_and_latency_are_compared_with_the_first_model():
         if hasattr(marks, "get_sizes") and len(marks.get_sizes())
     ]
     assert areas[1] / areas[0] == pytest.approx(0.65)
+    assert picture.axes[0].get_xscale() == "linear"
+    # A model that is a hundred times faster would stand on the axis, and one a hundred times smaller not be seen.
+    apart = {"teacher": ([0.8], 20.0, 8_000_000), "bag": ([0.7], 0.2, 80_000)}
+    picture = plots.size_accuracy_latency(apart)
+    low, high = picture.axes[0].get_xlim()
+    assert picture.axes[0].get_xscale() == "log" and low < 0.2 < 20 < high
+    assert (
+        min(float(marks.get_sizes()[0]) for marks in picture.axes[0].collections if len(marks.get_offsets()))
+        > 50
+    )
 
 
 def test_memory_is_said_by_its_total_and_its_largest_part_and_drawn_part_by_part():

@@ -1,0 +1,89 @@
+"""The study of students of another shape in a tiny setting: what it compares, chooses, measures, and goes on with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kdtutor import data, models, studies
+from kdtutor.objectives.parse import parse_objective
+from kdtutor.studies import shapes
+from kdtutor.studies.shapes import ARMS, Plan, configurations
+
+PLAN = Plan(
+    few=8,
+    copies=2,
+    steps=2,
+    batch_size=4,
+    rates=(1e-3,),
+    shapes=(("LSTM", "lstm", {"width": 8}), ("static", "static", {"width": 8})),
+    seeds=(0, 1),
+)
+
+
+@pytest.fixture(scope="module")
+def task():
+    task = data.load_task("supersense")
+    parts = {"train": range(20), "pool": range(100, 115)}
+    splits = {name: task.split("train").select(torch.tensor(rows)) for name, rows in parts.items()}
+    held_out = {name: task.split(name).select(torch.arange(30)) for name in ("validation", "test")}
+    return replace(task, splits=splits | held_out)
+
+
+@pytest.fixture(scope="module")
+def made(task, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    teacher = models.freeze(models.small_bert(task, layers=1, width=16, seed=7))
+    # What is tested is which runs are made, not what words_alone finds.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "words_alone", lambda task: {"test": {"accuracy": 0.5}})
+        # A random teacher is no better than chance, and would be refused.
+        real = shapes.train
+        patch.setattr(shapes, "train", lambda *a, **how: real(*a, **how, check_teacher=False))
+        said = []
+        shapes.run(PLAN, folder / "x.json", folder / "work", task, teacher, said.append)
+        again = []
+        shapes.run(
+            replace(PLAN, seeds=(0, 1, 2)), folder / "x.json", folder / "work", task, teacher, again.append
+        )
+    return json.loads((folder / "x.json").read_text(encoding="utf-8")), said, again
+
+
+def test_every_architecture_has_every_arm_and_each_reads_as_a_formula():
+    made = configurations(Plan())
+    assert len(made) == len({c.name for c in made}) == 2 + 5 * len(ARMS)
+    assert len(Plan().seeds) == 5 and Plan().choosing_seed not in Plan().seeds
+    for c in made[2:]:
+        parse_objective(c.objective)
+    assert {name for _, name, _ in Plan().shapes} <= {*models.student_names()}
+
+
+def test_each_arm_chooses_on_validation_alone_and_is_measured_at_every_seed(made):
+    record, said, again = made
+    arms = 2 * len(ARMS)
+    assert all("test" not in row and row["seed"] == 5 for row in record["choosing"])
+    assert len(record["choosing"]) == arms and len(record["runs"]) == 2 + arms * 3
+    assert len(said) == arms + 2 + arms * 2 and len(again) == arms, "what is there is not made again"
+    for row in record["runs"][2:]:
+        assert row["settings"] == {"learning_rate": 1e-3} and row["steps"] == 2
+        assert 0 <= row["test"]["accuracy"] <= 1 and "right" in row["test"]
+    assert "shapes" in studies.STUDIES
+
+
+def test_a_seed_decides_the_student_and_all_begin_with_the_teachers_vectors(task, tmp_path):
+    teacher = models.freeze(models.small_bert(task, layers=1, width=16, seed=7))
+    bench = shapes._Bench(PLAN, task, teacher, tmp_path)
+    one, same, other = (bench.student("LSTM", seed) for seed in (0, 0, 1))
+    assert torch.equal(one.encoder.embeddings.weight, models.token_vectors(teacher, task, 8))
+    assert torch.equal(one.classifier.weight, same.classifier.weight)
+    assert not torch.equal(one.classifier.weight, other.classifier.weight)
+
+
+def test_variants_and_the_pool_are_unlabelled(task, tmp_path):
+    bench = shapes._Bench(PLAN, task, None, tmp_path)
+    few, variants, pool = (bench.texts(which).split("train") for which in ("few", "variants", "pool"))
+    assert len(few) == 8 == int(variants.labelled.sum()) == int(pool.labelled.sum())
+    assert len(variants) > 8 and len(pool) == 8 + 15
