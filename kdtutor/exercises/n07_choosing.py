@@ -1,0 +1,262 @@
+"""The exercises of notebook 07 on soft targets that reach the student, and on choosing among students."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kdtutor.exercises.banks import RIGHT
+from kdtutor.exercises.definitions import Exercise, Experiment, Misconception, Mistake
+from kdtutor.exercises.toys import Inputs, TinyClassifier, padded_texts, weights_of
+
+# ------------------------------------------------------------------------------- 7.4 every batch's soft targets
+
+
+def distil_epoch(
+    student: nn.Module, teacher: nn.Module, batches: Sequence[Inputs], temperature: float,
+    wrong: frozenset[str] = RIGHT,
+) -> list[float]:  # fmt: skip
+    """Ask the teacher about all batches, then take a step of SGD on each batch's soft targets. Returns the losses."""
+    teacher.train("teacher in train mode" in wrong)
+    asked = reversed(batches) if "the answers in another order" in wrong else batches
+    answers = []
+    with torch.no_grad():
+        for inputs in asked:
+            z_t = teacher(**inputs).logits
+            answers.append((z_t / (1 if "temperature on one side" in wrong else temperature)).softmax(-1))
+    if "the last batch's answers for all" in wrong:
+        answers = [answers[-1]] * len(batches)
+    if "the first batch's answers for all" in wrong:
+        answers = [answers[0]] * len(batches)
+
+    optimizer, losses = torch.optim.SGD(student.parameters(), lr=0.1), []
+    for inputs, p_t in zip(batches, answers, strict=True):
+        log_p_s = (student(**inputs).logits / temperature).log_softmax(-1)
+        if "soft targets never used" in wrong:
+            p_t = p_t.argmax(-1, keepdim=True).eq(torch.arange(p_t.shape[-1])).float()
+        per_text = (p_t * (p_t.clamp(min=1e-30).log() - log_p_s)).sum(-1)
+        loss = (1 if "no T²" in wrong else temperature**2) * per_text.mean()
+        if "never cleared" not in wrong:
+            optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def _observe_epoch(
+    function: Callable, student: TinyClassifier, teacher: TinyClassifier, *rest: object
+) -> dict:
+    before = weights_of(student)
+    teacher.train()
+    losses = function(student.train(), teacher, *rest)
+    return {
+        "whether the teacher answers in eval mode": not any(teacher.in_train_mode),
+        "the losses that are returned": torch.tensor(losses),
+        "the change of the student's weights": weights_of(student) - before,
+    }
+
+
+def _epoch_probes(generator: torch.Generator) -> list[tuple]:
+    probes = []
+    for texts, temperature in ((3, 2.0), (4, 3.0)):
+        student = TinyClassifier(width=3, generator=generator)
+        teacher = TinyClassifier(width=6, dropout=0.5, generator=generator)
+        probes.append((student, teacher, [padded_texts(generator, texts) for _ in range(3)], temperature))
+    return probes
+
+
+DISTIL_EPOCH = Exercise(
+    name="distil_epoch",
+    number="7.4",
+    title="Every batch its own soft targets",
+    reference=distil_epoch,
+    mistakes=(
+        Mistake(
+            "the last batch's answers for all",
+            "Every batch of yours learns the teacher's answers to the last one. What becomes of a name to which "
+            "something is assigned in each round of a loop?",
+        ),
+        Mistake(
+            "the first batch's answers for all",
+            "Every batch of yours learns the teacher's answers to the first one.",
+        ),
+        Mistake(
+            "the answers in another order",
+            "The teacher's answers are all there, but they meet the batches in another order.",
+        ),
+        Mistake(
+            "teacher in train mode",
+            "The teacher answers with dropout on: its soft targets are noise.",
+        ),
+        Mistake(
+            "temperature on one side",
+            "The temperature divides the logits of one of the two only.",
+        ),
+        Mistake("no T²", "Your losses are too small: what does a temperature do to the gradient?"),
+        Mistake(
+            "soft targets never used",
+            "Your student learns the teacher's first guess: all it knew of the other classes is lost.",
+        ),
+        Mistake(
+            "never cleared", "Your first step is right. In the later ones there is still the gradient before."
+        ),
+    ),
+    planted=("the last batch's answers for all",),
+    symptom="The loss falls, and on new texts the student guesses the same few classes for all of them.",
+    probes=_epoch_probes,
+    observe=_observe_epoch,
+)
+
+
+# --------------------------------------------------------------------------------------- 7.5 the Pareto front
+
+
+def pareto_front(cost: Tensor, score: Tensor, wrong: frozenset[str] = RIGHT) -> list[int]:
+    """Which models are worth choosing: those than which no other is cheaper (or as cheap) and better (or as good).
+
+    cost, score: (N,). The numbers of these models, from the cheapest to the dearest; of two equal ones, both.
+    """
+    front = []
+    for i in range(len(cost)):
+        cheaper, better = cost <= cost[i], score >= score[i]
+        strictly = (cost < cost[i]) | (score > score[i])
+        if "only if better in both" in wrong:
+            dominated = (cost < cost[i]) & (score > score[i])
+        elif "its equal dominates it" in wrong:
+            others = torch.arange(len(cost)) != i
+            dominated = cheaper & better & others
+        elif "cheaper or better is enough" in wrong:
+            dominated = strictly
+        elif "dear is good" in wrong:
+            dominated = (cost >= cost[i]) & better & ((cost > cost[i]) | (score > score[i]))
+        elif "a low score is good" in wrong:
+            dominated = cheaper & (score <= score[i]) & ((cost < cost[i]) | (score < score[i]))
+        else:
+            dominated = cheaper & better & strictly
+        if not dominated.any():
+            front.append(i)
+    if "in the order given" not in wrong:
+        front.sort(key=lambda i: (float(cost[i]), i))
+    if "from the dearest" in wrong:
+        front.reverse()
+    if "the dominated ones" in wrong:
+        front = [i for i in cost.argsort(stable=True).tolist() if i not in front]
+    return front
+
+
+def _observe_front(function: Callable, *arguments: Tensor) -> dict:
+    front = [int(i) for i in function(*arguments)]
+    return {
+        "how many models there are": len(front),
+        "their numbers": torch.tensor(front, dtype=torch.float64),
+    }
+
+
+def _front_probes(generator: torch.Generator) -> list[tuple]:
+    probes = []
+    for models in (9, 7, 12):
+        order = torch.randperm(models, generator=generator)
+        cost = torch.arange(1, models + 1).float()[order]
+        noise = torch.randint(-3, 4, (models,), generator=generator)
+        score = 50 + 2 * cost + noise
+        # Two that cost the same, two that are the same, and two of the same score.
+        cost, score = (
+            torch.cat([cost, cost[:3]]),
+            torch.cat([score, score[:3] + torch.tensor([0.0, 3.0, -3.0])]),
+        )
+        cost, score = torch.cat([cost, cost[-1:] + 0.5]), torch.cat([score, score[-1:]])
+        probes.append((cost, score))
+    return probes
+
+
+PARETO_FRONT = Exercise(
+    name="pareto_front",
+    number="7.5",
+    title="Which models are worth a look?",
+    reference=pareto_front,
+    mistakes=(
+        Mistake(
+            "only if better in both",
+            "You keep models that cost the same as another and are worse, or are as good and cost more. Nobody would "
+            "take those.",
+        ),
+        Mistake(
+            "its equal dominates it",
+            "Two models of the same cost and score drive each other out: neither is better than the other.",
+        ),
+        Mistake(
+            "cheaper or better is enough",
+            "You drop a model as soon as another is cheaper, *or* another is better. Then hardly any is left.",
+        ),
+        Mistake("dear is good", "Your front is that of the dearest models: a cost should be low."),
+        Mistake("a low score is good", "Your front is that of the worst models: a score should be high."),
+        Mistake(
+            "in the order given",
+            "Those are the models. They were to be named from the cheapest to the dearest.",
+            also=("from the dearest",),
+        ),
+        Mistake("the dominated ones", "Those are the models that are *not* worth a look."),
+    ),
+    probes=_front_probes,
+    observe=_observe_front,
+)
+
+
+# --------------------------------------------------------------------------------------------- 7.6 twice of what
+
+TWICE_OF_WHAT = Experiment(
+    name="twice_of_what",
+    number="7.6",
+    title="Twice of what?",
+    settings=("twice the layers", "twice the width", "twice the text"),
+    numbers=(2.00, 4.00, 2.00),
+    near=0.02,
+    beliefs=(
+        Misconception(
+            "the width counts once",
+            "You expect every doubling to double. A matrix has the width on both its sides.",
+            numbers=(2.0, 2.0, 2.0),
+        ),
+        Misconception(
+            "an LSTM compares all tokens with all",
+            "You expect four times the work for a text twice as long. That is attention's scores; an LSTM reads each "
+            "token once.",
+            numbers=(2.0, 4.0, 4.0),
+        ),
+        Misconception(
+            "the text costs nothing",
+            "You expect a longer text to cost no more. The weights are the same; they are used once more for every "
+            "token.",
+            numbers=(2.0, 4.0, 1.0),
+        ),
+    ),
+    slips=(
+        Misconception(
+            "parameters counted",
+            "You counted parameters, most of which stand in the table of tokens. What a text costs are multiply-adds.",
+            numbers=(1.12, 2.23, 1.0),
+        ),
+        Misconception(
+            "compared the wrong way round",
+            "You divided the small one's by the large one's.",
+            numbers=(0.5, 0.25, 0.5),
+        ),
+    ),
+    reasons={
+        "a": Mistake(
+            "the table of tokens decides",
+            "It holds most of the parameters. But of a text of 64 tokens only 64 rows are looked up, and a look-up "
+            "multiplies nothing.",
+        ),
+        "b": None,
+        "c": Mistake(
+            "gates make an LSTM dear",
+            "It has four of them, before and after: a factor that cancels.",
+        ),
+    },
+)
+
+EXERCISES = [DISTIL_EPOCH, PARETO_FRONT, TWICE_OF_WHAT]

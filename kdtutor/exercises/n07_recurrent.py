@@ -1,0 +1,264 @@
+"""The exercises of notebook 07 on reading a text step by step, and on leaving the padding out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from kdtutor.exercises.banks import RIGHT
+from kdtutor.exercises.definitions import Exercise, Mistake
+
+# ---------------------------------------------------------------------------------------- 7.1 one step of an LSTM
+
+
+def lstm_step(
+    x: Tensor, h: Tensor, c: Tensor, W: Tensor, U: Tensor, b: Tensor, wrong: frozenset[str] = RIGHT
+) -> tuple[Tensor, Tensor]:
+    """One step of an LSTM: h and c (B, H) after reading x (B, D). W (4H, D), U (4H, H), b (4H): gates i, f, g, o."""
+    gates = x @ W.T + b
+    if "what was read before is ignored" not in wrong:
+        gates = gates + h @ U.T
+    i, f, g, o = gates.chunk(4, dim=-1)
+    if "forget and input exchanged" in wrong:
+        i, f = f, i
+    if "candidate and output exchanged" in wrong:
+        g, o = o, g
+    g = g.sigmoid() if "a sigmoid on the candidate" in wrong else g.tanh()
+    if "gates without sigmoid" not in wrong:
+        i, f, o = i.sigmoid(), f.sigmoid(), o.sigmoid()
+    kept = c if "nothing is forgotten" in wrong else f * c
+    new = i * g
+    if "nothing is kept" in wrong:
+        kept = torch.zeros_like(c)
+    if "one gate for both" in wrong:
+        new = (1 - f) * g
+    after = kept + new
+    shown = c if "the old cell is shown" in wrong else after
+    h = o * (shown if "no tanh of the cell" in wrong else shown.tanh())
+    return (after, h) if "c before h" in wrong else (h, after)
+
+
+def _observe_step(function: Callable, *arguments: Tensor) -> dict:
+    h, c = function(*arguments)
+    return {"the new cell c": c, "the new state h": h}
+
+
+def _step_probes(generator: torch.Generator) -> list[tuple]:
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    return [
+        (draw(B, D), draw(B, H).tanh(), draw(B, H), draw(4 * H, D), draw(4 * H, H), draw(4 * H))
+        for B, D, H in ((3, 4, 5), (1, 2, 3), (2, 3, 3))
+    ]
+
+
+LSTM_STEP = Exercise(
+    name="lstm_step",
+    number="7.1",
+    title="One step of an LSTM",
+    reference=lstm_step,
+    mistakes=(
+        Mistake(
+            "forget and input exchanged",
+            "The gate that should let the new in decides what is kept of the old, and the other way round. In which "
+            "order do the four parts come?",
+        ),
+        Mistake(
+            "candidate and output exchanged",
+            "The third part is the candidate and the fourth the output gate. You took them the other way round.",
+        ),
+        Mistake(
+            "a sigmoid on the candidate",
+            "Your candidate lies between 0 and 1, so that a cell can only ever grow. It has another activation than "
+            "the three gates.",
+        ),
+        Mistake(
+            "gates without sigmoid",
+            "Your gates are not between 0 and 1: a gate says which share passes.",
+        ),
+        Mistake(
+            "what was read before is ignored",
+            "Your gates look at the new token alone, and not at what was read before.",
+        ),
+        Mistake(
+            "nothing is forgotten", "Your cell keeps all of its old content: the forget gate is not used."
+        ),
+        Mistake("nothing is kept", "Your cell forgets everything at each step: where is the old cell?"),
+        Mistake(
+            "one gate for both",
+            "In your cell what is forgotten makes room for what is new, by one gate. That is the idea of a GRU; an "
+            "LSTM has a gate for each.",
+        ),
+        Mistake(
+            "no tanh of the cell",
+            "The cell is right. What is shown of it is not: it passes through one more function before the output "
+            "gate.",
+        ),
+        Mistake("the old cell is shown", "The cell is right, but the state shows the old one."),
+        Mistake("c before h", "You return the cell first, and the state second."),
+    ),
+    probes=_step_probes,
+    observe=_observe_step,
+)
+
+
+# ------------------------------------------------------------------------------------------ 7.2 what is read last
+
+
+def last_state(
+    lstm: nn.LSTM, embedded: Tensor, attention_mask: Tensor, wrong: frozenset[str] = RIGHT
+) -> Tensor:
+    """What an LSTM of one direction has after each text's last real token: (B, H).
+
+    embedded: (B, L, D), padded on the right. attention_mask: (B, L), 1 at real tokens.
+    """
+    out, _ = lstm(embedded)  # (B, L, H)
+    rows, lengths = torch.arange(len(out)), attention_mask.sum(1)
+    if "the last place of the batch" in wrong:
+        return out[:, -1]
+    if "one step too far" in wrong:
+        return out[rows, lengths.clamp(max=out.shape[1] - 1)]
+    if "one step too early" in wrong:
+        return out[rows, (lengths - 2).clamp(min=0)]
+    if "the first state" in wrong:
+        return out[:, 0]
+    if "the padding multiplied away" in wrong:
+        return (out * attention_mask[..., None])[:, -1]
+    if "the mean over all places" in wrong:
+        return out.mean(1)
+    if "the mean over the text" in wrong:
+        return (out * attention_mask[..., None]).sum(1) / lengths[:, None]
+    if "the shortest text's end for all" in wrong:
+        return out[:, int(lengths.min()) - 1]
+    return out[rows, lengths - 1]
+
+
+def _text_probes(generator: torch.Generator) -> list[tuple]:
+    probes = []
+    for lengths in ((3, 5, 2), (1, 4), (6, 2, 4, 3)):
+        lstm = nn.LSTM(3, 4, batch_first=True)
+        for weights in lstm.parameters():
+            nn.init.normal_(weights, generator=generator)
+        longest = (
+            max(lengths) + 1
+        )  # as where batches are padded to a few lengths: nobody fills the last place
+        mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
+        probes.append((lstm, torch.randn(len(lengths), longest, 3, generator=generator), mask))
+    return probes
+
+
+LAST_STATE = Exercise(
+    name="last_state",
+    number="7.2",
+    title="What was read last",
+    reference=last_state,
+    mistakes=(
+        Mistake(
+            "the last place of the batch",
+            "You take the last place of the batch. What stands there for a text that is shorter than the longest?",
+        ),
+        Mistake(
+            "the padding multiplied away",
+            "You set the states at padding to 0, and take the last place all the same: of shorter texts that is 0.",
+        ),
+        Mistake(
+            "one step too far",
+            "You are one step too far: that is the state after the first padding. At which place does a text of n "
+            "tokens end, when the first has the number 0?",
+        ),
+        Mistake("one step too early", "You are one step too early: the last token is not read yet."),
+        Mistake("the first state", "That is the state after the first token."),
+        Mistake(
+            "the mean over all places",
+            "Your states are averaged, and over the padding as well. The state after the last token was asked for.",
+        ),
+        Mistake(
+            "the mean over the text",
+            "Your states are averaged over the text, which no padding changes. Here the state after the last token was "
+            "asked for.",
+        ),
+        Mistake(
+            "the shortest text's end for all",
+            "You take the same place for all texts: where the shortest one ends.",
+        ),
+    ),
+    planted=("the last place of the batch",),
+    symptom="The same text gets another answer when a longer one stands beside it in the batch.",
+    probes=_text_probes,
+)
+
+
+# ------------------------------------------------------------------------------------------------ 7.3 the largest
+
+
+def max_pool(states: Tensor, attention_mask: Tensor, wrong: frozenset[str] = RIGHT) -> Tensor:
+    """Of each feature its largest value over a text's real tokens, 0 for a text without any: (B, L, D) → (B, D)."""
+    real = attention_mask.bool()[..., None]
+    if "padding as zeros" in wrong:
+        return (states * real).amax(1)
+    if "padding not masked" in wrong:
+        return states.amax(1)
+    if "over the features" in wrong:
+        return states.masked_fill(~real, -torch.inf).amax(2)
+    if "the mean" in wrong:
+        return (states * real).sum(1) / real.sum(1).clamp(min=1)
+    if "the smallest" in wrong:
+        best = states.masked_fill(~real, torch.inf).amin(1)
+    elif "the mask turned round" in wrong:
+        best = states.masked_fill(real, -torch.inf).amax(1)
+    else:
+        best = states.masked_fill(~real, -torch.inf).amax(1)
+    if "minus infinity for an empty text" in wrong:
+        return best
+    return best.masked_fill(best.isinf(), 0)
+
+
+def _pool_probes(generator: torch.Generator) -> list[tuple]:
+    probes = []
+    for lengths in ((3, 5, 2), (1, 4, 0), (6, 2, 0, 3)):
+        longest = max(lengths) + 1
+        mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
+        states = torch.randn(len(lengths), longest, 4, generator=generator)
+        states[..., 0] -= 5  # a feature that is negative in every text
+        probes.append((states, mask))
+    return probes
+
+
+MAX_POOL = Exercise(
+    name="max_pool",
+    number="7.3",
+    title="The largest, wherever it stands",
+    reference=max_pool,
+    mistakes=(
+        Mistake(
+            "padding as zeros",
+            "Your padding counts as 0, and where all real values are negative, 0 is the largest. What is smaller than "
+            "anything?",
+        ),
+        Mistake(
+            "padding not masked",
+            "Padding takes part in your maximum: the same text gets other features in a longer batch.",
+        ),
+        Mistake(
+            "minus infinity for an empty text",
+            "A text without any token has no largest value, and yours is minus infinity; the next matrix product makes "
+            "NaN of it.",
+        ),
+        Mistake(
+            "the mean", "That is the mean over the real tokens. Of each feature the largest was asked for."
+        ),
+        Mistake("the smallest", "You take the smallest value of each feature."),
+        Mistake("the mask turned round", "You mask the real tokens, and keep the padding."),
+        Mistake(
+            "over the features",
+            "You take the largest feature of each token; the largest *token* of each feature was asked for.",
+        ),
+    ),
+    probes=_pool_probes,
+    gradients=(0,),
+)
+
+EXERCISES = [LSTM_STEP, LAST_STATE, MAX_POOL]
