@@ -131,6 +131,8 @@ def test_a_recorded_run_is_played_by_one_button_and_drawn_towards_the_teacher(pa
     chart, at = live.locator('[data-kd="chart-score"]'), live.locator('[data-kd="replay"]')
     expect(chart).to_contain_text("100")
     expect(chart).to_contain_text("the teacher: ")
+    shown = [at, *(live.locator(f'[data-kd="chart-{name}"]') for name in ("score", "losses", "probe"))]
+    assert extent(*shown) <= 560
     whole = int(chart.get_attribute("data-points"))
     live.locator('[data-kd="play"]').click()
     page.wait_for_function("document.querySelector('.kd-live [data-kd=replay]').dataset.value < 12")
