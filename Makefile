@@ -68,6 +68,7 @@ colab: $(READY) ## the Python side of the widgets with the versions that Colab h
 
 bench: $(READY) ## what training, live distillation and a slider take, beside the usual ways (an hour; nothing else running)
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/objectives.py
 	$(BIN)/python benchmarks/live.py
 	$(BIN)/python tools/chromium.py
 	$(BIN)/python benchmarks/slider.py
