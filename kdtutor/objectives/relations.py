@@ -19,7 +19,7 @@ from kdtutor.objectives.relation_formulas import (
     relational_distance,
     similarity_preserving,
 )
-from kdtutor.objectives.rows import ObjectiveError, wide
+from kdtutor.objectives.rows import ObjectiveError, check_number, wide
 from kdtutor.objectives.terms import Batch, Term, depth_of, one_value, output_of, width_of
 
 
@@ -107,7 +107,8 @@ class Contrastive(RelationalDistance):
         super().__init__(layers, pooling)
         if type(width) is not int or width < 1:
             raise ObjectiveError(f"width is a whole number, 1 or more, not {width!r}")
-        self.temperature, self.width = temperature, width
+        # By another name than a soft target's, whose slider in a live run is not for it.
+        self.cosine_temperature, self.width = check_number("temperature", temperature), width
         self.projections = nn.ModuleList()
 
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
@@ -121,10 +122,10 @@ class Contrastive(RelationalDistance):
 
     def compare(self, pair: int, student: Tensor, teacher: Tensor) -> Tensor:
         ours, theirs = self.projections[pair]
-        return self.formula(ours(student), theirs(teacher.detach()), self.temperature)
+        return self.formula(ours(student), theirs(teacher.detach()), self.cosine_temperature)
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature:g}, width={self.width}, {super().extra_repr()}"
+        return f"temperature={self.cosine_temperature:g}, width={self.width}, {super().extra_repr()}"
 
 
 def text_vectors(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:

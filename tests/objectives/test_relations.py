@@ -299,7 +299,7 @@ def test_contrast_learns_two_maps_into_one_space():
     assert loss.item() == pytest.approx(define_contrastive(*vectors, T=0.2))
     loss.backward()
     assert all(w.weight.grad.abs().sum() > 0 for w in (ours, theirs))
-    assert term.settings() == {"weight": 1.0, "temperature": 0.2}
+    assert term.settings() == {"weight": 1.0}  # a live run's slider of T is for soft targets
 
 
 @pytest.mark.parametrize(
