@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -80,8 +81,7 @@ def _texts(column: pa.ChunkedArray, name: str, where: str, blank: bool) -> list[
     column = _decoded(column, name, where)
     if not _is_string(column.type):
         raise KDTutorError(f'{where}: column "{name}", row 1: it holds {column.type}, not text')
-    empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
-    if (row := pc.index(pc.is_null(column) if blank else empty, True).as_py()) >= 0:
+    if (row := _first(column, pc.is_null if blank else _is_empty)) >= 0:
         said = "" if column[row].as_py() is None else column[row].as_py()
         raise KDTutorError(f'{where}: column "{name}", row {row + 1}: the text is empty ({said[:40]!r})')
     numbers = pc.match_substring_regex(column, r"^[\s\d.,+-]+$")
@@ -90,6 +90,20 @@ def _texts(column: pa.ChunkedArray, name: str, where: str, blank: bool) -> list[
             f'{where}: column "{name}", row 1: it holds numbers or dates only: is it the text?'
         )
     return column.to_pylist()
+
+
+def _is_empty(column: pa.Array) -> pa.Array:
+    return pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
+
+
+def _first(column: pa.ChunkedArray, is_wrong: Callable[[pa.Array], pa.Array]) -> int:
+    """Find the first row that is wrong, -1 if none is; chunk by chunk, since what is computed takes as much room."""
+    before = 0
+    for chunk in column.chunks:
+        if (row := pc.index(is_wrong(chunk), True).as_py()) >= 0:
+            return before + row
+        before += len(chunk)
+    return -1
 
 
 def _written(column: pa.ChunkedArray, name: str, where: str) -> pa.Array:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
-import io
+import itertools
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -96,16 +97,21 @@ def decode(data: bytes, encoding: str | None, where: object) -> tuple[str, list[
 
 def _read_csv(path: Path, wanted: Wanted) -> Read:
     text, notes = decode(_bytes_of(path), wanted.encoding, path)
-    if not text.strip():
+    if not text or text.isspace():
         raise ValueError("the file is empty")
     delimiter, names = _header(text, wanted)
     check_columns(names, path, wanted)
     if delimiter != ",":
         notes.append(f"its columns are divided by {DELIMITERS.get(delimiter, delimiter)}")
+    # Of a large file only one copy is kept: its text is decoded again where a fault has to be found in it.
+    data = text.encode()
+    del text
     try:
-        return Read(_parse_csv(text.encode(), delimiter, wanted.columns), notes)
+        table = _parse_csv(data, delimiter, wanted.columns)
+        pa.default_memory_pool().release_unused()
+        return Read(table, notes)
     except pa.ArrowInvalid as error:
-        raise KDTutorError(_csv_fault(path, text, delimiter, len(names), error)) from error
+        raise KDTutorError(_csv_fault(path, data.decode(), delimiter, len(names), error)) from error
 
 
 def _header(text: str, wanted: Wanted) -> tuple[str, list[str]]:
@@ -118,7 +124,7 @@ def _header(text: str, wanted: Wanted) -> tuple[str, list[str]]:
 
     def names(delimiter: str) -> list[str]:
         with _any_length():
-            return next(csv.reader(io.StringIO(text.lstrip("\r\n"), newline=""), delimiter=delimiter), [])
+            return next(csv.reader(_lines(text), delimiter=delimiter), [])
 
     def fit(delimiter: str) -> tuple[int, int]:
         found = names(delimiter)
@@ -144,7 +150,8 @@ def _parse_csv(data: bytes, delimiter: str, columns: list[str]) -> pa.Table:
         return arrow_csv.read_csv(pa.BufferReader(data), how, parse, convert)
 
     try:
-        return read(1 << 24)
+        # Small blocks: what arrow takes beside one is as large.
+        return read(1 << 21)
     except pa.ArrowInvalid as error:
         if "straddling" not in str(error):
             raise
@@ -154,7 +161,7 @@ def _parse_csv(data: bytes, delimiter: str, columns: list[str]) -> pa.Table:
 def _csv_fault(path: Path, text: str, delimiter: str, width: int, error: Exception) -> str:
     """Say which row of a CSV file can't be read."""
     with _any_length():
-        rows = csv.reader(io.StringIO(text.lstrip("\r\n"), newline=""), delimiter=delimiter)
+        rows = csv.reader(_lines(text), delimiter=delimiter)
         for number, row in enumerate(rows):
             if row and len(row) != width:
                 excerpt = delimiter.join(row).replace("\n", " ")[:60]
@@ -163,6 +170,12 @@ def _csv_fault(path: Path, text: str, delimiter: str, width: int, error: Excepti
                     f"holds {delimiter!r} or a line break stands in quotation marks"
                 )
     return f"{path} can't be read as csv: {str(error).splitlines()[0][:200]}"
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Yield the lines of a text one by one, ends included, without those before the first that holds something."""
+    found = (match[0] for match in re.finditer(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text))
+    return itertools.dropwhile(lambda line: not line.strip("\r\n"), found)
 
 
 @contextmanager

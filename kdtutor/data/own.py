@@ -144,6 +144,7 @@ def _task(
     """Cut what is not given, read the labels, and say what was found."""
     if kind is not None and (wanted.label is None) != (kind == "masked-lm"):
         raise KDTutorError(f'kind = "{kind}": classes and numbers need a label column, masked-lm has none')
+    pa.default_memory_pool().release_unused()  # the tables are gone
     notes = []
 
     # A test part without labels measures nothing.

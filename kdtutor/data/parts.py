@@ -20,11 +20,11 @@ def text_keys(texts: tuple[list[str], ...], seed: int = 0) -> np.ndarray:
     salt = str(seed).encode()
     rows = texts[0] if len(texts) == 1 else map("\0".join, zip(*texts, strict=True))
 
-    def key(text: str) -> bytes:
-        same = " ".join(text.casefold().split())
-        return hashlib.blake2b(same.encode("utf-8", "surrogatepass"), digest_size=8, key=salt).digest()
+    def key(text: str) -> int:
+        same = " ".join(text.casefold().split()).encode("utf-8", "surrogatepass")
+        return int.from_bytes(hashlib.blake2b(same, digest_size=8, key=salt).digest(), "little")
 
-    return np.frombuffer(b"".join(map(key, rows)), np.uint64)
+    return np.fromiter(map(key, rows), np.uint64, count=len(texts[0]))
 
 
 def cut(keys: np.ndarray, held_out: tuple[int, ...] = (VALIDATION, TEST)) -> np.ndarray:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from helpers import refusal
+from hypothesis import given
+from hypothesis import strategies as st
 from pyarrow import feather, parquet
 
+from kdtutor.data.files import _lines
 from kdtutor.data.load import load_task
 from kdtutor.data.parts import cut, stratified, text_keys
 
@@ -458,3 +463,15 @@ def test_a_part_to_measure_on_needs_all_its_labels(tmp_path):
     write(tmp_path / "validation.csv", "text,label\na,good\nb,\n")
     write(tmp_path / "test.csv", CSV)
     assert "validation.csv, row 2" in refusal(load, tmp_path)
+
+
+@given(st.text(alphabet='a,"\r\n', max_size=30))
+def test_lines_are_those_of_the_whole_text(text):
+    whole = csv.reader(io.StringIO(text.lstrip("\r\n"), newline=""))
+    assert [*csv.reader(_lines(text))] == [*whole]
+
+
+def test_a_fault_in_a_later_chunk_of_a_column_has_the_row_of_the_file():
+    table = pa.table({"text": pa.chunked_array([["a b", "c d"], ["e f", "  "], [None]]), "label": [*"xyxyx"]})
+    said = refusal(load_task, table, text="text", label="label")
+    assert 'column "text", row 4: the text is empty' in said
