@@ -301,6 +301,15 @@ def test_each_is_in_the_register_and_learns_from_a_teacher_whose_answers_are_cac
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_it_learns_in_bf16_and_with_variants_of_the_texts(task, name):
+    wider, teacher, student = kd.augment(task, copies=2), sharp_teacher(task), small(name, task)
+    how = {"student": student, "teacher": teacher, "epochs": 8, "learning_rate": 2e-2, "precision": "bf16"}
+    losses = [row["loss"] for row in make_run(wider, SoftTargets(2), **how).run()]
+    assert sum(losses[-6:]) < 0.5 * sum(losses[:6])
+    assert predict(student, task).isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_resumed_run_is_bit_identical(task, name, tmp_path):
     def run(folder: str, seed: int = 0):
         student = small(name, task, seed=seed)
