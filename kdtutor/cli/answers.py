@@ -14,7 +14,9 @@ def predict(a: PredictArguments, command: str) -> None:
     """Write every text with the model's answer; of several labels, those above ½, with semicolons between."""
     from kdtutor.data.rows import Wanted
 
-    columns, answers, kind = _answered(a, Wanted(a.text, a.pair, None, a.delimiter, a.encoding))
+    columns, answers, kind = _answered(
+        a, Wanted(a.text, a.pair, None, a.delimiter, a.encoding, quote=a.quote)
+    )
     heads = {"classification": ("label", "probability"), "multi-label": ("labels", "probabilities")}
     head = heads.get(kind, ("value",))
     _write(a, [a.text, a.pair, *head], columns.texts, [*zip(*answers, strict=True)])
@@ -25,7 +27,9 @@ def label(a: LabelArguments, command: str) -> None:
     """Write every text with its own label, or with the teacher's where it has none."""
     from kdtutor.data.rows import Wanted
 
-    columns, answers, kind = _answered(a, Wanted(a.text, a.pair, a.label, a.delimiter, a.encoding))
+    columns, answers, kind = _answered(
+        a, Wanted(a.text, a.pair, a.label, a.delimiter, a.encoding, quote=a.quote)
+    )
     if kind == "multi-label":
         raise KDTutorError(
             f"{a.model} gives several labels a text, and kdtutor label fills in one: kdtutor predict"

@@ -55,6 +55,9 @@ class DataArguments(Checked):
     encoding: str | None = field_of(
         None, optional(TEXT), "of your text file, such as cp1252 (default: what fits)"
     )
+    quote: str | None = field_of(
+        None, optional(TEXT), 'around cells of your text file: one character, or none (default: ")'
+    )
     separator: str | None = field_of(
         None, optional(TEXT), "between several labels of one text, as in food;staff: --kind multi-label"
     )
@@ -184,6 +187,7 @@ class PredictArguments(Checked):
     pair: str | None = field_of(None, optional(TEXT), "second text column")
     delimiter: str | None = field_of(None, optional(TEXT), "between the columns of your text file")
     encoding: str | None = field_of(None, optional(TEXT), "of your text file (default: what fits)")
+    quote: str | None = field_of(None, optional(TEXT), 'around cells of your text file (default: ")')
     model: str = field_of("bert-supersense", TEXT, "folder, Hub name or embedded checkpoint")
     tokenizer: str | None = field_of(
         None, optional(TEXT), "tokenizer name or folder (default: that of the model)"

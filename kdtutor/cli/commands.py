@@ -207,7 +207,18 @@ COMMANDS = {
 def _task(a: DataArguments):
     from kdtutor.data.load import load_task
 
-    names = ("text", "pair", "label", "kind", "stratify", "delimiter", "encoding", "separator", "max_length")
+    names = (
+        "text",
+        "pair",
+        "label",
+        "kind",
+        "stratify",
+        "delimiter",
+        "encoding",
+        "separator",
+        "quote",
+        "max_length",
+    )
     options = {name: getattr(a, name) for name in names}
     # What is said of your own data stays out of what is to be JSON.
     with redirect_stdout(sys.stderr if a.json else sys.stdout):

@@ -107,11 +107,29 @@ def _read_csv(path: Path, wanted: Wanted) -> Read:
     data = text.encode()
     del text
     try:
-        table = _parse_csv(data, delimiter, wanted.columns)
+        table = _parse_csv(data, delimiter, _quote(wanted), wanted.columns)
         pa.default_memory_pool().release_unused()
         return Read(table, notes)
     except pa.ArrowInvalid as error:
-        raise KDTutorError(_csv_fault(path, data.decode(), delimiter, len(names), error)) from error
+        raise KDTutorError(
+            _csv_fault(path, data.decode(), delimiter, _quote(wanted), len(names), error)
+        ) from error
+
+
+def _quote(wanted: Wanted) -> str | None:
+    """Return the character around cells, None if there is none. KDTutorError if it is not one character."""
+    quote = '"' if wanted.quote is None else wanted.quote
+    if quote == "none":
+        return None
+    if len(quote) != 1 or quote in "\r\n" or ord(quote) > 127:
+        raise KDTutorError(f"quote must be one character, or none, not {quote!r}")
+    return quote
+
+
+def _cells(text: str, delimiter: str, quote: str | None) -> Iterator[list[str]]:
+    """Read the rows of a CSV file one by one."""
+    quoting = csv.QUOTE_NONE if quote is None else csv.QUOTE_MINIMAL
+    return csv.reader(_lines(text), delimiter=delimiter, quotechar=quote or '"', quoting=quoting)
 
 
 def _header(text: str, wanted: Wanted) -> tuple[str, list[str]]:
@@ -124,7 +142,7 @@ def _header(text: str, wanted: Wanted) -> tuple[str, list[str]]:
 
     def names(delimiter: str) -> list[str]:
         with _any_length():
-            return next(csv.reader(_lines(text), delimiter=delimiter), [])
+            return next(_cells(text, delimiter, _quote(wanted)), [])
 
     def fit(delimiter: str) -> tuple[int, int]:
         found = names(delimiter)
@@ -134,7 +152,7 @@ def _header(text: str, wanted: Wanted) -> tuple[str, list[str]]:
     return best, names(best)
 
 
-def _parse_csv(data: bytes, delimiter: str, columns: list[str]) -> pa.Table:
+def _parse_csv(data: bytes, delimiter: str, quote: str | None, columns: list[str]) -> pa.Table:
     from pyarrow import csv as arrow_csv
 
     # No guessing at types or missing values: 007, 1e5 and NA are what is written.
@@ -143,7 +161,7 @@ def _parse_csv(data: bytes, delimiter: str, columns: list[str]) -> pa.Table:
         column_types=dict.fromkeys(columns, pa.string()),
         strings_can_be_null=False,
     )
-    parse = arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    parse = arrow_csv.ParseOptions(delimiter=delimiter, quote_char=quote or False, newlines_in_values=True)
 
     def read(block: int) -> pa.Table:
         how = arrow_csv.ReadOptions(block_size=min(block, LARGEST_BLOCK))
@@ -158,10 +176,10 @@ def _parse_csv(data: bytes, delimiter: str, columns: list[str]) -> pa.Table:
         return read(len(data) + 1)  # one text longer than a block
 
 
-def _csv_fault(path: Path, text: str, delimiter: str, width: int, error: Exception) -> str:
+def _csv_fault(path: Path, text: str, delimiter: str, quote: str | None, width: int, error: Exception) -> str:
     """Say which row of a CSV file can't be read."""
     with _any_length():
-        rows = csv.reader(_lines(text), delimiter=delimiter)
+        rows = _cells(text, delimiter, quote)
         for number, row in enumerate(rows):
             if row and len(row) != width:
                 excerpt = delimiter.join(row).replace("\n", " ")[:60]

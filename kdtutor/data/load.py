@@ -54,6 +54,7 @@ def load_task(
     delimiter: str | None = None,
     encoding: str | None = None,
     separator: str | None = None,
+    quote: str | None = None,
     tokenizer: str | None = None,
     max_length: int = 128,
     seed: int = 0,
@@ -71,7 +72,8 @@ def load_task(
     A column of lists is a multi-label task, and so is one of texts in which `separator` stands between labels, as in
     "food;staff"; there an empty cell is unlabelled, and the separator alone means no label. Rows without a label are
     trained on by what needs none. No label column: a masked-LM task. What was guessed or looks wrong is printed, and
-    kept in `task.notes`. delimiter, encoding: of a text file, by default what fits.
+    kept in `task.notes`. delimiter, encoding: of a text file, by default what fits; quote: what stands around
+    its cells, '"' by default, or "none".
 
     tokenizer: a name or folder for `AutoTokenizer`; by default the course's own vocabulary. Texts are cut to
     `max_length` tokens; those of your own masked-LM task (WikiText's paragraphs, say) are split there, so none is lost.
@@ -83,7 +85,7 @@ def load_task(
         raise KDTutorError(
             f"max_length = {max_length}: [CLS] and [SEP] leave no room for a text; take 4 at least"
         )
-    task = _load(name, Wanted(text, pair, label, delimiter, encoding, separator), kind, stratify, seed)
+    task = _load(name, Wanted(text, pair, label, delimiter, encoding, separator, quote), kind, stratify, seed)
     if task.notes and os.environ.get("RANK", "0") == "0":
         print("\n  ".join(task.notes), flush=True)
     return replace(task, tokenizer_name=tokenizer, max_length=max_length)

@@ -21,6 +21,7 @@ class Wanted:
     delimiter: str | None = None
     encoding: str | None = None
     separator: str | None = None  # between the labels of one text
+    quote: str | None = None  # around cells of a CSV file: a character, '"' if None, or "none"
 
     @property
     def columns(self) -> list[str]:

@@ -475,3 +475,15 @@ def test_a_fault_in_a_later_chunk_of_a_column_has_the_row_of_the_file():
     table = pa.table({"text": pa.chunked_array([["a b", "c d"], ["e f", "  "], [None]]), "label": [*"xyxyx"]})
     said = refusal(load_task, table, text="text", label="label")
     assert 'column "text", row 4: the text is empty' in said
+
+
+def test_cells_may_stand_in_other_quotation_marks_or_in_none(tmp_path):
+    rows = [(f'a "fine, film{n}', WORDS[n]) for n in range(40)]
+    single = "text,label\n" + "".join(f"'{text}',{label}\n" for text, label in rows)
+    none = "text\tlabel\n" + "".join(f'"{text}\t{label}\n' for text, label in rows)
+    for quote, content, before in (("'", single, ""), ("none", none, '"')):
+        write(tmp_path / "mine.csv", content)
+        task = load(tmp_path / "mine.csv", quote=quote, stratify=True)
+        found = {text for split in task.split_names for text in task.texts(split)}
+        assert found == {before + text for text, _ in rows}
+    assert "quote must be one character, or none" in refusal(load, tmp_path / "mine.csv", quote="''")
