@@ -128,8 +128,9 @@ def _quote(wanted: Wanted) -> str | None:
 
 def _cells(text: str, delimiter: str, quote: str | None) -> Iterator[list[str]]:
     """Read the rows of a CSV file one by one."""
-    quoting = csv.QUOTE_NONE if quote is None else csv.QUOTE_MINIMAL
-    return csv.reader(_lines(text), delimiter=delimiter, quotechar=quote or '"', quoting=quoting)
+    if quote is None:
+        return csv.reader(_lines(text), delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    return csv.reader(_lines(text), delimiter=delimiter, quotechar=quote)
 
 
 def _header(text: str, wanted: Wanted) -> tuple[str, list[str]]:
