@@ -6,6 +6,8 @@ import ast
 import importlib
 import operator
 import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from kdtutor.errors import KDTutorError, nearest
 from kdtutor.objectives.logits import blend
@@ -20,44 +22,47 @@ def parse_objective(formula: str) -> Formula:
     Every Term that exists may stand in it: those of this folder's files, and those that a program or notebook defines.
     """
     known = term_classes() | {"blend": blend}
-
-    def value(node):
-        match node:
-            case ast.BinOp(left, sign, right) if type(sign) in OPERATORS:
-                return OPERATORS[type(sign)](operand(left), operand(right))
-            case ast.Call(ast.Name(name), arguments, keywords):
-                if name not in known:
-                    raise KDTutorError(nearest("term", name, known))
-                names = [keyword.arg for keyword in keywords]
-                if None in names or len({*names}) < len(names):
-                    raise KDTutorError(f"objective: {name}(…) takes each argument once, by its name")
-                return known[name](*map(value, arguments), **{k.arg: value(k.value) for k in keywords})
-            case ast.Dict(keys, values) if None not in keys:
-                found = dict(zip(map(value, keys), map(value, values), strict=True))
-                if len(found) < len(keys):
-                    raise KDTutorError(f"objective: {_cut(ast.unparse(node))} names a key twice")
-                return found
-            case ast.List(items):
-                return [*map(value, items)]
-            case ast.UnaryOp(ast.USub(), negated):
-                return -operand(negated)
-            case ast.Constant(int() | float() | str() | None as constant):  # True and False are ints
-                return constant
-        raise KDTutorError(f"objective: {_cut(ast.unparse(node))!r} is no number, term or sum of them")
-
-    def operand(node):
-        # Texts and lists are settings of terms; multiplied, they would fill the memory.
-        result = value(node)
-        if isinstance(result, bool) or not isinstance(result, int | float | Formula):
-            raise KDTutorError(f"objective: {_cut(ast.unparse(node))!r} is no number, term or sum of them")
-        return result
-
     try:
-        result = value(ast.parse(formula.strip(), mode="eval").body)
+        result = _value(ast.parse(formula.strip(), mode="eval").body, known)
     except (SyntaxError, TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
         raise KDTutorError(f"objective {_cut(formula)!r}: {_cut(str(error))}") from error
     if not isinstance(result, Formula):
         raise KDTutorError(f"objective {_cut(formula)!r} holds no term; there are: {', '.join(known)}")
+    return result
+
+
+def _value(node: ast.expr, known: Mapping[str, Callable]) -> Any:
+    """Return what a part of a formula stands for: a term, a sum of them, or what a term is made with."""
+    match node:
+        case ast.BinOp(left, sign, right) if type(sign) in OPERATORS:
+            return OPERATORS[type(sign)](_operand(left, known), _operand(right, known))
+        case ast.UnaryOp(ast.USub(), negated):
+            return -_operand(negated, known)
+        case ast.Call(ast.Name(name), arguments, keywords):
+            if name not in known:
+                raise KDTutorError(nearest("term", name, known))
+            names = [keyword.arg for keyword in keywords]
+            if None in names or len({*names}) < len(names):
+                raise KDTutorError(f"objective: {name}(…) takes each argument once, by its name")
+            given = {str(keyword.arg): _value(keyword.value, known) for keyword in keywords}
+            return known[name](*(_value(argument, known) for argument in arguments), **given)
+        case ast.Dict(keys, values) if None not in keys:
+            found = {_value(k, known): _value(v, known) for k, v in zip(keys, values, strict=True)}
+            if len(found) < len(keys):
+                raise KDTutorError(f"objective: {_cut(ast.unparse(node))} names a key twice")
+            return found
+        case ast.List(items):
+            return [_value(item, known) for item in items]
+        case ast.Constant(int() | float() | str() | None as constant):  # True and False are ints
+            return constant
+    raise KDTutorError(f"objective: {_cut(ast.unparse(node))!r} is no number, term or sum of them")
+
+
+def _operand(node: ast.expr, known: Mapping[str, Callable]) -> Any:
+    """Return a number or term. Texts and lists are settings of terms; multiplied, they would fill the memory."""
+    result = _value(node, known)
+    if isinstance(result, bool) or not isinstance(result, int | float | Formula):
+        raise KDTutorError(f"objective: {_cut(ast.unparse(node))!r} is no number, term or sum of them")
     return result
 
 
