@@ -18,6 +18,10 @@ def wordpiece(word: str, vocabulary: dict[str, int], wrong: Wrong = RIGHT) -> li
     """The pieces of one word, greedily the longest first; ["[UNK]"] if that fails at any place."""
     if "any split will do" in wrong:
         return _first_split(word, vocabulary) or ["[UNK]"]
+    if "the whole word or nothing" in wrong:
+        return [word] if word in vocabulary else ["[UNK]"]
+    if "from the end of the word" in wrong:
+        return _from_the_end(word, vocabulary)
     pieces, start = [], 0
     while start < len(word):
         prefix = "##" if start and "looked up without ##" not in wrong else ""
@@ -62,11 +66,24 @@ def _first_split(word: str, vocabulary: dict[str, int], prefix: str = "") -> lis
     return None
 
 
+def _from_the_end(word: str, vocabulary: dict[str, int]) -> list[str]:
+    """The pieces of a word, greedily the longest last."""
+    pieces, end = [], len(word)
+    while end:
+        ends = ("##" * (start > 0) + word[start:end] for start in range(end))
+        piece = next((piece for piece in ends if piece in vocabulary), None)
+        if piece is None:
+            return ["[UNK]"]
+        pieces.insert(0, piece)
+        end -= len(piece.removeprefix("##"))
+    return pieces
+
+
 def _words(generator: torch.Generator) -> list[tuple]:
     """Words over six random letters, and a vocabulary in which each mistake shows."""
     a, b, c, d, e, f = (string.ascii_lowercase[i] for i in torch.randperm(26, generator=generator)[:6])
     first = [a, a + b, a + b + c, d, e, f]
-    later = [a, b, c, d, c + e, a + b, d + a + b]  # no letter e by itself, and f nowhere
+    later = [a, b, c, d, c + d, c + e, a + b, d + a + b]  # no letter e by itself, and f nowhere
     pieces = ["[UNK]", *first, *(f"##{piece}" for piece in later)]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     words = [
@@ -217,6 +234,14 @@ EXERCISES = [
             Mistake(
                 "## in front of every piece of the result",
                 "All your pieces have the mark of those that continue a word, the first one too.",
+            ),
+            Mistake(
+                "the whole word or nothing",
+                "Your function knows whole words only. What is not in the vocabulary as it is may still have pieces.",
+            ),
+            Mistake(
+                "from the end of the word",
+                "Your function cuts the longest piece off the *end*. WordPiece begins at the first letter.",
             ),
         ),
         probes=_words,

@@ -153,3 +153,11 @@ def test_a_part_that_no_known_mistake_explains_gets_no_name():
         return losses
 
     assert check("train_student", another_optimiser).mistakes == ()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_whole_words_alone_are_not_told_as_two_other_mistakes(seed):
+    def whole_words(word, vocabulary):
+        return [word] if word in vocabulary else ["[UNK]"]
+
+    assert check("wordpiece", whole_words, seed).mistakes == ("the whole word or nothing",)
