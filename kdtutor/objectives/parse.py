@@ -44,7 +44,7 @@ def _value(node: ast.expr, known: Mapping[str, Callable]) -> Any:
             names = [keyword.arg for keyword in keywords]
             if None in names or len({*names}) < len(names):
                 raise KDTutorError(f"objective: {name}(…) takes each argument once, by its name")
-            given = {str(keyword.arg): _value(keyword.value, known) for keyword in keywords}
+            given = {keyword.arg: _value(keyword.value, known) for keyword in keywords}
             return known[name](*(_value(argument, known) for argument in arguments), **given)
         case ast.Dict(keys, values) if None not in keys:
             found = {_value(k, known): _value(v, known) for k, v in zip(keys, values, strict=True)}
