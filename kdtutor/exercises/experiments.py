@@ -77,6 +77,57 @@ SHIFTED = Experiment(
     },
 )
 
+# ------------------------------------------------------------------------------------------------ 6.6
+
+BLIND_SPOTS = Experiment(
+    name="blind_spots",
+    number="6.6",
+    title="What CKA does not see",
+    settings=("rotated", "moved by 100", "one column times 10"),
+    numbers=(1.0, 1.0, 0.3445),
+    beliefs=(
+        Misconception(
+            "CKA undoes any linear map",
+            "It undoes a rotation and one scale for all. A probe undoes any linear map; CKA weighs directions by "
+            "how much varies along it.",
+            numbers=(1.0, 1.0, 1.0),
+        ),
+        Misconception(
+            "a shift drowns everything",
+            "It would, if the columns were not centred first. What is the mean vector after centring?",
+            numbers=(1.0, 0.0, 0.3445),
+        ),
+        Misconception(
+            "column is compared with column",
+            "After a rotation no column is what it was, and still every distance between two texts is. CKA sees these.",
+            numbers=(0.1, 1.0, 0.3445),
+        ),
+    ),
+    slips=(
+        Misconception(
+            "not centred",
+            "Your second number is that of columns that were not centred.",
+            numbers=(1.0, 0.0, 0.3445),
+        ),
+        Misconception(
+            "the variance times 10",
+            "Your third number is that of a column multiplied by the root of 10.",
+            numbers=(1.0, 1.0, 0.5755),
+        ),
+    ),
+    reasons={
+        "a": Mistake(
+            "a similarity sees everything",
+            "Two of the three changes it did not see at all.",
+        ),
+        "b": None,
+        "c": Mistake(
+            "neurons are compared one by one",
+            "Then the rotation, after which no neuron is what it was, would have changed most.",
+        ),
+    },
+)
+
 # ------------------------------------------------------------------------------------------------ 8.4
 
 RARE_WORDS = Experiment(
@@ -266,4 +317,4 @@ TOKEN_WEIGHTS = Experiment(
     },
 )
 
-EXERCISES = [SHIFTED, RARE_WORDS, BEST_OF_MANY, TOKEN_WEIGHTS]
+EXERCISES = [SHIFTED, BLIND_SPOTS, RARE_WORDS, BEST_OF_MANY, TOKEN_WEIGHTS]

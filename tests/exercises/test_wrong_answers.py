@@ -368,6 +368,84 @@ def adds_a_share_for_padding(tokens, passes, padding, *rest):
     return EXERCISES["training_hours"].reference(tokens * (1 + padding), passes, 0.0, *rest)
 
 
+# ------------------------------------------------------------------------------------------ notebook 06
+
+
+@wrong("linear_cka", "padding in the means")
+def centres_before_it_masks(x, y, mask):
+    real = mask.bool()
+    x, y = ((z - z.mean((0, 1)))[real] for z in (x, y))
+    return (y.T @ x).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm())
+
+
+@wrong("linear_cka", "not centred")
+def forgets_to_centre(x, y, mask):
+    x, y = x[mask.bool()], y[mask.bool()]
+    return (x.T @ y).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm())
+
+
+@right("linear_cka")
+def compares_gram_matrices(x, y, mask):
+    x, y = x[mask == 1], y[mask == 1]
+    k, m = ((z - z.mean(0)) @ (z - z.mean(0)).T for z in (x, y))
+    return (k * m).sum() / (k.norm() * m.norm())
+
+
+@wrong("even_map", "embeddings taken for the first layer")
+def counts_layers_from_0(student_depth, teacher_depth):
+    return {i: math.ceil((i + 1) * teacher_depth / student_depth) - 1 for i in range(student_depth)}
+
+
+@wrong("train_with_hints", "only the projection learns")
+def gives_the_optimiser_the_projection_alone(
+    student, projection, inputs, teacher_hidden, steps, learning_rate
+):
+    optimizer = torch.optim.SGD(projection.parameters(), lr=learning_rate)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = F.mse_loss(projection(student(inputs)), teacher_hidden)
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+
+@right("train_with_hints")
+def trains_both_with_an_optimiser_each(student, projection, inputs, teacher_hidden, steps, learning_rate):
+    both = [torch.optim.SGD(part.parameters(), lr=learning_rate) for part in (student, projection)]
+    for _ in range(steps):
+        loss = F.mse_loss(projection(student(inputs)), teacher_hidden)
+        for optimizer in both:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in both:
+            optimizer.step()
+    return float(loss.detach())
+
+
+@wrong("attention_loss", "padding divides too")
+def takes_the_mean_of_what_the_mask_left(student_weights, teacher_weights, mask):
+    log_s, log_t = (w.clamp(min=1e-20).log() for w in (student_weights, teacher_weights))
+    return ((teacher_weights * (log_t - log_s)).sum(-1) * mask[:, None]).mean()
+
+
+@right("attention_loss")
+def selects_the_real_rows_first(student_weights, teacher_weights, mask):
+    s, t = (w.transpose(1, 2)[mask.bool()] for w in (student_weights, teacher_weights))  # (n, H, L)
+    return F.kl_div(s.clamp(min=1e-20).log(), t, reduction="none").sum(-1).mean()
+
+
+@wrong("relational_distance", "each text beside itself")
+def averages_over_the_whole_matrix(student_vectors, teacher_vectors):
+    d_s, d_t = (torch.cdist(v, v) for v in (student_vectors, teacher_vectors))
+    return F.smooth_l1_loss(d_s / d_s.mean(), d_t / d_t.mean())
+
+
+@right("relational_distance")
+def takes_each_pair_once(student_vectors, teacher_vectors):
+    d_s, d_t = (F.pdist(v) for v in (student_vectors, teacher_vectors))
+    return F.smooth_l1_loss(d_s / d_s.mean(), d_t / d_t.mean())
+
+
 @pytest.mark.parametrize(("exercise", "answer", "mistakes"), WRONG)
 def test_a_wrong_answer_is_not_accepted_and_its_mistake_is_named(exercise, answer, mistakes):
     for seed in (1, 2):
