@@ -400,13 +400,21 @@ def test_what_the_pages_say_of_the_study_is_what_it_found():
         row = [shipped.mean(logits.name_of(arm, passes)).mean for arm in arms]
         assert f"| {passes} | {' | '.join(f'{100 * score:.1f} %' for score in row)} |" in results
 
-    hard, smooth, *soft = (logits.name_of(arm, 10) for arm in arms)
-    best = shipped.best(soft)
-    assert best == soft[1]
-    over, beyond = (shipped.compare(best, other) for other in (hard, smooth))
-    gain, more = (f"{100 * gap.difference:.1f} ± {100 * gap.half_width:.1f}" for gap in (over, beyond))
-    assert f"{gain} points over hard labels and {more} over label smoothing" in results
-    assert f"gains {gain} points" in readme
+    softened = [*map(logits.soft, (1, 2, 4, 8)), "logit MSE"]
+    hard = logits.name_of(HARD, 10)
+    gains = {}
+    for arm in (SMOOTH, logits.ARGMAX, *softened):
+        name = logits.name_of(arm, 10)
+        gap = shipped.compare(name, hard)
+        gains[arm] = f"{100 * gap.difference:.1f} ± {100 * gap.half_width:.1f}"
+        assert f"| {arm} | {100 * shipped.mean(name).mean:.1f} % | +{gains[arm]} |" in results
+
+    best = shipped.best([logits.name_of(arm, 10) for arm in softened])
+    assert best == logits.name_of("logit MSE", 10)
+    over = shipped.compare(best, logits.name_of(SMOOTH, 10))
+    more = f"{100 * over.difference:.1f} ± {100 * over.half_width:.1f}"
+    assert f"{gains['logit MSE']} points over hard labels and {more} over label smoothing" in results
+    assert f"gains {gains['logit MSE']} points by its teacher's logits, {gains[arms[3]]} at T = 4" in readme
     early = shipped.compare(logits.name_of(arms[3], 2), logits.name_of(HARD, 2))
     assert f"{-100 * early.difference:.1f} ± {100 * early.half_width:.1f}\n*behind* hard labels" in results
 
