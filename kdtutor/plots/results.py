@@ -54,7 +54,8 @@ def learning_curves(
     axes.set(xlabel=xlabel, ylabel=ylabel or value)
     axes.grid()
     axes.legend()
-    return describe(picture, f"{(ylabel or value).capitalize()} by {xlabel}: {'; '.join(said)}.")
+    what = ylabel or value  # of which capitalize() would write T² · KL small
+    return describe(picture, f"{what[0].upper()}{what[1:]} by {xlabel}: {'; '.join(said)}.")
 
 
 @styled

@@ -53,11 +53,11 @@ class Plan:
     max_norm: float = 10.0
     rates: tuple[float, ...] = (1e-2, 3e-3, 1e-3)
     shapes: tuple[tuple[str, str, dict], ...] = (
-        ("BERT", "small-bert", {"layers": 2, "width": 128, "dropout": 0.0}),
         ("LSTM", "lstm", {"width": 128}),
-        ("GRU", "gru", {"width": 128}),
         ("CNN", "cnn", {"width": 128, "dropout": 0.2}),
         ("static", "static", {"width": 128}),
+        ("GRU", "gru", {"width": 128}),
+        ("BERT", "small-bert", {"layers": 2, "width": 128, "dropout": 0.0}),
     )
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     choosing_seed: int = 5
@@ -75,12 +75,12 @@ class Configuration:
 
 
 def configurations(plan: Plan) -> list[Configuration]:
-    """List what is compared, arm after arm: the runs are made in this order."""
+    """List what is compared, one architecture after the other: the runs are made in this order."""
     bars = [Configuration(name, "", name, "few", None) for name in (TEACHER, WORDS)]
     return bars + [
         Configuration(f"{shape}, {arm}", shape, arm, texts, objective)
-        for arm, (texts, objective) in ARMS.items()
         for shape, _, _ in plan.shapes
+        for arm, (texts, objective) in ARMS.items()
     ]
 
 
