@@ -102,7 +102,7 @@ def test_fields_are_not_looked_for_elsewhere(tmp_path, monkeypatch):
     ("text", "said"),
     [
         ("learning_rat: 1\n", 'unknown field "learning_rat"; there are: learning_rate, '),
-        ("- task\n", "should hold `field: value` lines, not a list"),
+        ("- task\n", "should hold `field: value` lines, and holds a list"),
         ("steps: [1, 2]\n", "steps takes one value, not a list"),
         ("task: {a: 1}\n", "task takes one value, not a dict"),
         ("task: 'open\n", "can't be read as YAML"),
