@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from kdtutor import evaluation
 from kdtutor.data.task import Task
 from kdtutor.models.depth import half_depth
+from kdtutor.models.fingerprint import fingerprint
 from kdtutor.models.load import load_model, load_teacher
 from kdtutor.models.sizes import sizes
 from kdtutor.models.students import set_dropout
@@ -44,7 +45,6 @@ from kdtutor.studies.runner import (
 from kdtutor.studies.stored import SPLITS, versions
 from kdtutor.studies.training import scores, train, words_alone
 from kdtutor.training.checkpoints import writable
-from kdtutor.training.teachers import fingerprint
 
 FORMAT = 2  # of the file; the first had one pass, and one learning rate for all students
 

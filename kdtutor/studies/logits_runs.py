@@ -17,6 +17,7 @@ from kdtutor.data.task import Task
 from kdtutor.data.tokens import IGNORED
 from kdtutor.evaluation import predict
 from kdtutor.models.depth import half_depth
+from kdtutor.models.fingerprint import fingerprint
 from kdtutor.models.load import freeze, load_model
 from kdtutor.models.students import set_dropout, small_bert
 from kdtutor.studies.logits import HARD, TEACHER, WORDS, Configuration, Plan, configurations, name_of
@@ -34,7 +35,6 @@ from kdtutor.studies.stored import SPLITS, Stored, versions
 from kdtutor.studies.training import scores, scores_from, train, words_alone
 from kdtutor.training.checkpoints import writable
 from kdtutor.training.history import NonFiniteLoss
-from kdtutor.training.teachers import fingerprint
 
 FORMAT = 2  # of the file; the first had one length, and one learning rate for all
 

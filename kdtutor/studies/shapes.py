@@ -20,13 +20,13 @@ from transformers import PreTrainedModel
 
 from kdtutor.data.augment import augment
 from kdtutor.data.task import Task
+from kdtutor.models.fingerprint import fingerprint
 from kdtutor.models.students import make_student
 from kdtutor.studies.runner import Job, Ledger, as_stored, hardware, settings_to_try, work
 from kdtutor.studies.stored import SPLITS, Stored, versions
 from kdtutor.studies.training import scores, train, words_alone
 from kdtutor.training.checkpoints import writable
 from kdtutor.training.history import NonFiniteLoss
-from kdtutor.training.teachers import fingerprint
 
 TEACHER, WORDS = "teacher", "TF-IDF"
 #: what is learned from: its texts and its objective

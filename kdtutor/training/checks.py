@@ -8,12 +8,12 @@ from transformers import PreTrainedModel
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
 from kdtutor.evaluation.scores import check_metric
+from kdtutor.models.fingerprint import configuration, fingerprint
 from kdtutor.models.load import check_fits
 from kdtutor.models.reading import read_by
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training.batches import Batches
 from kdtutor.training.settings import Settings, TopK
-from kdtutor.training.teachers import configuration, fingerprint
 
 
 def check_run(

@@ -10,7 +10,6 @@ teachers, say, would keep the logits of each, not their mean: a mean of probabil
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -31,6 +30,7 @@ from kdtutor.data.tokens import Encoded, length_bucketed_batches
 from kdtutor.errors import KDTutorError
 from kdtutor.files import sign, signed_array
 from kdtutor.hardware import format_bytes, memory
+from kdtutor.models.fingerprint import fingerprint
 from kdtutor.models.forward import Outputs, forward, logits_by_batch, refuse_non_finite, texts_at_once
 from kdtutor.models.reading import read_by
 from kdtutor.objectives.logits import SoftCrossEntropy, SoftTargets
@@ -391,22 +391,3 @@ def logits_of_top(log_p: Tensor, tokens: Tensor, vocabulary: int, dtype: torch.d
     """Turn (n, k) log-probabilities and their tokens into logits (n, V); all others get a probability of 0."""
     logits = torch.full((len(log_p), vocabulary), LEFT_OUT, dtype=dtype, device=log_p.device)
     return logits.scatter_(-1, tokens.long(), log_p.to(dtype))
-
-
-# ------------------------------------------------------------------------------------------------ whose answers
-
-
-def configuration(model: PreTrainedModel) -> dict[str, object]:
-    """Return a model's configuration, less what changes when the model is saved."""
-    config = model.config.to_diff_dict()
-    saving = ("transformers_version", "architectures", "dtype")
-    return {name: value for name, value in config.items() if name not in saving}
-
-
-def fingerprint(model: PreTrainedModel) -> str:
-    """Take the SHA-256 of a model's configuration and weights, shortened to 16 digits."""
-    digest = hashlib.sha256(repr(sorted(configuration(model).items())).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]

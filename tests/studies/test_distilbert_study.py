@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from kdtutor import data, models, studies
 from kdtutor.errors import KDTutorError
 from kdtutor.evaluation.statistics import mean_and_interval
+from kdtutor.models.fingerprint import fingerprint
 from kdtutor.studies import distilbert, distilbert_runs, training
 from kdtutor.studies.distilbert import (
     ARMS,
@@ -33,7 +34,6 @@ from kdtutor.studies.distilbert import (
 )
 from kdtutor.studies.runner import as_stored
 from kdtutor.studies.stored import SPLITS, packed, unpacked, write
-from kdtutor.training.teachers import fingerprint
 
 STAGE = Stage(texts=8, batch_size=4, passes=2, rates=(1e-3,))
 PLAN = Plan(STAGE, STAGE, STAGE, STAGE, random_rates=(3e-3,), choosing_texts=4, seeds=(0, 1))

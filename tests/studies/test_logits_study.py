@@ -11,12 +11,12 @@ from helpers import refusal
 from kdtutor import data, evaluation, models, studies
 from kdtutor.assets import ROOT
 from kdtutor.cli import main
+from kdtutor.models.fingerprint import fingerprint
 from kdtutor.objectives.parse import parse_objective
 from kdtutor.studies import logits, logits_runs, stored
 from kdtutor.studies.logits import HARD, SMOOTH, WORDS, Plan, configurations
 from kdtutor.studies.stored import Stored, unpacked
 from kdtutor.studies.training import train
-from kdtutor.training.teachers import fingerprint
 
 # As small as it gets: what is chosen from has one value each.
 PLAN = Plan(

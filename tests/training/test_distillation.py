@@ -34,6 +34,7 @@ from kdtutor.data.task import Task
 from kdtutor.data.tokens import IGNORED
 from kdtutor.errors import KDTutorError
 from kdtutor.models.depth import half_depth
+from kdtutor.models.fingerprint import fingerprint
 from kdtutor.models.forward import forward
 from kdtutor.models.students import small_bert
 from kdtutor.objectives.hidden import CosineHidden, HiddenStates
@@ -43,7 +44,6 @@ from kdtutor.training import checkpoints
 from kdtutor.training.batches import Batches
 from kdtutor.training.distillation import Distillation
 from kdtutor.training.history import NonFiniteLoss
-from kdtutor.training.teachers import fingerprint
 
 
 @pytest.fixture(scope="module")
