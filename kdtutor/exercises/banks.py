@@ -186,7 +186,7 @@ SOFT = (
     Mistake(
         "the soft loss cut off from the student",
         "The value is right, but no gradient comes from the teacher's part: the student's logits are detached in it, "
-        "or under no_grad. Only the teacher's should be.",
+        "or under no_grad, or the loss was made a plain number. Only the teacher's should be without gradients.",
     ),
     Mistake("the root taken", "The loss is the square root of the right one: no root belongs there."),
 )

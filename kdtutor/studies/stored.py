@@ -176,8 +176,10 @@ def read_file(file: Path) -> dict:
     """Read a study's record. KDTutorError if the file can't be read, or holds no such record."""
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        runs, known = record["runs"], record["configurations"]
-        if not isinstance(record["study"], str) or not all(row["configuration"] in known for row in runs):
+        runs = record["runs"]
+        names = {str(row["configuration"]) for row in runs}
+        # An older study has no list of configurations: `still_valid` says so.
+        if not isinstance(record["study"], str) or not names <= {*record.get("configurations", names)}:
             raise ValueError("it holds no study")
         return record
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:

@@ -374,7 +374,7 @@ def test_a_small_bert_fits_its_task_and_depends_on_its_seed_alone(task, raw_text
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     assert type(small_bert(raw_text, 1, 32)) is BertForMaskedLM
     assert "3 heads" in refusal(small_bert, task, 1, 32, heads=3)
-    assert "0 layers" in refusal(small_bert, task, 0, 32)
+    assert "layers must be a whole number from 1 to 1000, not 0" in refusal(small_bert, task, 0, 32)
 
 
 def test_a_regression_has_one_output():

@@ -16,7 +16,9 @@ from kdtutor.studies import runner
 from kdtutor.studies.runner import Job, Ledger, digest_of, kept, settings_to_try, work
 from kdtutor.studies.stored import read_file, unpacked
 
-HEAD = {"study": "made up", "format": 2, "teacher": "t", "configurations": {}, "choosing": [], "runs": []}
+NAMES = [*map(str, range(12)), "first", "second"]
+HEAD = {"study": "made up", "format": 2, "teacher": "t", "choosing": [], "runs": []}
+HEAD |= {"configurations": {name: {} for name in NAMES}}
 
 
 @pytest.fixture
