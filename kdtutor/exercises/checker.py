@@ -187,7 +187,10 @@ def _unstable_or_slow(
             operations(answer, exercise.growth(rows)) for rows in ROWS
         ] if exercise.growth else None
 
+    # Once more if the child did not get through: on a busy machine its few seconds may pass before it has begun.
     outcome = sandbox.run(look)
+    if outcome.value is None:
+        outcome = sandbox.run(look)
     if outcome.value is None:
         return None
     seen, counts = outcome.value
