@@ -13,7 +13,7 @@ a dictionary (Schütze 1995, cmp-lg/9503009). They are rough: a class is often a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,7 +48,8 @@ def augment(
     """
     task = as_task(task)
     copies = COUNT("copies", copies)
-    chances = [PROBABILITY(name, value) for name, value in zip(NAMES, (mask, swap, ngram), strict=True)]
+    given = {"mask": mask, "swap": swap, "ngram": ngram}
+    chances = [PROBABILITY(name, value) for name, value in given.items()]
     train, hidden = task.split("train"), task.tokenizer.mask_token
     if train.targets is None:
         raise KDTutorError(f"{task.name} is a {task.kind} task: it masks its texts itself, anew at each step")
@@ -63,7 +64,7 @@ def augment(
     classes = WordClasses.of([text.split() for column in train.texts for text in column]) if swap else None
     known = {key for part in task.splits.values() for key in zip(*part.texts, strict=True)}
     new = []
-    for row in _repeated(zip(*train.texts, strict=True), copies):
+    for row in [*zip(*train.texts, strict=True)] * copies:
         variant = tuple(_variant(text, rng, chances, hidden, classes) for text in row)
         if variant not in known:
             known.add(variant)
@@ -74,15 +75,6 @@ def augment(
     whole = Split(texts, torch.cat([train.targets, unlabelled]))
     name = f"{task.name}[and {len(new)} variants, seed {seed}]"
     return replace(task, name=name, splits=task.splits | {"train": whole})
-
-
-NAMES = ("mask", "swap", "ngram")
-
-
-def _repeated(rows: Iterator[tuple[str, ...]], copies: int) -> Iterator[tuple[str, ...]]:
-    kept = list(rows)
-    for _ in range(copies):
-        yield from kept
 
 
 def _variant(

@@ -27,8 +27,6 @@ def honest_report(
     All: (settings, seeds), the same seeds.
     """
 
-    from kdtutor.evaluation.statistics import mean_and_interval  # here: it takes seconds to import
-
     def choice(scores: Tensor, asked: Tensor, whose: str) -> int:
         scores = asked if {"chosen on the test set", f"{whose} chosen on the test set"} & wrong else scores
         if "chosen by the best run" in wrong:
@@ -49,14 +47,21 @@ def honest_report(
         ours, theirs = test.mean(0), control_test.mean(0)
     if "the control's mean over all settings" in wrong:
         theirs = control_test.mean(0)
-    differences = ours - theirs
-    gain = float(differences.mean())
+    gain = float((ours - theirs).mean())
     if "control minus method" in wrong:
         gain = -gain
     if "a ratio" in wrong:
         gain = float((ours / theirs).mean())
     if "the best run instead of the mean" in wrong:
         gain = float(ours.max() - theirs.max())
+    return best, other, gain, _half_width(ours, theirs, wrong)
+
+
+def _half_width(ours: Tensor, theirs: Tensor, wrong: frozenset[str]) -> float:
+    """The 95 % half-width of the mean difference of paired scores, (seeds,) each."""
+    from kdtutor.evaluation.statistics import mean_and_interval  # here: it takes seconds to import
+
+    differences = ours - theirs
     half_width = mean_and_interval(differences.tolist()).half_width
     if "the spread in place of the interval" in wrong:
         half_width = float(differences.std())
@@ -79,7 +84,7 @@ def honest_report(
         half_width = half_width / 2
     if "the method's interval alone" in wrong:
         half_width = mean_and_interval(ours.tolist()).half_width
-    return best, other, gain, half_width
+    return half_width
 
 
 def _report_probes(generator: torch.Generator) -> list[tuple]:

@@ -114,8 +114,8 @@ class Batches:
             batch = self.data.batch(self.index(step))
             # Labels and masks are made for all of it at once, so that they don't depend on how it is cut.
             batch = self._with_labels(batch, generator_from(self.seed, "masks", step))
-        # Every so-manieth example: texts of similar length lie side by side, so no part has the long ones. By which
-        # processes and micro-batches a batch is cut makes no difference to its parts, only how many there are.
+        # Every n-th example, of n parts: texts of similar length lie side by side, so no part has all the long ones.
+        # Whether processes or micro-batches cut a batch makes no difference to its parts, only how many there are.
         every = torch.arange(len(batch["index"]))
         mine = (every[self.rank + n * self.world :: self.parts] for n in range(self.accumulate))
         return [self._cut(batch, part) for part in mine if len(part)]
