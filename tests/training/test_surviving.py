@@ -107,7 +107,7 @@ def victim(folder: str, moment: str, tell) -> None:
     teachers.texts_at_once = lambda device: 4  # eleven batches; their shapes decide the last digits
     if moment == "asking the teacher":
         teachers.FLUSH_EVERY = 0
-        teachers.refuse_non_finite = slowly(0.02, teachers.refuse_non_finite)
+        teachers.refuse_non_finite = slowly(0.1, teachers.refuse_non_finite)
     elif moment == "saving":
         os.fsync = slowly(0.02, os.fsync)
         checkpoints.save_file = slowly(0.02, checkpoints.save_file)
