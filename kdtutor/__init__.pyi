@@ -39,6 +39,7 @@ from kdtutor.objectives import CLSPatience as CLSPatience
 from kdtutor.objectives import Contrastive as Contrastive
 from kdtutor.objectives import CosineHidden as CosineHidden
 from kdtutor.objectives import DecoupledKD as DecoupledKD
+from kdtutor.objectives import GeneralisedJSD as GeneralisedJSD
 from kdtutor.objectives import HardLabels as HardLabels
 from kdtutor.objectives import HiddenStates as HiddenStates
 from kdtutor.objectives import KeyRelations as KeyRelations
@@ -49,7 +50,10 @@ from kdtutor.objectives import PearsonKD as PearsonKD
 from kdtutor.objectives import QueryRelations as QueryRelations
 from kdtutor.objectives import RelationalAngle as RelationalAngle
 from kdtutor.objectives import RelationalDistance as RelationalDistance
+from kdtutor.objectives import ReverseKL as ReverseKL
 from kdtutor.objectives import SimilarityPreserving as SimilarityPreserving
+from kdtutor.objectives import SkewedKL as SkewedKL
+from kdtutor.objectives import SkewedReverseKL as SkewedReverseKL
 from kdtutor.objectives import SoftCrossEntropy as SoftCrossEntropy
 from kdtutor.objectives import SoftTargets as SoftTargets
 from kdtutor.objectives import Term as Term

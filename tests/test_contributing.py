@@ -20,7 +20,7 @@ def test_its_examples_run_one_after_the_other(capsys):
     for block in blocks("python"):
         exec(block, names)
     said = capsys.readouterr().out
-    assert "'ReverseKL':" in said, "the new term has a loss at every step"
+    assert "'BothWays':" in said, "the new term has a loss at every step"
     assert names["student"].config.num_attention_heads == 1
     assert "which of the two is divided by which?" in said, "the new exercise recognises its mistake"
 

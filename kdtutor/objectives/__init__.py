@@ -56,6 +56,16 @@ from kdtutor.objectives.relations import (
     SimilarityPreserving,
 )
 from kdtutor.objectives.rows import LIMITS, ObjectiveError
+from kdtutor.objectives.sequences import (
+    GeneralisedJSD,
+    ReverseKL,
+    SkewedKL,
+    SkewedReverseKL,
+    generalised_jsd,
+    reverse_kl,
+    skewed_kl,
+    skewed_reverse_kl,
+)
 from kdtutor.objectives.terms import Batch, Formula, Objective, Term
 
 __all__ = [
@@ -72,6 +82,7 @@ __all__ = [
     "CosineHidden",
     "DecoupledKD",
     "Formula",
+    "GeneralisedJSD",
     "HardLabels",
     "HiddenStates",
     "KeyRelations",
@@ -83,7 +94,10 @@ __all__ = [
     "QueryRelations",
     "RelationalAngle",
     "RelationalDistance",
+    "ReverseKL",
     "SimilarityPreserving",
+    "SkewedKL",
+    "SkewedReverseKL",
     "SoftCrossEntropy",
     "SoftTargets",
     "Term",
@@ -98,6 +112,7 @@ __all__ = [
     "cosine_hidden",
     "decoupled_kd",
     "entropy",
+    "generalised_jsd",
     "hard_labels",
     "hidden_states_mse",
     "kl_divergence",
@@ -109,7 +124,10 @@ __all__ = [
     "relation_scores",
     "relational_angle",
     "relational_distance",
+    "reverse_kl",
     "similarity_preserving",
+    "skewed_kl",
+    "skewed_reverse_kl",
     "soft_cross_entropy",
     "soft_targets",
     "uniform_targets",

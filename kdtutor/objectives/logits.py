@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -136,12 +136,17 @@ class SoftTargets(Term):
     """T² · KL(teacher ‖ student) at temperature T > 0 (Hinton et al. 2015): soft_targets()."""
 
     label = "soft targets (T²·KL)"
-    formula = staticmethod(soft_targets)
+    formula: Callable[..., Tensor] = staticmethod(soft_targets)
     exclusive = True  # whether it reads logits as those of a softmax, over classes of which one is right
 
     def __init__(self, temperature: float = 2.0) -> None:
         super().__init__()
         self.temperature = temperature
+
+    @property
+    def arguments(self) -> tuple[float, ...]:
+        """Give what the formula takes beside both logits."""
+        return (self.temperature,)
 
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
         super().prepare(student, teacher)
@@ -150,7 +155,7 @@ class SoftTargets(Term):
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
         logits = student.logits, output_of(teacher, "logits", "teacher")
-        return self.formula(*logits, self.temperature, mask=token_mask(batch), reduction=reduction)
+        return self.formula(*logits, *self.arguments, mask=token_mask(batch), reduction=reduction)
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature:g}"
