@@ -21,6 +21,7 @@ from kdtutor.evaluation import evaluate as evaluate
 from kdtutor.evaluation import mean_and_interval as mean_and_interval
 from kdtutor.evaluation import paired_test as paired_test
 from kdtutor.evaluation import predict as predict
+from kdtutor.models import Ensemble as Ensemble
 from kdtutor.models import cnn_student as cnn_student
 from kdtutor.models import freeze as freeze
 from kdtutor.models import gru_student as gru_student

@@ -100,6 +100,20 @@ def optional(check: Check) -> Check:
     return Check(check.allowed, lambda value: value if value is None else check.keep(value), check.read)
 
 
+def several(check: Check) -> Check:
+    """Make the check for one or more of what `check` allows: one is kept as it is, more as a tuple."""
+
+    def keep(value: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return check.keep(value)
+        kept = tuple(check.keep(each) for each in value)
+        if not kept:
+            raise ValueError
+        return kept if len(kept) > 1 else kept[0]
+
+    return Check(check.allowed, keep, check.read)
+
+
 def _shown(value: object) -> str:
     """Return the repr of what was given, cut where it is long."""
     short = Repr()

@@ -16,6 +16,7 @@ from kdtutor.errors import (
     number,
     one_of,
     optional,
+    several,
 )
 from kdtutor.training.settings import Settings
 
@@ -29,8 +30,9 @@ SHARE = number("a fraction from 0 to 1", lambda value: 0 <= value <= 1)
 DEFAULT_OBJECTIVE = "0.1 * HardLabels() + 0.9 * SoftTargets(temperature=4)"
 
 
-def field_of(default: object, check: Check, help: str):
-    return field(default=default, metadata={"check": check, "help": help})
+def field_of(default: object, check: Check, help: str, **more: object):
+    """Make a field. several=True: as a flag it may be given more than once, and in a YAML file be a list."""
+    return field(default=default, metadata={"check": check, "help": help, **more})
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,19 @@ class FinetuneArguments(TrainArguments):
 class DistillArguments(TrainArguments):
     """Distil a teacher into a smaller student."""
 
-    teacher: str | None = field_of(
-        None, optional(TEXT), "folder or Hub name (default: the embedded teacher of the task)"
+    teacher: str | tuple[str, ...] | None = field_of(
+        None,
+        optional(several(TEXT)),
+        "folder or Hub name (default: the embedded teacher of the task); named more than once, an ensemble",
+        several=True,
+    )
+    teacher_weights: str | None = field_of(
+        None,
+        optional(TEXT),
+        "of several teachers: a number each, as in 2,1,1, or agreement or confidence (default: all alike)",
+    )
+    combine: str = field_of(
+        "probabilities", one_of("probabilities", "logits"), "of several teachers: whose mean is taken"
     )
     label_map: str | None = field_of(None, optional(TEXT), LABEL_MAP)
     pool: bool = field_of(
@@ -169,7 +182,9 @@ class EvaluateArguments(DataArguments):
         optional(TEXT),
         "folder, Hub name or embedded checkpoint (default: the embedded teacher)",
     )
-    teacher: str | None = field_of(None, optional(TEXT), "to compare with: retention")
+    teacher: str | tuple[str, ...] | None = field_of(
+        None, optional(several(TEXT)), "to compare with: retention; more than once: an ensemble", several=True
+    )
     label_map: str | None = field_of(None, optional(TEXT), LABEL_MAP)
     metric: str | None = field_of(
         None, optional(TEXT), "the score to judge by, such as macro_f1 (default: the main one)"

@@ -47,14 +47,15 @@ def parse(kind: type, argv: list[str], name: str):
     parser.error = _refuse  # argparse itself would print all flags and leave
     for flag in known.values():
         _add(parser, flag)
+    recipe = []
     if argv and not argv[0].startswith("-"):
-        argv = [*_flags(argv[0], [*known]), *argv[1:]]  # argparse lets the later flag win
+        recipe, argv = _flags(argv[0], known), argv[1:]
     parsed, unknown = parser.parse_known_args(argv)
     if unknown and unknown[0].endswith((".yaml", ".yml")):
         raise KDTutorError(f"name the YAML file before the flags: {name} {unknown[0]} …")
     if unknown:
         raise KDTutorError(nearest("field", unknown[0].lstrip("-").split("=")[0], known))
-    return kind(**vars(parsed))
+    return kind(**vars(parser.parse_args(recipe)) | vars(parsed))
 
 
 def _add(parser: ArgumentParser, flag: Field) -> None:
@@ -68,7 +69,9 @@ def _add(parser: ArgumentParser, flag: Field) -> None:
         help = help.format(students=", ".join(_students()))
     if flag.default is not None and "default" not in help:
         help += f" (default: {flag.default})"
-    optional_value = {"nargs": "?", "const": True} if check is SWITCH else {}
+    optional_value: dict = {"nargs": "?", "const": True} if check is SWITCH else {}
+    if flag.metadata.get("several"):
+        optional_value = {"action": "append"}
     read, metavar = partial(check.from_text, flag.name), flag.name.upper()
     parser.add_argument(
         *spelt(flag.name), type=read, metavar=metavar, help=help.replace("%", "%%"), **optional_value
@@ -77,7 +80,7 @@ def _add(parser: ArgumentParser, flag: Field) -> None:
         parser.add_argument(*spelt(f"no_{flag.name}"), dest=flag.name, action="store_false")
 
 
-def _flags(file: str, known: list[str]) -> list[str]:
+def _flags(file: str, known: dict[str, Field]) -> list[str]:
     """Turn a YAML file's `field: value` lines into flags; `field:` without a value, or null, leaves the default."""
     import yaml
 
@@ -96,9 +99,14 @@ def _flags(file: str, known: list[str]) -> list[str]:
     for key, value in recipe.items():
         if key not in known:
             raise KDTutorError(f"{file}: " + nearest("field", key, known))
-        if isinstance(value, (list, dict)):
+        if isinstance(value, dict) or (isinstance(value, list) and not known[key].metadata.get("several")):
             raise KDTutorError(f"{file}: {key} takes one value, not a {type(value).__name__}")
-    return [f"--{key}={value}" for key, value in recipe.items() if value is not None]
+    values = ((key, each) for key, value in recipe.items() for each in _each(value))
+    return [f"--{key}={value}" for key, value in values if value is not None]
+
+
+def _each(value: object) -> list:
+    return [*value] if isinstance(value, (list, tuple)) else [value]
 
 
 def _refuse(message: str) -> None:
@@ -144,12 +152,34 @@ def distill(a: DistillArguments, command: str) -> None:
     parse_objective(a.objective)  # whether it can be read is said now, not after loading
     task = _task(a)
     objective = parse_objective(_formula(a, task.rules))
-    teacher = models.load_teacher(task, a.teacher, a.label_map)
+    teacher = _teacher(a, task)
     options = {name: getattr(a, name) for name in ("layers", "width", "token_types", "vectors")}
-    student = models.make_student(a.student, teacher, task, seed=a.seed, **options)
+    # Of several teachers the first is cut in half, or gives its vectors.
+    first = getattr(teacher, "members", [teacher])[0]
+    student = models.make_student(a.student, first, task, seed=a.seed, **options)
     if a.dropout is not None:
         models.set_dropout(student, a.dropout)
     train(a, command, [*flags_of(type(a))], student, teacher, task, objective)
+
+
+def _teacher(a: DistillArguments, task):
+    """Load the teacher, or the ensemble of those that are named."""
+    from kdtutor import models
+
+    weights = a.teacher_weights
+    # Numbers, or the name of what decides by text.
+    if weights is not None and set(weights) <= set("0123456789.,-+e "):
+        try:
+            weights = [float(part) for part in weights.split(",")]
+        except ValueError:
+            raise KDTutorError(f"--teacher_weights are numbers, as in 2,1,1, not {weights[:80]}") from None
+    if isinstance(a.teacher, tuple):
+        return models.load_ensemble(task, a.teacher, weights, a.combine, a.label_map)
+    if weights is not None or a.combine != "probabilities":
+        raise KDTutorError(
+            "--teacher_weights and --combine are for several teachers: --teacher a --teacher b"
+        )
+    return models.load_teacher(task, a.teacher, a.label_map)
 
 
 def _formula(a: DistillArguments, rules) -> str:
@@ -186,7 +216,10 @@ def evaluate(a: EvaluateArguments, command: str) -> None:
         writable(Path(a.output).parent)  # said now, not after the measuring
     task = _task(a)
     model = models.load_teacher(task, a.model, None if a.teacher else a.label_map)
-    teacher = models.load_teacher(task, a.teacher, a.label_map) if a.teacher else None
+    teacher = None
+    if a.teacher:
+        load = models.load_ensemble if isinstance(a.teacher, tuple) else models.load_teacher
+        teacher = load(task, a.teacher, label_map=a.label_map)
     evaluation = measure(model, task, a.split, teacher=teacher, metric=a.metric)
     text = json.dumps({"command": command, **evaluation.to_dict()}, indent=2)
     print(text if a.json else evaluation)
@@ -240,5 +273,5 @@ def _own_tokenizer(a: DataArguments) -> str | None:
 
     name = getattr(a, "model", None)
     if isinstance(a, DistillArguments):  # a new student reads as its teacher does
-        name = a.teacher if a.student in student_names() else a.student
+        name = _each(a.teacher)[0] if a.student in student_names() else a.student
     return None if name is None or name in shipped() or tokenizer_at(name) is None else name

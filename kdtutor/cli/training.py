@@ -167,7 +167,8 @@ def _save(run, a: TrainArguments, output: Path, command: str, flags: Sequence[st
         "versions": {name: __import__(name).__version__ for name in packages},
     }
     _write(card, output)
-    write_card(output, card, task.kind, getattr(a, "teacher", None) or getattr(a, "model", None))
+    made_from = getattr(a, "teacher", None) or getattr(a, "model", None)
+    write_card(output, card, task.kind, made_from if isinstance(made_from, str) else None)
     say(*scores.values(), is_trained, sep="\n")
     say(f"saved to {output} after {seconds / 60:.1f} minutes")
     return saved, card

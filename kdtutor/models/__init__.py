@@ -2,6 +2,7 @@
 
 from kdtutor.models.convolutional import cnn_student
 from kdtutor.models.depth import half_depth, layer_choice
+from kdtutor.models.ensemble import Ensemble, is_ensemble, load_ensemble
 from kdtutor.models.forward import (
     Outputs,
     forward,
@@ -13,6 +14,7 @@ from kdtutor.models.forward import (
     unembedding,
 )
 from kdtutor.models.load import TEACHERS, check_fits, freeze, load_model, load_teacher, shipped
+from kdtutor.models.pools import Pool, abstaining, by_agreement, by_confidence
 from kdtutor.models.recurrent import gru_student, lstm_student
 from kdtutor.models.sizes import Sizes, sizes
 from kdtutor.models.static import static_student
@@ -27,8 +29,13 @@ from kdtutor.models.vectors import token_vectors
 
 __all__ = [
     "TEACHERS",
+    "Ensemble",
     "Outputs",
+    "Pool",
     "Sizes",
+    "abstaining",
+    "by_agreement",
+    "by_confidence",
     "check_fits",
     "cnn_student",
     "forward",
@@ -36,7 +43,9 @@ __all__ = [
     "gru_student",
     "half_depth",
     "inputs_of",
+    "is_ensemble",
     "layer_choice",
+    "load_ensemble",
     "load_model",
     "load_teacher",
     "logits_by_batch",

@@ -20,6 +20,7 @@ from kdtutor.errors import KDTutorError
 from kdtutor.models import lean
 from kdtutor.models.families import PLAIN_ATTENTION, ROBERTAS, reads_types
 from kdtutor.models.names import attention_modules
+from kdtutor.models.pools import Pool
 
 #: what an objective may need of every layer's attention, and the module that makes it, as names.py calls it
 ATTENTION_PARTS = {"queries": "query", "keys": "key", "values": "value"}
@@ -33,7 +34,8 @@ class Outputs:
     layer, each (B, L, D). attentions: every layer, (B, H, L, L), after dropout. queries, keys, values: every layer, its
     heads side by side, (B, L, D), of the models that PLAIN_ATTENTION names. features: instead of logits, those tokens'
     last vectors before the `unembedding` onto the vocabulary, (n or a few more, D), padded at the end; or, of a
-    teacher, the `top` k log-probabilities and their tokens, (n, k) each.
+    teacher, the `top` k log-probabilities and their tokens, (n, k) each. pool: of several teachers, what each answers;
+    `logits` are theirs together at temperature 1.
     """
 
     logits: Tensor | None
@@ -45,6 +47,7 @@ class Outputs:
     features: Tensor | None = None
     unembedding: nn.Linear | None = None
     top: tuple[Tensor, Tensor] | None = None
+    pool: Pool | None = None
 
 
 def forward(

@@ -33,10 +33,14 @@ def load_teacher(
     """Load the teacher of `task`, frozen and in eval mode: the embedded one, or any Hub name or local folder.
 
     The task may be given by its name. Classes are matched by name; label_map says which is which where names differ,
-    as {"NEGATIVE": "0", "POSITIVE": "1"} or "NEGATIVE=0,POSITIVE=1". Raises KDTutorError if no teacher ships for the
-    task, or if the teacher has other classes, another vocabulary, or no trained head.
+    as {"NEGATIVE": "0", "POSITIVE": "1"} or "NEGATIVE=0,POSITIVE=1". A folder may hold an `Ensemble`. Raises
+    KDTutorError if no teacher ships for the task, or if one has other classes, another vocabulary, or no trained head.
     """
+    from kdtutor.models.ensemble import is_ensemble, load_ensemble  # made of what is loaded here
+
     task = as_task(task)
+    if name is not None and is_ensemble(name):
+        return freeze(load_ensemble(task, name, label_map=label_map))
     base = task.name.split("[")[0]
     if name is None and base not in TEACHERS:
         raise KDTutorError(
@@ -199,8 +203,9 @@ def check_fits(model: PreTrainedModel, task: Task, who: str = "the model") -> No
         name = type(model).__name__
         raise KDTutorError(f"{who} is a {name}, not a model of transformers: its configuration is missing")
     others = {f"For{rules.head}" for rules in KINDS.values()} - {f"For{task.rules.head}"}
-    if any(other in type(model).__name__ for other in others):
-        raise KDTutorError(f'{who} is a {type(model).__name__}, but "{task.name}" is a {task.kind} task')
+    head = type(getattr(model, "members", [model])[0]).__name__  # an ensemble's teachers have the same
+    if any(other in head for other in others):
+        raise KDTutorError(f'{who} is a {head}, but "{task.name}" is a {task.kind} task')
     _check_config(model.config, read_by(model, task), who, has_head=True)
     names = output_names(model.config)
     named = task.rules.named and not is_unnamed(names)

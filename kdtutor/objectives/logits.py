@@ -23,7 +23,7 @@ from kdtutor.objectives.formulas import (
     uniform_targets,
 )
 from kdtutor.objectives.rows import ObjectiveError, check_factor, check_number
-from kdtutor.objectives.terms import Batch, Objective, Term, one_value, output_of, token_mask
+from kdtutor.objectives.terms import Batch, Objective, Term, one_value, teacher_logits, token_mask
 
 
 class HardLabels(Term):
@@ -123,12 +123,15 @@ class UniformTargets(Term):
 
 
 class LogitsMSE(Term):
-    """Squared difference of the logits, regression included (Ba & Caruana 2014): logits_mse()."""
+    """Squared difference of the logits, regression included (Ba & Caruana 2014): logits_mse().
+
+    Of several teachers it takes the mean logits: the mean of the squared distances has the same gradient.
+    """
 
     label = "logit MSE"
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
-        logits = student.logits, output_of(teacher, "logits", "teacher")
+        logits = student.logits, teacher_logits(teacher)
         return logits_mse(*logits, mask=token_mask(batch), reduction=reduction)
 
 
@@ -154,7 +157,7 @@ class SoftTargets(Term):
             _check_exclusive(self, student)
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
-        logits = student.logits, output_of(teacher, "logits", "teacher")
+        logits = student.logits, teacher_logits(teacher, self.temperature)
         return self.formula(*logits, *self.arguments, mask=token_mask(batch), reduction=reduction)
 
     def extra_repr(self) -> str:
@@ -189,7 +192,7 @@ class DecoupledKD(SoftTargets):
         self.factors = check_factor("alpha", alpha), check_factor("beta", beta)
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
-        logits = student.logits, output_of(teacher, "logits", "teacher")
+        logits = student.logits, teacher_logits(teacher, self.temperature)
         return decoupled_kd(*logits, batch["labels"], *self.factors, self.temperature, reduction=reduction)
 
     def count(self, batch: Batch) -> Tensor:
@@ -213,7 +216,7 @@ class PearsonKD(SoftTargets):
         self.factors = check_factor("beta", beta), check_factor("gamma", gamma)
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
-        logits = student.logits, output_of(teacher, "logits", "teacher")
+        logits = student.logits, teacher_logits(teacher, self.temperature)
         loss = pearson_kd(*logits, *self.factors, self.temperature, mask=token_mask(batch))
         return one_value(loss, len(student.logits) > 0, reduction)
 

@@ -180,6 +180,17 @@ def output_of(outputs: Any, name: str, who: str) -> Any:
     return getattr(outputs, name)
 
 
+def teacher_logits(outputs: Any, temperature: float | None = None) -> Tensor:
+    """Return the teacher's logits, (B, C); of several teachers, those of all at a term's temperature.
+
+    temperature: None where a term has none: then it is the mean of their logits.
+    """
+    pool = getattr(outputs, "pool", None)
+    if pool is None:
+        return output_of(outputs, "logits", "teacher")
+    return pool.mean() if temperature is None else pool.at(temperature)
+
+
 def width_of(model: Any, who: str) -> int:
     config = getattr(model, "config", None)
     width = getattr(config, "hidden_size", None) or getattr(config, "dim", None)

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
 from kdtutor.evaluation.scores import check_metric
+from kdtutor.models.ensemble import Ensemble
 from kdtutor.models.fingerprint import configuration, fingerprint
 from kdtutor.models.load import check_fits
 from kdtutor.models.reading import read_by
@@ -112,9 +113,9 @@ def _check_outputs(
     for term in objective.terms:
         for who, model in (("student", student), ("teacher", teacher if term.needs_teacher else None)):
             if lacks := sorted(term.needs - getattr(model, "gives", term.needs)):
+                kind = "an ensemble" if isinstance(model, Ensemble) else f"a {type(model).__name__}"
                 raise KDTutorError(
-                    f"{type(term).__name__} reads {lacks[0].replace('_', ' ')}, and the {who}, a "
-                    f"{type(model).__name__}, has none"
+                    f"{type(term).__name__} reads {lacks[0].replace('_', ' ')}, and the {who}, {kind}, has none"
                 )
 
 

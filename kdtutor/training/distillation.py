@@ -38,9 +38,10 @@ from kdtutor.training.neighbours import Neighbours
 from kdtutor.training.randomness import own_randomness
 from kdtutor.training.resumable import CHECK_EVERY, Resumable
 from kdtutor.training.settings import Settings, TopK, check_setting, describe, takes_settings
+from kdtutor.training.several import answers_of
 from kdtutor.training.state import Learning
 from kdtutor.training.teacher_check import check_teacher
-from kdtutor.training.teachers import Answers, Inference, answers_for
+from kdtutor.training.teachers import Answers, Inference
 from kdtutor.training.validation import Validation
 
 RELEASE_EVERY = 50  # steps between two times that freed memory goes back to the system, some 20 ms each
@@ -355,7 +356,7 @@ class Distillation(Resumable):
     def answers_with(self, cache: bool | str | os.PathLike | TopK) -> Answers:
         """Return the teacher's answers as they would be kept with this `cache`; nothing is asked yet."""
         inference = Inference(self.teacher, self.accelerator, self.bf16, self.settings.fast, self.progress)
-        return answers_for(
+        return answers_of(
             inference, self.objective.terms, self.teacher_needs, self.batches, self.split, cache
         )
 

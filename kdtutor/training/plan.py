@@ -29,7 +29,6 @@ from kdtutor.training.batches import Batches
 from kdtutor.training.distillation import Distillation
 from kdtutor.training.processes import Launch
 from kdtutor.training.settings import Settings, TopK, takes_settings
-from kdtutor.training.teachers import Cached
 
 # A process's texts in a step of the trial, and its steps, the first of which warms up.
 TRIAL_TEXTS, TRIAL_STEPS = 32, 4
@@ -115,7 +114,7 @@ def plan(
     if not measure:
         return replace(known, time="not measured")
     in_memory = cache if isinstance(cache, TopK) else bool(answers.bytes)
-    is_asked = bool(answers.bytes) and not (isinstance(answers, Cached) and answers.shipped() is not None)
+    is_asked = bool(answers.bytes) and not answers.ships()
     return _timed(known, run, settings | {"cache": in_memory}, is_asked)
 
 

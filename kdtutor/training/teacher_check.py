@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from kdtutor.data.task import Split, Task
 from kdtutor.errors import KDTutorError
 from kdtutor.evaluation.scores import predict, spearman
+from kdtutor.models.ensemble import Ensemble
 from kdtutor.models.outputs import output_names, written
 
 TEXTS = 256  # labelled texts that are asked
@@ -24,8 +25,15 @@ def check_teacher(teacher: PreTrainedModel, task: Task, fast: bool = True) -> No
     """Refuse a teacher that is below chance on labelled texts, or far better with its outputs in another order.
 
     Validation texts are asked, and training texts where those are few. A teacher that ships is known. Raises
-    KDTutorError with both scores, and with the label map that would fit.
+    KDTutorError with both scores, and with the label map that would fit. Of several teachers each is measured.
     """
+    if isinstance(teacher, Ensemble):
+        for which, member in enumerate(teacher.members, start=1):
+            try:
+                check_teacher(member, task, fast)
+            except KDTutorError as error:
+                raise KDTutorError(f"teacher {which}: {error}") from error
+        return
     if getattr(teacher, "is_shipped", False) or task.rules.answer == "token":
         return
     texts = _labelled(task)

@@ -4,8 +4,8 @@
     answers.ask()                                  # nothing, or a pass over the data
     teacher = answers.outputs(batch, inputs)       # at each step
 
-`Distillation` knows these two methods and nothing else, so a teacher of another kind is one more class here. Several
-teachers, say, would keep the logits of each, not their mean: a mean of probabilities depends on a term's temperature.
+`Distillation` knows these two methods and nothing else, so a teacher of another kind is one more class, as several
+teachers are in several.py: the logits of each are kept, since a mean of probabilities depends on a term's temperature.
 """
 
 from __future__ import annotations
@@ -78,6 +78,10 @@ class Answers:
     def ask_anew(self) -> None:
         """Ask again, also where the answers are known already: what it takes is timed."""
         self.ask()
+
+    def ships(self) -> bool:
+        """Tell whether the answers come with the course, and nobody is asked."""
+        return False
 
     def outputs(self, batch: Batch, inputs: Batch) -> Outputs | None:
         """Give the teacher's outputs for a micro-batch, which lies on the host (`batch`) and the device (`inputs`)."""
@@ -182,6 +186,9 @@ class Cached(Answers):
 
     def ask_anew(self) -> None:
         self._in_memory()
+
+    def ships(self) -> bool:
+        return self.shipped() is not None
 
     def shipped(self) -> Tensor | None:
         """Look up the answers that ship with the course, (N, C); a folder holds what its own teacher was asked."""
