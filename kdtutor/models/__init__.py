@@ -2,7 +2,7 @@
 
 from kdtutor.models.convolutional import cnn_student
 from kdtutor.models.depth import half_depth, layer_choice
-from kdtutor.models.ensemble import Ensemble, is_ensemble, load_ensemble
+from kdtutor.models.ensemble import Ensemble, is_ensemble
 from kdtutor.models.forward import (
     Outputs,
     forward,
@@ -13,7 +13,7 @@ from kdtutor.models.forward import (
     texts_at_once,
     unembedding,
 )
-from kdtutor.models.load import TEACHERS, check_fits, freeze, load_model, load_teacher, shipped
+from kdtutor.models.load import TEACHERS, check_fits, freeze, load_ensemble, load_model, load_teacher, shipped
 from kdtutor.models.pools import Pool, abstaining, by_agreement, by_confidence
 from kdtutor.models.recurrent import gru_student, lstm_student
 from kdtutor.models.sizes import Sizes, sizes

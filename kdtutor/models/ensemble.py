@@ -18,15 +18,12 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from kdtutor.data.load import as_task
-from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError, nearest, number, one_of
 from kdtutor.files import write_atomically
 from kdtutor.models.families import positions
 from kdtutor.models.fingerprint import fingerprint
 from kdtutor.models.forward import forward
-from kdtutor.models.load import load_teacher
-from kdtutor.models.outputs import LabelMap, few, is_unnamed, output_names
+from kdtutor.models.outputs import few, is_unnamed, output_names
 from kdtutor.models.pools import WEIGHTINGS, Pool
 
 COMBINE = one_of("probabilities", "logits")
@@ -138,41 +135,12 @@ class Ensemble(PreTrainedModel):
         write_atomically(folder / LISTED, json.dumps(listed, indent=2) + "\n")
 
 
-def load_ensemble(
-    task: Task | str,
-    names: Sequence[str | os.PathLike] | str | os.PathLike,
-    weights: Weights = None,
-    combine: str | None = None,
-    label_map: LabelMap | None = None,
-) -> Ensemble:
-    """Load an ensemble for `task`: from the names of its teachers, each as for load_teacher, or from a saved folder.
-
-    weights, combine: by default all alike and "probabilities", or what the folder says. Raises KDTutorError if a
-    teacher is missing, named twice, or does not fit.
-    """
-    task = as_task(task)
-    if isinstance(names, (str, os.PathLike)):
-        listed = _listed(Path(names))
-        names = [Path(names, name) for name in listed["teachers"]]
-        weights = listed["weights"] if weights is None else weights
-        combine = combine or listed["combine"]
-    places = [os.path.realpath(name) if os.path.exists(name) else str(name) for name in names]
-    for place, name in zip(places, names, strict=True):
-        if places.count(place) > 1:
-            raise KDTutorError(
-                f"{name} is named twice as a teacher: a weight of 2 says that it counts double"
-            )
-    return Ensemble(
-        [load_teacher(task, name, label_map) for name in names], weights, combine or "probabilities"
-    )
-
-
 def is_ensemble(folder: str | os.PathLike) -> bool:
     """Tell whether a saved ensemble lies in a folder."""
     return os.path.isfile(os.path.join(folder, LISTED))
 
 
-def _listed(folder: Path) -> dict:
+def read_listed(folder: Path) -> dict:
     """Read who belongs to a saved ensemble. KDTutorError if that can't be read, or a teacher's folder is missing."""
     try:
         listed = json.loads((folder / LISTED).read_text(encoding="utf-8"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from kdtutor.data.kinds import KINDS
 from kdtutor.data.load import as_task
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError, nearest
+from kdtutor.models.ensemble import Ensemble, Weights, is_ensemble, read_listed
 from kdtutor.models.families import positions
 from kdtutor.models.outputs import LabelMap, few, is_unnamed, order_of, output_names, reorder
 from kdtutor.models.reading import own_tokenizer, read_by, settle_padding
@@ -36,8 +37,6 @@ def load_teacher(
     as {"NEGATIVE": "0", "POSITIVE": "1"} or "NEGATIVE=0,POSITIVE=1". A folder may hold an `Ensemble`. Raises
     KDTutorError if no teacher ships for the task, or if one has other classes, another vocabulary, or no trained head.
     """
-    from kdtutor.models.ensemble import is_ensemble, load_ensemble  # made of what is loaded here
-
     task = as_task(task)
     if name is not None and is_ensemble(name):
         return freeze(load_ensemble(task, name, label_map=label_map))
@@ -54,6 +53,35 @@ def load_teacher(
             f'{name} can\'t teach "{task.name}": it has no trained {fresh[0]}; run kdtutor finetune first'
         )
     return freeze(model)
+
+
+def load_ensemble(
+    task: Task | str,
+    names: Sequence[str | os.PathLike] | str | os.PathLike,
+    weights: Weights = None,
+    combine: str | None = None,
+    label_map: LabelMap | None = None,
+) -> Ensemble:
+    """Load an ensemble for `task`: from the names of its teachers, each as for load_teacher, or from a saved folder.
+
+    weights, combine: by default all alike and "probabilities", or what the folder says. Raises KDTutorError if a
+    teacher is missing, named twice, or does not fit.
+    """
+    task = as_task(task)
+    if isinstance(names, (str, os.PathLike)):
+        listed = read_listed(Path(names))
+        names = [Path(names, name) for name in listed["teachers"]]
+        weights = listed["weights"] if weights is None else weights
+        combine = combine or listed["combine"]
+    places = [os.path.realpath(name) if os.path.exists(name) else str(name) for name in names]
+    for place, name in zip(places, names, strict=True):
+        if places.count(place) > 1:
+            raise KDTutorError(
+                f"{name} is named twice as a teacher: a weight of 2 says that it counts double"
+            )
+    return Ensemble(
+        [load_teacher(task, name, label_map) for name in names], weights, combine or "probabilities"
+    )
 
 
 def load_model(name: str | os.PathLike, task: Task | str) -> PreTrainedModel:

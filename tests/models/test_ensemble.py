@@ -13,8 +13,8 @@ from helpers import make_task, model, refusal, sharp_teacher
 from torch import Tensor
 
 from kdtutor.evaluation.scores import evaluate, predict
-from kdtutor.models.ensemble import Ensemble, load_ensemble
-from kdtutor.models.load import load_teacher
+from kdtutor.models.ensemble import Ensemble
+from kdtutor.models.load import load_ensemble, load_teacher
 from kdtutor.models.pools import Pool, abstaining, by_agreement, by_confidence
 
 CLASSES = "single_label_classification"
