@@ -1,6 +1,7 @@
 # What `kd.` offers, and where each name lives: editors and type checkers read this file, and __init__.py does too.
 from kdtutor import assets as assets
 from kdtutor import data as data
+from kdtutor import deploy as deploy
 from kdtutor import doctor as doctor
 from kdtutor import errors as errors
 from kdtutor import evaluation as evaluation
@@ -16,6 +17,8 @@ from kdtutor.data import Task as Task
 from kdtutor.data import load_task as load_task
 from kdtutor.data import load_tokenizer as load_tokenizer
 from kdtutor.data.augment import augment as augment
+from kdtutor.deploy.onnx import export as export
+from kdtutor.deploy.session import OnnxModel as OnnxModel
 from kdtutor.errors import KDTutorError as KDTutorError
 from kdtutor.evaluation import evaluate as evaluate
 from kdtutor.evaluation import mean_and_interval as mean_and_interval

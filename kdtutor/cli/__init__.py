@@ -1,7 +1,8 @@
-"""The command line, `kdtutor COMMAND …`: pretrain, finetune, distill, evaluate, predict, label, study,
-class or doctor.
+"""The command line, `kdtutor COMMAND …`: pretrain, finetune, distill, evaluate, predict, label, export,
+study, class or doctor.
 
     kdtutor finetune --task supersense --model bert-glosses --epochs 4 --output runs/teacher
+    kdtutor export runs/latest --precision int8 # ONNX, for machines without PyTorch
     kdtutor distill recipe.yaml --seed 3        # a YAML file holds the same fields; flags beside it win
 
 Each run writes its model (safetensors, loads with from_pretrained), its checkpoints (`--resume` goes on from the

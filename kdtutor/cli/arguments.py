@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from kdtutor.errors import (
     COUNT,
@@ -27,6 +28,7 @@ CLASS_WEIGHTS = (
     "a factor for each class in the loss, as in 1,2.5, or balanced: what all classes weigh alike with"
 )
 SHARE = number("a fraction from 0 to 1", lambda value: 0 <= value <= 1)
+PRECISION = one_of("float32", "float16", "int8", "int8-static")
 DEFAULT_OBJECTIVE = "0.1 * HardLabels() + 0.9 * SoftTargets(temperature=4)"
 
 
@@ -219,3 +221,20 @@ class LabelArguments(PredictArguments):
 
     label: str = field_of("label", TEXT, "label column")
     output: str = field_of("labelled.csv", TEXT, "CSV file to write")
+
+
+@dataclass(frozen=True)
+class ExportArguments(DataArguments):
+    """Write a trained model as a folder that needs no PyTorch: ONNX, its tokenizer, its labels."""
+
+    first: ClassVar[str] = "model"
+
+    task: str | None = field_of(
+        None, optional(TEXT), "whose texts it is compared on (default: what the model was trained on)"
+    )
+    model: str = field_of("bert-supersense", TEXT, "folder, Hub name or embedded checkpoint")
+    label_map: str | None = field_of(None, optional(TEXT), LABEL_MAP)
+    precision: str = field_of("float32", PRECISION, "float32, float16, int8 or int8-static")
+    texts: int = field_of(256, COUNT, "how many texts it is compared on")
+    split: str = field_of("validation", TEXT, "the part of the task that they are from")
+    output: str = field_of("exported", FOLDER, "folder to write")

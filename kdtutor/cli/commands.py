@@ -6,7 +6,7 @@ import json
 import sys
 from argparse import SUPPRESS, ArgumentParser
 from contextlib import redirect_stdout
-from dataclasses import Field, fields
+from dataclasses import Field, asdict, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from kdtutor.cli.arguments import (
     DataArguments,
     DistillArguments,
     EvaluateArguments,
+    ExportArguments,
     FinetuneArguments,
     LabelArguments,
     PredictArguments,
@@ -39,7 +40,10 @@ def flags_of(kind: type) -> dict[str, Field]:
 
 
 def parse(kind: type, argv: list[str], name: str):
-    """Read flags, or a YAML file and flags that win over it, into a `kind`. An unknown field lists those there are."""
+    """Read flags, or a YAML file and flags that win over it, into a `kind`. An unknown field lists those there are.
+
+    A `kind` with a `first` field takes that without its flag, if it stands first.
+    """
     known = flags_of(kind)
     parser = ArgumentParser(
         prog=name, description=kind.__doc__, allow_abbrev=False, argument_default=SUPPRESS
@@ -49,7 +53,9 @@ def parse(kind: type, argv: list[str], name: str):
         _add(parser, flag)
     recipe = []
     if argv and not argv[0].startswith("-"):
-        recipe, argv = _flags(argv[0], known), argv[1:]
+        is_recipe = argv[0].endswith((".yaml", ".yml")) or not hasattr(kind, "first")
+        given = _flags(argv[0], known) if is_recipe else [f"--{kind.first}={argv[0]}"]
+        recipe, argv = given, argv[1:]
     parsed, unknown = parser.parse_known_args(argv)
     if unknown and unknown[0].endswith((".yaml", ".yml")):
         raise KDTutorError(f"name the YAML file before the flags: {name} {unknown[0]} …")
@@ -227,6 +233,32 @@ def evaluate(a: EvaluateArguments, command: str) -> None:
         write_atomically(Path(a.output), text + "\n")
 
 
+def export(a: ExportArguments, command: str) -> None:
+    from kdtutor.deploy.onnx import export as write
+    from kdtutor.models import load_teacher
+
+    a = _as_trained(a)
+    task = _task(a)
+    model = load_teacher(task, a.model, a.label_map)
+    made = write(model, task, a.output, a.precision, a.split, a.texts)
+    print(json.dumps(asdict(made), indent=2) if a.json else made)
+
+
+def _as_trained(a: ExportArguments) -> ExportArguments:
+    """Fill in the task that a model was trained on, and how its file is read, where no task was given."""
+    from kdtutor.models import TEACHERS
+
+    taught = {model: {"task": task} for task, model in TEACHERS.items()}
+    card = Path(a.model, "card.json")
+    if a.task is not None:
+        return a
+    if a.model not in taught and not card.is_file():
+        raise KDTutorError(f"{a.model} does not say what it was trained on: --task …")
+    settings = taught.get(a.model) or json.loads(card.read_text(encoding="utf-8"))["settings"]
+    known = {field.name for field in fields(DataArguments)} - {"json"}
+    return replace(a, **{name: value for name, value in settings.items() if name in known})
+
+
 COMMANDS = {
     "pretrain": (PretrainArguments, pretrain),
     "finetune": (FinetuneArguments, finetune),
@@ -234,6 +266,7 @@ COMMANDS = {
     "evaluate": (EvaluateArguments, evaluate),
     "predict": (PredictArguments, predict),
     "label": (LabelArguments, label),
+    "export": (ExportArguments, export),
 }
 
 

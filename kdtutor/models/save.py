@@ -25,6 +25,16 @@ def save(
     nothing of how texts were cut in training is left in the tokenizer. Raises KDTutorError where it can't be written,
     on a full disk say.
     """
+    try:
+        with quiet():
+            model.to(dtype).save_pretrained(Path(folder))
+        return save_tokenizer(model, task, folder)
+    except (OSError, SafetensorError) as error:
+        raise KDTutorError(f"the model can't be saved in {folder}: {error}") from error
+
+
+def save_tokenizer(model: PreTrainedModel, task: Task, folder: str | os.PathLike) -> int:
+    """Save the tokenizer as `model` reads by it, and return how many tokens a text may have."""
     given = task.tokenizer.model_max_length
     # A tokenizer without a limit says so by an enormous number.
     length = int(min(positions(model.config), max(task.max_length, given if given < 10**6 else 0)))
@@ -40,10 +50,5 @@ def save(
     if not reads_types(model.config):
         inputs = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
         tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = inputs
-    try:
-        with quiet():
-            model.to(dtype).save_pretrained(Path(folder))
-        tokenizer.save_pretrained(Path(folder))
-    except (OSError, SafetensorError) as error:
-        raise KDTutorError(f"the model can't be saved in {folder}: {error}") from error
+    tokenizer.save_pretrained(Path(folder))
     return length
