@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import time
 from pathlib import Path
 
+POWERCAP = Path("/sys/class/powercap")  # where Linux tells what energy an Intel or AMD processor has used
 CGROUP = Path("/sys/fs/cgroup")  # where Linux mounts the limits of the container that this process is in
 
 
@@ -77,6 +79,9 @@ def peak_memory(device) -> int:
         import torch
 
         return torch.cuda.max_memory_allocated(device)
+    # Linux: getrusage would begin with what the process had that started this one.
+    if found := re.search(r"VmHWM:\s+(\d+) kB", _read(Path("/proc/self/status"))):
+        return 1024 * int(found[1])
     try:
         import resource
     except ImportError:  # Windows
@@ -85,6 +90,16 @@ def peak_memory(device) -> int:
         return psutil.Process().memory_info().peak_wset
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def joules(powercap: Path = POWERCAP) -> float | None:
+    """Read the energy that the processor has used so far, in joules; None where the machine doesn't tell (RAPL)."""
+    counters = [
+        _read(package / "energy_uj")
+        for package in powercap.glob("intel-rapl:[0-9]*")
+        if package.name.count(":") == 1
+    ]
+    return sum(map(int, counters)) / 1e6 if counters and all(text.isdigit() for text in counters) else None
 
 
 def release_freed_memory() -> None:

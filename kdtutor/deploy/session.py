@@ -21,7 +21,7 @@ class OnnxModel:
     """A model that `export` wrote: texts in, logits out.
 
     labels: what its outputs are called, in their order. max_length: tokens of a text that are read. inputs: what it
-    takes. about: what export.json says. threads: of onnxruntime; None, as many as it likes.
+    takes. bytes: of the graph. about: what export.json says. threads: of onnxruntime; None, as many as it likes.
     """
 
     def __init__(self, folder: str | os.PathLike, threads: int | None = None):
@@ -45,6 +45,7 @@ class OnnxModel:
             raise KDTutorError(f"{folder} can't be read as an exported model: {why}") from error
         self.tokenizer.enable_truncation(self.max_length)
         self.tokenizer.enable_padding(pad_id=self.pad, pad_token=self.tokenizer.id_to_token(self.pad))
+        self.bytes = (self.folder / "model.onnx").stat().st_size
         self.inputs = tuple(given.name for given in self.session.get_inputs())
 
     def encode(self, texts: Sequence[Text]) -> dict[str, np.ndarray]:

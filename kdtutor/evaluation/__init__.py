@@ -24,7 +24,7 @@ from kdtutor.evaluation.similarity import (
     layer_states,
     linear_cka,
 )
-from kdtutor.evaluation.speed import latencies_ms, latency_ms
+from kdtutor.evaluation.speed import Speed, Speeds, latencies_ms, latency_ms, speeds, stored_bytes
 from kdtutor.evaluation.statistics import (
     Interval,
     PairedTest,
@@ -40,6 +40,8 @@ __all__ = [
     "Evaluation",
     "Interval",
     "PairedTest",
+    "Speed",
+    "Speeds",
     "accuracy",
     "cka_of_layers",
     "ece",
@@ -63,4 +65,6 @@ __all__ = [
     "predict",
     "scores_of",
     "spearman",
+    "speeds",
+    "stored_bytes",
 ]

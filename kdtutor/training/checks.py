@@ -95,6 +95,11 @@ def _check_student(student: PreTrainedModel, task: Task) -> None:
             f'load_task(…, tokenizer="{own}") (--tokenizer {own})'
         )
     check_fits(student, task, "the student")
+    if any(type(module).__module__.startswith("torch.ao.nn.") for module in student.modules()):
+        raise KDTutorError(
+            "the student is quantised, and whole numbers have no gradient: train it in float32 and quantise it then, "
+            "or let it feel the rounding while it is trained (kdtutor.deploy.aware)"
+        )
     trained = [p for p in student.parameters() if p.requires_grad]
     if not trained:
         raise KDTutorError(

@@ -14,10 +14,12 @@ from helpers import make_task, model, refusal, sharp_teacher, texts
 
 import kdtutor
 from kdtutor.data.task import Split, Task
+from kdtutor.deploy.cold import cold_start
 from kdtutor.deploy.onnx import export
 from kdtutor.deploy.session import OnnxModel
 from kdtutor.models.forward import logits_of
 from kdtutor.models.recurrent import lstm_student
+from kdtutor.models.save import save
 from kdtutor.models.static import static_student
 
 
@@ -137,3 +139,12 @@ def test_a_folder_without_its_tokenizer_is_refused(made, tmp_path):
     assert "it lacks tokenizer.json; kdtutor export MODEL" in refusal(OnnxModel, tmp_path)
     (tmp_path / "tokenizer.json").write_text("{", encoding="utf-8")
     assert "can't be read as an exported model" in refusal(OnnxModel, tmp_path)
+
+
+def test_a_cold_start_without_pytorch_takes_less_memory(made, tmp_path):
+    task, student, said = made
+    save(student, task, tmp_path / "saved")
+    exported, saved = (cold_start(folder) for folder in (said.folder, tmp_path / "saved"))
+    assert 10e6 < exported.peak_memory < saved.peak_memory
+    assert exported.seconds > 0
+    assert "holds no model" in refusal(cold_start, tmp_path)
