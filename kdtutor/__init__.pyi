@@ -32,6 +32,7 @@ from kdtutor.evaluation import speeds as speeds
 from kdtutor.models import Ensemble as Ensemble
 from kdtutor.models import cnn_student as cnn_student
 from kdtutor.models import freeze as freeze
+from kdtutor.models import generate as generate
 from kdtutor.models import gru_student as gru_student
 from kdtutor.models import half_depth as half_depth
 from kdtutor.models import layer_choice as layer_choice
@@ -40,6 +41,8 @@ from kdtutor.models import load_teacher as load_teacher
 from kdtutor.models import lstm_student as lstm_student
 from kdtutor.models import sizes as sizes
 from kdtutor.models import small_bert as small_bert
+from kdtutor.models import small_gpt2 as small_gpt2
+from kdtutor.models import small_seq2seq as small_seq2seq
 from kdtutor.models import static_student as static_student
 from kdtutor.objectives import AttentionMaps as AttentionMaps
 from kdtutor.objectives import AttentionRelations as AttentionRelations

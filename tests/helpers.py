@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kdtutor.data.task import Split, Task
 from kdtutor.errors import KDTutorError
-from kdtutor.models.students import small_bert
+from kdtutor.models.students import small_bert, small_gpt2, small_seq2seq
 from kdtutor.objectives.logits import blend
 from kdtutor.training.distillation import Distillation, Step
 
@@ -40,19 +40,22 @@ def make_task(
         labels = {
             "classification": torch.arange(first, first + n) * 5 % 3,
             "regression": torch.arange(n) / n,
-            "masked-lm": None,
-        }[kind]
-        return Split((texts(n, first),), labels)
+        }.get(kind)
+        read = texts(n, first)
+        # To be written: the words from the last to the first.
+        written = [" ".join(reversed(text.split())) for text in read]
+        return Split((read, written) if kind == "seq2seq" else (read,), labels)
 
     splits = {"train": split(rows, 0), "validation": split(12, 500), "test": split(12, 700)}
     if targets is not None:
         splits["train"] = Split(splits["train"].texts, targets)
-    labels = {"classification": ("animal", "food", "plant"), "regression": ("value",), "masked-lm": ()}[kind]
+    labels = {"classification": ("animal", "food", "plant"), "regression": ("value",)}.get(kind, ())
     return Task(changes.pop("name", "tiny"), kind, labels, splits, **{"max_length": 24, **changes})
 
 
 def model(task: Task, seed: int = 1, dropout: float = 0.0, width: int = 32):
-    return small_bert(task, layers=1, width=width, dropout=dropout, seed=seed)
+    small = {"causal-lm": small_gpt2, "seq2seq": small_seq2seq}.get(task.kind, small_bert)
+    return small(task, layers=1, width=width, dropout=dropout, seed=seed)
 
 
 def sharp_teacher(task: Task, seed: int = 9, width: int = 32):

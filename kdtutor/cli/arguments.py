@@ -45,8 +45,9 @@ class DataArguments(Checked):
     label: str | None = field_of(None, optional(TEXT), "label column")
     kind: str | None = field_of(
         None,
-        optional(one_of("classification", "multi-label", "regression")),
-        "whether labels are classes, several a text, or numbers (default: as they look, which is printed)",
+        optional(one_of("classification", "multi-label", "regression", "masked-lm", "causal-lm", "seq2seq")),
+        "whether labels are classes, several a text, numbers, or (seq2seq) texts to be written; of raw text, whether "
+        "masked or next tokens are predicted (default: as they look, which is printed)",
     )
     stratify: bool = field_of(
         False, SWITCH, "cut your file exactly, class by class, instead of by a hash of each text"
@@ -95,9 +96,11 @@ class TrainArguments(DataArguments, Settings):
 
 @dataclass(frozen=True)
 class PretrainArguments(TrainArguments):
-    """Masked-LM pre-training of a BERT with random weights (or of --model)."""
+    """Training of a language model with random weights (or of --model): BERT; GPT-2 with --kind causal-lm; BART."""
 
-    task: str = field_of("glosses", TEXT, "a masked-LM task: glosses, wikitext, or your own file")
+    task: str = field_of(
+        "glosses", TEXT, "raw text (glosses, wikitext, your own file), or texts to be written: pronunciation"
+    )
     model: str | None = field_of(None, optional(TEXT), "go on from this checkpoint instead of random weights")
     layers: int = field_of(6, COUNT, "depth of a new model")
     width: int = field_of(256, COUNT, "hidden size of a new model")

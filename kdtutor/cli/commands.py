@@ -123,18 +123,22 @@ def pretrain(a: PretrainArguments, command: str) -> None:
     import torch
 
     from kdtutor import models
-    from kdtutor.objectives.logits import MaskedLM
+    from kdtutor.objectives.parse import parse_objective
 
     task = _task(a)
-    if not task.rules.masks:
-        raise KDTutorError(f"pretrain needs raw text, but {task.name} is a {task.kind} task: --task glosses")
+    if not task.rules.per_token:
+        raise KDTutorError(
+            f"pretrain needs raw text, or texts to be written, but {task.name} is a {task.kind} task: --task glosses"
+        )
     torch.manual_seed(a.seed)  # the head, if the checkpoint has none
-    model = (
-        models.load_model(a.model, task)
-        if a.model
-        else models.small_bert(task, a.layers, a.width, dropout=a.dropout, seed=a.seed)
-    )
-    train(a, command, [*flags_of(type(a))], model, None, task, MaskedLM())
+    if a.model:
+        model = models.load_model(a.model, task)
+    else:
+        small = {"causal-lm": models.small_gpt2, "seq2seq": models.small_seq2seq}.get(
+            task.kind, models.small_bert
+        )
+        model = small(task, a.layers, a.width, dropout=a.dropout, seed=a.seed)
+    train(a, command, [*flags_of(type(a))], model, None, task, parse_objective(task.rules.hard))
 
 
 def finetune(a: FinetuneArguments, command: str) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kdtutor.data.masking import mask_tokens
-from kdtutor.data.tokens import IGNORED
+from kdtutor.data.tokens import IGNORED, Encoded, tokenize, tokenize_both
 from kdtutor.errors import KDTutorError
 
 Batch = dict[str, Tensor]
@@ -29,8 +29,9 @@ class Kind:
     answer: what a model's output is: "classes" (logits of a softmax), "value" (numbers as they are) or "token" (logits
     over the vocabulary). head: the model's class, as in BertFor…, AutoModelFor…. problem_type: what transformers calls
     the kind in a model's configuration, or None if outputs have no names of their own. dtype: of the targets.
-    masks: whether inputs are masked anew at each step. hard: the formula that learns from the labels alone. soft: the
-    term that learns from a teacher's probabilities.
+    masks: whether inputs are masked anew at each step. writes: whether a text's last column is what the model is to
+    write, and its first what it reads. hard: the formula that learns from the labels alone. soft: the term that learns
+    from a teacher's probabilities.
     scores: names in `kdtutor.evaluation.SCORES`, the main one first; score_name: the main one's, for people;
     is_fraction: whether it runs from 0 to 1.
     """
@@ -40,6 +41,7 @@ class Kind:
     problem_type: str | None = None
     dtype = torch.float32
     masks = False
+    writes = False
     hard = "HardLabels()"
     soft = "SoftTargets"
     scores: tuple[str, ...] = ()
@@ -55,6 +57,12 @@ class Kind:
     def named(self) -> bool:
         """Tell whether each output stands for a class or a label with a name of its own."""
         return self.problem_type not in (None, "regression")
+
+    def tokenize(
+        self, tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split: bool = False
+    ) -> Encoded:
+        """Tokenize the columns of a split as the models of this kind read them: see `tokens.tokenize`."""
+        return tokenize(tokenizer, texts, max_length, split)
 
     def with_labels(self, batch: Batch, tokenizer, masking: float, generator, weights=None) -> Batch:
         """Add labels to the batch, where they are made from the text."""
@@ -156,9 +164,57 @@ class MaskedLM(Kind):
         """Accept anything: there are no targets."""
 
 
+class CausalLM(Kind):
+    """Each token of raw text, from those before it. There are no targets: the labels are the text's own next tokens.
+
+    Place t of a text has the label t + 1, and its last place none; so nobody shifts anything later on.
+    """
+
+    answer = "token"
+    head = "CausalLM"
+    scores = ("accuracy", "loss", "perplexity", "tokens")
+    score_name = "accuracy at the next token"
+
+    def with_labels(self, batch: Batch, tokenizer, masking: float, generator, weights=None) -> Batch:
+        ids, real = batch["input_ids"], batch["attention_mask"].bool()
+        labels = torch.full_like(ids, IGNORED)
+        # By the mask: the token that pads may be the one that ends a text, and that is to be learned.
+        labels[:, :-1] = ids[:, 1:].where(real[:, 1:], IGNORED)
+        return {**batch, "labels": labels}
+
+    def counted(self, batch: Batch, which: str) -> Tensor:
+        return batch["labels"] != IGNORED
+
+    def check(self, targets: Tensor | None, outputs: int, where: str, who: str) -> None:
+        """Accept anything: there are no targets."""
+
+
+class Seq2Seq(CausalLM):
+    """A text that is to be written, token by token, after another one was read: encoder and decoder.
+
+    The labels are the written text's tokens, the end of text among them. What the decoder reads is made of them by
+    whoever knows the model (`inputs_of`): a start, and all but the last.
+    """
+
+    head = "Seq2SeqLM"
+    writes = True
+    scores = (*CausalLM.scores, "error_rate", "error_rate_half_width", "exact")
+
+    def tokenize(
+        self, tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split: bool = False
+    ) -> Encoded:
+        return tokenize_both(tokenizer, texts, max_length)
+
+    def with_labels(self, batch: Batch, tokenizer, masking: float, generator, weights=None) -> Batch:
+        written = batch["target_mask"].bool()
+        return {**batch, "labels": batch["target_ids"].where(written, IGNORED)}
+
+
 KINDS: dict[str, Kind] = {
     "classification": Classification(),
     "multi-label": MultiLabel(),
     "regression": Regression(),
     "masked-lm": MaskedLM(),
+    "causal-lm": CausalLM(),
+    "seq2seq": Seq2Seq(),
 }

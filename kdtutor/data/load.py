@@ -28,7 +28,7 @@ from kdtutor.data.rows import Wanted, is_table
 from kdtutor.data.task import Split, Task
 from kdtutor.errors import KDTutorError, nearest
 
-EMBEDDED = ("supersense", "sentiment", "valence", "glosses")
+EMBEDDED = ("supersense", "sentiment", "valence", "glosses", "pronunciation")
 #: Hub names a learner meets in the course: dataset path, configuration, text column(s), label column
 #: and, where the Hub keeps the test labels secret, the split that plays the part of `test`.
 HUB = {
@@ -71,7 +71,8 @@ def load_task(
     with fractions that hardly repeat are a regression, and `kind` ("classification", "regression") decides otherwise.
     A column of lists is a multi-label task, and so is one of texts in which `separator` stands between labels, as in
     "food;staff"; there an empty cell is unlabelled, and the separator alone means no label. Rows without a label are
-    trained on by what needs none. No label column: a masked-LM task. What was guessed or looks wrong is printed, and
+    trained on by what needs none. No label column: a masked-LM task, or, with kind="causal-lm", one of next tokens.
+    With kind="seq2seq" the label is the text that is to be written. What was guessed or looks wrong is printed, and
     kept in `task.notes`. delimiter, encoding: of a text file, by default what fits; quote: what stands around
     its cells, '"' by default, or "none".
 
@@ -85,10 +86,21 @@ def load_task(
         raise KDTutorError(
             f"max_length = {max_length}: [CLS] and [SEP] leave no room for a text; take 4 at least"
         )
-    task = _load(name, Wanted(text, pair, label, delimiter, encoding, separator, quote), kind, stratify, seed)
+    wanted = Wanted(text, pair, label, delimiter, encoding, separator, quote)
+    if kind in KINDS and KINDS[kind].writes:
+        if pair is not None or (text is not None and label is None):
+            raise KDTutorError(
+                f'kind = "{kind}" reads one column and writes another: text="…", label="…" name them'
+            )
+        wanted = replace(wanted, pair=label, label=None)
+    task = _load(name, wanted, kind, stratify, seed)
     if task.notes and os.environ.get("RANK", "0") == "0":
         print("\n  ".join(task.notes), flush=True)
-    return replace(task, tokenizer_name=tokenizer, max_length=max_length)
+    return replace(
+        task,
+        tokenizer_name=tokenizer or task.tokenizer_name,
+        max_length=min(max_length, task.max_length if task.tokenizer_name else max_length),
+    )
 
 
 def _load(name: object, wanted: Wanted, kind: str | None, stratify: bool, seed: int) -> Task:
@@ -103,9 +115,9 @@ def _load(name: object, wanted: Wanted, kind: str | None, stratify: bool, seed: 
     if any(len(os.fsencode(part)) > 255 for part in path.parts) or "\0" in str(name):
         raise KDTutorError(f"{str(name)[:60]!r}… can't be the name of a file")
     if str(name) in EMBEDDED:
-        return _load_embedded(str(name))
+        return _as_kind(_load_embedded(str(name)), kind)
     if (path / "task.json").is_file():
-        return _load_with_card(path)
+        return _as_kind(_load_with_card(path), kind)
     if str(name) in HUB:
         return _load_hub(str(name), wanted, kind, stratify)
     if path.is_dir() and (is_saved_dataset(path) or any(path.glob(f"{PARTS['train'][0]}.*"))):
@@ -128,6 +140,15 @@ def as_task(task: Task | str | os.PathLike) -> Task:
     return task
 
 
+def _as_kind(task: Task, kind: str | None) -> Task:
+    """Read a task that says its kind itself as another one: raw text is for masked and for causal LMs."""
+    if kind in (None, task.kind):
+        return task
+    if {kind, task.kind} != {"masked-lm", "causal-lm"}:
+        raise KDTutorError(f'"{task.name}" is a {task.kind} task, and can\'t be read as a {kind} task')
+    return replace(task, kind=kind)
+
+
 @cache
 def _load_embedded(name: str) -> Task:
     return _load_with_card(verified(f"data/{name}"))
@@ -145,9 +166,12 @@ def _load_with_card(folder: Path) -> Task:
         if "label" in table.column_names:
             targets = torch.tensor(table["label"].to_numpy(), dtype=KINDS[kind].dtype)
         domains = table["domain"].to_pylist() if "domain" in table.column_names else None
-        splits[split] = Split((table["text"].to_pylist(),), targets, domains)
+        columns = [table[name].to_pylist() for name in ("text", "target") if name in table.column_names]
+        splits[split] = Split(tuple(columns), targets, domains)
     labels = ("value",) if kind == "regression" else tuple(about["labels"])
-    return Task(about["name"], kind, labels, splits, description=about["description"])
+    # What is no text in words has a tokenizer of its own.
+    own = {"tokenizer_name": str(folder), "max_length": about["max_length"]} if about.get("tokenizer") else {}
+    return Task(about["name"], kind, labels, splits, description=about["description"], **own)
 
 
 def _load_hub(name: str, wanted: Wanted, kind: str | None, stratify: bool) -> Task:

@@ -16,6 +16,7 @@ import torch
 from kdtutor.data import parts as cutting
 from kdtutor.data.columns import Columns, columns_of, joined
 from kdtutor.data.files import READERS, format_of, is_saved_dataset, read_file, saved_dataset
+from kdtutor.data.kinds import KINDS
 from kdtutor.data.labels import SHOWN, Labels, read_labels
 from kdtutor.data.parts import SPLITS, STRATIFY, TRAIN
 from kdtutor.data.rows import Wanted, read_object
@@ -23,6 +24,8 @@ from kdtutor.data.task import Split, Task
 from kdtutor.data.tokens import IGNORED
 from kdtutor.errors import KDTutorError
 
+#: Kinds of raw text, the first one where none is named.
+RAW = ("masked-lm", "causal-lm")
 #: What the files of a folder may be called.
 PARTS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
@@ -66,7 +69,9 @@ def from_object(
         and value
         and not isinstance(value[0], Mapping)
     ):
-        wanted = replace(wanted, text="text", label=None if isinstance(value[0], str) else "label")
+        second = None if isinstance(value[0], str) else "label"
+        purpose = "pair" if kind in KINDS and KINDS[kind].writes else "label"
+        wanted = replace(wanted, text="text", **{purpose: second})
     columns = columns_of(read_object(value, wanted, where), wanted, where)
     return _task("own", {"train": columns}, wanted, kind, stratify, seed)
 
@@ -112,10 +117,10 @@ def _part(read, split: str, wanted: Wanted, where: str, blank: bool = False) -> 
 
 def _usable(columns: Columns, split: str, name: str) -> Columns:
     """Leave out headings and blank lines of raw text, and rows whose label is hidden."""
-    if columns.labels is None:
+    if columns.labels is None and len(columns.texts) == 1:
         keep = [row for row, text in enumerate(columns.texts[0]) if len(text.split()) > 3]
         why = "it is empty"
-    elif columns.names:
+    elif columns.labels is not None and columns.names:
         shown = pc.fill_null(pc.not_equal(columns.labels, "-1"), False)
         keep = np.flatnonzero(shown.to_numpy(zero_copy_only=False)).tolist()
         why = "every label is hidden (-1)"
@@ -142,8 +147,11 @@ def _task(
     name: str, given: dict[str, Columns], wanted: Wanted, kind: str | None, stratify: bool, seed: int
 ) -> Task:
     """Cut what is not given, read the labels, and say what was found."""
-    if kind is not None and (wanted.label is None) != (kind == "masked-lm"):
-        raise KDTutorError(f'kind = "{kind}": classes and numbers need a label column, masked-lm has none')
+    writes = kind in KINDS and KINDS[kind].writes
+    if kind is not None and (wanted.label is None) != (writes or kind in RAW):
+        raise KDTutorError(
+            f'kind = "{kind}": classes and numbers need a label column, {" and ".join(RAW)} have none'
+        )
     pa.default_memory_pool().release_unused()  # the tables are gone
     notes = []
 
@@ -158,7 +166,8 @@ def _task(
     part = np.concatenate([np.full(len(rows), SPLITS.index(split)) for split, rows in given.items()])
     classes = labels.codes if labels else None
 
-    keys = cutting.text_keys(columns.texts, seed)
+    # Of a text with several answers all are in one part.
+    keys = cutting.text_keys(columns.texts[:1] if writes else columns.texts, seed)
     notes += cutting.duplicates(keys, classes, columns)
     # A rank correlation needs two values.
     fewest = 2 if labels and labels.kind == "regression" else 1
@@ -176,7 +185,7 @@ def _task(
     sizes = ", ".join(f"{split} {int((part == number).sum()):,}" for number, split in enumerate(SPLITS))
     how = _how(held_out, stratify)
     notes = [f"{title}, {sizes}{how}", *columns.notes, *(labels.notes if labels else ()), *notes]
-    return _assembled(name, columns, labels, part, notes)
+    return _assembled(name, kind, columns, labels, part, notes)
 
 
 def _how(held_out: tuple[int, ...], stratify: bool) -> str:
@@ -260,7 +269,7 @@ def _check_classes(columns: Columns, column: str, labels: Labels, part: np.ndarr
 
 
 def _assembled(
-    name: str, columns: Columns, labels: Labels | None, part: np.ndarray, notes: list[str]
+    name: str, kind: str | None, columns: Columns, labels: Labels | None, part: np.ndarray, notes: list[str]
 ) -> Task:
     splits = {}
     for number, split in enumerate(SPLITS):
@@ -273,5 +282,6 @@ def _assembled(
                 targets[targets < 0] = IGNORED
         splits[split] = Split(texts, targets)
     if labels is None:
-        return Task(name, "masked-lm", (), splits, splits_long=True, notes=tuple(notes))
+        kind = kind or RAW[0]
+        return Task(name, kind, (), splits, splits_long=kind in RAW, notes=tuple(notes))
     return Task(name, labels.kind, labels.names, splits, notes=tuple(notes))

@@ -78,6 +78,9 @@ def read_object(value: Any, wanted: Wanted, where: str) -> Read:
         table = _arrow_table(value)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise KDTutorError(f"{where} can't be read as a table: {str(error).splitlines()[0][:200]}") from error
+    # Of columns with several values by name, as of translations, each is a column: "translation.en".
+    while any(pa.types.is_struct(kind) for kind in table.schema.types):
+        table = table.flatten()
     check_columns(table.column_names, where, wanted)
     return Read(table.select(wanted.columns))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kdtutor.data.kinds import KINDS, Kind
-from kdtutor.data.tokens import IGNORED, Encoded, load_tokenizer, tokenize
+from kdtutor.data.tokens import IGNORED, Encoded, load_tokenizer
 from kdtutor.errors import KDTutorError, nearest
 
 
@@ -51,8 +51,8 @@ class Split:
 class Task:
     """Texts, targets and what they mean. Make one with `load_task`.
 
-    kind: "classification" (targets: class indices), "regression" (floats), "masked-lm" (no targets), or another name
-    in `kdtutor.data.kinds.KINDS`.
+    kind: "classification" (targets: class indices), "regression" (floats), "masked-lm" and "causal-lm" (no targets),
+    "seq2seq" (no targets; the second column of texts is to be written), or another name in `kdtutor.data.kinds.KINDS`.
     """
 
     name: str
@@ -106,14 +106,22 @@ class Task:
 
         Where `splits_long`, a long text gives several rows, each with its own [CLS] and [SEP].
         """
-        part, key = self.split(split), (self.tokenizer_name, self.max_length, self.splits_long)
+        part, key = self.split(split), self._reading
         if key not in part.encodings:
-            part.encodings[key] = tokenize(self.tokenizer, part.texts, self.max_length, self.splits_long)
+            part.encodings[key] = self.rules.tokenize(
+                self.tokenizer, part.texts, self.max_length, self.splits_long
+            )
         return replace(part.encodings[key], labels=part.targets)
 
     def encode_texts(self, texts: Sequence[str]) -> Encoded:
         """Tokenize any texts (or one), as the model of this task reads them; no labels."""
-        return tokenize(self.tokenizer, ([texts] if isinstance(texts, str) else texts,), self.max_length)
+        columns = ([texts] if isinstance(texts, str) else texts,)
+        return self.rules.tokenize(self.tokenizer, columns, self.max_length)
+
+    @property
+    def _reading(self) -> tuple:
+        """Tell what a split's token ids depend on, besides its texts."""
+        return self.tokenizer_name, self.max_length, self.splits_long, self.rules.writes
 
     def dataset(self, split: str):
         """Convert a split to a `datasets.Dataset`, for `transformers.Trainer`: text, text_pair, label, domain."""

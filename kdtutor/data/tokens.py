@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import chain
 
@@ -25,7 +25,7 @@ class Encoded:
     """Token ids of N texts without padding: text i is `ids[offsets[i]:offsets[i + 1]]`.
 
     ids: int32 (total,). offsets: int64 (N + 1,). labels: (N,), or None for raw text. types: int8 (total,), 1 in the
-    second text of a pair, or None.
+    second text of a pair, or None. written: the texts that are to be written, where there are such.
     """
 
     ids: Tensor
@@ -33,6 +33,7 @@ class Encoded:
     labels: Tensor | None
     types: Tensor | None = None
     pad: int = 0
+    written: Encoded | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -41,6 +42,11 @@ class Encoded:
     def lengths(self) -> Tensor:
         return self.offsets.diff()
 
+    @cached_property
+    def sizes(self) -> Tensor:
+        """Count the tokens of each example, read and written ones: (N,)."""
+        return self.lengths if self.written is None else self.lengths + self.written.lengths
+
     def round_length(self, length: int) -> int:
         """Give the length to pad a batch to whose longest text has `length` tokens: one of few."""
         return min(round_up(length), int(self.lengths.max()))
@@ -48,7 +54,8 @@ class Encoded:
     def batch(self, index: Tensor, rounded: bool = False) -> dict[str, Tensor]:
         """The texts `index` (B,), padded on the right to the longest of them (L), `rounded` to one of few lengths.
 
-        Returns input_ids, attention_mask (and token_type_ids, of pairs): int64 (B, L); labels and index: (B,).
+        Returns input_ids, attention_mask (and token_type_ids, of pairs): int64 (B, L); labels and index: (B,). Of texts
+        to be written also target_ids and target_mask, int64 (B, M).
         """
         lengths = self.lengths[index]
         longest = int(lengths.max())
@@ -62,6 +69,9 @@ class Encoded:
             batch["token_type_ids"][mask] = self.types[where].long()
         if self.labels is not None:
             batch["labels"] = self.labels[index]
+        if self.written is not None:
+            written = self.written.batch(index, rounded)
+            batch |= {"target_ids": written["input_ids"], "target_mask": written["attention_mask"]}
         return batch
 
 
@@ -145,3 +155,35 @@ def tokenize(tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split
 
     types = flat("token_type_ids", np.int8) if len(texts) > 1 and "token_type_ids" in encoding else None
     return Encoded(flat("input_ids", np.int32), offsets, None, types, tokenizer.pad_token_id or 0)
+
+
+def tokenize_both(tokenizer, texts: tuple[Sequence[str], ...], max_length: int) -> Encoded:
+    """Tokenize what is read, and beside it what is to be written, if that is known; each ends with its end of text."""
+    read = tokenize(tokenizer, texts[:1], max_length)
+    if len(texts) == 1:
+        return read
+    end = end_of_text(tokenizer)
+    encoding = tokenizer(
+        text_target=list(texts[1]), truncation=True, max_length=max_length, return_attention_mask=False
+    )
+    ids = [row if row[-1:] == [end] else [*row[: max_length - 1], end] for row in encoding["input_ids"]]
+    offsets = torch.tensor([0, *map(len, ids)]).cumsum(0)
+    flat = torch.tensor([*chain.from_iterable(ids)], dtype=torch.int32)
+    return replace(read, written=Encoded(flat, offsets, None, pad=read.pad))
+
+
+def end_of_text(tokenizer) -> int:
+    """Return the token that ends a text, a BERT's [SEP] too. Raises KDTutorError if there is none."""
+    ends = [token for token in (tokenizer.eos_token_id, tokenizer.sep_token_id) if token is not None]
+    if not ends:
+        raise KDTutorError(
+            f"the tokenizer {tokenizer.name_or_path} has no token that ends a text, so nobody could tell when one that "
+            'is written is over: tokenizer.add_special_tokens({"eos_token": "</s>"}), and save_pretrained(…)'
+        )
+    return ends[0]
+
+
+def start_of_text(tokenizer) -> int:
+    """Return the token that a text is written from: the tokenizer's start, a BERT's [CLS], or its end of text."""
+    starts = [token for token in (tokenizer.bos_token_id, tokenizer.cls_token_id) if token is not None]
+    return starts[0] if starts else end_of_text(tokenizer)

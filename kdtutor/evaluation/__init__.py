@@ -8,7 +8,6 @@ from kdtutor.evaluation.scores import (
     ece,
     evaluate,
     macro_f1,
-    masked_lm_scores,
     mean_average_precision,
     mean_squared_error,
     measure,
@@ -33,6 +32,8 @@ from kdtutor.evaluation.statistics import (
     paired_seeds_test,
     paired_test,
 )
+from kdtutor.evaluation.tokens import token_scores
+from kdtutor.evaluation.writing import edit_distance, error_rates, written_scores
 
 __all__ = [
     "FORMATS",
@@ -45,6 +46,8 @@ __all__ = [
     "accuracy",
     "cka_of_layers",
     "ece",
+    "edit_distance",
+    "error_rates",
     "evaluate",
     "latencies_ms",
     "latency_ms",
@@ -53,7 +56,6 @@ __all__ = [
     "layer_states",
     "linear_cka",
     "macro_f1",
-    "masked_lm_scores",
     "mean_and_interval",
     "mean_average_precision",
     "mean_squared_error",
@@ -67,4 +69,6 @@ __all__ = [
     "spearman",
     "speeds",
     "stored_bytes",
+    "token_scores",
+    "written_scores",
 ]

@@ -9,7 +9,6 @@ Scores are fractions, and plain Python numbers, ready for JSON.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,10 +20,11 @@ from transformers import PreTrainedModel
 from kdtutor.data.kinds import Kind
 from kdtutor.data.load import as_task
 from kdtutor.data.task import Task
-from kdtutor.data.tokens import length_bucketed_batches
 from kdtutor.errors import KDTutorError, nearest
 from kdtutor.evaluation.speed import latency_ms
-from kdtutor.models.forward import forward, logits_of
+from kdtutor.evaluation.tokens import token_scores
+from kdtutor.evaluation.writing import written_scores
+from kdtutor.models.forward import logits_of
 from kdtutor.models.load import check_fits, load_teacher
 from kdtutor.models.reading import read_by
 from kdtutor.models.sizes import sizes
@@ -68,6 +68,8 @@ class Evaluation:
 
     def __str__(self) -> str:
         values = {n: FORMATS.get(n, "{:.3f}").format(v) for n, v in self.scores.items()}
+        for name in [n for n in values if n.endswith("_half_width")]:
+            values[name.removesuffix("_half_width")] += values.pop(name)
         measured = ((n, getattr(self, n)) for n in ("latency_ms", "throughput", "retention"))
         values |= {n: FORMATS[n].format(v) for n, v in measured if v is not None}
         values["size"] = f"{self.parameters:,} parameters, {self.bytes / 1e6:.1f} MB"
@@ -136,7 +138,9 @@ def measure(
 ) -> dict[str, float]:
     """Compute the scores of the task's kind over a whole split, by name, the main one first. fast: as for `forward`."""
     if task.rules.per_token:
-        found = masked_lm_scores(model, task, split, masking=masking, batch_size=batch_size or 256, fast=fast)
+        found = token_scores(model, task, split, masking=masking, batch_size=batch_size, fast=fast)
+        if task.rules.writes:
+            found |= written_scores(model, task, split)
         return {name: found[name] for name in task.rules.scores}
     if task.targets(split) is None:
         raise KDTutorError(f"{task.name} has no labels to compare with in its {split} split")
@@ -279,60 +283,12 @@ SCORES: dict[str, Callable[[Tensor, Tensor], float]] = {
     "spearman": lambda logits, targets: spearman(logits[:, 0], targets),
     "mean_squared_error": lambda logits, targets: mean_squared_error(logits[:, 0], targets),
 }
-LOWER_IS_BETTER = frozenset({"loss", "perplexity", "ece", "mean_squared_error"})
+LOWER_IS_BETTER = frozenset({"loss", "perplexity", "ece", "mean_squared_error", "error_rate"})
 #: How a measured value is printed; other scores get three digits.
 FORMATS = {
     "accuracy": "{:.2%}", "macro_f1": "{:.2%}", "micro_f1": "{:.2%}", "mean_average_precision": "{:.2%}",
     "ece": "{:.2%}", "spearman": "{:.3f}", "mean_squared_error": "{:.3f}",
-    "loss": "{:.4f}", "perplexity": "{:.2f}", "masked_tokens": "{:,}",
+    "loss": "{:.4f}", "perplexity": "{:.2f}", "masked_tokens": "{:,}", "tokens": "{:,}",
+    "error_rate": "{:.2%}", "error_rate_half_width": " ± {:.2%}", "exact": "{:.2%}",
     "latency_ms": "{:.1f} ms per text", "throughput": "{:,.0f} texts per second", "retention": "{:.1%}",
 }  # fmt: skip
-
-
-@torch.no_grad()
-def masked_lm_scores(
-    model: PreTrainedModel,
-    task: Task,
-    split: str = "test",
-    *,
-    masking: float = 0.15,
-    seed: int = 0,
-    batch_size: int = 256,
-    fast: bool = True,
-) -> dict[str, float]:
-    """Compute masked-LM loss (nats per masked token), perplexity and accuracy over the whole split.
-
-    The masks are drawn once, by `seed` and `batch_size`: compare models at the same ones.
-    """
-    encoded, generator = task.encode(split), torch.Generator().manual_seed(seed)
-    device, was_training = next(model.parameters()).device, model.training
-
-    loss = right = count = 0
-    model.eval()
-    try:
-        for index in length_bucketed_batches(encoded.lengths, batch_size):
-            batch = task.rules.with_labels(encoded.batch(index), task.tokenizer, masking, generator)
-            rows = task.rules.counted(batch, "masked").flatten().nonzero()[:, 0]
-
-            # The vocabulary's logits are computed for those tokens alone.
-            batch = {name: value.to(device) for name, value in batch.items()}
-            labels = batch["labels"].flatten()[rows]
-            logits = forward(model, batch, rows=rows.to(device), fast=fast).logits.float()
-
-            loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
-            right += int((logits.argmax(-1) == labels).sum())
-            count += len(labels)
-    finally:
-        model.train(was_training)
-
-    if not count:
-        raise KDTutorError(f"no token of {task.name}, {split} split, was masked: the split is too small")
-    mean_loss = loss / count
-    if not math.isfinite(mean_loss):
-        raise KDTutorError(f"the model's logits on {task.name}, {split} split, are not finite")
-    return {
-        "loss": mean_loss,
-        "perplexity": math.exp(mean_loss) if mean_loss < 709 else math.inf,  # math.exp would overflow
-        "accuracy": right / count,
-        "masked_tokens": count,
-    }

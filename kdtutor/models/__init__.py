@@ -23,9 +23,12 @@ from kdtutor.models.students import (
     register,
     set_dropout,
     small_bert,
+    small_gpt2,
+    small_seq2seq,
     student_names,
 )
 from kdtutor.models.vectors import token_vectors
+from kdtutor.models.writing import generate, generated_ids
 
 __all__ = [
     "TEACHERS",
@@ -40,6 +43,8 @@ __all__ = [
     "cnn_student",
     "forward",
     "freeze",
+    "generate",
+    "generated_ids",
     "gru_student",
     "half_depth",
     "inputs_of",
@@ -58,6 +63,8 @@ __all__ = [
     "shipped",
     "sizes",
     "small_bert",
+    "small_gpt2",
+    "small_seq2seq",
     "static_student",
     "student_names",
     "texts_at_once",

@@ -101,9 +101,13 @@ PLAIN_ATTENTION = (
     "bert", "distilbert", *ROBERTAS, "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text", "electra", "ernie",
     "megatron-bert", "rembert", "roc_bert",
 )  # fmt: skip
-#: Encoder–decoders, and what answers otherwise when a text is padded. Any other encoder–decoder is refused as well.
+#: Language models whose logits are one matrix times the last vectors of their body, and nothing else.
+PLAIN_HEADS = (
+    "gpt2", "gpt_neo", "gpt_neox", "opt", "llama", "mistral", "qwen2", "qwen3", "bart", "mbart", "marian", "pegasus",
+)  # fmt: skip
+#: Encoder–decoders, where nothing is to be written, and what answers otherwise when a text is padded.
 REFUSED = {
-    "t5, mt5, umt5, bart, mbart, plbart, mvp": "encoder–decoders: only encoders and decoders are trained and teach",
+    "t5, mt5, umt5, bart, mbart, plbart, mvp": "encoder–decoders, which are for seq2seq tasks alone",
     "fnet": "has no mask, so its answers depend on what a text is padded to",
     "xlnet": "answers from the last place, where a shorter text has padding",
     "convbert": "its convolutions see the padding, so its answers depend on it",

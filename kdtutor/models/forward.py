@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 from kdtutor.data.tokens import Encoded, length_bucketed_batches, round_up
 from kdtutor.errors import KDTutorError
 from kdtutor.models import lean
-from kdtutor.models.families import PLAIN_ATTENTION, ROBERTAS, reads_types
+from kdtutor.models.families import PLAIN_ATTENTION, PLAIN_HEADS, ROBERTAS, reads_types
 from kdtutor.models.names import attention_modules
 from kdtutor.models.pools import Pool
 
@@ -30,12 +30,12 @@ ATTENTION_PARTS = {"queries": "query", "keys": "key", "values": "value"}
 class Outputs:
     """What a forward pass gives to the objective's terms.
 
-    logits: (B, C), or (n, V) for the n selected tokens of a masked-LM batch. hidden_states: embeddings, then every
-    layer, each (B, L, D). attentions: every layer, (B, H, L, L), after dropout. queries, keys, values: every layer, its
-    heads side by side, (B, L, D), of the models that PLAIN_ATTENTION names. features: instead of logits, those tokens'
-    last vectors before the `unembedding` onto the vocabulary, (n or a few more, D), padded at the end; or, of a
-    teacher, the `top` k log-probabilities and their tokens, (n, k) each. pool: of several teachers, what each answers;
-    `logits` are theirs together at temperature 1.
+    logits: (B, C), or (n, V) for the n selected tokens of a language model's batch. hidden_states: embeddings, then
+    every layer, each (B, L, D). attentions: every layer, (B, H, L, L), after dropout. Of an encoder–decoder, both are
+    the decoder's. queries, keys, values: every layer, its heads side by side, (B, L, D), of the models that
+    PLAIN_ATTENTION names. features: instead of logits, those tokens' last vectors before the `unembedding` onto the
+    vocabulary, (n or a few more, D), padded at the end; or, of a teacher, the `top` k log-probabilities and their
+    tokens, (n, k) each. pool: of several teachers, what each answers; `logits` are theirs together at temperature 1.
     """
 
     logits: Tensor | None
@@ -59,10 +59,10 @@ def forward(
 ) -> Outputs:
     """Run one forward pass that computes only what the objective `needs`.
 
-    rows: for masked LMs, int64 (n,): which tokens' logits are wanted, as positions in the flattened (B·L) batch. The
-    unembedding, the costliest matrix product of a small model, then runs on those alone: logits is (n, V).
-    Where "features" are needed instead of logits, it does not run at all. fast: whether BERT and DistilBERT may run in
-    fewer operations (see lean.py), or as transformers has them.
+    rows: for language models, int64 (n,): which tokens' logits are wanted, as places in the flattened (B·L) batch, or
+    (B·M) of what an encoder–decoder writes (see `inputs_of`). The unembedding, the costliest matrix product of a small
+    model, then runs on those alone: logits is (n, V). Where "features" are needed instead of logits, it does not run at
+    all. fast: whether BERT and DistilBERT may run in fewer operations (see lean.py), or as transformers has them.
     """
     inputs = inputs_of(model, batch)
     by_rows = rows is not None and unembedding(model) is not None
@@ -85,15 +85,21 @@ def forward(
             out = _call(model.base_model if by_rows else model, inputs, needs)
         if not by_rows:
             logits = out.logits if rows is None else out.logits.flatten(0, 1)[rows]
-            return Outputs(logits, out.hidden_states, out.attentions, **parts)
-        last, states, maps = out.last_hidden_state, out.hidden_states, out.attentions
+            return Outputs(logits, *_seen(out), **parts)
+        last, (states, maps) = out.last_hidden_state, _seen(out)
 
-    # A masked LM's head, on these rows and as many more as make it one of few sizes: zeros, whose gradients are zeros.
+    # A language model's head, on these rows and as many more as make it one of few sizes: zeros, with gradients of 0.
     hidden = F.pad(last.flatten(0, 1)[rows], (0, 0, 0, round_up(len(rows)) - len(rows)))
     features, matrix = _features(model, hidden), unembedding(model)
     if "features" in needs:
         return Outputs(None, states, maps, **parts, features=features, unembedding=matrix)
     return Outputs(matrix(features)[: len(rows)], states, maps, **parts)
+
+
+def _seen(out: ModelOutput) -> tuple[tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
+    """Return hidden states and attention maps, if they were asked for: those of the side that answers."""
+    side = "decoder_" if "encoder_last_hidden_state" in out else ""
+    return out.get(f"{side}hidden_states"), out.get(f"{side}attentions")
 
 
 def attention_parts(model: nn.Module, need: str) -> list[nn.Module]:
@@ -125,6 +131,9 @@ def _call(model: nn.Module, inputs: dict[str, Tensor], needs: Set[str]) -> Model
         # Given a mask (B, L), transformers asks whether it masks any token, and a GPU has to wait.
         inputs = inputs | {"attention_mask": inputs["attention_mask"].bool()[:, None, None]}  # (B, 1, 1, L)
     flags = {f"output_{name}": True for name in ("hidden_states", "attentions") if name in needs}
+    if "use_cache" in _parameters(type(model).forward):
+        # For writing token by token alone.
+        flags["use_cache"] = False
     return model(**inputs, **flags)
 
 
@@ -191,14 +200,20 @@ def refuse_non_finite(logits: Tensor, index: Tensor) -> Tensor:
 
 
 def unembedding(model: nn.Module) -> nn.Linear | None:
-    """Return a masked LM's last matrix, D → V, with its bias; None if its head is not of a kind that is known here."""
-    known = getattr(getattr(model, "config", None), "model_type", None) in _HEADS
-    last = model.get_output_embeddings() if known else None
-    return last if isinstance(last, nn.Linear) and last.bias is not None else None
+    """Return a language model's last matrix, D → V, with its bias if it has one; None if its head is not known here."""
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    last = model.get_output_embeddings() if kind in (*_MASKED_LM_HEADS, *PLAIN_HEADS) else None
+    if not isinstance(last, nn.Linear) or (kind in _MASKED_LM_HEADS and last.bias is None):
+        return None
+    # What BART's kin add to their logits besides; in its own checkpoints it is 0.
+    more = getattr(model, "final_logits_bias", None)
+    return last if more is None or not more.any() else None
 
 
 def _features(model: nn.Module, hidden: Tensor) -> Tensor:
-    """Run a masked LM's head but for its `unembedding`: (n, D) → (n, D)."""
+    """Run a language model's head but for its `unembedding`: (n, D) → (n, D)."""
+    if model.config.model_type in PLAIN_HEADS:
+        return hidden
     if hasattr(model, "vocab_transform"):
         return model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
     if hasattr(model, "cls"):
@@ -206,21 +221,30 @@ def _features(model: nn.Module, hidden: Tensor) -> Tensor:
     return model.lm_head.layer_norm(nn.functional.gelu(model.lm_head.dense(hidden)))
 
 
-_HEADS = ("bert", "distilbert", *ROBERTAS)
+_MASKED_LM_HEADS = ("bert", "distilbert", *ROBERTAS)
 
 
 def inputs_of(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Select what the model takes of a batch. `labels` never: the objective, not the model, computes the loss."""
-    known = _known(type(model).forward)
-    if not reads_types(getattr(model, "config", None)):
+    """Select what the model takes of a batch. `labels` never: the objective, not the model, computes the loss.
+
+    An encoder–decoder's decoder gets what is to be written, target_ids (B, M), one place later: its place t, which
+    answers with token t, reads the tokens before it, and the first one the model's own start.
+    """
+    known, config = _known(type(model).forward), getattr(model, "config", None)
+    if not reads_types(config):
         known -= {"token_type_ids"}
-    return {name: value for name, value in batch.items() if name in known}
+    inputs = {name: value for name, value in batch.items() if name in known}
+    if getattr(config, "is_encoder_decoder", False) and "target_ids" in batch:
+        inputs["decoder_input_ids"] = F.pad(
+            batch["target_ids"][:, :-1], (1, 0), value=config.decoder_start_token_id
+        )
+    return inputs
 
 
 @lru_cache
+def _parameters(function: Callable) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
+
+
 def _known(function: Callable) -> frozenset[str]:
-    return frozenset(inspect.signature(function).parameters) & {
-        "input_ids",
-        "attention_mask",
-        "token_type_ids",
-    }
+    return _parameters(function) & {"input_ids", "attention_mask", "token_type_ids"}

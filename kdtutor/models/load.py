@@ -23,7 +23,7 @@ from kdtutor.errors import KDTutorError, nearest
 from kdtutor.models.ensemble import Ensemble, Weights, is_ensemble, read_listed
 from kdtutor.models.families import positions
 from kdtutor.models.outputs import LabelMap, few, is_unnamed, order_of, output_names, reorder
-from kdtutor.models.reading import own_tokenizer, read_by, settle_padding
+from kdtutor.models.reading import own_tokenizer, read_by, refuse_if_it_sees_ahead, settle_padding
 
 TEACHERS = {"supersense": "bert-supersense", "sentiment": "bert-sentiment", "glosses": "bert-glosses"}
 
@@ -40,7 +40,7 @@ def load_teacher(
     task = as_task(task)
     if name is not None and is_ensemble(name):
         return freeze(load_ensemble(task, name, label_map=label_map))
-    base = task.name.split("[")[0]
+    base = task.name.split("[")[0] + (" (causal-lm)" if task.kind == "causal-lm" else "")
     if name is None and base not in TEACHERS:
         raise KDTutorError(
             f'no teacher ships for "{task.name}" (there are for {", ".join(TEACHERS)}); '
@@ -110,7 +110,7 @@ def _load(
         with hub_access(place), quiet():
             config = AutoConfig.from_pretrained(source, **safe)
             _check_architecture(config, task, str(name), auto)
-            has_head = f"For{task.rules.head}" in str(config.architectures)
+            has_head = _has_head(config, task.rules.head)
             # A teacher of classes may read with a tokenizer of its own: its answers belong to the text.
             own = own_tokenizer(_tokenizer_of(name, source), task)
             if own and not (teaches and not task.rules.per_token):
@@ -144,6 +144,7 @@ def _load(
     model.reads_with = own
     check_fits(model, task, str(name))
     settle_padding(model, task, str(name))
+    refuse_if_it_sees_ahead(model, task, str(name))
 
     if order is not None:
         reorder(model, order, task)
@@ -154,20 +155,38 @@ def _load(
 
 
 def _check_architecture(config: PretrainedConfig, task: Task, name: str, auto) -> None:
-    """Refuse encoder–decoders, a classifier where each token is to be answered, and what has no such head."""
-    if config.is_encoder_decoder:
+    """Refuse encoder–decoders where nothing is written, a classifier where each token is to be answered, and what has
+    no such head."""
+    if config.is_encoder_decoder and not task.rules.writes:
         kind = f"{config.model_type}, an encoder–decoder"
-        raise KDTutorError(f"{name} is a {kind}: here encoders and decoders are trained and teach")
+        raise KDTutorError(
+            f'{name} is a {kind}: such are for seq2seq tasks, and "{task.name}" is a {task.kind} task'
+        )
     if task.rules.per_token and "ForSequenceClassification" in str(config.architectures):
         raise KDTutorError(
             f'{name} answers with classes, but "{task.name}" has no label column: label="…" (--label …) names '
             "it; its cells may be empty, where a text is there to be answered by the teacher"
         )
     if type(config) not in auto._model_mapping:  # noqa: SLF001 - AutoModel tells it nowhere else
-        head = "masked LM" if task.rules.per_token else "head for classes or numbers"
+        forms = {"MaskedLM": "masked LM", "CausalLM": "causal LM", "Seq2SeqLM": "encoder–decoder"}
+        head = forms.get(task.rules.head, "head for classes or numbers")
         raise KDTutorError(
             f'{name} is a {config.model_type}, which has no {head}, but "{task.name}" is a {task.kind} task'
         )
+
+
+def _has_head(config: PretrainedConfig, head: str) -> bool:
+    """Tell whether a checkpoint was saved with a head of this kind, as its configuration says."""
+    return bool({kind.__name__ for kind in _classes(config, head)} & {*(config.architectures or ())}) or (
+        f"For{head}" in str(config.architectures)
+    )
+
+
+def _classes(config: PretrainedConfig, head: str) -> tuple[type, ...]:
+    """Return transformers' classes of models with this configuration and head."""
+    # AutoModel tells it nowhere else.
+    found = getattr(transformers, f"AutoModelFor{head}")._model_mapping.get(type(config), ())  # noqa: SLF001
+    return found if isinstance(found, tuple) else (found,)
 
 
 def _refuse_without_body(model: PreTrainedModel, missing: list[str], name: str) -> None:
@@ -230,15 +249,19 @@ def check_fits(model: PreTrainedModel, task: Task, who: str = "the model") -> No
     if not isinstance(getattr(model, "config", None), PretrainedConfig):
         name = type(model).__name__
         raise KDTutorError(f"{who} is a {name}, not a model of transformers: its configuration is missing")
-    others = {f"For{rules.head}" for rules in KINDS.values()} - {f"For{task.rules.head}"}
-    head = type(getattr(model, "members", [model])[0]).__name__  # an ensemble's teachers have the same
-    if any(other in head for other in others):
-        raise KDTutorError(f'{who} is a {head}, but "{task.name}" is a {task.kind} task')
+    others = {rules.head for rules in KINDS.values()} - {task.rules.head}
+    one = getattr(model, "members", [model])[0]  # an ensemble's teachers have the same head
+    if not _is_made_for(one, task.rules.head) and any(_is_made_for(one, other) for other in others):
+        raise KDTutorError(f'{who} is a {type(one).__name__}, but "{task.name}" is a {task.kind} task')
     _check_config(model.config, read_by(model, task), who, has_head=True)
     names = output_names(model.config)
     named = task.rules.named and not is_unnamed(names)
     if named and [name.lower() for name in names] != [name.lower() for name in task.labels]:
         raise KDTutorError(f'{who} has the classes {few(names)}, but "{task.name}" has {few(task.labels)}')
+
+
+def _is_made_for(model: PreTrainedModel, head: str) -> bool:
+    return type(model) in _classes(model.config, head) or f"For{head}" in type(model).__name__
 
 
 def _check_config(config: PretrainedConfig, task: Task, who: str, has_head: bool) -> None:
@@ -250,10 +273,15 @@ def _check_config(config: PretrainedConfig, task: Task, who: str, has_head: bool
 
     # The vocabulary; some models round it up.
     surplus = config.vocab_size - len(task.tokenizer)
-    if not 0 <= surplus <= 128:
+    if not 0 <= surplus <= max(128, len(task.tokenizer) // 100):
         raise KDTutorError(
             f'{who} knows {config.vocab_size} tokens, but the tokenizer of "{task.name}" has {len(task.tokenizer)}: '
             'they must share one vocabulary (load_task(…, tokenizer="the model\'s name"))'
+        )
+
+    if task.rules.writes and config.decoder_start_token_id is None:
+        raise KDTutorError(
+            f"{who} doesn't say which token its decoder begins with: model.config.decoder_start_token_id = …"
         )
 
     if task.max_length > (most := positions(config)):

@@ -104,5 +104,27 @@ def _difference(model: PreTrainedModel, task: Task) -> float:
 
 
 def _answers(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
-    """Compute logits (B, C) or (B, L, V)."""
-    return forward(model, batch, fast=False).logits.float()
+    """Compute logits (B, C) or (B, L, V); an encoder–decoder is to write what it reads."""
+    return forward(model, batch | {"target_ids": batch["input_ids"]}, fast=False).logits.float()
+
+
+@torch.no_grad()
+def refuse_if_it_sees_ahead(model: PreTrainedModel, task: Task, who: str) -> None:
+    """Refuse a model that is to predict next tokens and reads them: its loss would fall to 0, and it can't write."""
+    if task.rules.head != "CausalLM":
+        return
+    was_training, device = model.training, model.device
+    ids = torch.arange(min(8, len(task.tokenizer)), device=device)[None]
+    other = torch.cat([ids[:, :-1], ids[:, :1]], 1)  # another last token
+    model.eval()
+    try:
+        one, two = (
+            _answers(model, {"input_ids": x, "attention_mask": torch.ones_like(x)}) for x in (ids, other)
+        )
+    finally:
+        model.train(was_training)
+    if (found := float((one - two)[:, :-1].abs().max())) > 1e-5 * max(1.0, float(one.abs().max())):
+        raise KDTutorError(
+            f"{who}, a {type(model).__name__}, reads the tokens that it is to predict (its answers change by "
+            f"{found:.2g} with them): an encoder is no causal LM; take a decoder, such as small_gpt2(task)"
+        )

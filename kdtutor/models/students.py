@@ -19,10 +19,18 @@ from difflib import get_close_matches
 import torch
 import transformers
 from torch import nn
-from transformers import BertConfig, PreTrainedModel
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+)
 
 from kdtutor.data.load import as_task
 from kdtutor.data.task import Task
+from kdtutor.data.tokens import end_of_text, start_of_text
 from kdtutor.errors import COUNT, FRACTION, SEED, KDTutorError, nearest, whole
 from kdtutor.models.depth import half_depth
 from kdtutor.models.load import label_config, load_model
@@ -99,13 +107,12 @@ def small_bert(
 ) -> PreTrainedModel:
     """Make a BERT with random weights for `task`: feed-forward 4 × width, heads of 32 (64 from width 512 on)."""
     task = as_task(task)
-    dropout = FRACTION("dropout", dropout)
-    layers, width = DEPTH("layers", layers), COUNT("width", width)
-    heads = heads if heads is None else COUNT("heads", heads)
-    seed = seed if seed is None else SEED("seed", seed)
-    heads = heads or max(1, width // (64 if width >= 512 else 32))
-    if width % heads:
-        raise KDTutorError(f"width {width} is not divisible by {heads} heads")
+    layers, width, heads, dropout = _sizes(layers, width, heads, dropout)
+    if not hasattr(transformers, f"BertFor{task.rules.head}"):
+        raise KDTutorError(
+            f'a BERT reads both ways and writes nothing, but "{task.name}" is a {task.kind} task: '
+            "small_gpt2(task) (--student small-gpt2) for causal-lm, small_seq2seq(task) (--student small-seq2seq)"
+        )
     config = BertConfig(
         vocab_size=len(task.tokenizer),
         hidden_size=width,
@@ -118,10 +125,103 @@ def small_bert(
         pad_token_id=task.tokenizer.pad_token_id,
         **label_config(task),
     )
+    return _drawn(getattr(transformers, f"BertFor{task.rules.head}"), config, seed)
+
+
+def small_gpt2(
+    task: Task | str,
+    layers: int = 2,
+    width: int = 128,
+    heads: int | None = None,
+    dropout: float = 0.1,
+    seed: int | None = None,
+) -> PreTrainedModel:
+    """Make a GPT-2 (Radford et al. 2019) with random weights for a causal-lm task, its heads as of `small_bert`."""
+    task = as_task(task)
+    layers, width, heads, dropout = _sizes(layers, width, heads, dropout)
+    _refuse_other_kind(task, "CausalLM", "A GPT-2 predicts next tokens")
+    config = GPT2Config(
+        vocab_size=len(task.tokenizer),
+        n_positions=task.max_length,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        **_special_tokens(task),
+    )
+    return _drawn(GPT2LMHeadModel, config, seed)
+
+
+def small_seq2seq(
+    task: Task | str,
+    layers: int = 2,
+    width: int = 128,
+    heads: int | None = None,
+    dropout: float = 0.1,
+    decoder_layers: int | None = None,
+    seed: int | None = None,
+) -> PreTrainedModel:
+    """Make an encoder–decoder with random weights for a seq2seq task: `transformer.Transformer`'s shape, as a BART.
+
+    Norms behind each residual, ReLU, embeddings times √D that are the output layer too (Vaswani et al. 2017), but
+    learned places. decoder_layers: of the decoder alone, which writing token by token waits for; by default `layers`.
+    """
+    task = as_task(task)
+    layers, width, heads, dropout = _sizes(layers, width, heads, dropout)
+    _refuse_other_kind(task, "Seq2SeqLM", "An encoder–decoder writes a text that answers another")
+    special = _special_tokens(task)
+    config = BartConfig(
+        vocab_size=len(task.tokenizer),
+        max_position_embeddings=task.max_length,
+        d_model=width,
+        encoder_layers=layers,
+        decoder_layers=layers if decoder_layers is None else DEPTH("decoder_layers", decoder_layers),
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        activation_function="relu",
+        scale_embedding=True,
+        dropout=dropout,
+        attention_dropout=dropout,
+        decoder_start_token_id=special["bos_token_id"],
+        forced_eos_token_id=None,
+        **special,
+    )
+    return _drawn(BartForConditionalGeneration, config, seed)
+
+
+def _sizes(layers: int, width: int, heads: int | None, dropout: float) -> tuple[int, int, int, float]:
+    """Check the sizes of a new Transformer; without `heads` they are 32 wide, 64 from width 512 on."""
+    dropout = FRACTION("dropout", dropout)
+    layers, width = DEPTH("layers", layers), COUNT("width", width)
+    heads = COUNT("heads", heads) if heads is not None else max(1, width // (64 if width >= 512 else 32))
+    if width % heads:
+        raise KDTutorError(f"width {width} is not divisible by {heads} heads")
+    return layers, width, heads, dropout
+
+
+def _refuse_other_kind(task: Task, head: str, what: str) -> None:
+    if task.rules.head != head:
+        raise KDTutorError(f'{what}, but "{task.name}" is a {task.kind} task')
+
+
+def _special_tokens(task: Task) -> dict[str, int]:
+    """Return the tokens that a model which writes has to know; they stand in its configuration."""
+    tokenizer = task.tokenizer
+    ends = {"bos_token_id": start_of_text(tokenizer), "eos_token_id": end_of_text(tokenizer)}
+    return ends | {"pad_token_id": tokenizer.pad_token_id}
+
+
+def _drawn(kind: type[PreTrainedModel], config, seed: int | None) -> PreTrainedModel:
+    """Make a model with random weights, drawn by `seed` if there is one."""
+    seed = seed if seed is None else SEED("seed", seed)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        return getattr(transformers, f"BertFor{task.rules.head}")(config)
+        return kind(config)
 
 
 # ------------------------------------------------------------------------------------------- the register's own
@@ -135,3 +235,13 @@ def _half_depth(teacher, task, layers=None, token_types="fold", seed=None):
 @register("small-bert")
 def _small_bert(teacher, task, layers=2, width=128, dropout=0.1, seed=None):
     return small_bert(task, layers, width, dropout=dropout, seed=seed)
+
+
+@register("small-gpt2")
+def _small_gpt2(teacher, task, layers=2, width=128, dropout=0.1, seed=None):
+    return small_gpt2(task, layers, width, dropout=dropout, seed=seed)
+
+
+@register("small-seq2seq")
+def _small_seq2seq(teacher, task, layers=2, width=128, dropout=0.1, seed=None):
+    return small_seq2seq(task, layers, width, dropout=dropout, seed=seed)

@@ -180,7 +180,7 @@ class _Bench:
     def scores(self, model, task: str, split: str) -> dict[str, float]:
         texts = self.tasks[task]
         if task == "glosses":
-            found = evaluation.masked_lm_scores(model, texts, split)
+            found = evaluation.token_scores(model, texts, split)
             return {name: round(value, 6) for name, value in found.items()}
         found = scores(model, texts, split, right=split == "test")
         for domain in sorted(set(texts.split(split).domains or ())):

@@ -72,26 +72,28 @@ class Batches:
         if self._order[0] != epoch:
             order = generator_from(self.seed, "order", epoch)
             if self._chances is None:
-                batches = length_bucketed_batches(self.data.lengths, self.batch_size, order)
+                batches = length_bucketed_batches(self.data.sizes, self.batch_size, order)
             else:
                 drawn = self._chances.multinomial(len(self.data), replacement=True, generator=order)
-                batches = length_bucketed_batches(self.data.lengths[drawn], self.batch_size, order)
+                batches = length_bucketed_batches(self.data.sizes[drawn], self.batch_size, order)
                 batches = [drawn[index] for index in batches]
             self._order = epoch, batches
         return self._order[1][position]
 
     def tokens(self, step: int) -> int:
         """Count the tokens of a step, over all processes, padding left out."""
-        return int(self.data.lengths[self.index(step)].sum())
+        return int(self.data.sizes[self.index(step)].sum())
 
     def tokens_of_a_pass(self) -> int:
         """Count the tokens of an epoch, padding left out; of a balanced one, which is drawn, what is expected."""
         if self._chances is None:
-            return int(self.data.lengths.sum())
-        return round(len(self.data) * float(self._chances @ self.data.lengths.double()))
+            return int(self.data.sizes.sum())
+        return round(len(self.data) * float(self._chances @ self.data.sizes.double()))
 
     def fix_masks(self) -> None:
-        """Draw the masks of all texts once: from now on every epoch has the same ones."""
+        """Draw the masks of all texts once, where there are any: from now on every epoch has the same ones."""
+        if not self.task.rules.masks:
+            return
         drawn = []
         for index in torch.arange(len(self.data)).split(256):
             generator = generator_from(self.seed, "fixed masks", int(index[0]))
@@ -102,18 +104,16 @@ class Batches:
         ids, labels = (torch.cat(parts).int() for parts in zip(*drawn, strict=True))
         self._fixed = replace(self.data, ids=ids), replace(self.data, ids=labels, pad=IGNORED)
 
-    def masked(self, index: Tensor) -> dict[str, Tensor]:
-        """Return the texts `index` with their fixed masks."""
-        corrupted, labels = self._fixed
-        return corrupted.batch(index) | {"labels": labels.batch(index)["input_ids"]}
+    def labelled(self, index: Tensor, step: int = 0) -> dict[str, Tensor]:
+        """Return the texts `index` with their labels, and with masks: the fixed ones, or those of this step."""
+        if self._fixed:
+            corrupted, labels = self._fixed
+            return corrupted.batch(index) | {"labels": labels.batch(index)["input_ids"]}
+        return self._with_labels(self.data.batch(index), generator_from(self.seed, "masks", step))
 
     def __getitem__(self, step: int) -> list[dict[str, Tensor]]:
-        if self._fixed:
-            batch = self.masked(self.index(step))
-        else:
-            batch = self.data.batch(self.index(step))
-            # Labels and masks are made for all of it at once, so that they don't depend on how it is cut.
-            batch = self._with_labels(batch, generator_from(self.seed, "masks", step))
+        # Labels and masks are made for all of it at once, so that they don't depend on how it is cut.
+        batch = self.labelled(self.index(step), step)
         # Every n-th example, of n parts: texts of similar length lie side by side, so no part has all the long ones.
         # Whether processes or micro-batches cut a batch makes no difference to its parts, only how many there are.
         every = torch.arange(len(batch["index"]))
@@ -122,24 +122,36 @@ class Batches:
 
     def _cut(self, batch: dict[str, Tensor], part: Tensor) -> dict[str, Tensor]:
         """Return some examples of a batch, padded to the longest of them or a little more: there are few lengths."""
-        length = self.data.round_length(int(batch["attention_mask"][part].sum(1).max()))
-        padding = {"input_ids": self.data.pad, "attention_mask": 0, "token_type_ids": 0}
-        if self.task.rules.per_token:
-            padding["labels"] = IGNORED
         cut = {name: value[part] for name, value in batch.items()}
-        for name in padding.keys() & cut.keys():
-            # A negative width cuts off.
-            cut[name] = F.pad(cut[name], (0, length - cut[name].shape[1]), value=padding[name])
+        pad = self.data.pad
+        _pad(cut, self.data, "attention_mask", {"input_ids": pad, "attention_mask": 0, "token_type_ids": 0})
+        if self.data.written is not None:
+            _pad(cut, self.data.written, "target_mask", {"target_ids": pad, "target_mask": 0})
+        if self.task.rules.per_token:
+            like = cut["input_ids" if self.data.written is None else "target_ids"]
+            cut["labels"] = _to_width(cut["labels"], like.shape[1], IGNORED)
         # Found here, on the host, where no device has to be waited for.
         counted = self.task.rules.counted(cut, self.positions)
         if counted is not None:
-            cut["rows"] = counted.flatten().nonzero()[:, 0]  # (n,) positions in the flattened (B·L)
+            cut["rows"] = counted.flatten().nonzero()[:, 0]  # (n,) places in the flattened (B·L), or (B·M)
             cut["labels"] = cut["labels"][counted]  # (n,)
         return cut
 
     def _with_labels(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         rules, tokenizer = self.task.rules, self.task.tokenizer
         return rules.with_labels(batch, tokenizer, self.masking, generator, self._weights)
+
+
+def _pad(batch: dict[str, Tensor], data: Encoded, mask: str, padding: dict[str, int]) -> None:
+    """Bring what `padding` names, and with what, to the length of the batch's longest text by `mask`, or a bit more."""
+    length = data.round_length(int(batch[mask].sum(1).max()))
+    for name in padding.keys() & batch.keys():
+        batch[name] = _to_width(batch[name], length, padding[name])
+
+
+def _to_width(x: Tensor, length: int, value: int) -> Tensor:
+    # A negative width cuts off.
+    return F.pad(x, (0, length - x.shape[1]), value=value)
 
 
 def balanced_chances(labels: Tensor) -> Tensor:

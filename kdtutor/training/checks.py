@@ -11,7 +11,7 @@ from kdtutor.evaluation.scores import check_metric
 from kdtutor.models.ensemble import Ensemble
 from kdtutor.models.fingerprint import configuration, fingerprint
 from kdtutor.models.load import check_fits
-from kdtutor.models.reading import read_by
+from kdtutor.models.reading import read_by, refuse_if_it_sees_ahead
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training.batches import Batches
 from kdtutor.training.settings import Settings, TopK
@@ -100,6 +100,7 @@ def _check_student(student: PreTrainedModel, task: Task) -> None:
             "the student is quantised, and whole numbers have no gradient: train it in float32 and quantise it then, "
             "or let it feel the rounding while it is trained (kdtutor.deploy.aware)"
         )
+    refuse_if_it_sees_ahead(student, task, "the student")
     trained = [p for p in student.parameters() if p.requires_grad]
     if not trained:
         raise KDTutorError(
@@ -129,6 +130,7 @@ def _check_pair(
 ) -> None:
     """Refuse a teacher that doesn't fit the task, is partly the student, or answers over another vocabulary."""
     check_fits(teacher, task, "the teacher")
+    refuse_if_it_sees_ahead(teacher, task, "the teacher")
     theirs = {p.untyped_storage().data_ptr() for p in teacher.parameters()}
     for name, parameter in student.named_parameters():
         if parameter.untyped_storage().data_ptr() in theirs:

@@ -22,7 +22,9 @@ from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task, random_rows
 from kdtutor.errors import KDTutorError
-from kdtutor.evaluation.scores import FORMATS, masked_lm_scores, predict, scores_of
+from kdtutor.evaluation.scores import FORMATS, predict, scores_of
+from kdtutor.evaluation.tokens import token_scores
+from kdtutor.evaluation.writing import written_scores
 from kdtutor.models.forward import Outputs
 from kdtutor.objectives.parse import parse_objective
 
@@ -141,7 +143,9 @@ def fit(
     """Compute the main score of the task's kind, that of `metric`, and the mean loss with the true labels."""
     if not task.rules.per_token:
         return _fit(predict(student, task, split, fast=fast), task.targets(split), task, metric)
-    scores = masked_lm_scores(student, task, split, masking=masking, fast=fast)
+    scores = token_scores(student, task, split, masking=masking, fast=fast)
+    if metric is not None and metric not in scores:
+        scores |= written_scores(student, task, split)
     return {name: scores[name] for name in (task.rules.scores[0], metric, "loss") if name}
 
 

@@ -117,7 +117,9 @@ class Distillation(Resumable):
         if given.check_teacher and self.objective.needs_teacher:
             check_teacher(self.teacher, task, given.fast)
         self.chunked = (
-            given.chunked and task.rules.masks and vocabulary.can_chunk(self.objective, student, self.teacher)
+            given.chunked
+            and task.rules.per_token
+            and vocabulary.can_chunk(self.objective, student, self.teacher)
         )
         self.needs, self.teacher_needs = vocabulary.forward_needs(self.objective, self.chunked)
         processes.start_alike(self.accelerator, (student, self.objective))

@@ -99,7 +99,7 @@ def plan(
     micro = math.ceil(math.ceil(batches.batch_size / launch.processes) / batches.accumulate)
     known = Estimate(
         run.total_steps, batches.batch_size, launch.processes, batches.accumulate, micro,
-        int(batches.data.lengths.max()), _tokens(batches, run.total_steps),
+        _longest(batches), _tokens(batches, run.total_steps),
     )  # fmt: skip
     memory = _memory(run, launch, micro, known.length)
     if answers.bytes:
@@ -116,6 +116,12 @@ def plan(
     in_memory = cache if isinstance(cache, TopK) else bool(answers.bytes)
     is_asked = bool(answers.bytes) and not answers.ships()
     return _timed(known, run, settings | {"cache": in_memory}, is_asked)
+
+
+def _longest(batches: Batches) -> int:
+    """Count the tokens of the longest text, read or written."""
+    data = batches.data
+    return int(max(part.lengths.max() for part in (data, data.written) if part is not None))
 
 
 def _tokens(batches: Batches, steps: int) -> int:
@@ -147,7 +153,7 @@ def _memory(run: Distillation, launch: Launch, texts: int, length: int) -> dict[
         memory["best weights"] = memory["student's weights"]
     if launch.processes > 1:
         memory["gradients on their way"] = 4 * trained
-    if run.task.rules.masks:
+    if run.task.rules.per_token:
         memory["logits"] = _logits_memory(run, texts * length, launch.device)
     return {name: size for name, size in memory.items() if size}
 
@@ -208,10 +214,11 @@ def _outputs_of_teacher(run: Distillation, bf16: bool, length: int) -> int:
 def _example(run: Distillation, texts: int, length: int) -> tuple[dict[str, Tensor], Tensor | None]:
     ids = torch.ones(texts, length, dtype=torch.long, device=run.device)
     rows = None
-    if run.task.rules.masks:
+    if run.task.rules.per_token:
         share = run.masking if run.batches.positions == "masked" else 1
         rows = torch.arange(math.ceil(texts * length * share), device=run.device)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, rows
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return batch | ({"target_ids": ids} if run.task.rules.writes else {}), rows
 
 
 @contextmanager

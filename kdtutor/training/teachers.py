@@ -92,7 +92,7 @@ class Unused(Answers):
     """No term needs a teacher. Masks are as fixed as they would be beside one, so that the two runs compare."""
 
     def __init__(self, batches: Batches, has_fixed_masks: bool):
-        self.batches, self.has_fixed_masks = batches, has_fixed_masks
+        self.batches, self.has_fixed_masks = batches, has_fixed_masks and batches.task.rules.masks
 
     def ask(self) -> None:
         if self.has_fixed_masks:
@@ -143,6 +143,8 @@ def answers_for(
         )
     if task.rules.masks:
         reason = "masks are drawn anew at each step, so the teacher's answers change too"
+    elif task.rules.per_token:
+        reason = 'the logits of every token would fill the memory; cache="topk:64" keeps the largest'
     elif needs != {"logits"}:
         reason = f"{', '.join(sorted(needs - {'logits'}))} of every token would fill the memory"
     elif cache is False:
@@ -301,23 +303,25 @@ class Cached(Answers):
 
 
 class TopLogits(Answers):
-    """A cached teacher for masked LM: fixed masks, and of each token's logits only the k largest.
+    """A cached teacher of language models: of each token's logits only the k largest; for masked LM, fixed masks.
 
-    An approximation, twice: every epoch has the same masks, where drawing them anew shows the student more; and what
-    the teacher gives to all other tokens counts as 0, the k probabilities being scaled up to 1. `mode` says how much
-    that leaves out. log_p: float16 (tokens, k), at temperature 1; tokens: int32 (tokens, k); both in the data's order.
+    An approximation: what the teacher gives to all other tokens counts as 0, the k probabilities being scaled up to 1,
+    and `mode` says how much that leaves out. For masked LM a second one: every epoch has the same masks, where drawing
+    them anew shows the student more. log_p: float16 (tokens, k), at temperature 1; tokens: int32 (tokens, k); both in
+    the data's order.
     """
 
     def __init__(self, inference: Inference, batches: Batches, k: int, terms: Sequence[Term]):
         self.inference, self.batches, self.k = inference, batches, k
         self.temperature = max(term.temperature for term in terms if term.needs_teacher)
-        self.total = int(batches.data.offsets[-1])
+        self.places = batches.data.written or batches.data  # whose tokens have logits
+        self.total = int(self.places.offsets[-1])
         self.bytes = self.total * k * 6  # a float16 and an int32 each
 
     def ask(self) -> None:
         self._refuse_too_many()
         self.batches.fix_masks()
-        data, accelerator = self.batches.data, self.inference.accelerator
+        data, accelerator = self.places, self.inference.accelerator
         self.log_p = torch.empty(self.total, self.k, dtype=torch.float16)
         self.tokens = torch.empty(self.total, self.k, dtype=torch.int32)
         outside = 0.0
@@ -342,21 +346,24 @@ class TopLogits(Answers):
         self.mode = (
             f"asked once, {self.k} of {self.inference.model.config.vocab_size:,} logits of {self.total:,} tokens "
             f"cached in memory, {self.bytes / 1e6:,.1f} MB: {outside / self.total:.2%} of its probability at "
-            f"temperature {self.temperature:g} is left out; masks are fixed"
+            f"temperature {self.temperature:g} is left out"
         )
+        if self.batches.task.rules.masks:
+            self.mode += "; masks are fixed"
 
     def outputs(self, batch: Batch, inputs: Batch) -> Outputs:
         """Return those of the tokens that `batch["rows"]` names: (n, k) each."""
-        length, device = batch["input_ids"].shape[1], self.inference.accelerator.device
+        length = batch.get("target_ids", batch["input_ids"]).shape[1]
         text, column = batch["rows"] // length, batch["rows"] % length
-        where = self.batches.data.offsets[batch["index"][text]] + column
+        where, device = self.places.offsets[batch["index"][text]] + column, self.inference.accelerator.device
         log_p, tokens = (part[where].to(device, non_blocking=True) for part in (self.log_p, self.tokens))
         return Outputs(None, top=(log_p, tokens))
 
     def _largest(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Ask for the k largest log-probabilities and whose they are; and what is left out."""
-        batch = self.batches.masked(index)
-        batch["rows"] = batch["attention_mask"].flatten().nonzero()[:, 0]
+        batch = self.batches.labelled(index)
+        # Every place, also the last of a text, after which nothing comes: so each token has its row.
+        batch["rows"] = batch.get("target_mask", batch["attention_mask"]).flatten().nonzero()[:, 0]
         inputs = {name: value.to(self.inference.accelerator.device) for name, value in batch.items()}
         logits = self.inference.outputs(inputs, {"logits"}).logits.float()
         best = logits.log_softmax(-1).topk(self.k)
@@ -382,7 +389,7 @@ def _refuse_top(cache: TopK, task, terms: Sequence[Term], needs: Set[str]) -> No
     """Raise KDTutorError, with the reason, where the k largest logits can't stand in for the teacher."""
     reads = [type(term) for term in terms if term.needs_teacher]
     reason = None
-    if not task.rules.masks:
+    if not task.rules.per_token:
         reason = f"{task.name} is a {task.kind} task: cache=True keeps all of its few logits"
     elif others := [kind.__name__ for kind in reads if kind not in (SoftTargets, SoftCrossEntropy)]:
         reason = f"{others[0]} needs more of the teacher than probabilities: leave cache alone"

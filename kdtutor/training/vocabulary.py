@@ -1,10 +1,10 @@
 """Losses over a vocabulary, a few hundred tokens at a time: a full table of logits never exists.
 
-A masked-LM batch of n tokens has n · V logits, student's and teacher's, and as many gradients: with BERT's vocabulary
-of 30,522 and 32,768 tokens, 4 GB each in float32. But a token's loss depends on its own row alone. So rows are taken
-chunk by chunk: both models' logits from what goes into their last matrix (n, D), every term's loss, its gradient with
-respect to the logits, and from that the gradients of features, matrix and bias. What a chunk needs fits the
-processor's cache, which makes it faster too.
+A language model's batch of n tokens has n · V logits, student's and teacher's, and as many gradients: with BERT's
+vocabulary of 30,522 and 32,768 tokens, 4 GB each in float32. But a token's loss depends on its own row alone. So rows
+are taken chunk by chunk: both models' logits from what goes into their last matrix (n, D), every term's loss, its
+gradient with respect to the logits, and from that the gradients of features, matrix and bias. What a chunk needs fits
+the processor's cache, which makes it faster too.
 
 It is exact, and it knows no term by name: each computes its own loss, and autograd the gradient, on a chunk's logits.
 """
@@ -86,7 +86,7 @@ def losses(
     active = [(i, term) for i, term in enumerate(terms) if term.weight and "logits" in term.needs]
     asked = teacher if any(term.needs_teacher for _, term in active) else None
     learned = [p for _, term in active for p in term.parameters() if p.requires_grad]
-    inputs = [student.features, matrix, bias, *learned]
+    inputs = [student.features, matrix, *([] if bias is None else [bias]), *learned]
 
     # Half precision multiplies matrices, sums are float32 or better.
     kind = _product_dtype(student.features)
@@ -94,6 +94,7 @@ def losses(
     student_logits = _logits_by_chunk(student, kind, wide, len(matrix))
     teacher_logits = _logits_by_chunk(asked, kind, wide, len(matrix))
     h_s, w_s = student.features.detach().to(kind), matrix.detach().to(kind)
+    has_bias = int(bias is not None)
 
     factors = factors.to(wide)
     values = torch.zeros(len(terms), dtype=wide, device=h_s.device)
@@ -107,8 +108,8 @@ def losses(
             d_logits, *d_learned = _gradients(active, learned, factors, logits, labels[chunk], values)
 
             # From the logits' gradient follow those of what they were made of.
-            d_matrix, d_bias, *_ = sums
-            for total, d in zip(sums[2:], d_learned, strict=True):
+            d_matrix, d_bias = sums[0], sums[1] if has_bias else None
+            for total, d in zip(sums[1 + has_bias :], d_learned, strict=True):
                 total += d
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
@@ -189,7 +190,10 @@ def _logits_by_chunk(
         log_p, tokens = outputs.top
         return lambda chunk: logits_of_top(log_p[chunk], tokens[chunk], vocabulary, wide)
     last = outputs.unembedding
-    features, matrix, bias = (x.detach().to(kind) for x in (outputs.features, last.weight, last.bias))
+    features, matrix = (x.detach().to(kind) for x in (outputs.features, last.weight))
+    if last.bias is None:
+        return lambda chunk: (features[chunk] @ matrix.T).to(wide)
+    bias = last.bias.detach().to(kind)
     return lambda chunk: torch.addmm(bias, features[chunk], matrix.T).to(wide)
 
 

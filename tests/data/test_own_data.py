@@ -239,7 +239,7 @@ def test_the_kind_may_be_said(tmp_path):
         load, words, kind="regression"
     )
     assert 'unknown kind of labelled task "classes"' in refusal(load, words, kind="classes")
-    assert "masked-lm has none" in refusal(load, words, kind="masked-lm")
+    assert "masked-lm and causal-lm have none" in refusal(load, words, kind="masked-lm")
 
 
 def test_names_of_a_class_label_come_along(tmp_path, monkeypatch):

@@ -23,9 +23,9 @@ from kdtutor.evaluation.scores import (
     ece,
     evaluate,
     macro_f1,
-    masked_lm_scores,
     predict,
     spearman,
+    token_scores,
 )
 from kdtutor.evaluation.speed import latency_ms
 from kdtutor.evaluation.statistics import mean_and_interval, paired_seeds_test, paired_test
@@ -266,9 +266,9 @@ def test_a_model_of_another_task_is_not_scored(task, model):
 def test_masked_lm_scores_are_means_over_all_masked_tokens(task):
     raw = replace(task, kind="masked-lm", labels=())
     model = small_bert(raw, layers=1, width=32, seed=0).train()
-    scores = masked_lm_scores(model, raw, batch_size=60, seed=3)
+    scores = token_scores(model, raw, batch_size=60, seed=3)
     assert model.training
-    assert scores == masked_lm_scores(model, raw, batch_size=60, seed=3)
+    assert scores == token_scores(model, raw, batch_size=60, seed=3)
 
     from kdtutor.data.masking import mask_tokens
     from kdtutor.data.tokens import length_bucketed_batches
@@ -287,9 +287,9 @@ def test_masked_lm_scores_are_means_over_all_masked_tokens(task):
     assert scores["loss"] == pytest.approx(math.fsum(losses) / len(where), rel=1e-5)
     assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"]))
     assert scores["accuracy"] == pytest.approx(sum(right) / len(where))
-    assert "was masked" in refusal(masked_lm_scores, model, raw, masking=0.0)
+    assert "was masked" in refusal(token_scores, model, raw, masking=0.0)
     result = evaluate(model, raw, batch_size=60, latency=False)
-    assert result.score == result.accuracy == masked_lm_scores(model, raw, batch_size=60)["accuracy"]
+    assert result.score == result.accuracy == token_scores(model, raw, batch_size=60)["accuracy"]
     assert "perplexity" in str(result)
 
 
@@ -298,7 +298,7 @@ def test_a_masked_lm_whose_logits_are_not_finite_is_not_scored_and_a_hopeless_on
     model = small_bert(raw, layers=1, width=32, seed=0)
     with torch.no_grad():
         model.cls.predictions.bias[:1000] = 5000.0  # some token is always far likelier than the right one
-    assert masked_lm_scores(model, raw)["perplexity"] == math.inf
+    assert token_scores(model, raw)["perplexity"] == math.inf
     with torch.no_grad():
         model.cls.predictions.bias[7] = float("nan")
     message = refusal(evaluate, model, raw, latency=False)

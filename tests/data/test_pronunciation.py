@@ -1,0 +1,100 @@
+"""The words and phonemes that ship, their splits by family, their tokenizer, and texts to be written of one's own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import refusal
+
+from kdtutor.data.load import load_task
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+import pronunciation
+
+
+@pytest.fixture(scope="module")
+def task():
+    return load_task("pronunciation")
+
+
+def test_words_and_their_phonemes_are_in_fixed_splits(task):
+    assert {name: len(task.split(name)) for name in task.splits} == {
+        "train": 99865,
+        "validation": 12457,
+        "test": 12602,
+    }
+    words = [word for name in task.splits for word in task.texts(name)]
+    assert len({*words}) == len(words)
+    spoken = {word: said for name in task.splits for word, said in zip(*task.split(name).texts, strict=True)}
+    assert spoken["hello"] == "HH AH L OW"
+    assert spoken["running"] == "R AH N IH NG"
+    assert len({phoneme for said in spoken.values() for phoneme in said.split()}) == 39
+
+
+def test_no_family_of_words_is_in_two_splits(task):
+    families = {name: {pronunciation.family(word) for word in task.texts(name)} for name in task.splits}
+    assert not families["train"] & families["test"]
+    assert not families["train"] & families["validation"]
+    assert not families["validation"] & families["test"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["run runs running runner runner's", "make makes making maker", "happy happier happily happiness", "agree agreed",
+     "nation nations national nationality", "stop stopped stopping", "city cities", "box boxes"],
+)  # fmt: skip
+def test_the_forms_of_a_word_are_one_family(words):
+    assert len({pronunciation.family(word) for word in words.split()}) == 1
+
+
+def test_letters_and_phonemes_are_tokens_and_each_text_has_its_end(task):
+    tokenizer = task.tokenizer
+    assert len(tokenizer) == 4 + 27 + 39
+    ids = tokenizer("can't")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["c", "a", "n", "'", "t", "[EOS]"]
+    batch = task.encode("train").batch(torch.tensor([0]))
+    word, said = (column[0] for column in task.split("train").texts)
+    assert tokenizer.decode(batch["target_ids"][0], skip_special_tokens=True) == said
+    assert tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist()) == [*word, "[EOS]"]
+    longest = max(int(task.encode(name).written.lengths.max()) for name in task.splits)
+    assert longest < task.max_length  # nothing is cut off
+
+
+def test_a_subset_keeps_words_and_phonemes_together(task):
+    some = task.subset(50, seed=3)
+    spoken = dict(zip(*task.split("train").texts, strict=True))
+    assert all(spoken[word] == said for word, said in zip(*some.split("train").texts, strict=True))
+
+
+def test_a_file_of_texts_and_answers_is_a_task_and_each_text_is_in_one_part(tmp_path, capsys):
+    rows = [{"en": f"word {n % 150} here", "fr": f"mot {n}"} for n in range(300)]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    task = load_task(file, text="en", label="fr", kind="seq2seq")
+    assert task.kind == "seq2seq"
+    assert "300 rows" in capsys.readouterr().out
+    sources = {name: {*task.texts(name)} for name in task.splits}
+    assert not sources["train"] & (sources["validation"] | sources["test"])
+    assert sum(len(task.split(name)) for name in task.splits) == 300
+    assert (
+        load_task([("a b", "c"), *((f"d {n}", f"e {n}") for n in range(60))], kind="seq2seq").kind
+        == "seq2seq"
+    )
+    assert "reads one column and writes another" in refusal(load_task, file, text="en", kind="seq2seq")
+
+
+def test_translations_in_a_folder_as_the_hub_has_them(tmp_path, monkeypatch):
+    from datasets import Dataset, DatasetDict, config
+
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [{"id": str(n), "translation": {"en": f"one {n}", "fr": f"un {n}"}} for n in range(40)]
+    parts = {
+        name: Dataset.from_list(rows[first::3]) for first, name in enumerate(("train", "validation", "test"))
+    }
+    DatasetDict(parts).save_to_disk(tmp_path / "books")
+    task = load_task(str(tmp_path / "books"), text="translation.en", label="translation.fr", kind="seq2seq")
+    assert [column[0] for column in task.split("train").texts] == ["one 0", "un 0"]
