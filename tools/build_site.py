@@ -4,6 +4,8 @@
     python tools/build_site.py build/site notebooks/04_*.ipynb   some of them, or all in a folder
     python tools/build_site.py --as-stored build/site            execute nothing, show the stored outputs
 
+With the whole course comes a page in which a student runs (student_page.py); `--student` makes it from another recipe.
+
 The pages are made by Sphinx with myst-nb (tools/site/conf.py). The JavaScript they load (require.js, Jupyter's
 html-manager, anywidget's front end, MathJax) comes from npm in the versions of site/package-lock.json, each held to
 its hash, and lies beside the pages: they work from a disk, with no network. An instrument of the course is alive in
@@ -27,7 +29,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import nbformat
+import student_page
 from execute_notebooks import NOTEBOOKS, WIDGET_STATE, WIDGET_VIEW, NotebookError, clean, run
+
+from kdtutor.errors import KDTutorError
 
 ROOT = Path(__file__).resolve().parents[1]
 COURSE = ROOT / "tools" / "site"
@@ -64,9 +69,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="where the pages go; what was in it is removed")
     parser.add_argument("notebooks", nargs="*", type=Path, help="files or folders; default: the whole course")
     parser.add_argument("--as-stored", action="store_true", help="execute nothing, show the stored outputs")
+    parser.add_argument(
+        "--student", type=Path, help="a recipe of kdtutor distill: its student runs in a page"
+    )
     options = parser.parse_args(arguments)
+    recipe = options.student or (None if options.notebooks else student_page.RECIPE)
     try:
-        build(options.folder, list(paths(options.notebooks or [NOTEBOOKS])), execute=not options.as_stored)
+        notebooks = list(paths(options.notebooks or [NOTEBOOKS]))
+        build(options.folder, notebooks, execute=not options.as_stored, student=recipe)
     except (NotebookError, SiteError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -85,15 +95,18 @@ def paths(given: list[Path]) -> Iterator[Path]:
             raise SiteError(f"there is no notebook {path}")
 
 
-def build(folder: Path, notebooks: list[Path], execute: bool = True) -> None:
-    """Make the site of these notebooks in `folder`. Raises NotebookError and SiteError."""
+def build(folder: Path, notebooks: list[Path], execute: bool = True, student: Path | None = None) -> None:
+    """Make the site of these notebooks in `folder`, with a page for the student of a recipe if one is given.
+
+    Raises NotebookError and SiteError.
+    """
     if not notebooks:
         raise SiteError("no notebooks to make a site from")
     modules = javascript()  # first, since it may fail, and executing takes minutes
     source = folder.with_name(folder.name + ".source")
     for old in (folder, source):
         shutil.rmtree(old, ignore_errors=True)
-    shutil.copytree(COURSE, source, ignore=shutil.ignore_patterns("package*.json"))
+    shutil.copytree(COURSE, source, ignore=shutil.ignore_patterns("package*.json", "*.yaml"))
     for origin, target in FILES.items():
         copy(modules / origin, source / "static" / target)
     (source / "static/widgets/paths.js").write_text(PATHS, encoding="utf-8")
@@ -110,7 +123,7 @@ def build(folder: Path, notebooks: list[Path], execute: bool = True) -> None:
     pages = {page.stem: page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("*.md"))}
     for name, text in pages.items():
         (source / f"{name}.md").write_text(for_the_site(text, names), encoding="utf-8")
-    names += pages
+    names += [*add_student(source, student), *pages]
     first = source / "index.md"
     first.write_text(first_page(first.read_text(encoding="utf-8"), rows, names), encoding="utf-8")
     # A warning is a fault: a link that leads nowhere, say.
@@ -120,6 +133,24 @@ def build(folder: Path, notebooks: list[Path], execute: bool = True) -> None:
     if made.returncode:
         raise SiteError("Sphinx could not make the pages; its warnings above name the notebooks")
     shutil.rmtree(source)
+
+
+def add_student(source: Path, recipe: Path | None) -> list[str]:
+    """Fill in the page in which a student runs, and return its name; [], and a sentence that says why, without it."""
+    page = source / student_page.TEMPLATE
+    text = page.read_text(encoding="utf-8")
+    page.unlink()
+    if recipe is None:
+        return []
+    try:
+        filled = student_page.make(source / "static", BUILD, *npm(), recipe)
+    except (KDTutorError, SiteError) as error:
+        print(f"The site is made without its page {page.stem}: {error}.", file=sys.stderr)
+        return []
+    for what, value in filled.items():
+        text = text.replace(f"<!-- {what} -->", value)
+    page.write_text(text, encoding="utf-8")
+    return [page.stem]
 
 
 # --------------------------------------------------------------------------------------------------- the notebooks
@@ -234,6 +265,9 @@ def first_page(page: str, rows: list[str], names: list[str]) -> str:
     """Fill in the map of the notebooks, the instrument, and where the course runs in a browser, as the README says."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     filled = {"the notebooks": course_map(rows, names), "the instrument": instrument()}
+    name = Path(student_page.TEMPLATE).stem
+    works = f"- **You want to see one at work:** [a student runs in your browser]({name}.md), beside its teacher.\n"
+    filled["the student's page"] = works if name in names else ""
     for name, host in (("Colab", "colab.research.google.com/github"), ("Binder", "mybinder.org/v2")):
         filled[name] = re.search(rf"\]\((https://{host}/[^)]+)\)", readme)[1]
     for what, text in filled.items():

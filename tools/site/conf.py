@@ -55,7 +55,10 @@ mathjax3_config = {
 
 def scripts_for_widgets(app, pagename, templatename, context, doctree):
     """Load require.js and the widgets' front end on a page that has widgets, in this order and nowhere else."""
-    if "application/vnd.jupyter.widget-state+json" in (context.get("body") or ""):
+    body = context.get("body") or ""
+    if 'class="kd-browser"' in body:
+        app.add_css_file("student/page.css")
+    if "application/vnd.jupyter.widget-state+json" in body:
         app.add_js_file("widgets/require.js")
         app.add_js_file("widgets/paths.js")
         # Should ever a module be missing, it is looked for beside the page, and not on a server.
