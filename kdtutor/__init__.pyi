@@ -19,6 +19,7 @@ from kdtutor.data import load_tokenizer as load_tokenizer
 from kdtutor.data.augment import augment as augment
 from kdtutor.deploy.aware import quantization_aware as quantization_aware
 from kdtutor.deploy.aware import settled as settled
+from kdtutor.deploy.browser import browser_page as browser_page
 from kdtutor.deploy.onnx import export as export
 from kdtutor.deploy.pruning import prune_heads as prune_heads
 from kdtutor.deploy.pruning import prune_vocabulary as prune_vocabulary
