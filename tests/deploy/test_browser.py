@@ -49,7 +49,7 @@ def test_the_page_has_all_that_it_names_and_one_tokenizer_for_both(runtime, tmp_
 
 
 def test_what_is_no_export_and_a_teacher_of_other_classes_are_refused(runtime, tmp_path):
-    with pytest.raises(KDTutorError, match="holds no exported classifier .*kdtutor export"):
+    with pytest.raises(KDTutorError, match=r"holds no exported classifier .*kdtutor export"):
         browser_page(tmp_path, runtime)
     teacher = exported(tmp_path / "t", labels=("good", "bad"))
     with pytest.raises(KDTutorError, match="answers with other classes"):
@@ -58,7 +58,7 @@ def test_what_is_no_export_and_a_teacher_of_other_classes_are_refused(runtime, t
 
 
 def test_without_npm_one_sentence_says_what_is_missing_and_nothing_is_kept(tmp_path):
-    with pytest.raises(KDTutorError, match="onnxruntime-web@.* comes from npm.* install Node.js"):
+    with pytest.raises(KDTutorError, match=r"onnxruntime-web@.* comes from npm.* install Node.js"):
         fetch_runtime(tmp_path / "page", npm=["no-such-npm"])
     assert not [*(tmp_path / "page").glob("*")]
 
