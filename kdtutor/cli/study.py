@@ -47,10 +47,9 @@ def main(argv: list[str]) -> int:
     if given.restart:
         forget(file, folder)
     if given.processes > 1:
-        return _side_by_side(given.processes, argv)
-    stored = {"logits": _logits, "distilbert": _distilbert, "shapes": _shapes}[given.name](
-        given, file, folder
-    )
+        return side_by_side(given.processes, ["study", *(part for part in argv if part != "--restart")])
+    make = {"logits": _logits, "distilbert": _distilbert, "shapes": _shapes, "grid": _grid}[given.name]
+    stored = make(given, file, folder)
     print(stored)
     return 0
 
@@ -74,6 +73,15 @@ def _shapes(given, file: Path, folder: Path) -> Stored:
     return shapes.run(shapes.Plan(), file, folder, task, teacher, partial(print, flush=True))
 
 
+def _grid(given, file: Path, folder: Path) -> Stored:
+    from kdtutor.models import load_teacher
+    from kdtutor.studies import grid
+
+    task = _task(given, "supersense")
+    teacher = load_teacher(task, given.teacher)
+    return grid.run(grid.Plan(), file, folder, task, teacher, partial(print, flush=True))
+
+
 def _distilbert(given, file: Path, folder: Path) -> Stored:
     from kdtutor.models import load_teacher
     from kdtutor.studies import distilbert, distilbert_runs
@@ -94,10 +102,9 @@ def _task(given, name: str):
     return load_task(given.data / name if given.data else name, tokenizer=tokenizer)
 
 
-def _side_by_side(count: int, argv: list[str]) -> int:
+def side_by_side(count: int, argv: list[str]) -> int:
     """Run the same command in so many processes, which share the work; one that ends badly ends alone."""
-    alone = [part for part in argv if part != "--restart"] + ["--processes", "1"]
-    command = [sys.executable, "-m", "kdtutor", "study", *alone]
+    command = [sys.executable, "-m", "kdtutor", *argv, "--processes", "1"]
 
     def end(*_) -> None:
         raise KeyboardInterrupt
