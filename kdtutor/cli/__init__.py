@@ -1,5 +1,5 @@
-"""The command line, `kdtutor COMMAND …`: pretrain, finetune, distill, evaluate, predict, label, export,
-study, class or doctor.
+"""The command line, `kdtutor COMMAND …`: pretrain, finetune, distill, search, evaluate, predict, label,
+export, study, class or doctor.
 
     kdtutor finetune --task supersense --model bert-glosses --epochs 4 --output runs/teacher
     kdtutor export runs/latest --precision int8 # ONNX, for machines without PyTorch
@@ -35,12 +35,16 @@ def main(argv: list[str] | None = None) -> int:
             from kdtutor.cli.study import main as study
 
             return study(rest) or 0
+        if command == "search":
+            from kdtutor.cli.search import main as search
+
+            return search(rest)
         if command == "class":
             from kdtutor.exercises.classroom import main as classroom
 
             return classroom(rest)
         if command not in COMMANDS:
-            raise KDTutorError(nearest("command", command, [*COMMANDS, "study", "class", "doctor"]))
+            raise KDTutorError(nearest("command", command, [*COMMANDS, "search", "study", "class", "doctor"]))
         kind, run = COMMANDS[command]
         arguments = parse(kind, rest, f"kdtutor {command}")
         return run(arguments, " ".join(["kdtutor", *map(shlex.quote, argv)])) or 0
@@ -50,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         how = (
             "the same command goes on"
-            if command == "study"
+            if command in ("study", "search")
             else "--resume goes on from the newest checkpoint"
         )
         print(f"kdtutor: interrupted; {how}", file=sys.stderr)

@@ -179,6 +179,39 @@ class DistillArguments(TrainArguments):
 
 
 @dataclass(frozen=True)
+class SearchArguments(DistillArguments):
+    """Search a recipe's hyper-parameters with Optuna, by their score on validation: its `search:` says which."""
+
+    output: str = field_of(
+        "runs/search", FOLDER, "folder for the study, the best recipe, its model and the card"
+    )
+    trials: int = field_of(20, COUNT, "how many students shall be trained, or given up early, in all")
+    sampler: str = field_of("tpe", one_of("tpe", "random", "grid"), "how the next trial is chosen")
+    pruner: str | None = field_of(
+        None,
+        optional(one_of("none", "median", "hyperband")),
+        "how trials that look bad on the way are given up (default: median; with a cost none)",
+    )
+    target: str = field_of(
+        "validation", TEXT, "the split whose score (--metric) is made as high as it can be: validation"
+    )
+    cost: str | None = field_of(
+        None,
+        optional(one_of("latency", "multiply_adds", "parameters")),
+        "what is kept low at the same time: of several best trials, the Pareto front",
+    )
+    budget: int | None = field_of(
+        None, optional(COUNT), "multiply-adds for a text of max_length tokens; what needs more is not trained"
+    )
+    study: str | None = field_of(
+        None,
+        optional(FOLDER),
+        "SQLite file of the trials; the same command goes on with it (default: in output)",
+    )
+    processes: int = field_of(1, COUNT, "search with so many processes side by side, each in one thread")
+
+
+@dataclass(frozen=True)
 class EvaluateArguments(DataArguments):
     """Measure a model on a task's held-out split."""
 

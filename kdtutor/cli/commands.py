@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from argparse import SUPPRESS, ArgumentParser
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import Field, asdict, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from kdtutor.cli.answers import label, predict
 from kdtutor.cli.arguments import (
@@ -35,14 +37,15 @@ def _students() -> list[str]:
 
 def flags_of(kind: type) -> dict[str, Field]:
     """Return the fields that a command takes as flags and in a YAML file, by name."""
-    command = next((name for name, (arguments, _) in COMMANDS.items() if arguments is kind), None)
+    command = next((name for name, (arguments, _) in COMMANDS.items() if issubclass(kind, arguments)), None)
     return {f.name: f for f in fields(kind) if command in f.metadata.get("commands", (command,))}
 
 
-def parse(kind: type, argv: list[str], name: str):
+def parse(kind: type, argv: list[str], name: str, recipe: Sequence[str] = ()):
     """Read flags, or a YAML file and flags that win over it, into a `kind`. An unknown field lists those there are.
 
-    A `kind` with a `first` field takes that without its flag, if it stands first.
+    A `kind` with a `first` field takes that without its flag, if it stands first. recipe: the flags of a file that was
+    read already.
     """
     known = flags_of(kind)
     parser = ArgumentParser(
@@ -51,10 +54,9 @@ def parse(kind: type, argv: list[str], name: str):
     parser.error = _refuse  # argparse itself would print all flags and leave
     for flag in known.values():
         _add(parser, flag)
-    recipe = []
     if argv and not argv[0].startswith("-"):
         is_recipe = argv[0].endswith((".yaml", ".yml")) or not hasattr(kind, "first")
-        given = _flags(argv[0], known) if is_recipe else [f"--{kind.first}={argv[0]}"]
+        given = flags(argv[0], read_recipe(argv[0]), known) if is_recipe else [f"--{kind.first}={argv[0]}"]
         recipe, argv = given, argv[1:]
     parsed, unknown = parser.parse_known_args(argv)
     if unknown and unknown[0].endswith((".yaml", ".yml")):
@@ -86,8 +88,8 @@ def _add(parser: ArgumentParser, flag: Field) -> None:
         parser.add_argument(*spelt(f"no_{flag.name}"), dest=flag.name, action="store_false")
 
 
-def _flags(file: str, known: dict[str, Field]) -> list[str]:
-    """Turn a YAML file's `field: value` lines into flags; `field:` without a value, or null, leaves the default."""
+def read_recipe(file: str) -> dict:
+    """Read a YAML file's `field: value` lines."""
     import yaml
 
     try:
@@ -102,6 +104,11 @@ def _flags(file: str, known: dict[str, Field]) -> list[str]:
     names = [key.value for key, _ in node.value]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise KDTutorError(f"{file} gives {twice[0]} twice")
+    return recipe
+
+
+def flags(file: str, recipe: Mapping[str, Any], known: Mapping[str, Field]) -> list[str]:
+    """Turn a recipe into flags; `field:` without a value, or null, leaves the default."""
     for key, value in recipe.items():
         if key not in known:
             raise KDTutorError(f"{file}: " + nearest("field", key, known))
@@ -125,7 +132,7 @@ def pretrain(a: PretrainArguments, command: str) -> None:
     from kdtutor import models
     from kdtutor.objectives.parse import parse_objective
 
-    task = _task(a)
+    task = task_of(a)
     if not task.rules.per_token:
         raise KDTutorError(
             f"pretrain needs raw text, or texts to be written, but {task.name} is a {task.kind} task: --task glosses"
@@ -147,7 +154,7 @@ def finetune(a: FinetuneArguments, command: str) -> None:
     from kdtutor import models
     from kdtutor.objectives.parse import parse_objective
 
-    task = _task(a)
+    task = task_of(a)
     torch.manual_seed(a.seed)  # the new head
     model = models.load_model(a.model, task)
     if a.dropout is not None:
@@ -156,23 +163,29 @@ def finetune(a: FinetuneArguments, command: str) -> None:
 
 
 def distill(a: DistillArguments, command: str) -> None:
-    from kdtutor import models
     from kdtutor.objectives.parse import parse_objective
 
     parse_objective(a.objective)  # whether it can be read is said now, not after loading
-    task = _task(a)
-    objective = parse_objective(_formula(a, task.rules))
-    teacher = _teacher(a, task)
+    task = task_of(a)
+    objective = parse_objective(formula_of(a, task.rules))
+    teacher = teacher_of(a, task)
+    train(a, command, [*flags_of(type(a))], student_of(a, teacher, task), teacher, task, objective)
+
+
+def student_of(a: DistillArguments, teacher, task):
+    """Make the student that a recipe describes."""
+    from kdtutor import models
+
     options = {name: getattr(a, name) for name in ("layers", "width", "token_types", "vectors")}
     # Of several teachers the first is cut in half, or gives its vectors.
     first = getattr(teacher, "members", [teacher])[0]
     student = models.make_student(a.student, first, task, seed=a.seed, **options)
     if a.dropout is not None:
         models.set_dropout(student, a.dropout)
-    train(a, command, [*flags_of(type(a))], student, teacher, task, objective)
+    return student
 
 
-def _teacher(a: DistillArguments, task):
+def teacher_of(a: DistillArguments, task):
     """Load the teacher, or the ensemble of those that are named."""
     from kdtutor import models
 
@@ -192,7 +205,7 @@ def _teacher(a: DistillArguments, task):
     return models.load_teacher(task, a.teacher, a.label_map)
 
 
-def _formula(a: DistillArguments, rules) -> str:
+def formula_of(a: DistillArguments, rules) -> str:
     """Return the objective, or the sum that --alpha and --temperature are short for, as the kind of task has it."""
     short = [a.alpha, a.temperature, a.class_weights] != [None] * 3
     if a.objective != DEFAULT_OBJECTIVE:
@@ -224,7 +237,7 @@ def evaluate(a: EvaluateArguments, command: str) -> None:
 
     if a.output:
         writable(Path(a.output).parent)  # said now, not after the measuring
-    task = _task(a)
+    task = task_of(a)
     model = models.load_teacher(task, a.model, None if a.teacher else a.label_map)
     teacher = None
     if a.teacher:
@@ -242,7 +255,7 @@ def export(a: ExportArguments, command: str) -> None:
     from kdtutor.models import load_teacher
 
     a = _as_trained(a)
-    task = _task(a)
+    task = task_of(a)
     model = load_teacher(task, a.model, a.label_map)
     made = write(model, task, a.output, a.precision, a.split, a.texts)
     print(json.dumps(asdict(made), indent=2) if a.json else made)
@@ -274,7 +287,7 @@ COMMANDS = {
 }
 
 
-def _task(a: DataArguments):
+def task_of(a: DataArguments):
     from kdtutor.data.load import load_task
 
     names = (
