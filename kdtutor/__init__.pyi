@@ -17,6 +17,7 @@ from kdtutor.data import Task as Task
 from kdtutor.data import load_task as load_task
 from kdtutor.data import load_tokenizer as load_tokenizer
 from kdtutor.data.augment import augment as augment
+from kdtutor.data.corruption import corrupt as corrupt
 from kdtutor.deploy.aware import quantization_aware as quantization_aware
 from kdtutor.deploy.aware import settled as settled
 from kdtutor.deploy.browser import browser_page as browser_page
@@ -25,6 +26,7 @@ from kdtutor.deploy.pruning import prune_heads as prune_heads
 from kdtutor.deploy.pruning import prune_vocabulary as prune_vocabulary
 from kdtutor.deploy.session import OnnxModel as OnnxModel
 from kdtutor.errors import KDTutorError as KDTutorError
+from kdtutor.evaluation import attack as attack
 from kdtutor.evaluation import evaluate as evaluate
 from kdtutor.evaluation import mean_and_interval as mean_and_interval
 from kdtutor.evaluation import paired_test as paired_test

@@ -39,6 +39,7 @@ from pathlib import Path
 
 import minilm
 import pronunciation
+import synonyms
 from minilm import SourceUnavailable
 
 from kdtutor.assets import ROOT, manifest, sha256, verify_all
@@ -225,6 +226,8 @@ def build_data(sources: Path, out: Path) -> None:
         write_task(out / "data" / name, name, task_rows)
     phonemes = {phoneme for _, spoken in words for phoneme in spoken.split()}
     pronunciation.build_tokenizer(phonemes, out / "data" / "pronunciation")
+    known = [row.text for row in rows["glosses"] if row.split == "train"]
+    synonyms.write(synonyms.find(wordnet, known), out / "data" / "synonyms" / "synonyms.parquet")
     licences = out / "licences"
     licences.mkdir(parents=True, exist_ok=True)
     (licences / "WordNet-LICENSE.txt").write_text(wordnet_licence(wordnet), encoding="utf-8", newline="\n")

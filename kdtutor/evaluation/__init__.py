@@ -1,5 +1,9 @@
 """What a student is worth, and whether a difference is real."""
 
+from kdtutor.evaluation.attacks import Attacked, attack, attack_rates
+from kdtutor.evaluation.calibration import auroc, energy, fit_temperature, risk_coverage
+from kdtutor.evaluation.ensembles import disagreement, fit_weights, mixture_weights
+from kdtutor.evaluation.robustness import other_domain, robustness_curve, transfer
 from kdtutor.evaluation.scores import (
     FORMATS,
     SCORES,
@@ -38,17 +42,25 @@ from kdtutor.evaluation.writing import edit_distance, error_rates, written_score
 __all__ = [
     "FORMATS",
     "SCORES",
+    "Attacked",
     "Evaluation",
     "Interval",
     "PairedTest",
     "Speed",
     "Speeds",
     "accuracy",
+    "attack",
+    "attack_rates",
+    "auroc",
     "cka_of_layers",
+    "disagreement",
     "ece",
     "edit_distance",
+    "energy",
     "error_rates",
     "evaluate",
+    "fit_temperature",
+    "fit_weights",
     "latencies_ms",
     "latency_ms",
     "layer_probes",
@@ -61,14 +73,19 @@ __all__ = [
     "mean_squared_error",
     "measure",
     "micro_f1",
+    "mixture_weights",
+    "other_domain",
     "paired_seeds_and_texts",
     "paired_seeds_test",
     "paired_test",
     "predict",
+    "risk_coverage",
+    "robustness_curve",
     "scores_of",
     "spearman",
     "speeds",
     "stored_bytes",
     "token_scores",
+    "transfer",
     "written_scores",
 ]

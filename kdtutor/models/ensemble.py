@@ -42,6 +42,21 @@ class EnsembleConfig(PretrainedConfig):
     weighting: str = ""
 
 
+def config_of(members: Sequence[PreTrainedModel]) -> EnsembleConfig:
+    """Make the configuration of what answers for some models that answer alike."""
+    # One whose outputs have names, if there is one.
+    first = next((m.config for m in members if not is_unnamed(output_names(m.config))), members[0].config)
+    lengths = [positions(member.config) for member in members]
+    limit = {} if min(lengths) == float("inf") else {"max_position_embeddings": int(min(lengths))}
+    return EnsembleConfig(
+        vocab_size=max(member.config.vocab_size for member in members),
+        id2label=dict(first.id2label),
+        label2id=dict(first.label2id),
+        problem_type="regression" if first.num_labels == 1 else first.problem_type,
+        **limit,
+    )
+
+
 class Ensemble(PreTrainedModel):
     """Several teachers of the same classes, read with the same tokenizer, that answer as one.
 
@@ -62,18 +77,8 @@ class Ensemble(PreTrainedModel):
     ):
         members = list(members)
         _check_members(members)
-        # One whose outputs have names, if there is one.
-        first = next((m.config for m in members if not is_unnamed(output_names(m.config))), members[0].config)
-        lengths = [positions(member.config) for member in members]
-        limit = {} if min(lengths) == float("inf") else {"max_position_embeddings": int(min(lengths))}
-        config = EnsembleConfig(
-            vocab_size=max(member.config.vocab_size for member in members),
-            id2label=dict(first.id2label),
-            label2id=dict(first.label2id),
-            problem_type="regression" if first.num_labels == 1 else first.problem_type,
-            combine=COMBINE("combine", combine),
-            **limit,
-        )
+        config = config_of(members)
+        config.combine = COMBINE("combine", combine)
         super().__init__(config)
         self.members = nn.ModuleList(members)
         self.reads_with = getattr(members[0], "reads_with", None)
