@@ -1,5 +1,5 @@
 """The command line, `kdtutor COMMAND …`: pretrain, finetune, distill, search, evaluate, predict, label,
-export, study, class or doctor.
+export, serve, study, class or doctor.
 
     kdtutor finetune --task supersense --model bert-glosses --epochs 4 --output runs/teacher
     kdtutor export runs/latest --precision int8 # ONNX, for machines without PyTorch

@@ -18,6 +18,7 @@ from kdtutor.errors import (
     one_of,
     optional,
     several,
+    whole,
 )
 from kdtutor.training.settings import Settings
 
@@ -28,6 +29,8 @@ CLASS_WEIGHTS = (
     "a factor for each class in the loss, as in 1,2.5, or balanced: what all classes weigh alike with"
 )
 SHARE = number("a fraction from 0 to 1", lambda value: 0 <= value <= 1)
+PORT = whole("a port, 1 to 65535", lambda value: 1 <= value <= 65535)
+WAIT = number("milliseconds, 0 to 1000", lambda value: 0 <= value <= 1000)
 PRECISION = one_of("float32", "float16", "int8", "int8-static")
 DEFAULT_OBJECTIVE = "0.1 * HardLabels() + 0.9 * SoftTargets(temperature=4)"
 
@@ -257,6 +260,20 @@ class LabelArguments(PredictArguments):
 
     label: str = field_of("label", TEXT, "label column")
     output: str = field_of("labelled.csv", TEXT, "CSV file to write")
+
+
+@dataclass(frozen=True)
+class ServeArguments(Checked):
+    """Answer texts over HTTP with an exported model, requests that come together in one batch."""
+
+    first: ClassVar[str] = "folder"
+
+    folder: str = field_of("exported", FOLDER, "what kdtutor export wrote")
+    host: str = field_of("127.0.0.1", TEXT, "address to listen on: 0.0.0.0 is the whole network")
+    port: int = field_of(8000, PORT, "port to listen on")
+    wait_ms: float = field_of(5.0, WAIT, "milliseconds for which requests are collected")
+    most: int = field_of(32, COUNT, "texts in a batch at most")
+    per_minute: int = field_of(600, COUNT, "requests of one client in a minute at most")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from kdtutor.cli.arguments import (
     LabelArguments,
     PredictArguments,
     PretrainArguments,
+    ServeArguments,
 )
 from kdtutor.cli.training import train
 from kdtutor.errors import SWITCH, KDTutorError, nearest
@@ -276,6 +277,17 @@ def _as_trained(a: ExportArguments) -> ExportArguments:
     return replace(a, **{name: value for name, value in settings.items() if name in known})
 
 
+def serve(a: ServeArguments, command: str) -> None:
+    from kdtutor.deploy.extra import require
+
+    require("kdtutor serve", "fastapi", "uvicorn", "onnxruntime")
+    from kdtutor.deploy.server import Limits
+    from kdtutor.deploy.server import serve as answer
+
+    print(f"{a.folder} answers at http://{a.host}:{a.port}/docs until Ctrl-C", flush=True)
+    answer(a.folder, a.host, a.port, a.wait_ms / 1000, a.most, Limits(per_minute=a.per_minute))
+
+
 COMMANDS = {
     "pretrain": (PretrainArguments, pretrain),
     "finetune": (FinetuneArguments, finetune),
@@ -284,6 +296,7 @@ COMMANDS = {
     "predict": (PredictArguments, predict),
     "label": (LabelArguments, label),
     "export": (ExportArguments, export),
+    "serve": (ServeArguments, serve),
 }
 
 

@@ -20,8 +20,9 @@ FILES = ("model.onnx", "tokenizer.json", "config.json", "export.json")
 class OnnxModel:
     """A model that `export` wrote: texts in, logits out.
 
-    labels: what its outputs are called, in their order. max_length: tokens of a text that are read. inputs: what it
-    takes. bytes: of the graph. about: what export.json says. threads: of onnxruntime; None, as many as it likes.
+    labels: what its outputs are called, in their order. problem_type: what transformers calls their kind. max_length:
+    tokens of a text that are read. inputs: what it takes. bytes: of the graph. about: what export.json says. threads:
+    of onnxruntime; None, as many as it likes.
     """
 
     def __init__(self, folder: str | os.PathLike, threads: int | None = None):
@@ -32,7 +33,8 @@ class OnnxModel:
         self.folder = _checked(Path(folder))
         try:
             self.about = json.loads((self.folder / "export.json").read_text(encoding="utf-8"))
-            names = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["id2label"]
+            config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            names, self.problem_type = config["id2label"], config.get("problem_type")
             self.tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
             self.session = onnxruntime.InferenceSession(
                 self.folder / "model.onnx", _options(onnxruntime, threads), ["CPUExecutionProvider"]
@@ -50,6 +52,8 @@ class OnnxModel:
 
     def encode(self, texts: Sequence[Text]) -> dict[str, np.ndarray]:
         """Tokenize texts, or pairs of them, padded to the longest: int64 (B, L) for each of the model's inputs."""
+        if bad := [text for text in texts if not is_text("".join(text))]:
+            raise KDTutorError(f"{bad[0][:80]!r} holds half a character (a lone surrogate)")
         encoded = self.tokenizer.encode_batch([*texts])
         rows = {
             "input_ids": [e.ids for e in encoded],
@@ -71,6 +75,14 @@ class OnnxModel:
             chosen = order[start : start + batch_size]
             found[chosen] = self.run(self.encode([texts[i] for i in chosen]))
         return found
+
+
+def is_text(text: str) -> bool:
+    """Tell whether a text can be written as UTF-8: half of a surrogate pair can't, and JSON lets it in."""
+    try:
+        return bool(text.encode()) or not text
+    except UnicodeEncodeError:
+        return False
 
 
 def _checked(folder: Path) -> Path:
