@@ -58,6 +58,7 @@ from kdtutor.objectives import GeneralisedJSD as GeneralisedJSD
 from kdtutor.objectives import HardLabels as HardLabels
 from kdtutor.objectives import HiddenStates as HiddenStates
 from kdtutor.objectives import KeyRelations as KeyRelations
+from kdtutor.objectives import LearnedTemperature as LearnedTemperature
 from kdtutor.objectives import LogitsMSE as LogitsMSE
 from kdtutor.objectives import MaskedLM as MaskedLM
 from kdtutor.objectives import Objective as Objective

@@ -26,6 +26,7 @@ from kdtutor.objectives.formulas import (
 )
 from kdtutor.objectives.hidden import CLSPatience, CosineHidden, HiddenStates
 from kdtutor.objectives.layers import layer_pairs
+from kdtutor.objectives.learned import LearnedTemperature
 from kdtutor.objectives.logits import (
     BinarySoftTargets,
     Blend,
@@ -86,6 +87,7 @@ __all__ = [
     "HardLabels",
     "HiddenStates",
     "KeyRelations",
+    "LearnedTemperature",
     "LogitsMSE",
     "MaskedLM",
     "Objective",
