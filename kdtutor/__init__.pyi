@@ -18,6 +18,8 @@ from kdtutor.data import load_task as load_task
 from kdtutor.data import load_tokenizer as load_tokenizer
 from kdtutor.data.augment import augment as augment
 from kdtutor.data.corruption import corrupt as corrupt
+from kdtutor.data.saved import save_task as save_task
+from kdtutor.data.spans import equal_spans as equal_spans
 from kdtutor.deploy.aware import quantization_aware as quantization_aware
 from kdtutor.deploy.aware import settled as settled
 from kdtutor.deploy.browser import browser_page as browser_page
@@ -77,6 +79,8 @@ from kdtutor.objectives import ValueRelations as ValueRelations
 from kdtutor.objectives import blend as blend
 from kdtutor.training.distillation import Distillation as Distillation
 from kdtutor.training.plan import plan as plan
+from kdtutor.training.sequence_level import written_by as written_by
+from kdtutor.training.settings import OnPolicy as OnPolicy
 from kdtutor.training.settings import TopK as TopK
 
 __version__: str

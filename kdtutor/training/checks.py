@@ -14,6 +14,7 @@ from kdtutor.models.load import check_fits
 from kdtutor.models.reading import read_by, refuse_if_it_sees_ahead
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training.batches import Batches
+from kdtutor.training.on_policy import check_on_policy
 from kdtutor.training.settings import Settings, TopK
 
 
@@ -48,6 +49,7 @@ def check_run(
     if teacher is not None:
         _check_pair(student, teacher, task, objective)
     _check_task(task, objective, settings)
+    check_on_policy(settings.on_policy, task, objective, isinstance(settings.cache, TopK))
 
 
 def check_texts_at_once(objective: Objective, batches: Batches) -> None:
@@ -83,6 +85,7 @@ def identity(
         "precision": "bf16" if bf16 else "fp32",
         # Other answers, and fixed masks.
         "cache": str(settings.cache) if isinstance(settings.cache, TopK) else None,
+        "on_policy": settings.on_policy and str(settings.on_policy),
     }
 
 

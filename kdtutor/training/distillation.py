@@ -35,6 +35,7 @@ from kdtutor.training.batches import Batches
 from kdtutor.training.checks import check_run, check_texts_at_once
 from kdtutor.training.diagnosis import Diagnosis, diagnose, share_clipped, warn_if_mostly_clipped
 from kdtutor.training.neighbours import Neighbours
+from kdtutor.training.on_policy import Writing
 from kdtutor.training.randomness import own_randomness
 from kdtutor.training.resumable import CHECK_EVERY, Resumable
 from kdtutor.training.settings import Settings, TopK, check_setting, describe, takes_settings
@@ -108,6 +109,7 @@ class Distillation(Resumable):
         self.bf16 = processes.wants_bf16(self.accelerator, given.precision)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.batches = Batches.of(task, given, self.objective.positions, rank, world)
+        self.writing = given.on_policy and Writing(student, task, given.on_policy, given.seed, rank)
         check_texts_at_once(self.objective, self.batches)
         self.total_steps = given.steps or max(1, round(given.epochs * self.batches.per_epoch))
         self.save_every = given.save_every or self.batches.per_epoch
@@ -147,8 +149,12 @@ class Distillation(Resumable):
         if not self.student.training:
             self.student.train()
 
-        # How much each term counts: its weight, and over how many valid items its mean is taken.
+        # The texts: the data's, or in a share of the steps what the student itself writes.
         micro_batches = self.batches[self.done]
+        if self.writing:
+            micro_batches = self.writing.instead_of(micro_batches, self.done)
+
+        # How much each term counts: its weight, and over how many valid items its mean is taken.
         weights = torch.tensor([term.weight for term in self.objective.terms], device=self.device)
         counts = self._counts(micro_batches)
 

@@ -50,11 +50,39 @@ class TopK:
         return f"topk:{self.k}"
 
 
+@dataclass(frozen=True)
+class OnPolicy:
+    """How a student writes the texts that it learns from: see on_policy.py.
+
+    share: λ, the chance of a step whose texts are the student's own; the other steps have the data's. temperature: at
+    which it draws its tokens; None takes the likeliest. That of the loss belongs to the objective's terms. prompt: of a
+    causal LM's text so many tokens are given; an encoder–decoder gets all that there is to read. max_new_tokens: by
+    default as many as the task's texts may have. Raises KDTutorError for what these can't be.
+    """
+
+    share: float = 1.0
+    temperature: float | None = 1.0
+    prompt: int = 4
+    max_new_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        number("a fraction above 0, at most 1", lambda value: 0 < value <= 1)("share", self.share)
+        optional(POSITIVE)("temperature", self.temperature)
+        COUNT("prompt", self.prompt)
+        optional(COUNT)("max_new_tokens", self.max_new_tokens)
+
+
 def _cache(value: object) -> bool | str | os.PathLike | TopK:
     if isinstance(value, str) and value.startswith("topk:"):
         count: Any = value.removeprefix("topk:")
         return TopK(int(count) if count.isdecimal() else count)
     return value if isinstance(value, (bool, TopK)) else FOLDER.keep(value)
+
+
+def _on_policy(value: object) -> OnPolicy | None:
+    if value is not None and not isinstance(value, OnPolicy):
+        raise TypeError
+    return value
 
 
 def _interval(value: object) -> int | str:
@@ -186,6 +214,14 @@ class Settings(Checked):
         'anew at each step; "topk:64" (masked LM) fixes the masks and keeps each token\'s 64 largest logits, an '
         "approximation",
         commands=("distill",),
+    )
+    on_policy: OnPolicy | None = setting(
+        None,
+        Check("OnPolicy(…) or None", _on_policy),
+        "language models: in a share of the steps the student writes the texts itself, and the teacher judges each "
+        "token; OnPolicy says how",
+        twin=False,
+        commands=(),
     )
     precision: str = setting(
         "auto", one_of("auto", "bf16", "fp32"), "bf16 or fp32; auto takes bf16 where the hardware has it"
