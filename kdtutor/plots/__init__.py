@@ -31,6 +31,7 @@ from kdtutor.plots.results import (
     scores_with_intervals,
     size_accuracy_latency,
 )
+from kdtutor.plots.sequences import covered_modes, divergence_along, errors_along
 from kdtutor.plots.style import (
     INK,
     NBSP,
@@ -77,13 +78,16 @@ __all__ = [
     "class_progress",
     "class_scores",
     "comparison",
+    "covered_modes",
     "describe",
     "distillation",
     "distributions",
+    "divergence_along",
     "draw_curve",
     "draw_grouped_bars",
     "draw_heatmap",
     "encoder_decoder",
+    "errors_along",
     "gradient_sizes",
     "gradients",
     "head_shares",

@@ -5,6 +5,7 @@
     kd.widgets.BeTheTeacher(task, teacher)                   # soft targets by hand
     kd.widgets.AttentionViewer(teacher, student, task=task)  # who looks where
     kd.widgets.LayerMap(student, teacher, task)              # which layer teaches which
+    kd.widgets.WatchThemWrite({"teacher": …, …}, task)       # token by token, and what the teacher says of each
 
 Each is a traitlets model like any ipywidget, so `explorer.temperature = 4` moves the picture and `explorer.observe`
 works. Importing this package imports none of them; each comes when it is first used (PEP 562).
@@ -20,6 +21,7 @@ _HOME = {
     "BeTheTeacher": "be_the_teacher",
     "AttentionViewer": "attention",
     "LayerMap": "layer_map",
+    "WatchThemWrite": "watch_them_write",
     "Instrument": "base",
 }
 
