@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -56,7 +57,7 @@ def _table(task: Task, name: str) -> pa.Table:
         raise KDTutorError(f"{task.name} has several targets a text, and only tasks with one can be kept")
     if len(split.texts) > 1 and not task.rules.writes:
         raise KDTutorError(f"{task.name} has pairs of texts, and only tasks with one text each can be kept")
-    columns = dict(zip(COLUMNS, map(list, split.texts), strict=False))
+    columns: dict[str, Any] = dict(zip(COLUMNS, map(list, split.texts), strict=False))
     if split.targets is not None:
         columns["label"] = split.targets.numpy()
     if split.domains is not None:

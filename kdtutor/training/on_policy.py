@@ -78,7 +78,7 @@ def prompts_of(task: Task, batch: Batch, tokens: int) -> Batch:
 
     An encoder–decoder reads all; of a causal LM's text the first `tokens`, and never the last, which ends it.
     """
-    prompts = {name: batch[name] for name in ("input_ids", "attention_mask", "index") if name in batch}
+    prompts: Batch = {name: batch[name] for name in ("input_ids", "attention_mask", "index") if name in batch}
     if task.rules.writes:
         return prompts
     lengths = (prompts["attention_mask"].sum(1, keepdim=True) - 1).clamp(1, tokens)
