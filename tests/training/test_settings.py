@@ -32,7 +32,7 @@ WRONG = {
     str: ["", 7, None],
 }
 FIELDS = {f.name: f for f in fields(Settings)}
-# What a masked LM can have; `sampling` is for classes: test_imbalance.py; `on_policy` for what writes: test_on_policy.py.
+# What a masked LM can have; of `sampling` see test_imbalance.py, of `on_policy` test_on_policy.py.
 MASKED = [name for name in FIELDS if name not in ("sampling", "on_policy")]
 
 
