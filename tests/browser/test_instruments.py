@@ -9,6 +9,7 @@ import pytest
 from conftest import TALL
 from instruments import GAME, RUN, SETUP, VIEWER
 from playwright.sync_api import Locator, expect
+from seen import MAKE
 from servers import Notebook, store
 
 
@@ -171,3 +172,19 @@ def test_the_game_works_by_keyboard_and_learns_what_torch_learns(notebook, scree
     assert json.loads(game["beliefs-0"].get_attribute("data-yours")) == pytest.approx(yours, abs=1e-6)
     assert json.loads(game["beliefs-1"].get_attribute("data-label")) == pytest.approx(by_label, abs=1e-6)
     screenshot(game.root, "be-the-teacher")
+
+
+def test_figures_are_dark_in_jupyterlabs_dark_theme(open_page, lab, screenshot):
+    figure = "kd.plots.distributions([0.7, 0.2, 0.1], None, ['a', 'b', 'c'])"
+    store(lab.folder / "dark.ipynb", MAKE, figure, "explorer")
+    notebook = Notebook(open_page(lab.address).page, lab, "dark.ipynb")
+    notebook.run_all()
+    shown = notebook.page.locator(".jp-RenderedImage img")
+    expect(notebook.page.locator(".kd-explorer")).to_be_visible()
+    assert shown.evaluate("(image) => getComputedStyle(image).filter") == "none"
+    notebook.page.evaluate(
+        "window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })"
+    )
+    expect(notebook.page.locator('body[data-jp-theme-light="false"]')).to_have_count(1)
+    assert "invert" in shown.evaluate("(image) => getComputedStyle(image).filter")
+    screenshot(notebook.page, "figure-in-dark-jupyterlab")

@@ -269,6 +269,16 @@ def test_the_plain_picture_hides_behind_the_widget_and_shows_without_scripts(
     screenshot(bare, "page-without-scripts")
 
 
+@pytest.mark.parametrize(
+    ("scheme", "expected"), [("light", "none"), ("dark", "invert(0.9) hue-rotate(180deg)")]
+)
+def test_figures_drawn_on_white_are_dark_in_the_dark_theme(site, open_page, scheme, expected):
+    page = open_page("file://", color_scheme=scheme, java_script_enabled=False).page
+    page.goto((site / "01_instruments.html").as_uri())
+    picture = page.locator(".kd-plain img").first
+    assert picture.evaluate("(image) => getComputedStyle(image).filter") == expected
+
+
 def test_what_needs_python_says_so_and_formulas_are_drawn(page):
     expect(page.locator(".kd-needs-python")).to_have_count(1)
     expect(page.locator("article")).to_contain_text("4")
