@@ -38,11 +38,13 @@ from kdtutor.models import Ensemble as Ensemble
 from kdtutor.models import cnn_student as cnn_student
 from kdtutor.models import freeze as freeze
 from kdtutor.models import generate as generate
+from kdtutor.models import gru_lm as gru_lm
 from kdtutor.models import gru_student as gru_student
 from kdtutor.models import half_depth as half_depth
 from kdtutor.models import layer_choice as layer_choice
 from kdtutor.models import load_model as load_model
 from kdtutor.models import load_teacher as load_teacher
+from kdtutor.models import lstm_lm as lstm_lm
 from kdtutor.models import lstm_student as lstm_student
 from kdtutor.models import sizes as sizes
 from kdtutor.models import small_bert as small_bert

@@ -172,7 +172,7 @@ class CausalLM(Kind):
 
     answer = "token"
     head = "CausalLM"
-    scores = ("accuracy", "loss", "perplexity", "tokens")
+    scores: tuple[str, ...] = ("accuracy", "loss", "perplexity", "tokens")
     score_name = "accuracy at the next token"
 
     def with_labels(self, batch: Batch, tokenizer, masking: float, generator, weights=None) -> Batch:

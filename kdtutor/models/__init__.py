@@ -16,6 +16,7 @@ from kdtutor.models.forward import (
 from kdtutor.models.load import TEACHERS, check_fits, freeze, load_ensemble, load_model, load_teacher, shipped
 from kdtutor.models.pools import Pool, abstaining, by_agreement, by_confidence
 from kdtutor.models.recurrent import gru_student, lstm_student
+from kdtutor.models.recurrent_lm import gru_lm, lstm_lm
 from kdtutor.models.sizes import Sizes, sizes
 from kdtutor.models.static import static_student
 from kdtutor.models.students import (
@@ -45,6 +46,7 @@ __all__ = [
     "freeze",
     "generate",
     "generated_ids",
+    "gru_lm",
     "gru_student",
     "half_depth",
     "inputs_of",
@@ -55,6 +57,7 @@ __all__ = [
     "load_teacher",
     "logits_by_batch",
     "logits_of",
+    "lstm_lm",
     "lstm_student",
     "make_student",
     "refuse_non_finite",

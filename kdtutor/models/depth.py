@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from kdtutor.errors import KDTutorError, nearest
-from kdtutor.models.families import UNCUT, family
+from kdtutor.models.families import TWO_STACKS, UNCUT, family
 from kdtutor.models.names import part_names
 
 TOKEN_TYPES = ("fold", "drop")
@@ -43,7 +43,8 @@ def half_depth(
     `depth` chooses another number of layers. Same width, vocabulary and dropout; gradients on, train mode. Of a BERT it
     is a DistilBERT, without the pooler, so the classification head starts fresh (at `seed`, if given) except for its
     last layer. Of any other family in the table of families, and of a BERT that no DistilBERT can compute like (another
-    activation or layer_norm_eps), it is the same kind of model with fewer layers: nothing in it is fresh.
+    activation or layer_norm_eps), it is the same kind of model with fewer layers: nothing in it is fresh. An
+    encoder–decoder loses layers on both sides.
 
     token_types: a DistilBERT has none. "fold" adds the vector of the first token type, which every token of a single
     text gets, to the positions: all layers copied then give the teacher's own answers. Of a pair of texts, the second
@@ -57,23 +58,27 @@ def half_depth(
         raise KDTutorError(
             f"the teacher is a {what}, not a model of transformers: load_teacher(task, …) makes one"
         )
-    total = getattr(teacher.config, "num_hidden_layers", 0)
-    places = family(teacher.config).layers
-    if places.startswith("-"):
-        why = UNCUT.get(places, "where its layers lie is not known here")
+    places = TWO_STACKS.get(teacher.config.model_type, (family(teacher.config).layers,))
+    if places[0].startswith("-"):
+        why = UNCUT.get(places[0], "where its layers lie is not known here")
         raise KDTutorError(f"half_depth can't cut a {type(teacher).__name__}: {why}; {OTHERWISE}")
-    layers = layer_choice(total, depth if depth is not None else max(1, total // 2))
+    totals = {place: len(teacher.base_model.get_submodule(place)) for place in places}
+    chosen = {
+        place: layer_choice(total, depth if depth is not None else max(1, total // 2))
+        for place, total in totals.items()
+    }
 
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
         if _is_like_distilbert(teacher):
+            [layers] = chosen.values()
             student = _distilbert(teacher, layers, fold=token_types == "fold")
         elif token_types == "drop" and teacher.config.model_type != "distilbert":
             kind = type(teacher).__name__
             raise KDTutorError(f'token_types="drop" is for a DistilBERT; half of this teacher is a {kind}')
         else:
-            student = _shallower(teacher, layers)
+            student = _shallower(teacher, chosen)
     student.tie_weights()
     student.reads_with = getattr(teacher, "reads_with", None)  # it has the teacher's vocabulary
     return student.train()
@@ -83,27 +88,44 @@ OTHERWISE = "take small_bert(task) (--student small-bert), or a smaller model of
 _PER_LAYER = ("layer_types", "no_rope_layers", "attention_window")  # lists with an entry for each layer
 
 
-def _shallower(teacher: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
-    """Make a model of the teacher's own class with these of its layers, and all that is around them."""
-    config = copy.deepcopy(teacher.config)
+def _shallower(teacher: PreTrainedModel, chosen: dict[str, list[int]]) -> PreTrainedModel:
+    """Make a model of the teacher's own class with these of its layers, and all that is around them.
+
+    chosen: which layers, for each list of them: encoder–decoders have two.
+    """
+    config, (layers, *decoder) = copy.deepcopy(teacher.config), chosen.values()
     for name in _PER_LAYER:
         if isinstance(values := getattr(config, name, None), list):
             setattr(config, name, [values[old] for old in layers])
     config.num_hidden_layers = len(layers)
+    for kept in decoder:
+        setattr(
+            config, "decoder_layers" if hasattr(config, "decoder_layers") else "num_decoder_layers", len(kept)
+        )
     student = type(teacher)(config)
 
-    stack = teacher.base_model.get_submodule(family(config).layers)
+    weights = dict(teacher.state_dict())
+    for place, kept in chosen.items():
+        weights = _renumbered(weights, teacher, place, kept)
+    student.load_state_dict(weights)  # which copies the values
+    return student
+
+
+def _renumbered(
+    weights: dict[str, Tensor], teacher: PreTrainedModel, place: str, layers: list[int]
+) -> dict[str, Tensor]:
+    """Keep of the list of layers at `place` the chosen ones, numbered anew."""
+    stack = teacher.base_model.get_submodule(place)
     place = next(name for name, module in teacher.named_modules() if module is stack)
     number = re.compile(re.escape(place) + r"\.(\d+)\.")
-    new_number, weights = {old: new for new, old in enumerate(layers)}, {}
-    for name, value in teacher.state_dict().items():
+    new_number, kept = {old: new for new, old in enumerate(layers)}, {}
+    for name, value in weights.items():
         if found := number.match(name):
             if int(found[1]) not in new_number:
                 continue
             name = f"{place}.{new_number[int(found[1])]}.{name[found.end() :]}"
-        weights[name] = value
-    student.load_state_dict(weights)  # which copies the values
-    return student
+        kept[name] = value
+    return kept
 
 
 # ----------------------------------------------------------------------- from a BERT to a DistilBERT

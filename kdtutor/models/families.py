@@ -101,9 +101,18 @@ PLAIN_ATTENTION = (
     "bert", "distilbert", *ROBERTAS, "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text", "electra", "ernie",
     "megatron-bert", "rembert", "roc_bert",
 )  # fmt: skip
+#: Encoder–decoders, and where the layers of both sides lie in their body.
+TWO_STACKS = {
+    "bart": ("encoder.layers", "decoder.layers"),
+    "mbart": ("encoder.layers", "decoder.layers"),
+    "marian": ("encoder.layers", "decoder.layers"),
+    "pegasus": ("encoder.layers", "decoder.layers"),
+    "t5": ("encoder.block", "decoder.block"),
+}
 #: Language models whose logits are one matrix times the last vectors of their body, and nothing else.
 PLAIN_HEADS = (
     "gpt2", "gpt_neo", "gpt_neox", "opt", "llama", "mistral", "qwen2", "qwen3", "bart", "mbart", "marian", "pegasus",
+    "kdtutor-recurrent-lm",
 )  # fmt: skip
 #: Encoder–decoders, where nothing is to be written, and what answers otherwise when a text is padded.
 REFUSED = {

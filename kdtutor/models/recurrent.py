@@ -64,9 +64,9 @@ class Recurrent(nn.Module):
         states = [x]
         for cells in zip(self.forwards, self.backwards, strict=True):
             both, x = (from_first, from_last), self.dropout(x)
-            read = [cell(_ordered(x, order))[0] for cell, order in zip(cells, both, strict=True)]
+            read = [cell(ordered(x, order))[0] for cell, order in zip(cells, both, strict=True)]
             last = torch.cat([side.take_along_dim(end, 1) for side in read], -1)[:, 0]
-            put_back = [_ordered(side, order.argsort(1)) for side, order in zip(read, both, strict=True)]
+            put_back = [ordered(side, order.argsort(1)) for side, order in zip(read, both, strict=True)]
             x = torch.cat(put_back, -1) * mask[..., None]
             states.append(x)
 
@@ -76,7 +76,7 @@ class Recurrent(nn.Module):
         return features, tuple(states)
 
 
-def _ordered(x: Tensor, order: Tensor) -> Tensor:
+def ordered(x: Tensor, order: Tensor) -> Tensor:
     """Put the tokens of each text into an order: (B, L, D) and places (B, L) → (B, L, D)."""
     return x.take_along_dim(order[..., None], 1)
 

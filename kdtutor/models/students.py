@@ -125,7 +125,7 @@ def small_bert(
         pad_token_id=task.tokenizer.pad_token_id,
         **label_config(task),
     )
-    return _drawn(getattr(transformers, f"BertFor{task.rules.head}"), config, seed)
+    return drawn(getattr(transformers, f"BertFor{task.rules.head}"), config, seed)
 
 
 def small_gpt2(
@@ -149,9 +149,9 @@ def small_gpt2(
         resid_pdrop=dropout,
         embd_pdrop=dropout,
         attn_pdrop=dropout,
-        **_special_tokens(task),
+        **special_tokens(task),
     )
-    return _drawn(GPT2LMHeadModel, config, seed)
+    return drawn(GPT2LMHeadModel, config, seed)
 
 
 def small_seq2seq(
@@ -171,7 +171,7 @@ def small_seq2seq(
     task = as_task(task)
     layers, width, heads, dropout = _sizes(layers, width, heads, dropout)
     _refuse_other_kind(task, "Seq2SeqLM", "An encoder–decoder writes a text that answers another")
-    special = _special_tokens(task)
+    special = special_tokens(task)
     config = BartConfig(
         vocab_size=len(task.tokenizer),
         max_position_embeddings=task.max_length,
@@ -190,7 +190,7 @@ def small_seq2seq(
         forced_eos_token_id=None,
         **special,
     )
-    return _drawn(BartForConditionalGeneration, config, seed)
+    return drawn(BartForConditionalGeneration, config, seed)
 
 
 def _sizes(layers: int, width: int, heads: int | None, dropout: float) -> tuple[int, int, int, float]:
@@ -208,14 +208,14 @@ def _refuse_other_kind(task: Task, head: str, what: str) -> None:
         raise KDTutorError(f'{what}, but "{task.name}" is a {task.kind} task')
 
 
-def _special_tokens(task: Task) -> dict[str, int]:
+def special_tokens(task: Task) -> dict[str, int]:
     """Return the tokens that a model which writes has to know; they stand in its configuration."""
     tokenizer = task.tokenizer
     ends = {"bos_token_id": start_of_text(tokenizer), "eos_token_id": end_of_text(tokenizer)}
     return ends | {"pad_token_id": tokenizer.pad_token_id}
 
 
-def _drawn(kind: type[PreTrainedModel], config, seed: int | None) -> PreTrainedModel:
+def drawn(kind: type[PreTrainedModel], config, seed: int | None) -> PreTrainedModel:
     """Make a model with random weights, drawn by `seed` if there is one."""
     seed = seed if seed is None else SEED("seed", seed)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
