@@ -33,7 +33,7 @@ define lint
 	$(BIN)/mypy
 endef
 
-.PHONY: help lab notebooks course check test colab bench assets fuzz constraints clean
+.PHONY: help lab notebooks course slides check test colab bench assets fuzz constraints clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
@@ -46,6 +46,9 @@ notebooks: $(READY) ## execute every notebook in place, top to bottom, and store
 
 course: $(READY) ## execute every notebook without a screen and make build/site: pages whose widgets live without Python
 	$(BIN)/python tools/build_site.py build/site
+
+slides: $(READY) ## make build/slides: each notebook as slides, with its stored outputs, that need no network to be shown
+	$(BIN)/python tools/build_slides.py build/slides
 
 check: $(READY) ## before a commit, in minutes: style, types, imports and the unit tests without browser and notebooks
 	$(lint)
