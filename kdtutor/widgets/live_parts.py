@@ -36,9 +36,12 @@ def make_twin(run: Distillation, wanted: bool) -> tuple[Distillation | None, str
         return None, f"There is no twin that learns from labels: {error}."
 
 
-def twin_name(twin: Distillation) -> str:
+def twin_name(twin: Distillation, run: Distillation) -> str:
+    """Say what the twin learns from; also how many texts, where these are not the student's."""
     formula = repr(twin.objective)
-    return "hard labels alone" if formula == twin.task.rules.hard else formula
+    name = "hard labels alone" if formula == twin.task.rules.hard else formula
+    read, own = (len(each.task.split("train")) for each in (run, twin))
+    return name if read == own else f"{name}, {own:,} texts instead of {read:,}"
 
 
 def check_live(run: Distillation, twin: bool | Distillation) -> None:

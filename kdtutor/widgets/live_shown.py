@@ -130,7 +130,7 @@ class Shown(Steered):
     def _make_plan(self, why_no_twin: str) -> dict:
         """Collect what the front end has to know once."""
         run, score = self.distillation, self._score
-        twin = "" if self.twin is None else twin_name(self.twin)
+        twin = "" if self.twin is None else twin_name(self.twin, self.distillation)
         notes = [score.note, why_no_twin, self._probe.note, same_temperature(run)[1]]
         return {
             "name": self.name,

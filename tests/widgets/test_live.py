@@ -726,6 +726,13 @@ def test_an_own_twin(task, teacher, make):
     assert own.done == 3 and "LogitsMSE" in live.plan["twin"]
 
 
+def test_a_twin_with_other_texts_says_how_many(task, make):
+    fewer = make_run(task.subset(8), HardLabels(), steps=STEPS, progress=False)
+    live = make(live={"twin": fewer})
+    all_texts = len(live.distillation.task.split("train"))
+    assert live.plan["twin"] == f"hard labels alone, 8 texts instead of {all_texts}"
+
+
 def test_what_cannot_be_shown_is_refused_in_one_sentence(task, teacher, make):
     run = make_run(task, teacher=teacher, steps=STEPS)
     for wrong, sentence in [
