@@ -11,7 +11,7 @@ teacher, and TF-IDF with a linear model on the same labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,13 +20,10 @@ from transformers import PreTrainedModel
 
 from kdtutor.data.augment import augment
 from kdtutor.data.task import Task
-from kdtutor.models.fingerprint import fingerprint
 from kdtutor.models.students import make_student
-from kdtutor.studies.runner import Job, Ledger, as_stored, hardware, settings_to_try, work
-from kdtutor.studies.stored import SPLITS, Stored, versions
+from kdtutor.studies.bench import Bench
+from kdtutor.studies.stored import SPLITS, Stored
 from kdtutor.studies.training import scores, train, words_alone
-from kdtutor.training.checkpoints import writable
-from kdtutor.training.history import NonFiniteLoss
 
 TEACHER, WORDS = "teacher", "TF-IDF"
 #: what is learned from: its texts and its objective
@@ -85,77 +82,25 @@ def configurations(plan: Plan) -> list[Configuration]:
 
 
 def run(plan: Plan, file: Path, folder: Path, task: Task, teacher: PreTrainedModel, report=print) -> Stored:
-    """Make what `file` lacks, and write it after every run, whole or not at all; other processes may help.
-
-    folder: where the teacher's answers are kept. Raises KDTutorError if the file was made otherwise.
-    """
-    head = {
-        "study": "shapes",
-        "format": 1,
-        "command": "kdtutor study shapes",
-        "teacher": fingerprint(teacher),
-        "data": f"{task.name} {task.fingerprint}",
-        "versions": versions(),
-        "plan": {name: value for name, value in as_stored(plan).items() if name != "seeds"},
-        "hardware": hardware(),
-        "configurations": {c.name: as_stored(c) for c in configurations(plan)},
-        "choosing": [],
-        "runs": [],
-    }
-    ledger = Ledger(file, head, report)
-    bench = _Bench(plan, task, teacher, writable(folder))
-    made = configurations(plan)
-    seeded = sum(c.objective is not None for c in made)
-    return Stored(work(ledger, bench.jobs, len(made) + seeded * (len(plan.seeds) - 1), report))
+    """Make what `file` lacks. folder: where the teacher's answers are kept. KDTutorError if it was made otherwise."""
+    return Shapes(plan, task, teacher, folder).run(file, report)
 
 
-class _Bench:
+class Shapes(Bench):
     """Makes the rows of the file. Texts are tokenized once per process, and the teacher is asked once."""
 
+    study = "shapes"
+
     def __init__(self, plan: Plan, task: Task, teacher: PreTrainedModel, folder: Path):
-        self.plan, self.task, self.teacher, self.folder = plan, task, teacher, folder
+        super().__init__(plan, configurations(plan), task, teacher, folder)
         self.texts, self.table = cache(self._texts), cache(self._table)
 
-    def jobs(self, record: dict) -> Iterator[Job]:
-        """Yield what the record lacks: of each configuration first its rates, then its seeds."""
-        done = {(row["configuration"], row["seed"]) for row in record["runs"]}
-        for c in configurations(self.plan):
-            missing = [s for s in (self.plan.seeds if c.objective else [None]) if (c.name, s) not in done]
-            if not missing:
-                continue
-            settings = None
-            if c.objective:
-                rows = [row for row in record["choosing"] if row["configuration"] == c.name]
-                tried = [(row["settings"], row["validation"]["accuracy"]) for row in rows]
-                untried, settings = settings_to_try([("learning_rate", self.plan.rates)], tried)
-                row = {"configuration": c.name, "seed": self.plan.choosing_seed}
-                yield from (Job("choosing", row | {"settings": s}, self._try(c, s)) for s in untried)
-                if settings is None:
-                    continue
-            yield from (self._row(c, seed, settings) for seed in missing)
+    def bar(self, c: Configuration) -> dict:
+        if c.arm == WORDS:
+            return words_alone(self.texts("few"))
+        return {split: scores(self.teacher, self.task, split, right=split == "test") for split in SPLITS}
 
-    def _try(self, c: Configuration, settings: dict):
-        def make() -> dict:
-            try:
-                return self.trained(c, self.plan.choosing_seed, settings, ("validation",))
-            except NonFiniteLoss:
-                return {"validation": {"accuracy": 0.0}, "diverged": True}
-
-        return make
-
-    def _row(self, c: Configuration, seed: int | None, settings: dict | None) -> Job:
-        def make() -> dict:
-            if c.arm == WORDS:
-                return words_alone(self.texts("few"))
-            if c.arm == TEACHER:
-                return {
-                    split: scores(self.teacher, self.task, split, right=split == "test") for split in SPLITS
-                }
-            return {"settings": settings} | self.trained(c, seed, settings, SPLITS)
-
-        return Job("runs", {"configuration": c.name, "seed": seed}, make)
-
-    def trained(self, c: Configuration, seed: int, settings: dict, splits: tuple[str, ...]) -> dict:
+    def trained(self, c: Configuration, seed: int, settings: dict, splits: Sequence[str]) -> dict:
         """Train a student, and measure it in these splits."""
         student, plan = self.student(c.shape, seed), self.plan
         how = {"steps": plan.steps, "batch_size": plan.batch_size, "max_norm": plan.max_norm, "seed": seed}

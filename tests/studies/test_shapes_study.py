@@ -75,7 +75,7 @@ def test_each_arm_chooses_on_validation_alone_and_is_measured_at_every_seed(made
 
 def test_a_seed_decides_the_student_and_all_begin_with_the_teachers_vectors(task, tmp_path):
     teacher = models.freeze(models.small_bert(task, layers=1, width=16, seed=7))
-    bench = shapes._Bench(PLAN, task, teacher, tmp_path)
+    bench = shapes.Shapes(PLAN, task, teacher, tmp_path)
     one, same, other = (bench.student("LSTM", seed) for seed in (0, 0, 1))
     assert torch.equal(one.encoder.embeddings.weight, models.token_vectors(teacher, task, 8))
     assert torch.equal(one.classifier.weight, same.classifier.weight)
@@ -83,7 +83,7 @@ def test_a_seed_decides_the_student_and_all_begin_with_the_teachers_vectors(task
 
 
 def test_variants_and_the_pool_are_unlabelled(task, tmp_path):
-    bench = shapes._Bench(PLAN, task, None, tmp_path)
+    bench = shapes.Shapes(PLAN, task, None, tmp_path)
     few, variants, pool = (bench.texts(which).split("train") for which in ("few", "variants", "pool"))
     assert len(few) == 8 == int(variants.labelled.sum()) == int(pool.labelled.sum())
     assert len(variants) > 8 and len(pool) == 8 + 15
