@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import subprocess
@@ -48,9 +49,8 @@ def main(argv: list[str]) -> int:
         forget(file, folder)
     if given.processes > 1:
         return side_by_side(given.processes, ["study", *(part for part in argv if part != "--restart")])
-    make = {"logits": _logits, "distilbert": _distilbert, "shapes": _shapes, "grid": _grid}[given.name]
-    stored = make(given, file, folder)
-    print(stored)
+    make = {"logits": _logits, "distilbert": _distilbert}.get(given.name, _on_supersense)
+    print(make(given, file, folder))
     return 0
 
 
@@ -64,22 +64,13 @@ def _logits(given, file: Path, folder: Path) -> Stored:
     return logits_runs.run(logits.Plan(), file, folder, task, teacher, body, say)
 
 
-def _shapes(given, file: Path, folder: Path) -> Stored:
+def _on_supersense(given, file: Path, folder: Path) -> Stored:
+    """Run a study of one task, the module of its name."""
     from kdtutor.models import load_teacher
-    from kdtutor.studies import shapes
 
-    task = _task(given, "supersense")
+    study, task = importlib.import_module(f"kdtutor.studies.{given.name}"), _task(given, "supersense")
     teacher = load_teacher(task, given.teacher)
-    return shapes.run(shapes.Plan(), file, folder, task, teacher, partial(print, flush=True))
-
-
-def _grid(given, file: Path, folder: Path) -> Stored:
-    from kdtutor.models import load_teacher
-    from kdtutor.studies import grid
-
-    task = _task(given, "supersense")
-    teacher = load_teacher(task, given.teacher)
-    return grid.run(grid.Plan(), file, folder, task, teacher, partial(print, flush=True))
+    return study.run(study.Plan(), file, folder, task, teacher, partial(print, flush=True))
 
 
 def _distilbert(given, file: Path, folder: Path) -> Stored:
