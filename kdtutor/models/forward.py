@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -48,6 +48,17 @@ class Outputs:
     unembedding: nn.Linear | None = None
     top: tuple[Tensor, Tensor] | None = None
     pool: Pool | None = None
+
+    def narrowed(self, vocabulary: int) -> Outputs:
+        """Keep the logits of the first tokens of a larger vocabulary, (…, V), or the rows of what makes them."""
+        logits, last = self.logits, self.unembedding
+        if logits is not None and logits.shape[-1] > vocabulary:
+            logits = logits[..., :vocabulary]
+        if last is not None and last.out_features > vocabulary:
+            whole, last = last, nn.Linear(last.in_features, vocabulary, last.bias is not None, device="meta")
+            for name, parameter in whole.named_parameters():
+                setattr(last, name, nn.Parameter(parameter[:vocabulary], requires_grad=False))
+        return replace(self, logits=logits, unembedding=last)
 
 
 def forward(

@@ -141,10 +141,11 @@ def _check_pair(
                 f"student and teacher share the tensor {name}: training one would change the other; copy it"
             )
     sizes = student.config.vocab_size, teacher.config.vocab_size
-    if task.rules.per_token and objective.needs_teacher and sizes[0] != sizes[1]:
+    # What a teacher has more is padding of its table, and is cut off: `check_fits` knows it to have all real tokens.
+    if task.rules.per_token and objective.needs_teacher and sizes[0] > sizes[1]:
         raise KDTutorError(
             f"the student's vocabulary has {sizes[0]} tokens and the teacher's {sizes[1]}: their logits can't be "
-            "compared; student.resize_token_embeddings(…) makes them alike"
+            f"compared; student.resize_token_embeddings({sizes[1]}) makes them alike"
         )
 
 

@@ -363,7 +363,10 @@ class Distillation(Resumable):
 
     def answers_with(self, cache: bool | str | os.PathLike | TopK) -> Answers:
         """Return the teacher's answers as they would be kept with this `cache`; nothing is asked yet."""
-        inference = Inference(self.teacher, self.accelerator, self.bf16, self.settings.fast, self.progress)
+        known = self.student.config.vocab_size if self.task.rules.per_token else None
+        inference = Inference(
+            self.teacher, self.accelerator, self.bf16, self.settings.fast, self.progress, known
+        )
         return answers_of(
             inference, self.objective.terms, self.teacher_needs, self.batches, self.split, cache
         )

@@ -49,13 +49,18 @@ LEFT_OUT = -1e30
 
 @dataclass(frozen=True)
 class Inference:
-    """A teacher, and how it is run. progress: whether to show a bar (see `bar`)."""
+    """A teacher, and how it is run. progress: whether to show a bar (see `bar`).
+
+    vocabulary: how many tokens the student knows, where tokens have logits. What a teacher has beyond only rounds up
+    its table, and no text has it: those logits are cut off.
+    """
 
     model: PreTrainedModel
     accelerator: Accelerator
     bf16: bool
     fast: bool
     progress: bool | None = False
+    vocabulary: int | None = None
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.bf16)
@@ -63,7 +68,8 @@ class Inference:
     @torch.no_grad()
     def outputs(self, inputs: Batch, needs: Set[str]) -> Outputs:
         with self.autocast():
-            return forward(self.model.eval(), inputs, needs, inputs.get("rows"), self.fast)
+            found = forward(self.model.eval(), inputs, needs, inputs.get("rows"), self.fast)
+        return found if self.vocabulary is None else found.narrowed(self.vocabulary)
 
 
 class Answers:

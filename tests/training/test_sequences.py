@@ -223,3 +223,31 @@ def test_raw_text_is_read_as_the_other_kind_by_name():
     assert masked.fingerprint != causal.fingerprint
     assert replace(causal, kind="masked-lm").fingerprint == masked.fingerprint
     assert "can't be read as a causal-lm task" in refusal(load_task, "sentiment", kind="causal-lm")
+
+
+@pytest.mark.parametrize("how", [{"chunked": True}, {"chunked": False}, {"cache": "topk:500"}])
+def test_a_teacher_whose_table_is_rounded_up_teaches_as_if_it_were_not(task, how):
+    teacher = sharp_teacher(task)
+    rounded = copy_of(teacher, task)
+    rounded.resize_token_embeddings(len(task.tokenizer) + 64, mean_resizing=False)
+    with torch.no_grad():
+        rounded.get_input_embeddings().weight[-64:] = 50.0  # were they not left out, they would be likeliest
+    assert rounded.config.vocab_size == len(task.tokenizer) + 64
+    losses = [
+        [row["loss"] for row in make_run(task, GOAL, teacher=each, steps=3, **how).run()]
+        for each in (teacher, rounded)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_a_student_with_more_tokens_than_its_teacher_is_refused(task):
+    student = model(task)
+    student.resize_token_embeddings(len(task.tokenizer) + 64)
+    said = refusal(make_run, task, GOAL, student=student)
+    assert "student.resize_token_embeddings(12000) makes them alike" in said
+
+
+def test_a_teacher_with_another_vocabulary_is_refused(task):
+    teacher = sharp_teacher(task)
+    teacher.resize_token_embeddings(len(task.tokenizer) + 1000)
+    assert "they must share one vocabulary" in refusal(make_run, task, GOAL, teacher=teacher)
