@@ -11,12 +11,21 @@ from kdtutor.errors import KDTutorError
 
 
 def predict(a: PredictArguments, command: str) -> None:
-    """Write every text with the model's answer; of several labels, those above ½, with semicolons between."""
+    """Write every text with the model's answer; of several labels, those above ½, with semicolons between.
+
+    What a language model writes is its answer: an encoder–decoder's to the text, or how a causal LM goes on from it.
+    """
     from kdtutor.data.rows import Wanted
 
-    columns, answers, kind = _answered(
-        a, Wanted(a.text, a.pair, None, a.delimiter, a.encoding, quote=a.quote)
-    )
+    wanted = Wanted(a.text, a.pair, None, a.delimiter, a.encoding, quote=a.quote)
+    config = _config(a)
+    if kind := _kind_that_writes(config):
+        columns, written = _written(a, wanted, config, kind)
+        _write(a, [a.text, "written"], columns.texts, [written])
+        empty = f", {written.count(''):,} of them with nothing" if "" in written else ""
+        print(f"{len(columns):,} texts answered by {a.model}{empty}, written to {a.output}")
+        return
+    columns, answers, kind = _answered(a, wanted)
     heads = {"classification": ("label", "probability"), "multi-label": ("labels", "probabilities")}
     head = heads.get(kind, ("value",))
     _write(a, [a.text, a.pair, *head], columns.texts, [*zip(*answers, strict=True)])
@@ -46,27 +55,60 @@ def label(a: LabelArguments, command: str) -> None:
     print(f"{by.count('teacher'):,} of {len(columns):,} labels are by {a.model}, written to {a.output}")
 
 
-def _answered(a: PredictArguments, wanted):
-    """Read the texts and ask the model: the columns, a tuple for each row, and the kind of the answers."""
+def _read(a: PredictArguments, wanted):
+    """Read the texts of a file, once it is known that the answers can be written."""
     from kdtutor.data.columns import columns_of
     from kdtutor.data.files import READERS, format_of, read_file
-    from kdtutor.data.task import Split, Task
-    from kdtutor.evaluation.scores import predict as logits_of_split
-    from kdtutor.models import load_teacher, shipped
-    from kdtutor.models.reading import tokenizer_at
     from kdtutor.training.checkpoints import writable
 
     path = Path(a.task).expanduser()
     if not format_of(path):
         raise KDTutorError(f"{path}: files are read as {', '.join(READERS)}")
     writable(Path(a.output).parent)  # said now, not after the work
-    columns = columns_of(read_file(path, wanted), wanted, str(path))
+    return columns_of(read_file(path, wanted), wanted, str(path))
+
+
+def _written(a: PredictArguments, wanted, config, kind: str):
+    """Let the model write: the columns, and a text for each row."""
+    from kdtutor.data.task import Split, Task
+    from kdtutor.models import generate, load_teacher
+    from kdtutor.models.load import tokenizer_of
+
+    if a.pair is not None:
+        raise KDTutorError(f"{a.model} writes, and reads one text at a time: leave --pair out")
+    columns = _read(a, wanted)
+    tokenizer = a.tokenizer or tokenizer_of(a.model)
+    most = a.max_length or _limit(config, tokenizer)
+    task = Task(Path(a.task).name, kind, (), {"train": Split(columns.texts, None)}, tokenizer, most)
+    return columns, generate(load_teacher(task, a.model), task, columns.texts[0])
+
+
+def _kind_that_writes(config) -> str | None:
+    """Tell whether a model was saved as an encoder–decoder or a causal LM."""
+    from kdtutor.data.kinds import KINDS
+    from kdtutor.models.load import classes_with
+
+    for kind in ("seq2seq", "causal-lm"):
+        if {made.__name__ for made in classes_with(config, KINDS[kind].head)} & {
+            *(config.architectures or ())
+        }:
+            return kind
+    return None
+
+
+def _answered(a: PredictArguments, wanted):
+    """Read the texts and ask the model: the columns, a tuple for each row, and the kind of the answers."""
+    from kdtutor.data.task import Split, Task
+    from kdtutor.evaluation.scores import predict as logits_of_split
+    from kdtutor.models import load_teacher
+    from kdtutor.models.load import tokenizer_of
+
+    columns, path = _read(a, wanted), Path(a.task)
     names, config = _names(a)
     problem = config.problem_type
     kind = "classification" if len(names) > 1 else "regression"
     kind = "multi-label" if problem == "multi_label_classification" else kind
-    own = None if a.model in shipped() or tokenizer_at(a.model) is None else a.model
-    split, tokenizer = Split(columns.texts, None), a.tokenizer or own
+    split, tokenizer = Split(columns.texts, None), a.tokenizer or tokenizer_of(a.model)
     most = a.max_length or _limit(config, tokenizer)
     task = Task(path.name, kind, names, {"train": split}, tokenizer, most)
     teacher = load_teacher(task, a.model)
@@ -98,12 +140,20 @@ def _limit(config, tokenizer: str | None) -> int:
 
 def _names(a: PredictArguments) -> tuple:
     """Return what the model calls its outputs, and its configuration."""
+    from kdtutor.models.outputs import output_names
+
+    config = _config(a)
+    if "ForSequenceClassification" not in str(config.architectures):
+        raise KDTutorError(f"{a.model} answers no texts: it is no classifier; kdtutor finetune makes one")
+    return tuple(output_names(config)), config
+
+
+def _config(a: PredictArguments):
     from transformers import AutoConfig
 
     from kdtutor.assets import verified
     from kdtutor.data.hub import hub_access, unavailable
     from kdtutor.models import shipped
-    from kdtutor.models.outputs import output_names
 
     source = verified(f"models/{a.model}") if a.model in shipped() else a.model
     try:
@@ -112,9 +162,7 @@ def _names(a: PredictArguments) -> tuple:
     # No network, an unknown name, a damaged file: a different type for each.
     except Exception as error:
         raise KDTutorError(unavailable("model", a.model, error)) from error
-    if "ForSequenceClassification" not in str(config.architectures):
-        raise KDTutorError(f"{a.model} answers no texts: it is no classifier; kdtutor finetune makes one")
-    return tuple(output_names(config)), config
+    return config
 
 
 def _write(a: PredictArguments, head: list, texts: tuple, columns: list) -> None:

@@ -236,7 +236,7 @@ class EvaluateArguments(DataArguments):
 
 @dataclass(frozen=True)
 class PredictArguments(Checked):
-    """Write a model's answers to every text of a file: its class and how sure it is of it, or its number."""
+    """Write a model's answers to every text of a file: its class and how sure it is of it, its number, or its text."""
 
     task: str = field_of("texts.csv", TEXT, "file with the texts")
     text: str | None = field_of(None, optional(TEXT), "text column")

@@ -331,10 +331,10 @@ def task_of(a: DataArguments):
 
 def _own_tokenizer(a: DataArguments) -> str | None:
     """Find the tokenizer that lies with the model that is trained or measured; None for the course's."""
-    from kdtutor.models import shipped, student_names
-    from kdtutor.models.reading import tokenizer_at
+    from kdtutor.models import student_names
+    from kdtutor.models.load import tokenizer_of
 
     name = getattr(a, "model", None)
     if isinstance(a, DistillArguments):  # a new student reads as its teacher does
         name = _each(a.teacher)[0] if a.student in student_names() else a.student
-    return None if name is None or name in shipped() or tokenizer_at(name) is None else name
+    return None if name is None else tokenizer_of(name)

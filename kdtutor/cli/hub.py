@@ -9,7 +9,7 @@ from kdtutor.errors import KDTutorError
 from kdtutor.files import write_atomically
 
 #: what the Hub calls a kind of task
-PIPELINES = {"masked-lm": "fill-mask"}
+PIPELINES = {"masked-lm": "fill-mask", "causal-lm": "text-generation", "seq2seq": "text2text-generation"}
 ELSEWHERE = ["checkpoints/*", "control/*"]  # what stays on this machine
 
 

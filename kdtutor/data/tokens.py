@@ -120,6 +120,12 @@ def load_tokenizer(name: str | os.PathLike | None = None):
         raise KDTutorError(f"the tokenizer {name} has no vocabulary, {only}: is its tokenizer.json missing?")
     if tokenizer.pad_token_id is None:  # as of most decoders
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token_id is None:
+        raise KDTutorError(
+            f"the tokenizer {name} has no token that pads a text, and none that could stand in for it: "
+            'tokenizer.add_special_tokens({"pad_token": "[PAD]"}), save_pretrained(…), and where a model has too few '
+            "tokens then, model.resize_token_embeddings(len(tokenizer))"
+        )
     return tokenizer
 
 

@@ -23,7 +23,13 @@ from kdtutor.errors import KDTutorError, nearest
 from kdtutor.models.ensemble import Ensemble, Weights, is_ensemble, read_listed
 from kdtutor.models.families import positions
 from kdtutor.models.outputs import LabelMap, few, is_unnamed, order_of, output_names, reorder
-from kdtutor.models.reading import own_tokenizer, read_by, refuse_if_it_sees_ahead, settle_padding
+from kdtutor.models.reading import (
+    own_tokenizer,
+    read_by,
+    refuse_if_it_sees_ahead,
+    settle_padding,
+    tokenizer_at,
+)
 
 TEACHERS = {"supersense": "bert-supersense", "sentiment": "bert-sentiment", "glosses": "bert-glosses"}
 
@@ -112,7 +118,8 @@ def _load(
             _check_architecture(config, task, str(name), auto)
             has_head = _has_head(config, task.rules.head)
             # A teacher of classes may read with a tokenizer of its own: its answers belong to the text.
-            own = own_tokenizer(_tokenizer_of(name, source), task)
+            beside = tokenizer_of(name) or asset_path("tokenizer") if str(name) in shipped() else source
+            own = own_tokenizer(beside, task)
             if own and not (teaches and not task.rules.per_token):
                 raise KDTutorError(
                     f'{source} has another tokenizer than "{task.name}": load_task(…, tokenizer="{source}") '
@@ -177,12 +184,12 @@ def _check_architecture(config: PretrainedConfig, task: Task, name: str, auto) -
 
 def _has_head(config: PretrainedConfig, head: str) -> bool:
     """Tell whether a checkpoint was saved with a head of this kind, as its configuration says."""
-    return bool({kind.__name__ for kind in _classes(config, head)} & {*(config.architectures or ())}) or (
+    return bool({kind.__name__ for kind in classes_with(config, head)} & {*(config.architectures or ())}) or (
         f"For{head}" in str(config.architectures)
     )
 
 
-def _classes(config: PretrainedConfig, head: str) -> tuple[type, ...]:
+def classes_with(config: PretrainedConfig, head: str) -> tuple[type, ...]:
     """Return transformers' classes of models with this configuration and head."""
     # AutoModel tells it nowhere else.
     found = getattr(transformers, f"AutoModelFor{head}")._model_mapping.get(type(config), ())  # noqa: SLF001
@@ -198,9 +205,12 @@ def _refuse_without_body(model: PreTrainedModel, missing: list[str], name: str) 
         )
 
 
-def _tokenizer_of(name: str | os.PathLike, source: str) -> str:
-    """Tell where a model's tokenizer lies: beside it, or where that of all embedded models does."""
-    return str(asset_path("tokenizer")) if str(name) in shipped() else source
+def tokenizer_of(name: str | os.PathLike) -> str | None:
+    """Tell where the tokenizer lies that a model brings along; None if it has none, or reads with the course's."""
+    if str(name) in shipped():
+        folder = verified(f"models/{name}")
+        return str(folder) if (folder / "tokenizer.json").is_file() else None
+    return None if tokenizer_at(name) is None else str(name)
 
 
 def _from_pretrained(auto, source: str, config: PretrainedConfig, safe: dict) -> tuple[PreTrainedModel, dict]:
@@ -261,7 +271,7 @@ def check_fits(model: PreTrainedModel, task: Task, who: str = "the model") -> No
 
 
 def _is_made_for(model: PreTrainedModel, head: str) -> bool:
-    return type(model) in _classes(model.config, head) or f"For{head}" in type(model).__name__
+    return type(model) in classes_with(model.config, head) or f"For{head}" in type(model).__name__
 
 
 def _check_config(config: PretrainedConfig, task: Task, who: str, has_head: bool) -> None:

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import make_run, make_task, model, refusal, same, sharp_teacher, weights
+from helpers import make_run, make_task, model, processes, refusal, same, sharp_teacher, weights
 from torch import nn
 
 from kdtutor.data.tokens import IGNORED
 from kdtutor.models.forward import forward, inputs_of
 from kdtutor.models.students import small_bert, small_gpt2, small_seq2seq
 from kdtutor.objectives.logits import HardLabels, SoftTargets
+from kdtutor.training import checkpoints
 from kdtutor.training.batches import Batches
 from kdtutor.training.control import control_of
 from kdtutor.training.plan import plan
@@ -251,3 +252,28 @@ def test_a_teacher_with_another_vocabulary_is_refused(task):
     teacher = sharp_teacher(task)
     teacher.resize_token_embeddings(len(task.tokenizer) + 1000)
     assert "they must share one vocabulary" in refusal(make_run, task, GOAL, teacher=teacher)
+
+
+def run_of(kind: str, folder=None):
+    """Sentences of 17, so that the last batch has one, and one of two processes nothing."""
+    return make_run(make_task(kind, rows=17), GOAL, epochs=1, accumulate=2, learning_rate=1e-4, folder=folder)
+
+
+SCRIPT = """
+from test_sequences import run_of
+for kind in ("causal-lm", "seq2seq"):
+    run_of(kind, {folder!r} + "/" + kind).run()
+"""
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    results = processes(2, SCRIPT.format(folder=str(tmp_path)))
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr + results[1].stderr
+    for kind in KINDS:
+        alone = run_of(kind)
+        alone.run()
+        history = checkpoints.read(checkpoints.found(tmp_path / kind)[-1], "cpu").history
+        assert [row["loss"] for row in history] == pytest.approx(
+            [row["loss"] for row in alone.history], abs=1e-5
+        )
+        assert [row["tokens"] for row in history] == [row["tokens"] for row in alone.history]
