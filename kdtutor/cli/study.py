@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
         forget(file, folder)
     if given.processes > 1:
         return side_by_side(given.processes, ["study", *(part for part in argv if part != "--restart")])
-    make = {"logits": _logits, "distilbert": _distilbert}.get(given.name, _on_supersense)
+    make = {"logits": _logits, "distilbert": _distilbert}.get(given.name, _of_one_task)
     print(make(given, file, folder))
     return 0
 
@@ -64,11 +64,12 @@ def _logits(given, file: Path, folder: Path) -> Stored:
     return logits_runs.run(logits.Plan(), file, folder, task, teacher, body, say)
 
 
-def _on_supersense(given, file: Path, folder: Path) -> Stored:
+def _of_one_task(given, file: Path, folder: Path) -> Stored:
     """Run a study of one task, the module of its name."""
     from kdtutor.models import load_teacher
 
-    study, task = importlib.import_module(f"kdtutor.studies.{given.name}"), _task(given, "supersense")
+    study = importlib.import_module(f"kdtutor.studies.{given.name}")
+    task = _task(given, "pronunciation" if given.name == "sequences" else "supersense")
     teacher = load_teacher(task, given.teacher)
     return study.run(study.Plan(), file, folder, task, teacher, partial(print, flush=True))
 

@@ -1,0 +1,224 @@
+"""The stored study of students that write: who writes what they learn from, and who judges it.
+
+    kdtutor study sequences --processes 2     # makes the runs that the file lacks; may be stopped at any time
+
+Every student begins with the teacher's first layers, and sees some words with their labels. From there the arms part:
+labels, labels smoothed, the teacher's word for every phoneme (three divergences), what the teacher wrote, and what the
+student itself writes, all of it or half. Each arm takes equally many steps, and in each the teacher sees equally many
+words. Each chooses its learning rate on validation, at one seed outside the five; the test split is only reported. A
+seed decides the words and their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from filelock import FileLock
+from transformers import PreTrainedModel
+
+from kdtutor.data.load import load_task
+from kdtutor.data.saved import save_task
+from kdtutor.data.task import Task, random_order
+from kdtutor.evaluation import token_scores, written_scores
+from kdtutor.models.fingerprint import fingerprint
+from kdtutor.models.load import load_model
+from kdtutor.models.students import make_student
+from kdtutor.studies.runner import Job, Ledger, as_stored, hardware, kept, settings_to_try, work
+from kdtutor.studies.stored import SPLITS, Stored, versions
+from kdtutor.studies.training import train
+from kdtutor.training.checkpoints import writable
+from kdtutor.training.history import NonFiniteLoss
+from kdtutor.training.sequence_level import written_by
+from kdtutor.training.settings import OnPolicy
+
+TEACHER, START = "teacher", "start"
+#: what is learned from: who wrote it, its objective, and the share of the steps whose words the student writes itself
+ARMS = {
+    "hard labels": ("data", "HardLabels()", 0.0),
+    "label smoothing": ("data", "0.9 * HardLabels() + 0.1 * UniformTargets()", 0.0),
+    "word-level": ("data", "SoftTargets(1)", 0.0),
+    "word-level, reverse KL": ("data", "ReverseKL(1)", 0.0),
+    "word-level, JSD": ("data", "GeneralisedJSD(0.5)", 0.0),
+    "sequence-level": ("teacher", "HardLabels()", 0.0),
+    "on-policy, half": ("data", "GeneralisedJSD(0.5)", 0.5),
+    "on-policy": ("data", "GeneralisedJSD(0.5)", 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes, the same for every run: about one hour of one core.
+
+    layers: of the student, on either side; its width is the teacher's. start_steps: with labels, before the arms part;
+    steps: of each arm. beams: of the teacher that writes. measured: words of a split that are written and scored.
+    """
+
+    layers: int = 1
+    start_steps: int = 300
+    start_rate: float = 1e-3
+    steps: int = 400
+    batch_size: int = 64
+    beams: int = 4
+    longest: int = 20
+    measured: int = 2000
+    max_norm: float = 20.0
+    rates: tuple[float, ...] = (1e-3, 5e-4, 2e-3)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    choosing_seed: int = 5
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A row of a table. objective: its formula, None for the bars: teacher and start. share: as in OnPolicy."""
+
+    name: str
+    texts: str
+    objective: str | None
+    share: float
+
+
+def configurations(plan: Plan) -> list[Configuration]:
+    """List what is compared; the runs are made in this order."""
+    bars = [Configuration(name, "data", None, 0.0) for name in (TEACHER, START)]
+    return bars + [Configuration(name, *what) for name, what in ARMS.items()]
+
+
+def run(plan: Plan, file: Path, folder: Path, task: Task, teacher: PreTrainedModel, report=print) -> Stored:
+    """Make what `file` lacks, and write it after every run, whole or not at all; other processes may help.
+
+    folder: where starts and what the teacher wrote are kept. Raises KDTutorError if the file was made otherwise.
+    """
+    head = {
+        "study": "sequences",
+        "format": 1,
+        "command": "kdtutor study sequences",
+        "teacher": fingerprint(teacher),
+        "data": f"{task.name} {task.fingerprint}",
+        "versions": versions(),
+        "plan": {name: value for name, value in as_stored(plan).items() if name != "seeds"},
+        "hardware": hardware(),
+        "configurations": {c.name: as_stored(c) for c in configurations(plan)},
+        "choosing": [],
+        "runs": [],
+    }
+    ledger = Ledger(file, head, report)
+    bench = _Bench(plan, task, teacher, writable(folder))
+    return Stored(work(ledger, bench.jobs, 1 + (len(ARMS) + 1) * len(plan.seeds), report))
+
+
+class _Bench:
+    """Makes the rows of the file."""
+
+    def __init__(self, plan: Plan, task: Task, teacher: PreTrainedModel, folder: Path):
+        self.plan, self.task, self.teacher, self.folder = plan, task, teacher, folder
+
+    def jobs(self, record: dict) -> Iterator[Job]:
+        """Yield what the record lacks: of each configuration first its rates, then its seeds."""
+        done = {(row["configuration"], row["seed"]) for row in record["runs"]}
+        for c in configurations(self.plan):
+            seeds = [None] if c.name == TEACHER else self.plan.seeds
+            missing = [seed for seed in seeds if (c.name, seed) not in done]
+            if not missing:
+                continue
+            settings = None
+            if c.objective:
+                rows = [row for row in record["choosing"] if row["configuration"] == c.name]
+                # The fewest errors are best.
+                tried = [(row["settings"], -row["validation"]["error_rate"]) for row in rows]
+                untried, settings = settings_to_try([("learning_rate", self.plan.rates)], tried)
+                row = {"configuration": c.name, "seed": self.plan.choosing_seed}
+                yield from (Job("choosing", row | {"settings": s}, self._try(c, s)) for s in untried)
+                if settings is None:
+                    continue
+            yield from (self._row(c, seed, settings) for seed in missing)
+
+    def _try(self, c: Configuration, settings: dict):
+        def make() -> dict:
+            try:
+                return self.trained(c, self.plan.choosing_seed, settings, ("validation",))
+            except NonFiniteLoss:
+                return {"validation": {"error_rate": float("inf")}, "diverged": True}
+
+        return make
+
+    def _row(self, c: Configuration, seed: int | None, settings: dict | None) -> Job:
+        def make() -> dict:
+            if c.objective is None:
+                model = self.teacher if c.name == TEACHER else self.start(seed)
+                return {split: self.scores(model, split) for split in SPLITS}
+            return {"settings": settings} | self.trained(c, seed, settings, SPLITS)
+
+        return Job("runs", {"configuration": c.name, "seed": seed}, make)
+
+    def trained(self, c: Configuration, seed: int, settings: dict, splits: tuple[str, ...]) -> dict:
+        """Train a student, and measure it in these splits."""
+        student = self.start(seed)
+        own = OnPolicy(share=c.share, max_new_tokens=self.plan.longest) if c.share else None
+        how = self._how(seed, self.plan.steps) | settings
+        found = train(student, self.teacher, self.words(c.texts, seed), c.objective, on_policy=own, **how)
+        return found | {split: self.scores(student, split) for split in splits}
+
+    def _how(self, seed: int, steps: int) -> dict:
+        sizes = {"steps": steps, "batch_size": self.plan.batch_size, "max_norm": self.plan.max_norm}
+        return sizes | {"seed": seed, "precision": "fp32"}
+
+    def scores(self, model: PreTrainedModel, split: str) -> dict:
+        """Measure what a model writes to the same words of a split, and how well it knows what it should write.
+
+        accuracy: the share of words without an error.
+        """
+        few = self.task.subset(min(self.plan.measured, len(self.task.split(split))), split=split)
+        written, known = written_scores(model, few, split), token_scores(model, few, split)
+        found = {"accuracy": written["exact"], "error_rate": written["error_rate"]} | {
+            name: known[name] for name in ("loss", "perplexity")
+        }
+        return {name: round(value, 6) for name, value in found.items()}
+
+    # ------------------------------------------------------------------------------------------ starts and words
+
+    def start(self, seed: int) -> PreTrainedModel:
+        """Make the student with which all arms of a seed begin, once: the teacher's first layers, and some labels."""
+
+        def make() -> tuple[PreTrainedModel, dict]:
+            student = first_layers(self.teacher, self.task, self.plan.layers)
+            how = self._how(seed, self.plan.start_steps) | {"learning_rate": self.plan.start_rate}
+            return student, train(student, None, self._part(seed, 0), "HardLabels()", **how)
+
+        decides = [as_stored(self.plan), fingerprint(self.teacher), self.task.fingerprint, seed]
+        folder, _ = kept(self.folder / "models" / f"start-{seed}", decides, make)
+        return load_model(str(folder), self.task)
+
+    def words(self, texts: str, seed: int) -> Task:
+        """Give the words of a seed, with the data's pronunciation or the teacher's, who is asked for it once."""
+        part = self._part(seed, 1)
+        if texts == "data":
+            return part
+        name = f"written-{part.fingerprint}-{fingerprint(self.teacher)[:12]}-{self.plan.beams}"
+        folder = writable(self.folder / "answers") / name
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            if not folder.is_dir():
+                lessons = written_by(
+                    self.teacher, part, beams=self.plan.beams, max_new_tokens=self.plan.longest
+                )
+                save_task(lessons, folder)
+        return load_task(folder, max_length=self.task.max_length)
+
+    def _part(self, seed: int, number: int) -> Task:
+        """Give the words that come first, for the start, or second: as many as there are steps for, no word twice."""
+        sizes = [steps * self.plan.batch_size for steps in (self.plan.start_steps, self.plan.steps)]
+        order = random_order(len(self.task.split("train")), seed)
+        first = order[: sizes[0]] if number == 0 else order[sizes[0] : sizes[0] + sizes[1]]
+        chosen = self.task.split("train").select(first)
+        return replace(self.task, splits=self.task.splits | {"train": chosen})
+
+
+def first_layers(teacher: PreTrainedModel, task: Task, layers: int) -> PreTrainedModel:
+    """Make a student of the teacher's shape with so many of its layers on either side, the first, copied."""
+    student = make_student(
+        "small-seq2seq", None, task, seed=0, layers=layers, width=teacher.config.d_model, dropout=0.0
+    )
+    weights = teacher.state_dict()
+    student.load_state_dict({name: weights[name] for name in student.state_dict()})
+    return student
