@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median, quantiles
 from typing import Any, Protocol, cast
 
@@ -20,24 +21,29 @@ from kdtutor.errors import COUNT, KDTutorError
 from kdtutor.hardware import format_bytes, joules
 from kdtutor.models.forward import inputs_of
 from kdtutor.models.reading import read_by
+from kdtutor.models.writing import generated_ids
 
 
 @torch.no_grad()
 def latency_ms(model: PreTrainedModel, task: Task, split: str = "test", texts: int = 50) -> float:
     """Time one text alone on the CPU, tokens already made: milliseconds, the median over real texts.
 
-    The model runs as it does wherever transformers runs it, not by `kdtutor.models.lean`.
+    The model runs as it does wherever transformers runs it, not by `kdtutor.models.lean`. An encoder–decoder is timed
+    while it writes its whole answer, token by token.
     """
     encoded = read_by(model, task).encode(split)
     device, was_training = next(model.parameters()).device, model.training
     chosen = torch.arange(len(encoded))[:: max(1, len(encoded) // texts)][:texts]
-    batches = [inputs_of(model, encoded.batch(i[None])) for i in chosen]
+    batches = [encoded.batch(i[None]) for i in chosen]
+    answer = partial(generated_ids, model, task)
+    if not task.rules.writes:
+        batches, answer = [inputs_of(model, batch) for batch in batches], lambda batch: model(**batch)
     model.cpu().eval()
     times = []
     try:
         for batch in [*batches[:5], *batches]:  # the first five warm up
             start = time.perf_counter()
-            model(**batch)
+            answer(batch)
             times.append(time.perf_counter() - start)
     finally:
         model.to(device).train(was_training)

@@ -154,6 +154,16 @@ def _check_task(task: Task, objective: Objective | Term, settings: Settings) -> 
     masked = [type(term).__name__ for term in objective.terms if term.positions == "masked"]
     if masked and not task.rules.masks:
         raise KDTutorError(f"{masked[0]} predicts masked tokens, but {task.name} is a {task.kind} task")
+    inside = (
+        sorted(frozenset().union(*(t.needs for t in objective.terms)) - {"logits"})
+        if task.rules.writes
+        else []
+    )
+    if inside:
+        raise KDTutorError(
+            f"{objective} compares {inside[0].replace('_', ' ')}, but {task.name} is a {task.kind} task: of an "
+            "encoder–decoder only logits are compared"
+        )
     if settings.rare_words and not task.rules.masks:
         raise KDTutorError(f"rare_words says which tokens to mask, but {task.name} is a {task.kind} task")
     if settings.sampling == "balanced" and task.rules.answer != "classes":

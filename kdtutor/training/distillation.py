@@ -31,6 +31,7 @@ from kdtutor.models.load import freeze, load_teacher
 from kdtutor.objectives.rows import ObjectiveError
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training import checkpoints, processes, vocabulary
+from kdtutor.training.asking import Answers, Inference
 from kdtutor.training.batches import Batches
 from kdtutor.training.checks import check_run, check_texts_at_once
 from kdtutor.training.diagnosis import Diagnosis, diagnose, share_clipped, warn_if_mostly_clipped
@@ -42,7 +43,6 @@ from kdtutor.training.settings import Settings, TopK, check_setting, describe, t
 from kdtutor.training.several import answers_of
 from kdtutor.training.state import Learning
 from kdtutor.training.teacher_check import check_teacher
-from kdtutor.training.teachers import Answers, Inference
 from kdtutor.training.validation import Validation
 
 RELEASE_EVERY = 50  # steps between two times that freed memory goes back to the system, some 20 ms each

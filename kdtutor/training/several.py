@@ -12,9 +12,10 @@ from kdtutor.errors import KDTutorError
 from kdtutor.models.ensemble import Ensemble
 from kdtutor.models.forward import Outputs
 from kdtutor.objectives.terms import Batch, Term
+from kdtutor.training.asking import Answers, Inference
 from kdtutor.training.batches import Batches
 from kdtutor.training.settings import TopK
-from kdtutor.training.teachers import Answers, Inference, answers_for
+from kdtutor.training.teachers import answers_for
 
 
 class Several(Answers):

@@ -16,82 +16,30 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence, Set
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from filelock import FileLock
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from kdtutor.data.tokens import Encoded, length_bucketed_batches
 from kdtutor.errors import KDTutorError
 from kdtutor.files import sign, signed_array
 from kdtutor.hardware import format_bytes, memory
 from kdtutor.models.fingerprint import fingerprint
-from kdtutor.models.forward import Outputs, forward, logits_by_batch, refuse_non_finite, texts_at_once
+from kdtutor.models.forward import Outputs, logits_by_batch, refuse_non_finite, texts_at_once
 from kdtutor.models.reading import read_by
-from kdtutor.objectives.logits import SoftCrossEntropy, SoftTargets
 from kdtutor.objectives.terms import Batch, Term
+from kdtutor.training.asking import Answers, Inference
 from kdtutor.training.batches import Batches
 from kdtutor.training.checkpoints import writable
 from kdtutor.training.processes import bar, on_main, sum_values
 from kdtutor.training.settings import TopK
 from kdtutor.training.shipped import find as find_shipped
+from kdtutor.training.top_logits import TopLogits, refuse_top
 
 FLUSH_EVERY = 30  # seconds that a killed build may lose
-ASKED_AT_ONCE = 64  # texts per process, where each of their tokens has logits
-# A logit whose probability is 0 at any temperature; an infinite one would make NaN of 0 · ∞.
-LEFT_OUT = -1e30
-
-
-@dataclass(frozen=True)
-class Inference:
-    """A teacher, and how it is run. progress: whether to show a bar (see `bar`).
-
-    vocabulary: how many tokens the student knows, where tokens have logits. What a teacher has beyond only rounds up
-    its table, and no text has it: those logits are cut off.
-    """
-
-    model: PreTrainedModel
-    accelerator: Accelerator
-    bf16: bool
-    fast: bool
-    progress: bool | None = False
-    vocabulary: int | None = None
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.bf16)
-
-    @torch.no_grad()
-    def outputs(self, inputs: Batch, needs: Set[str]) -> Outputs:
-        with self.autocast():
-            found = forward(self.model.eval(), inputs, needs, inputs.get("rows"), self.fast)
-        return found if self.vocabulary is None else found.narrowed(self.vocabulary)
-
-
-class Answers:
-    """The outputs of no teacher. mode: a phrase that says how the teacher is asked, and why; bytes: what is kept."""
-
-    mode = "not used (no term needs a teacher)"
-    bytes = 0
-
-    def ask(self) -> None:
-        """Ask once what no step changes. KDTutorError if the answers find no room, or are not finite."""
-
-    def ask_anew(self) -> None:
-        """Ask again, also where the answers are known already: what it takes is timed."""
-        self.ask()
-
-    def ships(self) -> bool:
-        """Tell whether the answers come with the course, and nobody is asked."""
-        return False
-
-    def outputs(self, batch: Batch, inputs: Batch) -> Outputs | None:
-        """Give the teacher's outputs for a micro-batch, which lies on the host (`batch`) and the device (`inputs`)."""
-        return None
 
 
 class Unused(Answers):
@@ -135,7 +83,7 @@ def answers_for(
     """
     task = batches.task
     if isinstance(cache, TopK):
-        _refuse_top(cache, task, terms, needs)
+        refuse_top(cache, task, terms, needs)
         return (
             TopLogits(inference, batches, cache.k, terms) if needs else Unused(batches, has_fixed_masks=True)
         )
@@ -303,111 +251,3 @@ class Cached(Answers):
             except KDTutorError as error:
                 who = f"{self.split} split of {self.task.name}, asked of the teacher"
                 raise KDTutorError(f"{who}: {error}") from error
-
-
-# ------------------------------------------------------------------------------------------------ the k largest
-
-
-class TopLogits(Answers):
-    """A cached teacher of language models: of each token's logits only the k largest; for masked LM, fixed masks.
-
-    An approximation: what the teacher gives to all other tokens counts as 0, the k probabilities being scaled up to 1,
-    and `mode` says how much that leaves out. For masked LM a second one: every epoch has the same masks, where drawing
-    them anew shows the student more. log_p: float16 (tokens, k), at temperature 1; tokens: int32 (tokens, k); both in
-    the data's order.
-    """
-
-    def __init__(self, inference: Inference, batches: Batches, k: int, terms: Sequence[Term]):
-        self.inference, self.batches, self.k = inference, batches, k
-        self.temperature = max(term.temperature for term in terms if term.needs_teacher)
-        self.places = batches.data.written or batches.data  # whose tokens have logits
-        self.total = int(self.places.offsets[-1])
-        self.bytes = self.total * k * 6  # a float16 and an int32 each
-
-    def ask(self) -> None:
-        self._refuse_too_many()
-        self.batches.fix_masks()
-        data, accelerator = self.places, self.inference.accelerator
-        self.log_p = torch.empty(self.total, self.k, dtype=torch.float16)
-        self.tokens = torch.empty(self.total, self.k, dtype=torch.int32)
-        outside = 0.0
-
-        rank, world = accelerator.process_index, accelerator.num_processes
-        parts = torch.arange(len(data)).split(ASKED_AT_ONCE * world)
-        for part in bar(accelerator, self.inference.progress, parts, desc="asking the teacher"):
-            # Each process fills its own texts' places and leaves the others 0; the sum has them all.
-            first, last = int(data.offsets[part[0]]), int(data.offsets[part[-1] + 1])
-            log_p = torch.zeros(last - first, self.k, device=accelerator.device)
-            tokens = torch.zeros(last - first, self.k, device=accelerator.device, dtype=torch.int64)
-            left = torch.zeros((), device=accelerator.device)
-            if len(mine := part[rank::world]):
-                where = (_places(data, mine) - first).to(accelerator.device)
-                log_p[where], tokens[where], left = self._largest(mine)
-            self.log_p[first:last] = sum_values(accelerator, log_p).half().cpu()
-            self.tokens[first:last] = sum_values(accelerator, tokens).int().cpu()
-            outside += float(sum_values(accelerator, left))
-
-        if not torch.isfinite(self.log_p).all():
-            raise KDTutorError("the teacher's logits are not finite")
-        self.mode = (
-            f"asked once, {self.k} of {self.inference.model.config.vocab_size:,} logits of {self.total:,} tokens "
-            f"cached in memory, {self.bytes / 1e6:,.1f} MB: {outside / self.total:.2%} of its probability at "
-            f"temperature {self.temperature:g} is left out"
-        )
-        if self.batches.task.rules.masks:
-            self.mode += "; masks are fixed"
-
-    def outputs(self, batch: Batch, inputs: Batch) -> Outputs:
-        """Return those of the tokens that `batch["rows"]` names: (n, k) each."""
-        length = batch.get("target_ids", batch["input_ids"]).shape[1]
-        text, column = batch["rows"] // length, batch["rows"] % length
-        where, device = self.places.offsets[batch["index"][text]] + column, self.inference.accelerator.device
-        log_p, tokens = (part[where].to(device, non_blocking=True) for part in (self.log_p, self.tokens))
-        return Outputs(None, top=(log_p, tokens))
-
-    def _largest(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Ask for the k largest log-probabilities and whose they are; and what is left out."""
-        batch = self.batches.labelled(index)
-        # Every place, also the last of a text, after which nothing comes: so each token has its row.
-        batch["rows"] = batch.get("target_mask", batch["attention_mask"]).flatten().nonzero()[:, 0]
-        inputs = {name: value.to(self.inference.accelerator.device) for name, value in batch.items()}
-        logits = self.inference.outputs(inputs, {"logits"}).logits.float()
-        best = logits.log_softmax(-1).topk(self.k)
-        soft = (logits / self.temperature).softmax(-1)
-        return best.values, best.indices, (1 - soft.gather(-1, best.indices).sum(-1)).sum()
-
-    def _refuse_too_many(self) -> None:
-        free = memory()[1]
-        if self.bytes > free // 2:
-            raise KDTutorError(
-                f"the teacher's {self.k} largest logits of {self.total:,} tokens take {self.bytes / 1e9:.1f} GB, and "
-                f"{free / 1e9:.1f} GB are free: take fewer, or leave cache alone"
-            )
-
-
-def _places(data: Encoded, index: Tensor) -> Tensor:
-    """Tell where the tokens of some texts lie in the data, text by text."""
-    column = torch.arange(int(data.lengths[index].max()))
-    return (data.offsets[index][:, None] + column)[column < data.lengths[index][:, None]]
-
-
-def _refuse_top(cache: TopK, task, terms: Sequence[Term], needs: Set[str]) -> None:
-    """Raise KDTutorError, with the reason, where the k largest logits can't stand in for the teacher."""
-    reads = [type(term) for term in terms if term.needs_teacher]
-    reason = None
-    if not task.rules.per_token:
-        reason = f"{task.name} is a {task.kind} task: cache=True keeps all of its few logits"
-    elif others := [kind.__name__ for kind in reads if kind not in (SoftTargets, SoftCrossEntropy)]:
-        reason = f"{others[0]} needs more of the teacher than probabilities: leave cache alone"
-    elif "logits" in needs:
-        reason = "it works with chunked=True alone"
-    elif cache.k > len(task.tokenizer):
-        reason = f"the vocabulary has {len(task.tokenizer)} tokens only"
-    if reason:
-        raise KDTutorError(f"the teacher's answers can't be cached as {cache}: {reason}")
-
-
-def logits_of_top(log_p: Tensor, tokens: Tensor, vocabulary: int, dtype: torch.dtype) -> Tensor:
-    """Turn (n, k) log-probabilities and their tokens into logits (n, V); all others get a probability of 0."""
-    logits = torch.full((len(log_p), vocabulary), LEFT_OUT, dtype=dtype, device=log_p.device)
-    return logits.scatter_(-1, tokens.long(), log_p.to(dtype))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from kdtutor.data.tokens import IGNORED
 from kdtutor.models.forward import Outputs, unembedding
 from kdtutor.objectives.terms import Objective, Term
-from kdtutor.training.teachers import logits_of_top
+from kdtutor.training.top_logits import logits_of_top
 
 # How many bytes one model's float32 logits of a chunk may take: a share of a CPU's last cache; a GPU wants many rows.
 CHUNK_BYTES, ELSEWHERE = {"cpu": 4 << 20}, 256 << 20

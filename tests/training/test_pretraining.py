@@ -1070,7 +1070,7 @@ def test_the_k_largest_are_scaled_up_to_one_and_what_is_left_out_is_said(glosses
     said = float(re.search(r"([\d.]+)% of its probability", run.teacher_mode)[1]) / 100
     left, tokens = 0.0, 0
     for index in torch.arange(len(run.batches.data)).split(8):
-        part = run.batches.masked(index)
+        part = run.batches.labelled(index)
         rows = part["attention_mask"].flatten().nonzero()[:, 0]
         with torch.no_grad():
             p = (forward(run.teacher, part, rows=rows).logits.double() / 2).softmax(-1)
@@ -1119,6 +1119,6 @@ def test_where_the_k_largest_cannot_stand_in_they_are_refused_with_the_reason(gl
             triple_run(glosses, teacher, objective, **({"cache": "topk:5"} | settings))
     with pytest.raises(KDTutorError, match="tiny is a classification task: cache=True keeps all"):
         make_run(make_task(), cache="topk:5")
-    monkeypatch.setattr("kdtutor.training.teachers.memory", lambda: (2000, 1000))
+    monkeypatch.setattr("kdtutor.training.top_logits.memory", lambda: (2000, 1000))
     with pytest.raises(KDTutorError, match=r"take 0\.0 GB, and 0\.0 GB are free: take fewer"):
         triple_run(glosses, teacher, SOFT_AND_HARD, cache="topk:5")

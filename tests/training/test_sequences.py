@@ -12,6 +12,7 @@ from torch import nn
 from kdtutor.data.tokens import IGNORED
 from kdtutor.models.forward import forward, inputs_of
 from kdtutor.models.students import small_bert, small_gpt2, small_seq2seq
+from kdtutor.objectives.hidden import CosineHidden
 from kdtutor.objectives.logits import HardLabels, SoftTargets
 from kdtutor.training import checkpoints
 from kdtutor.training.batches import Batches
@@ -277,3 +278,14 @@ def test_two_processes_give_what_one_gives(tmp_path):
             [row["loss"] for row in alone.history], abs=1e-5
         )
         assert [row["tokens"] for row in history] == [row["tokens"] for row in alone.history]
+
+
+def test_what_lies_inside_encoder_and_decoder_is_not_compared():
+    said = refusal(make_run, make_task("seq2seq"), HardLabels() + CosineHidden())
+    assert "compares hidden states" in said
+    assert "of an encoder–decoder only logits are compared" in said
+
+
+def test_hidden_states_of_causal_lms_are_compared():
+    history = make_run(make_task("causal-lm"), GOAL + CosineHidden(), steps=3).run()
+    assert all(0 < row["CosineHidden"] < 2 for row in history)
