@@ -16,6 +16,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from execute_notebooks import NOTEBOOKS, NotebookError, clean, looking_every_second, run, write
+from PIL import Image
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 CLAIM = "nbval-check-output"
@@ -140,7 +141,7 @@ def test_pictures_in_the_prose_have_an_alt_text(notebook):
         assert re.search(r"\balt=\"[^\"]+\"", tag), tag
 
 
-def test_the_readmes_pictures_are_those_of_notebook_00_as_it_is_stored():
+def test_the_readmes_still_picture_is_notebook_00s_as_it_is_stored():
     stored = json.loads((NOTEBOOKS / "00_start_here.ipynb").read_text(encoding="utf-8"))
     pictures = {
         base64.b64decode(output["data"]["image/png"]): output["metadata"]["image/png"]["alt"]
@@ -149,10 +150,20 @@ def test_the_readmes_pictures_are_those_of_notebook_00_as_it_is_stored():
         if "image/png" in output.get("data", {})
     }
     readme = (NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8")
-    shown = re.findall(r"!\[([^\]]*)\]\((notebooks/images/[^)]+)\)", readme)
-    assert len(shown) == 2
+    shown = re.findall(r"!\[([^\]]*)\]\((notebooks/images/[^)]+\.png)\)", readme)
+    assert len(shown) == 1
     for alt, address in shown:
         assert pictures.get((NOTEBOOKS.parent / address).read_bytes()) == alt, "run: notebooks/images/make.py"
+
+
+def test_the_readmes_moving_picture_moves_is_small_and_is_described():
+    readme = (NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8")
+    [(alt, address)] = re.findall(r"!\[([^\]]*)\]\((notebooks/images/[^)]+\.gif)\)", readme)
+    file = NOTEBOOKS.parent / address
+    with Image.open(file) as picture:
+        assert picture.n_frames > 20 and picture.width <= 800
+    assert file.stat().st_size < 2_000_000
+    assert re.search(r"believes at first .* at the end .* its teacher believes", alt)
 
 
 def test_the_readmes_map_has_every_notebook_and_no_other_with_the_time_that_each_states():

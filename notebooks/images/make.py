@@ -1,8 +1,9 @@
-"""Take the README's pictures from the stored outputs of notebook 00, and the times of its map from every notebook.
+"""Take the README's first picture from the stored outputs of notebook 00, and the times of its map from every notebook.
 
     python notebooks/images/make.py
 
-So the pictures, and their alt texts, show what the notebook showed. After `make notebooks`, run it again.
+So the picture, and its alt text, show what the notebook showed. After `make notebooks`, run it again. The moving one
+is made by moving.py.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 README = HERE.parents[1] / "README.md"
 MAP = re.compile(r"^(\| \d\d \| \[.*\]\(notebooks/(.*)\) \| .* \| )[\d–]* \|$", re.MULTILINE)
-CELLS = {"measure": "comparison.png", "probe": "distributions.png"}  # id of the cell → file
+CELLS = {"measure": "comparison.png"}  # id of the cell → file
 
 
 def main() -> None:
