@@ -19,12 +19,14 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdtutor.errors import KDTutorError, nearest
+from kdtutor.exercises.cards import dots
 from kdtutor.exercises.progress import Progress
 
 if TYPE_CHECKING:
@@ -56,13 +58,15 @@ class Check:
 
     def progress(self, path: str | os.PathLike | None = None, name: str | None = None) -> Text:
         """What is solved, as a table; with a path, also written to that file, merged with what is in it."""
-        table = self._progress.table(load_exercises().values())
-        if path is None:
-            return Text(table)
-        try:
-            return Text(f"{table}\n{self._progress.write(path, name)}")
-        except KDTutorError as error:
-            return Text(f"{table}\nNot written: {error}.")
+        exercises, said = load_exercises().values(), ""
+        table = self._progress.table(exercises)
+        if path is not None:
+            try:
+                said = self._progress.write(path, name)
+            except KDTutorError as error:
+                said = f"Not written: {error}."
+        summary = f"{table.splitlines()[-1]} {said}".strip()
+        return Text(f"{table}\n{said}".rstrip(), dots(exercises, self._progress.records, summary))
 
     def answer(self, name: str) -> Callable:
         """Your own right answer, from this notebook or an earlier one; the course's where there is none yet."""
@@ -108,24 +112,41 @@ class ExerciseCheck:
         if isinstance(self._exercise, Experiment):
             verdict = predicting.judge(self._exercise, *answer[:3], **named)
             self._check._progress.note(self._exercise, verdict)
-            return verdict
+            return replace(verdict, then=_following(self._exercise)) if verdict.solved else verdict
         if len(answer) != 1 or named:
             return checker.not_a_function(f"check.{self._exercise.name} takes one thing: your function.")
         with self._check._one_at_a_time:  # it catches what is printed, which all threads share
             verdict = checker.judge(self._exercise, answer[0])
         self._check._progress.note(self._exercise, verdict, answer[0])
-        return verdict
+        return replace(verdict, then=_following(self._exercise)) if verdict.solved else verdict
 
     def __repr__(self) -> str:
         exercise = self._exercise
         return f"Exercise {exercise.number} · {exercise.title}: check.{exercise.name}(your_function)"
 
 
+def _following(exercise: Exercise | Experiment) -> str:
+    """Name the exercise that comes next in the same notebook; nothing after its last."""
+    exercises = list(load_exercises().values())
+    for one in exercises[exercises.index(exercise) + 1 :][:1]:
+        if one.number.partition(".")[0] == exercise.number.partition(".")[0]:
+            return f"exercise {one.number} · {one.title}"
+    return ""
+
+
 class Text(str):
-    """Text that shows itself without quotes, so that it needs no print at the end of a cell."""
+    """Text that shows itself without quotes, so that it needs no print at the end of a cell; as HTML in a notebook."""
+
+    def __new__(cls, text: str, html: str) -> Text:
+        new = super().__new__(cls, text)
+        new.html = html
+        return new
 
     def __repr__(self) -> str:
         return str(self)
+
+    def _repr_html_(self) -> str:
+        return self.html
 
 
 #: beside the notebooks: what was solved in them, for the time after a restart of the kernel

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from kdtutor.exercises.cards import card
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -102,6 +104,13 @@ class Verdict:
     kind: str
     text: str
     mistakes: tuple[str, ...] = ()
+    then: str = ""  # after a right answer, the exercise that follows in the notebook
 
     def __repr__(self) -> str:
         return self.text
+
+    def _repr_html_(self) -> str | None:
+        """Draw a card in a notebook; what was not attempted stays a line of text."""
+        if self.kind == "not attempted":
+            return None
+        return card(self.kind, self.solved, self.mistakes, self.text, self.then)
