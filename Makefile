@@ -67,7 +67,7 @@ colab: $(READY) ## the Python side of the widgets with the versions that Colab h
 	$(COLAB)/bin/python -m pip install -q --no-deps ipywidgets==7.7.1 ipython_genutils==0.2.0 anywidget==0.9.21 matplotlib==3.10.0
 	$(BIN)/python -c "import sysconfig as s; print('import site; site.addsitedir(\'' + s.get_path('purelib') + '\')')" \
 		> $$($(COLAB)/bin/python -c "import sysconfig as s; print(s.get_path('purelib'))")/shared.pth
-	$(COLAB)/bin/python -m pytest -p no:cacheprovider tests/widgets/test_widgets.py tests/widgets/test_live.py tests/widgets/test_attention_viewer.py tests/widgets/test_be_the_teacher.py tests/widgets/test_layer_map.py tests/plots/test_plots.py
+	$(COLAB)/bin/python -m pytest -p no:cacheprovider tests/widgets/test_widgets.py tests/widgets/test_live.py tests/widgets/test_attention_viewer.py tests/widgets/test_be_the_teacher.py tests/widgets/test_layer_map.py tests/widgets/test_noise_dial.py tests/plots/test_plots.py
 
 bench: $(READY) ## what training, live distillation and a slider take, beside the usual ways (an hour; nothing else running)
 	$(BIN)/python benchmarks/training.py

@@ -31,6 +31,7 @@ from kdtutor.plots.results import (
     scores_with_intervals,
     size_accuracy_latency,
 )
+from kdtutor.plots.robustness import curves
 from kdtutor.plots.sequences import covered_modes, divergence_along, errors_along
 from kdtutor.plots.style import (
     INK,
@@ -79,6 +80,7 @@ __all__ = [
     "class_scores",
     "comparison",
     "covered_modes",
+    "curves",
     "describe",
     "distillation",
     "distributions",

@@ -6,6 +6,7 @@
     kd.widgets.AttentionViewer(teacher, student, task=task)  # who looks where
     kd.widgets.LayerMap(student, teacher, task)              # which layer teaches which
     kd.widgets.WatchThemWrite({"teacher": …, …}, task)       # token by token, and what the teacher says of each
+    kd.widgets.NoiseDial({"teacher": teacher, …}, task)      # a text that is broken bit by bit
 
 Each is a traitlets model like any ipywidget, so `explorer.temperature = 4` moves the picture and `explorer.observe`
 works. Importing this package imports none of them; each comes when it is first used (PEP 562).
@@ -22,6 +23,7 @@ _HOME = {
     "AttentionViewer": "attention",
     "LayerMap": "layer_map",
     "WatchThemWrite": "watch_them_write",
+    "NoiseDial": "noise_dial",
     "Instrument": "base",
 }
 
