@@ -15,6 +15,9 @@ from kdtutor.errors import KDTutorError, nearest
 from kdtutor.studies import STUDIES
 from kdtutor.studies.stored import Stored, forget, results_file
 
+#: studies of one task that is not supersense
+TASKS = {"sequences": "pronunciation", "robustness": "sentiment"}
+
 
 def main(argv: list[str]) -> int:
     """Run `kdtutor study NAME`."""
@@ -69,7 +72,7 @@ def _of_one_task(given, file: Path, folder: Path) -> Stored:
     from kdtutor.models import load_teacher
 
     study = importlib.import_module(f"kdtutor.studies.{given.name}")
-    task = _task(given, "pronunciation" if given.name == "sequences" else "supersense")
+    task = _task(given, TASKS.get(given.name, "supersense"))
     teacher = load_teacher(task, given.teacher)
     return study.run(study.Plan(), file, folder, task, teacher, partial(print, flush=True))
 

@@ -1,0 +1,203 @@
+"""The stored study of robustness: does a student inherit it from its teacher, or only accuracy?
+
+    kdtutor study robustness --processes 2     # makes the runs that the file lacks; may be stopped at any time
+
+One student, a small CNN on film reviews, learns from a few labels, from smoothed ones, from the teacher's answers to
+the same texts, to these and broken copies of them, and to many more; then from labels of which some are wrong. All in
+equally many steps. Each arm chooses its learning rate on whole validation texts, at one seed outside the five; the
+test split is only reported. Measured are whole and broken texts, two attacks, the teacher's own adversarial texts,
+another domain, calibration before and after a temperature fitted on validation, and whether foreign texts are noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from kdtutor import evaluation
+from kdtutor.data.corruption import CORRUPTIONS, corrupt
+from kdtutor.data.load import load_task
+from kdtutor.data.task import Split, Task, random_rows
+from kdtutor.data.tokens import IGNORED
+from kdtutor.evaluation.attacks import METHODS, Attacked
+from kdtutor.models.forward import logits_of
+from kdtutor.models.students import make_student
+from kdtutor.objectives.formulas import entropy
+from kdtutor.studies.bench import Bench
+from kdtutor.studies.stored import SPLITS, Stored
+from kdtutor.studies.training import scores, scores_from, train
+
+TEACHER = "teacher"
+SMOOTHED = "0.9 * HardLabels() + 0.1 * UniformTargets()"
+#: what is learned from: its texts and its objective
+ARMS = {
+    "hard labels": ("few", "HardLabels()"),
+    "label smoothing": ("few", SMOOTHED),
+    "soft targets": ("few", "SoftTargets(2)"),
+    "soft targets, broken copies": ("broken", "SoftTargets(2)"),
+    "soft targets, many texts": ("many", "SoftTargets(2)"),
+}
+#: the same with some wrong labels, of which a teacher knows nothing
+NOISY = {
+    "hard labels": "HardLabels()",
+    "label smoothing": SMOOTHED,
+    "labels and teacher": "0.5 * HardLabels() + 0.5 * SoftTargets(2)",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes, the same for every run: about an hour of one core."""
+
+    few: int = 2000
+    steps: int = 1000
+    batch_size: int = 32
+    max_norm: float = 10.0
+    rates: tuple[float, ...] = (3e-3, 1e-2, 1e-3)
+    student: tuple[str, dict] = ("cnn", {"width": 64, "dropout": 0.2})
+    noise: tuple[float, ...] = (0.1, 0.2, 0.4)
+    strengths: tuple[float, ...] = (0.1, 0.2, 0.4)
+    attacked: int = 100
+    foreign: int = 500
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    choosing_seed: int = 5
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A row of a table. arm: what it learns from; noise: the share of wrong labels; objective: None for the teacher."""
+
+    name: str
+    arm: str
+    texts: str
+    noise: float
+    objective: str | None
+
+
+def configurations(plan: Plan) -> list[Configuration]:
+    """List what is compared: the runs are made in this order."""
+    clean = [Configuration(arm, arm, texts, 0.0, formula) for arm, (texts, formula) in ARMS.items()]
+    noisy = [
+        Configuration(f"{arm}, {share:.0%} wrong", arm, "few", share, formula)
+        for share in plan.noise
+        for arm, formula in NOISY.items()
+    ]
+    return [Configuration(TEACHER, TEACHER, "few", 0.0, None), *clean, *noisy]
+
+
+def run(plan: Plan, file: Path, folder: Path, task: Task, teacher: PreTrainedModel, report=print) -> Stored:
+    """Make what `file` lacks, and write it after every run, whole or not at all; other processes may help.
+
+    folder: where the teacher's answers are kept. Raises KDTutorError if the file was made otherwise.
+    """
+    return Robustness(plan, configurations(plan), task, teacher, folder).run(file, report)
+
+
+class Robustness(Bench):
+    """Makes the rows of the file. Texts are made once per process, and the teacher is asked once."""
+
+    study = "robustness"
+    plan: Plan
+
+    def __init__(self, *what, **of_file):
+        super().__init__(*what, **of_file)
+        self.texts, self.against_teacher = cache(self._texts), cache(self._against_teacher)
+
+    def bar(self, c: Configuration) -> dict:
+        return self.measured(self.teacher)
+
+    def trained(self, c: Configuration, seed: int, settings: dict, splits: Sequence[str]) -> dict:
+        """Train a student, and measure it: on validation alone while a rate is chosen, else in everything."""
+        plan = self.plan
+        name, options = plan.student
+        student = make_student(name, None, self.task, seed, **options)
+        how = {"steps": plan.steps, "batch_size": plan.batch_size, "max_norm": plan.max_norm, "seed": seed}
+        how |= {"precision": "fp32", "cache": self.folder / "answers"}
+        found = train(student, self.teacher, self.texts(c.texts, c.noise), c.objective, **how, **settings)
+        if "test" in splits:
+            return found | self.measured(student)
+        return found | {"validation": scores(student, self.task, "validation")}
+
+    # ------------------------------------------------------------------------------------------ measuring
+
+    def measured(self, model: PreTrainedModel) -> dict:
+        """Measure a model on whole texts, and in everything that this study is about."""
+        model.eval()
+        logits = {split: evaluation.predict(model, self.task, split) for split in SPLITS}
+        labels = {split: self.task.targets(split) for split in SPLITS}
+        found = {
+            split: scores_from(logits[split], labels[split], self.task.rules, right=split == "test")
+            for split in SPLITS
+        }
+        temperature = evaluation.fit_temperature(logits["validation"], labels["validation"])
+        foreign = logits_of(model, self.task.encode_texts(self.foreign()))
+        own = logits["test"]
+        doubt = [entropy(z, reduction="none") for z in (foreign, own)]
+        shifted = evaluation.other_domain(self.task)
+        return found | {
+            "broken": {
+                kind: evaluation.robustness_curve(model, self.task, kind, self.plan.strengths)
+                for kind in CORRUPTIONS
+            },
+            "attacks": {method: evaluation.attack_rates(self._attack(model, method)) for method in METHODS},
+            "transfer": {
+                method: evaluation.transfer(self.against_teacher(method), model, self.task)[0]
+                for method in METHODS
+            },
+            "calibration": {
+                "temperature": temperature,
+                "ece": evaluation.ece(own / temperature, labels["test"]),
+            },
+            "foreign": {
+                "entropy": evaluation.auroc(*doubt),
+                "energy": evaluation.auroc(evaluation.energy(foreign), evaluation.energy(own)),
+            },
+            "products": scores(model, shifted, "test")["accuracy"],
+        }
+
+    def _attack(self, model: PreTrainedModel, method: str) -> list[Attacked]:
+        texts = self.task.texts("test")[: self.plan.attacked]
+        return evaluation.attack(model, self.task, texts, self.task.targets("test")[: len(texts)], method)
+
+    def _against_teacher(self, method: str) -> list[Attacked]:
+        return self._attack(self.teacher, method)
+
+    def foreign(self) -> list[str]:
+        """List definitions: texts of which nobody can say whether they praise."""
+        return load_task("supersense", tokenizer=self.task.tokenizer_name).texts("test")[: self.plan.foreign]
+
+    # ------------------------------------------------------------------------------------------ texts
+
+    def _texts(self, which: str, noise: float) -> Task:
+        """Pick the training texts, the same at every seed; a share of the labels may be wrong."""
+        few = self.task.subset(self.plan.few)
+        if which == "many":
+            return self.task.transfer(self.plan.few)
+        if which == "broken":
+            return _with_broken(few)
+        return _with_wrong_labels(few, noise) if noise else few
+
+
+def _with_broken(task: Task) -> Task:
+    """Add a broken copy of each training text, without a label: a third of each kind that a tokenizer can see."""
+    train, kinds = task.split("train"), ("typo", "drop", "synonym")
+    copies = [corrupt([text], kinds[i % 3], 0.3)[0] for i, text in enumerate(train.texts[0])]
+    hidden = torch.full((len(copies),), IGNORED)
+    both = Split(([*train.texts[0], *copies],), torch.cat([train.targets, hidden]))
+    return replace(task, name=f"{task.name}[and broken copies]", splits=task.splits | {"train": both})
+
+
+def _with_wrong_labels(task: Task, share: float) -> Task:
+    """Give a share of the training texts another class, drawn evenly among the others."""
+    train = task.split("train")
+    rows = random_rows(len(train), round(share * len(train)), seed=1)
+    step = torch.randint(1, task.num_labels, (len(rows),), generator=torch.Generator().manual_seed(1))
+    targets = train.targets.clone()
+    targets[rows] = (targets[rows] + step) % task.num_labels
+    name = f"{task.name}[{share:.0%} wrong]"
+    return replace(task, name=name, splits=task.splits | {"train": replace(train, targets=targets)})

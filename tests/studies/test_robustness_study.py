@@ -1,0 +1,103 @@
+"""The study of robustness in a tiny setting: what it compares, chooses, measures, and goes on with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kdtutor import data, evaluation, models, studies
+from kdtutor.data.corruption import CORRUPTIONS
+from kdtutor.data.tokens import IGNORED
+from kdtutor.objectives.parse import parse_objective
+from kdtutor.studies import robustness
+from kdtutor.studies.robustness import ARMS, NOISY, Plan, configurations
+
+PLAN = Plan(
+    few=8,
+    steps=2,
+    batch_size=4,
+    rates=(1e-3,),
+    student=("static", {"width": 8}),
+    noise=(0.25,),
+    strengths=(0.5,),
+    attacked=4,
+    foreign=6,
+    seeds=(0, 1),
+)
+
+
+@pytest.fixture(scope="module")
+def task():
+    task = data.load_task("sentiment")
+    splits = {name: task.split(name).select(torch.arange(20)) for name in ("train", "validation", "test")}
+    return replace(task, splits=splits)
+
+
+@pytest.fixture(scope="module")
+def teacher(task):
+    return models.freeze(models.small_bert(task, layers=1, width=16, seed=7))
+
+
+@pytest.fixture(scope="module")
+def made(task, teacher, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("robustness")
+    with pytest.MonkeyPatch.context() as patch:
+        # A random teacher is no better than chance, and would be refused.
+        real = robustness.train
+        patch.setattr(robustness, "train", lambda *a, **how: real(*a, **how, check_teacher=False))
+        said, again = [], []
+        robustness.run(PLAN, folder / "x.json", folder / "work", task, teacher, said.append)
+        more = replace(PLAN, seeds=(0, 1, 2))
+        robustness.run(more, folder / "x.json", folder / "work", task, teacher, again.append)
+    return json.loads((folder / "x.json").read_text(encoding="utf-8")), said, again
+
+
+def test_each_arm_reads_as_a_formula_and_noise_has_a_control():
+    made = configurations(Plan())
+    assert len(made) == len({c.name for c in made}) == 1 + len(ARMS) + 3 * len(NOISY)
+    assert len(Plan().seeds) == 5 and Plan().choosing_seed not in Plan().seeds
+    for c in made[1:]:
+        parse_objective(c.objective)
+    assert "robustness" in studies.STUDIES
+
+
+def test_each_arm_chooses_on_validation_alone_and_is_measured_at_every_seed(made):
+    record, said, again = made
+    arms = len(ARMS) + len(NOISY)
+    assert all("test" not in row and row["seed"] == 5 for row in record["choosing"])
+    assert len(record["choosing"]) == arms and len(record["runs"]) == 1 + arms * 3
+    assert len(said) == arms + 1 + arms * 2 and len(again) == arms, "what is there is not made again"
+
+
+def test_everything_is_measured_of_every_model(made):
+    for row in made[0]["runs"]:
+        assert set(row["broken"]) == set(CORRUPTIONS)
+        assert set(row["attacks"]) == set(row["transfer"]) == {"synonyms", "gradient"}
+        assert row["broken"]["case"] == [row["test"]["accuracy"]], "our tokenizer has no capitals"
+        assert row["calibration"]["temperature"] > 0
+        assert all(0 <= area <= 1 for area in row["foreign"].values())
+        assert 0 <= row["products"] <= 1
+
+
+def test_what_is_stored_is_what_the_model_does(task, teacher, made, tmp_path):
+    [row] = [row for row in made[0]["runs"] if row["configuration"] == "teacher"]
+    curve = evaluation.robustness_curve(teacher, task, "typo", [0.5])
+    assert row["broken"]["typo"] == curve
+    attacked = evaluation.attack(teacher, task, task.texts("test")[:4], task.targets("test")[:4])
+    assert row["attacks"]["synonyms"] == evaluation.attack_rates(attacked)
+    bench = robustness.Robustness(PLAN, configurations(PLAN), task, teacher, tmp_path)
+    assert len(bench.foreign()) == 6
+
+
+def test_broken_copies_have_no_label_and_a_share_of_labels_is_wrong(task, tmp_path):
+    bench = robustness.Robustness(PLAN, configurations(PLAN), task, None, tmp_path)
+    few, broken = bench.texts("few", 0.0), bench.texts("broken", 0.0)
+    texts, targets = broken.texts("train"), broken.targets("train")
+    assert texts[:8] == few.texts("train") and len(texts) == 16
+    assert (targets[8:] == IGNORED).all() and texts[8:] != texts[:8]
+    wrong = bench.texts("few", 0.25).targets("train")
+    assert int((wrong != few.targets("train")).sum()) == 2
+    assert bench.texts("many", 0.0).split("train").labelled.sum() == 8
