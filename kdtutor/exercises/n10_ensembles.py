@@ -1,0 +1,160 @@
+"""The exercises of notebook 10 on several teachers: their mean at a temperature, and answers that know when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from kdtutor.exercises.banks import RIGHT
+from kdtutor.exercises.definitions import Exercise, Mistake
+
+# ---------------------------------------------------------------------------------- 10.1 the mean of several teachers
+
+
+def ensemble_targets(
+    logits: Tensor, weights: Tensor, temperature: float, wrong: frozenset[str] = RIGHT
+) -> Tensor:
+    """The weighted mean of several teachers' probabilities at T: logits (M, N, C), weights (M,), sum 1 → (N, C)."""
+    w = weights[:, None, None]
+    if "all alike" in wrong:
+        w = torch.full_like(w, 1 / len(weights))
+    if "a sum for a mean" in wrong:
+        w = torch.ones_like(w)
+    z = logits if "no temperature" in wrong else logits / temperature
+    if "the mean of the logits" in wrong:
+        return (w * z).sum(0).softmax(-1)
+    if "softmax over the teachers" in wrong:
+        return (w * z.softmax(0)).sum(0)
+    if "softmax over the texts" in wrong:
+        return (w * z.softmax(1)).sum(0)
+    if "votes" in wrong:
+        votes = torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+        return (w * votes).sum(0)
+    if "softened afterwards" in wrong:
+        mixed = (w * logits.softmax(-1)).sum(0)
+        return (mixed / temperature).softmax(-1)
+    if "the logarithm softened afterwards" in wrong:
+        mixed = (w * logits.softmax(-1)).sum(0)
+        return (mixed.log() / temperature).softmax(-1)
+    return (w * z.softmax(-1)).sum(0)
+
+
+def _targets_probes(generator: torch.Generator) -> list[tuple]:
+    def draw(*shape: int) -> Tensor:
+        return 3 * torch.randn(shape, generator=generator)
+
+    shares = (torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.7, 0.1, 0.1, 0.1]))
+    return [
+        (draw(3, 5, 4), shares[0], 2.0),
+        (draw(4, 2, 3), shares[1], 4.0),
+        (draw(3, 4, 6), shares[0], 0.5),
+    ]
+
+
+ENSEMBLE_TARGETS = Exercise(
+    name="ensemble_targets",
+    number="10.1",
+    title="What several teachers say together",
+    reference=ensemble_targets,
+    mistakes=(
+        Mistake(
+            "the mean of the logits",
+            "You take the mean of the logits and then softmax: the geometric mean of the probabilities, in which one "
+            "teacher has a veto. Asked was the mean of what the teachers believe.",
+        ),
+        Mistake(
+            "softened afterwards",
+            "You mix the probabilities at temperature 1, and treat the mixture as if it were logits. Which of the two "
+            "comes first, the temperature or the mean?",
+        ),
+        Mistake(
+            "the logarithm softened afterwards",
+            "You mix at temperature 1 and soften the mixture. Softening is not linear: each teacher is to be softened "
+            "before they are mixed.",
+        ),
+        Mistake("no temperature", "The temperature changes nothing in your answer."),
+        Mistake("all alike", "Every teacher weighs the same in your answer. What are the weights for?"),
+        Mistake("a sum for a mean", "Your rows don't add up to 1: there are as many beliefs as teachers."),
+        Mistake("votes", "You count first guesses: how sure a teacher is, and of what else, is lost."),
+        Mistake(
+            "softmax over the teachers",
+            "Your softmax runs over the teachers. Along which axis do the classes stand?",
+            also=("softmax over the texts",),
+        ),
+    ),
+    probes=_targets_probes,
+    terms={"M": "teachers"},
+)
+
+
+# ------------------------------------------------------------------------------------- 10.5 risk against coverage
+
+
+def risk_at(logits: Tensor, labels: Tensor, coverage: float, wrong: frozenset[str] = RIGHT) -> float:
+    """The share of errors among the surest `coverage` of the texts, rounded up: logits (N, C), labels (N,)."""
+    p = logits.softmax(-1)
+    sure = p.amax(-1)
+    if "by the raw logit" in wrong:
+        sure = logits.amax(-1)
+    if "by the label's probability" in wrong:
+        sure = p.gather(1, labels[:, None])[:, 0]
+    order = sure.argsort(descending="the least sure first" not in wrong)
+    answered = order[: int(-(-coverage * len(labels) // 1))]
+    errors = (logits.argmax(-1) != labels)[answered].float()
+    if "the right ones counted" in wrong:
+        return 1 - errors.mean().item()
+    if "of all texts" in wrong:
+        return errors.sum().item() / len(labels)
+    return errors.mean().item()
+
+
+def _observe_risk(function: Callable, *arguments: object) -> dict:
+    return {"the risk": torch.tensor(float(function(*arguments)))}
+
+
+def _risk_probes(generator: torch.Generator) -> list[tuple]:
+    probes = []
+    for coverage in (0.25, 0.5, 0.75):
+        # The first guess is right in two of three texts, more often where it is sure; a shift that softmax ignores.
+        logits = 2 * torch.randn(48, 4, generator=generator)
+        labels = logits.argmax(-1)
+        doubtful = logits.softmax(-1).amax(-1).argsort()[:28]
+        moved = doubtful[torch.randperm(28, generator=generator)[:16]]
+        labels[moved] = (labels[moved] + 1) % 4
+        logits = logits + 6 * torch.randn(48, 1, generator=generator)
+        probes.append((logits, labels, coverage))
+    return probes
+
+
+RISK_AT = Exercise(
+    name="risk_at",
+    number="10.5",
+    title="Answer only where you are sure",
+    reference=risk_at,
+    mistakes=(
+        Mistake(
+            "the least sure first",
+            "Your model answers where it is least sure, and is silent where it knows. In which direction does argsort "
+            "sort?",
+        ),
+        Mistake(
+            "by the raw logit",
+            "You rank by the largest logit. Adding 10 to all logits of a text changes no belief, and it changes your "
+            "rank.",
+        ),
+        Mistake(
+            "by the label's probability",
+            "You rank by the probability of the true class. Who decides whether to answer does not know it.",
+        ),
+        Mistake("of all texts", "You divide the errors by all texts, also by those without an answer."),
+        Mistake("the right ones counted", "What you count are the right answers: risk counts the errors."),
+    ),
+    planted=("the least sure first",),
+    symptom="The fewer texts are answered, the more of the answers are wrong.",
+    probes=_risk_probes,
+    observe=_observe_risk,
+)
+
+EXERCISES = [ENSEMBLE_TARGETS, RISK_AT]
