@@ -31,7 +31,12 @@ from kdtutor.models.reading import (
     tokenizer_at,
 )
 
-TEACHERS = {"supersense": "bert-supersense", "sentiment": "bert-sentiment", "glosses": "bert-glosses"}
+TEACHERS = {
+    "supersense": "bert-supersense",
+    "sentiment": "bert-sentiment",
+    "glosses": "bert-glosses",
+    "pronunciation": "bart-pronunciation",
+}
 
 
 def load_teacher(

@@ -38,7 +38,20 @@ def test_a_teacher_beats_counting_words_by_six_points(task):
     assert card(TEACHERS[task])["scores"]["test"]["accuracy"] - bar >= 0.06
 
 
-@pytest.mark.parametrize("name", ["bert-glosses", *TEACHERS.values()])
+def test_the_teacher_that_writes_spells_what_its_card_says():
+    """On 1,500 of the test words: an interval over these holds the error rate over all."""
+    task, told = data.load_task("pronunciation"), card("bart-pronunciation")
+    assert told["data"]["fingerprint"] == task.fingerprint
+    teacher = models.load_teacher(task)
+    assert models.generate(teacher, task, ["cat", "stop"]) == ["K AE T", "S T AA P"]
+    some = task.subset(1500, split="test")
+    found, whole = evaluation.written_scores(teacher, some), told["scores"]["test"]["error_rate"]
+    assert abs(found["error_rate"] - whole) < 1.5 * found["error_rate_half_width"]
+    exact = evaluation.token_scores(teacher, task, "test")
+    assert exact["loss"] == pytest.approx(told["scores"]["test"]["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["bert-glosses", "bart-pronunciation", *TEACHERS.values()])
 def test_a_card_tells_how_its_checkpoint_is_made_again(name):
     told = card(name)
     assert told["command"].startswith(("kdtutor pretrain", "kdtutor finetune"))
