@@ -147,13 +147,21 @@ def positions(config: PretrainedConfig) -> float:
 
 def supported() -> str:
     """Write the table as text: what each model type can be used for, and whether `half_depth` cuts it."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
 
     rows = [("model type", "fine-tuned, as teacher, as student", "half depth")]
     for kind, known in FAMILIES.items():
-        tasks = "classes, numbers" + (", masked LM" if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES else "")
+        tasks = "classes, numbers"
+        if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+            tasks += ", masked LM"
+        elif kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            tasks += ", causal LM"
         half = f"no: {UNCUT[known.layers]}" if known.layers in UNCUT else f"a shallower {kind}"
         rows.append((kind, tasks, "a DistilBERT" if kind == "bert" else half))
+    rows += [(kind, "texts to be written", f"a shallower {kind}") for kind in TWO_STACKS]
     rows.append(("any other", "tried when it is loaded", "no: where its layers lie is not known"))
     width = max(len(kind) for kind, _, _ in rows) + 2
     lines = [f"{kind:<{width}}{tasks:<36}{half}" for kind, tasks, half in rows]

@@ -13,11 +13,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from kdtutor.errors import KDTutorError
+from kdtutor.models.forward import inputs_of
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a model costs: parameters; bytes as float32; multiply-adds to read one text of `length` tokens."""
+    """What a model costs: parameters; bytes as float32; multiply-adds to read one text of `length` tokens,
+    and to write one where that is what a model does."""
 
     parameters: int
     bytes: int
@@ -45,7 +47,9 @@ def sizes(model: PreTrainedModel, length: int = 128) -> Sizes:
     ids = torch.ones(1, length, dtype=torch.long, device=next(model.parameters()).device)
     was_training = model.training
     with _written_out(), FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))
+        # An encoder–decoder reads and writes so many tokens.
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "target_ids": ids}
+        model.eval()(**inputs_of(model, batch))
     model.train(was_training)
     return Sizes(parameters, 4 * parameters, counter.get_total_flops() // 2, length)
 

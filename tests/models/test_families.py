@@ -18,6 +18,10 @@ from transformers import (
     Qwen2Tokenizer,
     pipeline,
 )
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from kdtutor import doctor
 from kdtutor.data.load import load_task
@@ -313,6 +317,31 @@ def test_an_encoder_decoder_is_refused_by_that_name(kind, task, tmp_path):
     assert said.endswith(f"is a {kind}, an encoder–decoder: {such}")
 
 
+DECODERS = [
+    kind
+    for kind in FAMILIES
+    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+]
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_each_decoder_predicts_next_tokens_teaches_and_learns_to(kind, task, tmp_path):
+    raw = make_task("causal-lm", tokenizer_name=task.tokenizer_name)
+    built(kind, raw, AutoModelForCausalLM).save_pretrained(tmp_path)
+    teacher, student = load_teacher(raw, tmp_path), load_model(tmp_path, raw)
+    batch = raw.rules.with_labels(raw.encode("test").batch(torch.arange(4)), raw.tokenizer, 0, None)
+    rows = raw.rules.counted(batch, "valid").flatten().nonzero()[:, 0]
+    with torch.no_grad():
+        expected = plain(teacher, batch).flatten(0, 1)[rows]
+        assert torch.allclose(forward(teacher, batch, rows=rows).logits, expected, atol=1e-4)
+    run = Distillation(
+        student, teacher, raw, SoftTargets(1), steps=1, batch_size=8, precision="fp32", progress=False
+    )
+    # It is its teacher, but for a dropout that some have by default.
+    set_dropout(student, 0.0)
+    assert run.run()[0]["loss"] == pytest.approx(0.0, abs=1e-4)
+
+
 def test_a_decoder_is_no_masked_lm(task, tmp_path):
     built("gpt2", task, AutoModelForCausalLM).save_pretrained(tmp_path)
     raw = make_task("masked-lm", tokenizer_name=task.tokenizer_name)
@@ -326,7 +355,8 @@ def test_the_doctor_prints_what_is_supported(capsys):
     assert said.strip() == supported()
     assert "bert                  classes, numbers, masked LM" in said
     assert all(kind in said for kind in (*FAMILIES, "t5", "fnet"))
-    assert "gpt2                  classes, numbers          " in said
+    assert "gpt2                  classes, numbers, causal LM         a shallower gpt2" in said
+    assert "t5                    texts to be written                 a shallower t5" in said
 
 
 @pytest.mark.parametrize("kind", PLAIN_ATTENTION)

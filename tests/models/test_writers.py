@@ -12,12 +12,15 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     MarianConfig,
+    MBartConfig,
     OPTConfig,
+    PegasusConfig,
     T5Config,
 )
 
-from kdtutor.data.tokens import end_of_text
-from kdtutor.models import forward, half_depth, load_model, load_teacher, make_student, save
+from kdtutor.data.tokens import end_of_text, load_tokenizer
+from kdtutor.models import forward, half_depth, load_model, load_teacher, make_student, save, sizes
+from kdtutor.models.families import TWO_STACKS
 from kdtutor.models.forward import unembedding
 from kdtutor.models.recurrent_lm import gru_lm, lstm_lm
 from kdtutor.models.students import small_gpt2, small_seq2seq
@@ -102,13 +105,15 @@ OTHERS = {
                                  word_embed_proj_dim=32, **c),
     "bart": lambda **c: BartConfig(**SIDES, **c),
     "marian": lambda **c: MarianConfig(**SIDES, **c),
+    "mbart": lambda **c: MBartConfig(**SIDES, **c),
+    "pegasus": lambda **c: PegasusConfig(**SIDES, **c),
     "t5": lambda **c: T5Config(d_model=32, d_kv=16, d_ff=32, num_layers=2, num_heads=2, **c),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", [*OTHERS])
 def test_models_of_others_are_loaded_halved_and_distilled(kind, tmp_path):
-    writes = kind in ("bart", "marian", "t5")
+    writes = kind in TWO_STACKS
     task = make_task("seq2seq" if writes else "causal-lm")
     special = {"bos_token_id": task.tokenizer.cls_token_id, "eos_token_id": end_of_text(task.tokenizer)}
     if writes:
@@ -130,8 +135,32 @@ def test_models_of_others_are_loaded_halved_and_distilled(kind, tmp_path):
             found = forward(teacher, batch, frozenset({"features"}), rows)
             assert torch.allclose(found.unembedding(found.features)[: len(rows)], whole, atol=1e-5)
     student = half_depth(teacher)
+    assert sizes(student).multiply_adds < sizes(teacher).multiply_adds
     run = make_run(task, GOAL, student=student, teacher=teacher, steps=2)
     assert all(torch.isfinite(torch.tensor(row["loss"])) for row in run.run())
     assert len(generate(student, task, TEXTS, max_new_tokens=3)) == 3
     save.save(student, task, tmp_path / "student")
     assert same(weights(load_model(tmp_path / "student", task)), weights(student))
+
+
+def test_a_tokenizer_that_can_not_pad_is_refused_with_the_remedy(tmp_path):
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"fish": 0, "fruit": 1}))
+    ).save_pretrained(tmp_path)
+    said = refusal(load_tokenizer, tmp_path)
+    assert "has no token that pads a text" in said
+    assert 'tokenizer.add_special_tokens({"pad_token": "[PAD]"})' in said
+
+
+def test_a_tokenizer_without_an_end_can_not_write(tmp_path):
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"[PAD]": 0, "fish": 1, "fruit": 2}, unk_token="fish"))
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]").save_pretrained(tmp_path)
+    task = make_task("seq2seq", tokenizer_name=str(tmp_path))
+    assert "has no token that ends a text" in refusal(small_seq2seq, task)
+    assert "has no token that ends a text" in refusal(task.encode, "train")
