@@ -29,7 +29,7 @@ def curves(
         said.append(f"{name} from {percent(y[0], 1)} to {percent(y[-1], 1)}")
     axes.set(xlabel=xlabel, ylabel=ylabel)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        axis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=" %"))
     axes.grid()
     axes.legend()
     if title:

@@ -473,3 +473,11 @@ def test_similarity_maps_say_which_layers_are_most_alike_and_frame_the_pairs():
 def test_similarity_maps_refuse_what_is_no_grid_and_pairs_outside_it(grid, pairs):
     with pytest.raises(KDTutorError):
         plots.similarity_maps({"a": grid}, {"a": pairs})
+
+
+def test_curves_say_where_each_begins_and_ends():
+    picture = plots.curves({"teacher": ([0, 0.5], [0.8, 0.7]), "hard student": ([0, 0.5], [0.7, 0.55])})
+    assert "teacher from 80.0" in picture.alt and "hard student from 70.0" in picture.alt
+    [axes] = picture.axes
+    assert [line.get_label() for line in axes.lines] == ["teacher", "hard student"]
+    assert axes.lines[1].get_ydata().tolist() == [0.7, 0.55]
