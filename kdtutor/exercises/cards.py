@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Any
 
 # kind of feedback → sign, word, colour
-RIGHT, BUT = ("✓", "right", "#009e73"), ("✓", "right, but …", "#56b4e9")
+RIGHT, BUT = ("✓", "solved", "#009e73"), ("✓", "right, but …", "#56b4e9")
 KNOWN, NOT_YET = ("✗", "known mistake", "#cc79a7"), ("✗", "not yet", "#e69f00")
 STATES = {"solved": ("●", "#009e73"), "not yet": ("◐", "#e69f00"), "open": ("○", "currentColor")}
 

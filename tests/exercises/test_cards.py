@@ -19,7 +19,7 @@ def words(html: str) -> str:
 @pytest.mark.parametrize(
     ("verdict", "expected"),
     [
-        (Verdict(True, "right", "Right."), "✓ right Right."),
+        (Verdict(True, "right", "Right."), "✓ solved Right."),
         (Verdict(True, "right, but slow", "Slow."), "✓ right, but … Slow."),
         (Verdict(False, "a known mistake", "No T².", ("no T²",)), "✗ known mistake No T²."),
         (Verdict(False, "another mistake", "Differs."), "✗ not yet Differs."),
