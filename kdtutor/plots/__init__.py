@@ -10,6 +10,7 @@ from kdtutor.plots.attention import (
 )
 from kdtutor.plots.classroom import class_progress
 from kdtutor.plots.diagrams import distillation, encoder_decoder, masking, read_from_cls, split_into_heads
+from kdtutor.plots.landscape import best_so_far, landscape
 from kdtutor.plots.layers import similarity_maps
 from kdtutor.plots.probabilities import (
     class_scores,
@@ -75,6 +76,7 @@ __all__ = [
     "attention_maps",
     "attention_overview",
     "beside_paper",
+    "best_so_far",
     "canvas",
     "class_progress",
     "class_scores",
@@ -93,6 +95,7 @@ __all__ = [
     "gradient_sizes",
     "gradients",
     "head_shares",
+    "landscape",
     "learning_curves",
     "looks_of",
     "masking",
