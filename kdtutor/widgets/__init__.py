@@ -7,6 +7,7 @@
     kd.widgets.LayerMap(student, teacher, task)              # which layer teaches which
     kd.widgets.WatchThemWrite({"teacher": …, …}, task)       # token by token, and what the teacher says of each
     kd.widgets.NoiseDial({"teacher": teacher, …}, task)      # a text that is broken bit by bit
+    kd.widgets.BeatTheOptimiser(studies.load("grid"))        # a hidden landscape, and two rivals
 
 Each is a traitlets model like any ipywidget, so `explorer.temperature = 4` moves the picture and `explorer.observe`
 works. Importing this package imports none of them; each comes when it is first used (PEP 562).
@@ -24,6 +25,7 @@ _HOME = {
     "LayerMap": "layer_map",
     "WatchThemWrite": "watch_them_write",
     "NoiseDial": "noise_dial",
+    "BeatTheOptimiser": "beat_the_optimiser",
     "Instrument": "base",
 }
 
