@@ -12,7 +12,6 @@ import platform
 import shutil
 import sys
 import textwrap
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -21,9 +20,6 @@ from kdtutor import hardware
 GIB = 1024**3
 NOTEBOOK_MEMORY = 1.5 * GIB  # what one notebook may take at most
 HUB = "https://huggingface.co"
-WORK = 5.0  # seconds for which `kdtutor doctor` trains
-BUSY = 0.25  # of the processors' time: what other programs may take before a measurement says little
-FIRST = 376  # steps of notebook 00: a distillation and its control, two passes each over 3,000 texts
 
 
 @dataclass(frozen=True)
@@ -43,13 +39,12 @@ class Check:
         )
 
 
-def doctor(hub_timeout: float = 3.0, work: float = 0.0) -> list[Check]:
+def doctor(hub_timeout: float = 3.0) -> list[Check]:
     """Look at versions, device, threads, memory, disk, assets and network; takes a few seconds, changes nothing.
 
-    `hub_timeout` is how many seconds the Hub has to answer. Nothing is asked when HF_HUB_OFFLINE is set. `work`: for so
-    many seconds a student is trained, and it is said what cells of the course will take here.
+    `hub_timeout` is how many seconds the Hub has to answer. Nothing is asked when HF_HUB_OFFLINE is set.
     """
-    checks, hub, speed = [_python(), *_packages()], [], []
+    checks, hub = [_python(), *_packages()], []
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a shared library of torch is missing
@@ -59,8 +54,7 @@ def doctor(hub_timeout: float = 3.0, work: float = 0.0) -> list[Check]:
     else:
         checks += [_device(torch), _bf16(torch), _threads(torch)]
         hub = [_hub(hub_timeout)]
-        speed = [_speed(work)] if work else []
-    return [*checks, _memory(), _disk(), _assets(), *hub, *speed]
+    return [*checks, _memory(), _disk(), _assets(), *hub]
 
 
 def report(checks: Iterable[Check] | None = None) -> str:
@@ -87,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(supported())
         return 0
-    checks = doctor(asked.hub_timeout, work=WORK)
+    checks = doctor(asked.hub_timeout)
     print(report(checks))
     return int(any(check.status == "problem" for check in checks))
 
@@ -251,50 +245,6 @@ def _assets() -> Check:
     size = sum(entry["bytes"] for entry in assets.manifest().values()) / 1e6
     meaning = "Data, tokenizer and teachers are what was shipped, so all runs without a network."
     return Check("assets", f"{len(states)} files, {size:.0f} MB, all verified", "ok", meaning)
-
-
-def _speed(seconds: float) -> Check:
-    """Train notebook 00's student for some seconds, and say what its distillation will take at that pace."""
-    from kdtutor.errors import KDTutorError
-
-    try:
-        each, others = _measured(seconds)
-    except (KDTutorError, ImportError) as error:
-        return Check("speed", "not measured", "note", f"The student could not be trained: {error}")
-    value = f"{1000 * each:.0f} ms for a step of training, measured for {seconds:g} seconds"
-    takes = f"The first distillation and its control, in notebook 00, take about {FIRST * each:.0f} s at this pace."
-    if others > BUSY:
-        busy = f"Other programs had {others:.0%} of the processors meanwhile".replace("%", " %")
-        return Check("speed", value, "note", f"{takes} {busy}: close some, and ask again.")
-    return Check("speed", value, "ok", takes)
-
-
-def _measured(seconds: float) -> tuple[float, float]:
-    """Measure a step of training in seconds, and the share of the processors that other programs had meanwhile."""
-    import psutil
-
-    from kdtutor.data import load_task
-    from kdtutor.models import half_depth, load_teacher
-    from kdtutor.objectives import blend
-    from kdtutor.training.distillation import Distillation
-
-    task = load_task("supersense")
-    teacher = load_teacher(task)
-    settings = {"epochs": 2, "max_norm": 10, "progress": False}
-    run = Distillation(
-        half_depth(teacher, seed=0), teacher, task.subset(3000), blend(alpha=0.1, temperature=1), **settings
-    )
-    steps = iter(run)
-    next(steps)  # compiles, and tokenizes
-
-    psutil.cpu_percent()
-    own, start, done = time.process_time(), time.perf_counter(), 0
-    for _ in steps:
-        done, took = done + 1, time.perf_counter() - start
-        if took >= seconds:
-            break
-    own = (time.process_time() - own) / took / (psutil.cpu_count() or 1)
-    return took / done, max(0.0, psutil.cpu_percent() / 100 - own)
 
 
 def _hub(timeout: float) -> Check:

@@ -55,29 +55,6 @@ def test_the_doctor_says_each_status_in_a_word(offline, capsys):
     assert text.rstrip().endswith("The course runs here.")
 
 
-@pytest.mark.parametrize(("others", "status"), [(0.1, "ok"), (0.6, "note")])
-def test_the_doctor_says_what_a_step_takes_here_and_whether_others_disturbed(monkeypatch, others, status):
-    monkeypatch.setattr(doctor, "_measured", lambda seconds: (0.05, others))
-    check = doctor._speed(5.0)
-    assert check.status == status
-    assert check.value == "50 ms for a step of training, measured for 5 seconds"
-    assert "notebook 00, take about 19 s" in check.meaning
-    assert ("Other programs had 60 % of the processors" in check.meaning) == (status == "note")
-
-
-def test_what_the_doctor_measures_is_a_step_of_training():
-    each, others = doctor._measured(0.2)
-    assert 0 < each < 60 and 0 <= others <= 1
-
-
-def test_the_first_distillation_has_as_many_steps_as_the_doctor_says():
-    import kdtutor as kd
-
-    task = kd.load_task("supersense").subset(3000)
-    student = kd.small_bert(task, layers=1, width=32)
-    assert 2 * len(kd.Distillation(student, None, task, kd.HardLabels(), epochs=2)) == doctor.FIRST
-
-
 def test_the_doctor_fails_when_an_asset_is_damaged(offline, monkeypatch, capsys):
     damage = {
         "tokenizer/tokenizer.json": "ok",

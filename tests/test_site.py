@@ -174,23 +174,6 @@ def test_only_a_page_with_widgets_loads_their_front_end(site):
     assert not any("widgets/" in address for address in page(site, "02_second").loaded)
 
 
-def test_an_exercise_leads_to_where_it_can_be_solved_and_keeps_the_symptom_of_a_planted_bug():
-    notebook = made(
-        "x",
-        *(shown({"text/plain": text}) for text in ("Not attempted yet. Run.", "Not repaired <yet>.", "5")),
-    )
-    for cell in notebook.cells[1:]:
-        cell.source = "check.blend(blend)"
-    notebook.cells[-1].source = "print(5)"
-    build_site.point_to_live(notebook, "04_temperature")
-    first, second, other = (cell.outputs[0].data for cell in notebook.cells[1:])
-    assert "Run." not in first["text/html"] and "<pre>" not in first["text/html"]
-    assert "<pre>Not repaired &lt;yet&gt;.</pre>" in second["text/html"]
-    for host in ("colab.research.google.com", "mybinder.org"):
-        assert re.search(rf'href="https://{host}[^"]*/notebooks/04_temperature\.ipynb"', first["text/html"])
-    assert other == {"text/plain": "5"}
-
-
 def test_what_needs_python_shows_its_last_picture_and_says_so(tmp_path):
     state = {
         "box": model("@jupyter-widgets/controls", "VBoxModel", children=["IPY_MODEL_out"]),

@@ -116,7 +116,6 @@ def build(folder: Path, notebooks: list[Path], execute: bool = True, student: Pa
         notebook = run(path, live=True) if execute else clean(nbformat.read(path, as_version=4), live=True)
         rows.append(row(notebook, path.stem))
         names.append(path.stem)
-        point_to_live(notebook, path.stem)
         nbformat.write(for_the_page(notebook, source / "extra"), source / path.name)
     for images in {path.parent / "images" for path in notebooks}:
         if images.is_dir():
@@ -197,31 +196,6 @@ def for_the_page(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.Note
     return notebook
 
 
-def point_to_live(notebook: nbformat.NotebookNode, name: str) -> None:
-    """Let an exercise lead to where it can be solved, instead of asking to run a cell that can't run here. In place."""
-    colab, binder = (address.replace("00_start_here", name) for address in hosts().values())
-    lead = (
-        f'<p class="kd-open">To solve it, open this notebook in <a href="{colab}">Colab</a>, on '
-        f'<a href="{binder}">Binder</a>, or <a href="install.html">on a laptop</a>: the cell then says what is '
-        "right, or which mistake was made.</p>"
-    )
-    for cell in notebook.cells:
-        if cell.cell_type != "code" or not re.search(r"^check\.\w+\(\w", cell.source, re.MULTILINE):
-            continue
-        for output in cell.outputs:
-            said = output.get("data", {}).get("text/plain", "")
-            if said.startswith("Not "):
-                symptom = "" if said.startswith("Not attempted") else f"<pre>{html.escape(said)}</pre>"
-                output.data = {"text/html": symptom + lead}
-
-
-def hosts() -> dict[str, str]:
-    """Read in the README where notebook 00 runs in a browser: on Colab, and on Binder."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = {"Colab": "colab.research.google.com/github", "Binder": "mybinder.org/v2"}
-    return {name: re.search(rf"\]\((https://{host}/[^)]+)\)", readme)[1] for name, host in found.items()}
-
-
 def is_instrument(model: dict | None) -> bool:
     """Tell whether a widget draws itself in the browser. Every other one asks Python what to show."""
     return bool(model) and model["model_module"] == "anywidget"
@@ -289,11 +263,13 @@ def row(notebook: nbformat.NotebookNode, name: str) -> str:
 
 def first_page(page: str, rows: list[str], names: list[str]) -> str:
     """Fill in the map of the notebooks, the instrument, and where the course runs in a browser, as the README says."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     filled = {"the notebooks": course_map(rows, names), "the instrument": instrument()}
     name = Path(student_page.TEMPLATE).stem
     works = f"- **You want to see one at work:** [a student runs in your browser]({name}.md), beside its teacher.\n"
     filled["the student's page"] = works if name in names else ""
-    filled |= hosts()
+    for name, host in (("Colab", "colab.research.google.com/github"), ("Binder", "mybinder.org/v2")):
+        filled[name] = re.search(rf"\]\((https://{host}/[^)]+)\)", readme)[1]
     for what, text in filled.items():
         page = page.replace(f"<!-- {what} -->", text)
     return for_the_site(page, names)
