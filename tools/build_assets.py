@@ -169,8 +169,9 @@ def install(run: Path, out: Path) -> None:
             raise KDTutorError(f"{run} holds no {name}: is it the output folder of a finished run?")
         shutil.copyfile(run / name, target / name)  # without the mode: safetensors' is the owner's alone
     card = json.loads((run / "card.json").read_text(encoding="utf-8"))
+    task = card["settings"].get("task")
     # Of a task that isn't read with the course's.
-    if load_task(card["settings"]["task"]).tokenizer_name is not None:
+    if task and load_task(task).tokenizer_name is not None:
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copyfile(run / name, target / name)
     write_json(target / "card.json", card | descent(card, out))
