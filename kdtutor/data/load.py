@@ -197,6 +197,9 @@ def _load_hub(name: str, wanted: Wanted, kind: str | None, stratify: bool) -> Ta
     ):
         raise KDTutorError(f"the folder {path} holds more than {MANY:,} files: is it a data set?")
     raw = _fetch(name, path, configuration)
+    if kind in KINDS and KINDS[kind].writes and {*raw} == {"train"}:
+        # As of most collections of translations: both other parts are cut from it, by a hash of each text.
+        return from_parts(raw, wanted, Path(name).name if folder else name, kind, stratify, of_others=True)
     for split in ("train", test):
         if split not in raw:
             raise KDTutorError(nearest(f"split of {name}", split, raw))

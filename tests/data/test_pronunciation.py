@@ -98,3 +98,18 @@ def test_translations_in_a_folder_as_the_hub_has_them(tmp_path, monkeypatch):
     DatasetDict(parts).save_to_disk(tmp_path / "books")
     task = load_task(str(tmp_path / "books"), text="translation.en", label="translation.fr", kind="seq2seq")
     assert [column[0] for column in task.split("train").texts] == ["one 0", "un 0"]
+
+
+def test_translations_that_come_in_one_part_are_cut(monkeypatch):
+    from datasets import Dataset, DatasetDict
+
+    rows = [{"id": str(n), "translation": {"en": f"one {n}", "fr": f"un {n}"}} for n in range(200)]
+    raw = DatasetDict({"train": Dataset.from_list(rows)})
+    monkeypatch.setattr("kdtutor.data.load._fetch", lambda name, path, configuration: raw)
+    columns = {"text": "translation.en", "label": "translation.fr"}
+    task = load_task("owner/opus_books:en-fr", kind="seq2seq", **columns)
+    sizes = {name: len(task.split(name)) for name in task.splits}
+    assert sum(sizes.values()) == 200
+    assert min(sizes.values()) > 5
+    spoken = dict(zip(*task.split("test").texts, strict=True))
+    assert all(answer == text.replace("one", "un") for text, answer in spoken.items())
