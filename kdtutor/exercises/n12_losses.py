@@ -1,0 +1,235 @@
+"""The exercises of notebook 12 on losses at each token: the shift, the padding, the prompt, and both ends of β."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdtutor.exercises.banks import RIGHT, Wrong
+from kdtutor.exercises.definitions import Exercise, Mistake
+
+VOCABULARY, LONGEST = 6, 7
+
+
+def _texts(generator: torch.Generator, texts: int = 4) -> tuple[Tensor, Tensor]:
+    """Ids and mask of texts of 5 to 7 tokens, padded on the right."""
+    lengths = torch.randint(5, LONGEST + 1, (texts, 1), generator=generator)
+    lengths[0] = LONGEST
+    ids = torch.randint(VOCABULARY, (texts, LONGEST), generator=generator)
+    return ids, (torch.arange(LONGEST) < lengths).long()
+
+
+def _logits(generator: torch.Generator, texts: int = 4) -> Tensor:
+    return 2 * torch.randn(texts, LONGEST, VOCABULARY, generator=generator)
+
+
+# ------------------------------------------------------------------------------------------------ 12.1 the shift
+
+
+def next_token_loss(
+    logits: Tensor, input_ids: Tensor, attention_mask: Tensor, wrong: Wrong = RIGHT
+) -> Tensor:
+    """Cross-entropy of each next token, mean over all that are real. logits (B, L, V); ids and mask (B, L)."""
+    z, y, mask = logits[:, :-1], input_ids[:, 1:], attention_mask[:, 1:]
+    if "no shift" in wrong:
+        z, y, mask = logits, input_ids, attention_mask
+    elif "shifted the wrong way" in wrong:
+        z, y, mask = logits[:, 1:], input_ids[:, :-1], attention_mask[:, :-1]
+    elif "the mask not shifted" in wrong:
+        mask = attention_mask[:, :-1]
+    losses = F.cross_entropy(z.transpose(1, 2), y, reduction="none")  # (B, L − 1)
+    if "padding counted" in wrong:
+        return losses.mean()
+    if "padding divides" in wrong:
+        return (losses * mask).mean()
+    if "each text the same" in wrong:
+        return ((losses * mask).sum(1) / mask.sum(1)).mean()
+    if "divided by the texts" in wrong:
+        return (losses * mask).sum() / len(losses)
+    if "one more than there are" in wrong:
+        return (losses * mask).sum() / attention_mask.sum()
+    return (losses * mask).sum() / mask.sum()
+
+
+NEXT_TOKEN_LOSS = Exercise(
+    name="next_token_loss",
+    number="12.1",
+    title="The next token",
+    reference=next_token_loss,
+    mistakes=(
+        Mistake(
+            "no shift",
+            "You ask each place for the token that it has just read. Place t has read tokens 0 to t: what"
+            " is it asked for?",
+        ),
+        Mistake(
+            "shifted the wrong way",
+            "You ask each place for the token *before* it. Which of the two, logits or ids, loses its first place?",
+        ),
+        Mistake(
+            "padding counted",
+            "What stands behind the end of a text counts in your loss, as if somebody had written it.",
+        ),
+        Mistake("padding divides", "Padding is 0 in your sum, but it still divides it."),
+        Mistake(
+            "the mask not shifted",
+            "Your mask says which tokens were read. It should say which of the *asked* ones exist: the last real token "
+            "of a text is asked for nothing.",
+        ),
+        Mistake(
+            "one more than there are",
+            "You divide by all real tokens. The first of a text is predicted by nobody.",
+        ),
+        Mistake(
+            "each text the same",
+            "You average within each text first. A token of a short text then counts more than one of a long text.",
+        ),
+        Mistake("divided by the texts", "You divide by the number of texts, not of predicted tokens."),
+    ),
+    probes=lambda generator: [(_logits(generator), *_texts(generator)) for _ in range(3)],
+    gradients=(0,),
+)
+
+
+# ------------------------------------------------------------------------------------------------ 12.2 the prompt
+
+
+def word_level(
+    student_logits: Tensor, teacher_logits: Tensor, attention_mask: Tensor, prompt: int, wrong: Wrong = RIGHT
+) -> Tensor:
+    """KL(teacher ‖ student) at each written token, mean over them. Logits (B, L, V); the first `prompt` were given."""
+    s, t = student_logits[:, :-1], teacher_logits[:, :-1]
+    if "student and teacher swapped" in wrong:
+        s, t = t, s
+    asked = torch.arange(1, student_logits.shape[1])  # the token that each row is about
+    counts = attention_mask[:, 1:].bool() & (asked >= prompt)
+    if "the prompt in the loss" in wrong:
+        counts = attention_mask[:, 1:].bool()
+    elif "the first written token left out" in wrong:
+        counts = counts & (asked > prompt)
+    elif "one of the prompt's tokens in the loss" in wrong:
+        counts = attention_mask[:, 1:].bool() & (asked >= prompt - 1)
+    elif "padding counted" in wrong:
+        counts = (asked >= prompt).expand(len(s), -1)
+    elif "the mask not shifted" in wrong:
+        counts = attention_mask[:, :-1].bool() & (asked >= prompt)
+    kl = F.kl_div(s.log_softmax(-1), t.log_softmax(-1), reduction="none", log_target=True)
+    kl = kl.mean(-1) if "mean over the vocabulary" in wrong else kl.sum(-1)  # (B, L − 1)
+    if "each text the same" in wrong:
+        return ((kl * counts).sum(1) / counts.sum(1)).mean()
+    if "divided by the texts" in wrong:
+        return (kl * counts).sum() / len(kl)
+    return (kl * counts).sum() / counts.sum()
+
+
+WORD_LEVEL = Exercise(
+    name="word_level",
+    number="12.2",
+    title="What was given, and what was written",
+    reference=word_level,
+    mistakes=(
+        Mistake(
+            "the prompt in the loss",
+            "Rows that predict the prompt's own tokens count. Nobody wrote those: the student would learn"
+            " to ask questions.",
+        ),
+        Mistake(
+            "the first written token left out",
+            "The first token that was written does not count. The row that predicts it stands at the "
+            "prompt's last place.",
+        ),
+        Mistake(
+            "one of the prompt's tokens in the loss",
+            "The prompt's last token counts, though it was given. Which row predicts the first token that was not?",
+        ),
+        Mistake("padding counted", "Rows that predict padding count in your loss."),
+        Mistake(
+            "the mask not shifted",
+            "Your mask says which tokens were read, and not whether there is a *next* one: one row too many "
+            "per text.",
+        ),
+        Mistake(
+            "student and teacher swapped",
+            "Your divergence goes the other way round: the student's probabilities stand where the teacher's "
+            "are due.",
+        ),
+        Mistake("mean over the vocabulary", "A divergence is a sum over the vocabulary; you take its mean."),
+        Mistake("each text the same", "You average within each text first; all written tokens count alike."),
+        Mistake("divided by the texts", "You divide by the number of texts, not of written tokens."),
+    ),
+    planted=("the prompt in the loss",),
+    symptom="The loss changes when the models disagree about the prompt alone, of which the student writes nothing.",
+    probes=lambda generator: [
+        (_logits(generator), _logits(generator), _texts(generator)[1], prompt) for prompt in (3, 4, 2)
+    ],
+    gradients=(0,),
+)
+
+
+# ------------------------------------------------------------------------------------------------ 12.3 both ends
+
+
+def generalised_jsd(
+    student_logits: Tensor, teacher_logits: Tensor, beta: float, wrong: Wrong = RIGHT
+) -> Tensor:
+    """β KL(p_T ‖ M) + (1 − β) KL(p_S ‖ M), M = β p_T + (1 − β) p_S, mean over the rows; KLs themselves at both ends."""
+    log_s, log_t = student_logits.log_softmax(-1), teacher_logits.log_softmax(-1)
+
+    def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+        losses = log_p.exp() * (log_p - log_q)
+        return (losses.mean(-1) if "mean over the vocabulary" in wrong else losses.sum(-1)).mean()
+
+    ends = {0: (log_t, log_s), 1: (log_s, log_t)}
+    if "the two ends exchanged" in wrong:
+        ends = {0: ends[1], 1: ends[0]}
+    if beta in ends and "nothing at the ends" not in wrong:
+        return kl(*ends[beta])
+    share = 1 - beta if "the mixture the other way round" in wrong else beta
+    mixture = share * log_t.exp() + (1 - share) * log_s.exp()
+    if "always the middle" in wrong:
+        mixture = 0.5 * log_t.exp() + 0.5 * log_s.exp()
+    log_m = mixture.log()
+    if "a mixture of the logits" in wrong:
+        log_m = (beta * teacher_logits + (1 - beta) * student_logits).log_softmax(-1)
+    first, second = (log_t, log_s) if "the weights exchanged" not in wrong else (log_s, log_t)
+    if "M before the bar" in wrong:
+        return beta * kl(log_m, first) + (1 - beta) * kl(log_m, second)
+    return beta * kl(first, log_m) + (1 - beta) * kl(second, log_m)
+
+
+GENERALISED_JSD = Exercise(
+    name="generalised_jsd",
+    number="12.3",
+    title="From one KL to the other",
+    reference=generalised_jsd,
+    mistakes=(
+        Mistake(
+            "nothing at the ends",
+            "At β = 0 and at β = 1 your loss is 0, whatever the models say: there is no gradient and nothing is "
+            "learned. What is meant at these two?",
+        ),
+        Mistake(
+            "the two ends exchanged", "Your two ends are exchanged: β = 0 is the forward KL, teacher first."
+        ),
+        Mistake(
+            "the mixture the other way round",
+            "In your mixture the teacher has the share 1 − β. The formula gives it β.",
+        ),
+        Mistake("the weights exchanged", "In your sum β stands before the student's divergence."),
+        Mistake("always the middle", "Your mixture has both halves alike, whatever β is."),
+        Mistake(
+            "a mixture of the logits",
+            "You mix logits. The softmax of mixed logits is a geometric mean, and M is an arithmetic one,"
+            " of probabilities.",
+        ),
+        Mistake("M before the bar", "The mixture stands behind the bar, in both: KL(p ‖ M)."),
+        Mistake("mean over the vocabulary", "A divergence is a sum over the vocabulary; you take its mean."),
+    ),
+    probes=lambda generator: [
+        (*(2 * torch.randn(2, 5, VOCABULARY, generator=generator)), beta) for beta in (0, 1, 0.5, 0.2)
+    ],
+    gradients=(0,),
+)
+
+EXERCISES = [NEXT_TOKEN_LOSS, WORD_LEVEL, GENERALISED_JSD]
