@@ -39,10 +39,10 @@ function render({ model, el: host }) {
   }
 
   const cells = plan.alphas.map((_, r) => plan.temperatures.map((_, c) => {
-    const number = el("span"), mark = el("span", { class: "kd-bo-mark", "aria-hidden": "true" });
+    const number = el("span");
     const node = el("button", { type: "button", class: "kd-bo-cell", "data-kd": `cell-${r}-${c}`, ...OWN_KEYS,
-      onclick: () => place(r, c), onkeydown: (event) => keys(event, r, c) }, number, mark);
-    return { button: node, number, mark };
+      onclick: () => place(r, c), onkeydown: (event) => keys(event, r, c) }, number);
+    return { button: node, number };
   }));
   const axis = (text) => el("span", { class: "kd-bo-axis", "aria-hidden": "true" }, text);
   const grid = el("div", { class: "kd-bo-grid", role: "group", "aria-label": "The grid of α (rows) and T (columns)",
@@ -81,19 +81,19 @@ function render({ model, el: host }) {
   const draw = onFrame(() => {
     const placed = model.get("placed"), unveiled = model.get("unveiled");
     root.dataset.unveiled = unveiled ? "yes" : "no";
-    cells.forEach((row, r) => row.forEach(({ button: node, number, mark }, c) => {
+    cells.forEach((row, r) => row.forEach(({ button: node, number }, c) => {
       const turn = placed.findIndex(([x, y]) => x === r && y === c), state = unveiled ? "shown" : turn >= 0 ? "tried" : "hidden";
       const value = unveiled ? plan.means[r][c] : plan.found[r][c];
       setAttribute(node, "data-state", state);
       setAttribute(node, "data-best", unveiled && value === high ? "yes" : "no");
       node.style.setProperty("--kd-value", unveiled && high > low ? ((value - low) / (high - low)).toFixed(3) : "0");
       setText(number, state === "hidden" ? "?" : (100 * value).toFixed(1));
-      const rivals = unveiled ? Object.entries(plan.rivals).filter(([, trials]) => { const [x, y] = best(trials); return x === r && y === c; }).map(([name]) => MARKS[name] ?? name[0]) : [];
-      setText(mark, [turn >= 0 ? String(turn + 1) : "", ...rivals].filter(Boolean).join(" "));
-      const seen = state === "hidden" ? "not tried" : `${unveiled ? "test, mean of the seeds," : "validation"} ${percent(value, 1)}${turn >= 0 ? `, your trial ${turn + 1}` : ""}`;
+      const rivals = unveiled ? Object.entries(plan.rivals).filter(([, trials]) => { const [x, y] = best(trials); return x === r && y === c; }).map(([name]) => name) : [];
+      setAttribute(node, "data-mark", [turn >= 0 ? String(turn + 1) : "", ...rivals.map((name) => MARKS[name] ?? name[0])].filter(Boolean).join(" "));
+      const seen = state === "hidden" ? "not tried" : `${unveiled ? "test, mean of the seeds," : "validation"} ${percent(value, 1)}${turn >= 0 ? `, your trial ${turn + 1}` : ""}${rivals.map((name) => `, chosen by ${name}`).join("")}`;
       setAttribute(node, "aria-label", `${told(r, c)}: ${seen}`);
     }));
-    const head = el("tr", null, ["", "best on validation", unveiled ? "that point on test" : null].filter((t) => t !== null).map((text) => el("th", { scope: "col" }, text)));
+    const head = el("tr", null, ["player", "best on validation", unveiled ? "that point on test" : null].filter((t) => t !== null).map((text) => el("th", { scope: "col" }, text)));
     table.replaceChildren(el("tbody", null, head, Object.entries(players()).map(([name, trials]) => {
       // The rivals are as far as you are: what they did with as many trials.
       const some = unveiled || name === "you" ? trials : trials.slice(0, placed.length);
