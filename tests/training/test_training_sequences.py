@@ -261,7 +261,7 @@ def run_of(kind: str, folder=None):
 
 
 SCRIPT = """
-from test_sequences import run_of
+from test_training_sequences import run_of
 for kind in ("causal-lm", "seq2seq"):
     run_of(kind, {folder!r} + "/" + kind).run()
 """
