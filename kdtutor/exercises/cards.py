@@ -45,7 +45,9 @@ def dots(exercises: Iterable[Any], records: Mapping[str, Mapping[str, Any]], sum
             f'<td style="text-align:left;padding:0">{marks}</td></tr>'
         )
     key = ", ".join(f"{sign} {state}" for state, (sign, _) in STATES.items())
-    return f'<table class="kd-dots">{"".join(rows)}</table><p>{escape(summary)} {key}.</p>'
+    return (
+        f'<table class="kd-dots" style="color:inherit">{"".join(rows)}</table><p>{escape(summary)} {key}.</p>'
+    )
 
 
 def _dot(exercise: Any, record: Mapping[str, Any] | None) -> str:
