@@ -18,6 +18,7 @@ A folder imports only what stands above it here:
     evaluation   what a student is worth
     training     the loop; begin with `Distillation._train_step`
     plots        every figure
+    deploy       what leaves the laptop: ONNX, int8, pruning, a server, a browser page
     transformer  attention, encoder, decoder and BERT in one file
     studies, exercises, widgets, cli   what is built on all that
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from kdtutor.deploy.int8 import quantize
+from kdtutor.deploy.int8 import grid_of
 from kdtutor.errors import KDTutorError
 
 
@@ -24,7 +24,10 @@ def fake_quantize(x: Tensor, bits: int = 8, axis: int | None = None, symmetric: 
     so the backward pass takes it for the line that it follows.
     """
     with torch.no_grad():
-        error = quantize(x, bits, axis, symmetric).dequantize() - x
+        # As quantize() rounds, in place: this is done to all weights in every step.
+        scale, zero, lowest, highest = grid_of(x, bits, axis, symmetric)
+        rounded = (x / scale).round_().add_(zero).clamp_(lowest, highest).sub_(zero).mul_(scale)
+        error = rounded.sub_(x)
     return x + error
 
 

@@ -44,21 +44,26 @@ def quantize(x: Tensor, bits: int = 8, axis: int | None = None, symmetric: bool 
     2^bits − 1, over the range of x and 0, as activations have it. axis: along which each row has a scale of its own;
     None: one for all. Raises KDTutorError if bits is not from 2 to 8, or x is not finite.
     """
+    scale, zero, lowest, highest = grid_of(x, bits, axis, symmetric)
+    return Quantized(((x / scale).round() + zero).clamp(lowest, highest).int(), scale, zero.int())
+
+
+def grid_of(x: Tensor, bits: int, axis: int | None, symmetric: bool) -> tuple[Tensor, Tensor, int, int]:
+    """Find the grid that `quantize` rounds x to: scale, zero point, and the smallest and largest whole number."""
     if not (isinstance(bits, int) and 2 <= bits <= 8):
         raise KDTutorError(f"bits must be a whole number from 2 to 8, not {bits!r}")
-    if not x.isfinite().all():
-        raise KDTutorError("a tensor with a number that is not finite can't be quantised")
     dims = [d for d in range(x.dim()) if axis is None or d != axis % x.dim()]
     low, high = x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
+    if not (low.isfinite().all() and high.isfinite().all()):
+        raise KDTutorError("a tensor with a number that is not finite can't be quantised")
     if symmetric:
         most = 2 ** (bits - 1) - 1
         scale = torch.maximum(-low, high).clamp(min=1e-12) / most
-        return Quantized((x / scale).round().clamp(-most, most).int(), scale, torch.zeros_like(scale).int())
+        return scale, torch.zeros_like(scale), -most, most
     most = 2**bits - 1
     low, high = low.clamp(max=0), high.clamp(min=0)
     scale = (high - low).clamp(min=1e-12) / most
-    zero = (-low / scale).round().int()
-    return Quantized(((x / scale).round().int() + zero).clamp(0, most), scale, zero)
+    return scale, (-low / scale).round(), 0, most
 
 
 def quantize_torch(model: PreTrainedModel) -> PreTrainedModel:

@@ -72,7 +72,7 @@ class Export:
         same = "" if self.agreement is None else f", the same answer to {self.agreement:.1%}"
         where = f"{self.texts:,} {self.split} texts of {self.task}"
         lines = [
-            f"{self.folder}: {self.precision}, opset {self.opset}, {format_bytes(self.bytes)}",
+            f"{Path(self.folder).name}: {self.precision}, opset {self.opset}, {format_bytes(self.bytes)}",
             f"  on {where}: logits differ by at most {self.difference:.2g}{same}",
         ]
         if self.score is not None:
@@ -89,12 +89,14 @@ def export(
     precision: str = "float32",
     split: str = "validation",
     texts: int = 256,
+    graph: str | os.PathLike | None = None,
 ) -> Export:
     """Write `model` as ONNX, with tokenizer and labels, and compare it with PyTorch on so many texts of `split`.
 
     precision: "float32" is refused if a logit differs by more than 1e-4; "float16", "int8" (activations are scaled as
     they come) and "int8-static" (scaled once, by texts of the training part) are judged by agreement and score. Files
-    of an earlier export are replaced only once the new ones have passed. Raises KDTutorError if a package of the extra
+    of an earlier export are replaced only once the new ones have passed. graph: a float32 model.onnx of this model that
+    is there already, so that it need not be traced again. Raises KDTutorError if a package of the extra
     `deploy` is missing, the model has an operation that can't be exported, or its answers belong to tokens.
     """
     PRECISION("precision", precision)
@@ -112,7 +114,10 @@ def export(
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         made = Path(temporary)
         length = _write_about(model, task, made)
-        write_graph(model, task, made / "model.onnx")
+        if graph is None:
+            write_graph(model, task, made / "model.onnx")
+        else:
+            shutil.copyfile(graph, made / "model.onnx")
         found = _compare(model, task, made, "float32", length, split, texts)
         if found.difference > LARGEST or found.difference != found.difference:
             raise KDTutorError(

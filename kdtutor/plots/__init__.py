@@ -33,6 +33,7 @@ from kdtutor.plots.results import (
     size_accuracy_latency,
 )
 from kdtutor.plots.robustness import curves
+from kdtutor.plots.rounding import rounding_grid, score_by_bytes
 from kdtutor.plots.sequences import covered_modes, divergence_along, errors_along
 from kdtutor.plots.style import (
     INK,
@@ -107,7 +108,9 @@ __all__ = [
     "ranking",
     "read_from_cls",
     "reliability",
+    "rounding_grid",
     "saturation",
+    "score_by_bytes",
     "scores_with_intervals",
     "second_guesses",
     "set_title",

@@ -1,5 +1,6 @@
 """The figures: what their sentences say comes from the data, and reaches the reader with the picture."""
 
+import re
 from io import BytesIO
 from types import SimpleNamespace
 
@@ -481,3 +482,27 @@ def test_curves_say_where_each_begins_and_ends():
     [axes] = picture.axes
     assert [line.get_label() for line in axes.lines] == ["teacher", "hard student"]
     assert axes.lines[1].get_ydata().tolist() == [0.7, 0.55]
+
+
+def test_the_grid_of_each_row_is_finer_where_one_weight_is_large():
+    weights = np.random.default_rng(0).normal(size=(8, 40))
+    weights[0, 0] = 30
+    picture = plots.rounding_grid(weights, row=3, bits=4)
+    found = [int(share) for share in re.findall(r"(\d+) %", said(picture))]
+    errors = []
+    for size in (np.full(8, 30.0), np.abs(weights).max(1)):
+        scale = size[:, None] / 7
+        off = (weights / scale).round() * scale - weights
+        errors.append(np.median(np.sqrt((off**2).mean(1) / (weights**2).mean(1))))
+    assert found == [round(100 * error) for error in errors]
+    # One scale for all: this row has nothing but 0 within its reach.
+    left, _ = picture.axes
+    coarse, fine = (len(lines.get_segments()) for lines in left.collections[::2])
+    assert (coarse, fine) == (1, 15)
+
+
+def test_score_by_bytes_says_size_and_score_of_each():
+    models = {"teacher": (62e6, 0.85, 500), "student, int8": (10.4e6, 0.8, 500)}
+    picture = plots.score_by_bytes(models)
+    assert said(picture) == "Accuracy and size: teacher 62.0 MB and 85.0 %; student, int8 10.4 MB and 80.0 %."
+    assert picture.axes[0].get_xscale() == "log"

@@ -1,0 +1,103 @@
+"""Figures of what rounding does: a grid of whole numbers under the weights, and score against bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.ticker import PercentFormatter
+
+from kdtutor.plots.style import (
+    INK,
+    OTHERS,
+    STUDENT,
+    TEACHER,
+    Picture,
+    as_array,
+    canvas,
+    describe,
+    looks_of,
+    percent,
+    styled,
+)
+
+
+@styled
+def rounding_grid(weights, row: int, bits: int = 4) -> Picture:
+    """Draw one row of a matrix (N, M) over the grid that it is rounded to, and the error of every row.
+
+    Once with one scale for the whole matrix, once with a scale for each row; symmetric, as weights are rounded.
+    """
+    weights = as_array(weights)
+    most = 2 ** (bits - 1) - 1
+    largest = {
+        "one scale": np.full(len(weights), np.abs(weights).max()),
+        "a scale for each row": np.abs(weights).max(1),
+    }
+    looks = dict(zip(largest, (STUDENT, TEACHER), strict=True))
+    picture, (left, right) = canvas(10.4, 4.4, 2)
+    chosen, errors = weights[row], {}
+    for place, (name, size) in enumerate(largest.items()):
+        scale = (size / most)[:, None]
+        rounded = (weights / scale).round() * scale
+        errors[name] = np.sqrt(((rounded - weights) ** 2).mean(1)) / np.sqrt((weights**2).mean(1))
+        y, grid = 1 - place, scale[row, 0] * np.arange(-most, most + 1)
+        seen = grid[np.abs(grid) <= 1.3 * np.abs(chosen).max()]
+        left.vlines(seen, y - 0.3, y + 0.3, color=looks[name].colour, linewidth=1.6)
+        shaken = y + np.linspace(-0.2, 0.2, len(chosen))
+        left.scatter(chosen, shaken, 12, color=INK, marker=".", alpha=0.6, linewidths=0)
+        right.plot(
+            np.sort(errors[name])[::-1],
+            linestyle=looks[name].line,
+            color=looks[name].colour,
+            label=name,
+        )
+    left.set(
+        yticks=[1, 0],
+        yticklabels=[*largest],
+        ylim=(-0.6, 1.6),
+        xlabel=f"weights of row {row}, and their grid",
+    )
+    right.set(xlabel="rows, the worst first", ylabel="error / size of the weights", ylim=(0, None))
+    right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    right.legend()
+    middle = {name: percent(float(np.median(error)), 0) for name, error in errors.items()}
+    return describe(
+        picture,
+        f"{len(weights)} rows of weights rounded to {bits} bits. With one scale for all, row {row} meets few points of "
+        f"the grid, and the error of the median row is {middle['one scale']} of its weights' size; with a scale for "
+        f"each row it is {middle['a scale for each row']}.",
+    )
+
+
+@styled
+def score_by_bytes(models: Mapping[str, tuple[float, float, int]], score: str = "accuracy") -> Picture:
+    """Draw models by name, each (bytes, score, texts it was measured on), on a logarithmic axis of bytes.
+
+    The line is the 95 % interval that so many texts leave.
+    """
+    picture, axes = canvas(8.6, 4.6)
+    looks, said = looks_of(models), []
+    for i, (name, (size, value, texts)) in enumerate(models.items()):
+        look = looks[name] if len(models) <= len(OTHERS) + 2 else OTHERS[i % len(OTHERS)]
+        width = 1.96 * (value * (1 - value) / texts) ** 0.5
+        axes.errorbar(
+            size / 1e6, value, yerr=width, ecolor=INK, elinewidth=1.2, capsize=4, linestyle="none", zorder=1
+        )
+        axes.scatter(size / 1e6, value, 110, color=look.colour, marker=look.marker, edgecolor=INK, zorder=2)
+        # The smallest one's name on the other side: its neighbour may be near.
+        leftmost = size == min(other for other, *_ in models.values())
+        where = {"xytext": (-11 if leftmost else 11, 4), "ha": "right" if leftmost else "left"}
+        axes.annotate(name, (size / 1e6, value), textcoords="offset points", **where)
+        said.append(f"{name} {size / 1e6:.1f} MB and {percent(value, 1)}")
+    axes.set_xscale("log")
+    axes.set_xticks([1, 2, 5, 10, 20, 40, 80, 160, 320])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    sizes = [size / 1e6 for size, *_ in models.values()]
+    axes.set_xlim(min(sizes) / 2, 1.9 * max(sizes))
+    axes.margins(y=0.2)
+    axes.set(xlabel="megabytes", ylabel=score)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    axes.grid(axis="y")
+    return describe(picture, f"{score.capitalize()} and size: {'; '.join(said)}.")
