@@ -1,0 +1,251 @@
+"""The exercises of notebook 13 on the grid of whole numbers: a scale for each row, its range, and who is rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from kdtutor.exercises.banks import RIGHT
+from kdtutor.exercises.definitions import Exercise, Mistake
+
+# ------------------------------------------------------------------------------------------- 13.1 a scale for each row
+
+
+def quantize_rows(weights: Tensor, bits: int, wrong: frozenset[str] = RIGHT) -> tuple[Tensor, Tensor]:
+    """Round a matrix (N, M) to whole numbers from -(2^(bits-1) - 1) up, 0 for 0. Returns them, and a scale (N, 1)."""
+    most = 2 ** (bits - 1) - 1
+    if "one number too many" in wrong:
+        most = 2 ** (bits - 1)
+    if "the sign takes no bit" in wrong:
+        most = 2**bits - 1
+    size = weights if "the most negative forgotten" in wrong else weights.abs()
+    largest = size.amax(1, keepdim=True)
+    if "one scale for all" in wrong:
+        largest = size.amax().expand(len(weights), 1)
+    if "a scale for each column" in wrong:
+        largest = size.amax(0, keepdim=True)
+    scale = largest / most
+    values = weights / scale
+    values = values.trunc() if "cut off, not rounded" in wrong else values.round()
+    if "the scale upside down" in wrong:
+        scale = 1 / scale
+    return values, scale
+
+
+def _observe_rows(function: Callable, weights: Tensor, bits: int) -> dict:
+    values, scale = function(weights, bits)
+    return {"the whole numbers": values.double(), "the scale": scale}
+
+
+QUANTIZE_ROWS = Exercise(
+    name="quantize_rows",
+    number="13.1",
+    title="A scale for each row",
+    reference=quantize_rows,
+    mistakes=(
+        Mistake(
+            "one scale for all",
+            "All rows share the scale of the largest weight. An outlier in one row then coarsens all others.",
+        ),
+        Mistake(
+            "a scale for each column",
+            "Your scales belong to the columns. A matrix product adds up along a row: whose scale can be taken out of "
+            "that sum?",
+        ),
+        Mistake(
+            "one number too many",
+            "Your largest weight becomes one more than the largest number that so many bits hold, with a sign.",
+        ),
+        Mistake(
+            "the sign takes no bit",
+            "Your numbers need a bit more than was given: what tells plus from minus?",
+        ),
+        Mistake(
+            "the most negative forgotten",
+            "Where the weight of largest size is negative, it falls off your grid: what is the largest *number* there?",
+        ),
+        Mistake(
+            "cut off, not rounded",
+            "All your numbers lie on the side of 0. Cutting off doubles the error, and shrinks every weight.",
+        ),
+        Mistake(
+            "the scale upside down",
+            "The numbers are right, and your scale leads away from the weights: is it a factor?",
+        ),
+    ),
+    probes=lambda generator: [
+        (torch.randn(3, 5, generator=generator) * torch.tensor([[1.0], [0.1], [-4.0]]) - 0.3, bits)
+        for bits in (8, 4, 5)
+    ],
+    observe=_observe_rows,
+)
+
+# --------------------------------------------------------------------------------------------- 13.2 calibrated on what
+
+
+def activation_grid(
+    seen: Mapping[str, Tensor], bits: int, wrong: frozenset[str] = RIGHT
+) -> tuple[float, int]:
+    """Calibrate a static grid of 0 … 2^bits - 1: its scale, and the whole number that stands for 0.
+
+    seen: the activations (n,) of a layer on texts of each split.
+    """
+    x = seen["train"]
+    if "calibrated on test" in wrong:
+        x = seen["test"]
+    if "calibrated on everything" in wrong:
+        x = torch.cat([*seen.values()])
+    if "calibrated on validation" in wrong:
+        x = seen["validation"]
+    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    if "0 is off the grid" in wrong:
+        low = float(x.min())
+    if "the same on both sides" in wrong:
+        high = max(high, -low)
+        low = -high
+    scale = (high - low) / (2**bits if "steps are not numbers" in wrong else 2**bits - 1)
+    zero = -low / scale
+    if "the zero point has the other sign" in wrong:
+        zero = -zero
+    return scale, zero if "a zero point between two numbers" in wrong else round(zero)
+
+
+def _observe_grid(function: Callable, seen: Mapping[str, Tensor], bits: int) -> dict:
+    scale, zero = function(seen, bits)
+    return {"the scale": float(scale), "the zero point": float(zero)}
+
+
+def _grid_probes(generator: torch.Generator) -> list[tuple]:
+    def seen(shift: float) -> dict[str, Tensor]:
+        # Neither the widest range nor the largest number is the same split's everywhere.
+        spread = {"train": (1.6, 0.25), "validation": (1.3, 0.4), "test": (1.2, 0.55)}
+        return {
+            name: width * (torch.rand(40, generator=generator) - below) + shift
+            for name, (width, below) in spread.items()
+        }
+
+    # The last ones have no activation below 0, where a GELU's would.
+    return [(seen(0.0), 8), (seen(-0.1), 6), (seen(2.0), 8)]
+
+
+ACTIVATION_GRID = Exercise(
+    name="activation_grid",
+    number="13.2",
+    title="Calibrated on what?",
+    reference=activation_grid,
+    mistakes=(
+        Mistake(
+            "calibrated on test",
+            "The range is that of the texts by which you will judge. Whatever is fitted to them, be it two numbers a "
+            "layer, makes the score a little better than it will be for anybody else.",
+        ),
+        Mistake(
+            "calibrated on everything",
+            "The range is that of all splits together, and so of the texts by which you will judge, too.",
+        ),
+        Mistake(
+            "calibrated on validation",
+            "Validation is there to choose between what has been calibrated: it can't be what you calibrate on.",
+        ),
+        Mistake(
+            "0 is off the grid",
+            "Where all activations lie on one side of 0, your grid has no number for 0. Padding and everything that a "
+            "ReLU has cut off is exactly 0.",
+        ),
+        Mistake(
+            "the same on both sides",
+            "Your grid reaches as far below 0 as above. Activations don't: half of the numbers are never used.",
+        ),
+        Mistake(
+            "steps are not numbers",
+            "Your scale is too small by a hair: between so many numbers there is one step fewer.",
+        ),
+        Mistake(
+            "the zero point has the other sign",
+            "Your zero point lies on the wrong side: it stands for 0 itself.",
+        ),
+        Mistake(
+            "a zero point between two numbers",
+            "Your zero point is no whole number, so nothing on the grid stands for 0.",
+        ),
+    ),
+    planted=("calibrated on test",),
+    symptom="It scores best on the very texts by which it is judged, and nobody else's texts are like those.",
+    probes=_grid_probes,
+    observe=_observe_grid,
+)
+
+# ----------------------------------------------------------------------------------------------- 13.3 which layers
+
+
+def layers_to_quantize(
+    error: Tensor, bytes: Tensor, budget: float, wrong: frozenset[str] = RIGHT
+) -> list[int]:
+    """Choose layers to store in int8, a quarter of their bytes, until all bytes together are at most `budget`.
+
+    error, bytes (n,): what int8 in this layer alone does to the logits, and its size in float32. One layer after the
+    other goes, that of the least error for each byte saved first. Returns their numbers in increasing order.
+    """
+    saved = bytes * (1 if "a layer in int8 is free" in wrong else 0.75)
+    price = error / saved
+    if "size does not count" in wrong:
+        price = error
+    if "the largest layer first" in wrong:
+        price = -bytes
+    if "the most sensitive first" in wrong:
+        price = -price
+    chosen, left = [], float(bytes.sum())
+    for i in price.argsort(stable=True).tolist():
+        if left <= budget:
+            break
+        if "stops a layer too early" in wrong and left - float(saved[i]) <= budget:
+            break
+        chosen.append(i)
+        left -= float(saved[i])
+    return chosen if "in the order they went" in wrong else sorted(chosen)
+
+
+def _layer_probes(generator: torch.Generator) -> list[tuple]:
+    probes = []
+    for n, share in ((6, 0.7), (9, 0.5), (8, 0.6)):
+        bytes = torch.randint(1, 40, (n,), generator=generator).float() * 4
+        error = torch.rand(n, generator=generator) * bytes.sqrt()
+        probes.append((error, bytes, share * float(bytes.sum())))
+    return probes
+
+
+LAYERS_TO_QUANTIZE = Exercise(
+    name="layers_to_quantize",
+    number="13.3",
+    title="Which layers go first?",
+    reference=layers_to_quantize,
+    mistakes=(
+        Mistake(
+            "the most sensitive first",
+            "You round those layers that bear it least. Which end of the list costs the answers little?",
+        ),
+        Mistake(
+            "size does not count",
+            "You go by the error alone. A small layer with a small error saves next to nothing: error for what?",
+        ),
+        Mistake("the largest layer first", "You go by the bytes alone, whatever it does to the answers."),
+        Mistake(
+            "a layer in int8 is free",
+            "A layer in int8 still takes a byte for each weight: three quarters are saved.",
+        ),
+        Mistake(
+            "stops a layer too early",
+            "Your model is still larger than the budget: the last layer is missing.",
+        ),
+        Mistake("in the order they went", "Those are the layers. They were to be named in increasing order."),
+    ),
+    probes=_layer_probes,
+    observe=lambda function, *arguments: {
+        "how many layers there are": len(found := [int(i) for i in function(*arguments)]),
+        "their numbers": torch.tensor(found, dtype=torch.float64),
+    },
+)
+
+EXERCISES = [QUANTIZE_ROWS, ACTIVATION_GRID, LAYERS_TO_QUANTIZE]

@@ -1,0 +1,211 @@
+"""The exercises of notebook 13 on what is measured of a model that leaves, and on what has to go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import mean, median
+
+import torch
+
+from kdtutor.exercises.banks import RIGHT
+from kdtutor.exercises.definitions import Exercise, Mistake
+from kdtutor.exercises.toys import TinyClassifier
+
+# ------------------------------------------------------------------------------------- 13.4 the clock stopped too early
+
+
+class Device:
+    """An accelerator with its own clock: `start` returns at once, and the answer is there when it is waited for."""
+
+    def __init__(self, first: float, costs: Sequence[float]) -> None:
+        self.now, self.first, self.costs, self.calls = 0.0, first, list(costs), 0
+
+    def clock(self) -> float:
+        """Return the time, in seconds."""
+        return self.now
+
+    def start(self, text: str) -> Pending:
+        """Hand a text over; what that takes does not depend on the text."""
+        self.now += 0.0001
+        cost = self.first if self.calls == 0 else self.costs[len(text) % len(self.costs)]
+        self.calls += 1
+        return Pending(self, cost)
+
+
+class Pending:
+    """An answer on its way."""
+
+    def __init__(self, device: Device, seconds: float) -> None:
+        self.device, self.seconds = device, seconds
+
+    def wait(self) -> int:
+        """Wait until the answer is there, and return it."""
+        self.device.now += self.seconds
+        self.seconds = 0.0
+        return 1
+
+
+def median_latency(device: Device, texts: Sequence[str], wrong: frozenset[str] = RIGHT) -> float:
+    """Warm up with the first text, then time each text alone, until its answer is there: the median, milliseconds."""
+    if "the first call counts" not in wrong:
+        device.start(texts[0]).wait()
+    times = []
+    begin = device.clock()
+    for text in texts:
+        if "the clock started once" not in wrong:
+            begin = device.clock()
+        pending = device.start(text)
+        if "the clock stopped too early" in wrong:
+            times.append(device.clock() - begin)
+            pending.wait()
+        else:
+            if "the clock started too late" in wrong:
+                begin = device.clock()
+            pending.wait()
+            times.append(device.clock() - begin)
+    average = (
+        mean
+        if "the mean" in wrong
+        else max
+        if "the slowest" in wrong
+        else min
+        if "the fastest" in wrong
+        else median
+    )
+    return average(times) * (1 if "seconds" in wrong else 1000)
+
+
+def _latency_probes(generator: torch.Generator) -> list[tuple]:
+    probes = []
+    for n in (7, 9, 8):
+        costs = (0.002 + 0.01 * torch.rand(5, generator=generator)).tolist()
+        device = Device(0.5, [*costs, 0.2])
+        probes.append(
+            (device, ["x" * int(k) for k in torch.randint(1, 60, (n,), generator=generator)] + ["x" * 5])
+        )
+    return probes
+
+
+MEDIAN_LATENCY = Exercise(
+    name="median_latency",
+    number="13.4",
+    title="How long does it take?",
+    reference=median_latency,
+    mistakes=(
+        Mistake(
+            "the clock stopped too early",
+            "What you time is how long it takes to ask. When is the answer there?",
+        ),
+        Mistake(
+            "the clock started too late",
+            "Your clock starts when the text has been handed over. Whoever waits for an answer waits for that too.",
+        ),
+        Mistake(
+            "the first call counts",
+            "Among your times is that of a device which had nothing prepared. It is worth measuring, but by itself.",
+        ),
+        Mistake(
+            "the clock started once", "Your times grow from text to text: each begins where the first began."
+        ),
+        Mistake("the mean", "One slow text moves your figure. Which average does not follow a single one?"),
+        Mistake(
+            "the slowest", "That is the worst text, and the median was asked for.", also=("the fastest",)
+        ),
+        Mistake("seconds", "Your figure is in seconds; milliseconds were asked for."),
+    ),
+    planted=("the clock stopped too early",),
+    symptom="Every model takes the same tenth of a millisecond, the teacher too.",
+    probes=_latency_probes,
+)
+
+# ----------------------------------------------------------------------------------------- 13.5 a tokenizer left out
+
+
+class WordTokenizer:
+    """A table of words as it was trained with; called with a text, it gives its numbers. 0 is padding."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.numbers = {word: i + 1 for i, word in enumerate(words)}
+
+    def __call__(self, text: str) -> list[int]:
+        return [self.numbers[word] for word in text.lower().split()]
+
+
+def answer_texts(
+    model: TinyClassifier, tokenizer: WordTokenizer, texts: Sequence[str], wrong: frozenset[str] = RIGHT
+) -> list[int]:
+    """Answer texts with the number of a class each, in one batch, padded with 0."""
+    rows = [tokenizer(text) for text in texts]
+    if "words numbered as they come" in wrong:
+        numbers: dict[str, int] = {}
+        rows = [
+            [numbers.setdefault(word, len(numbers) + 1) for word in text.lower().split()] for text in texts
+        ]
+    longest = max(map(len, rows))
+    if "cut to the shortest" in wrong:
+        longest = min(map(len, rows))
+    rows = [row[:longest] for row in rows]
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    if "padded on the left, masked on the right" in wrong:
+        ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    if "padding is read" in wrong:
+        mask = torch.ones_like(mask)
+    model.train("in train mode" in wrong)
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=mask).logits
+    if "the least likely" in wrong:
+        logits = -logits
+    return logits.argmax(-1).tolist()
+
+
+def _observe_answers(function: Callable, model: TinyClassifier, *rest: object) -> dict:
+    model.train()
+    found = function(model, *rest)
+    return {
+        "whether the model answers in eval mode": not any(model.in_train_mode),
+        "the answers": torch.tensor([int(i) for i in found], dtype=torch.float64),
+    }
+
+
+def _text_probes(generator: torch.Generator) -> list[tuple]:
+    words = ["an", "old", "film", "with", "great", "actors", "and", "no", "plot", "ever"]
+    probes = []
+    for n in (12, 16, 14):
+        model = TinyClassifier(width=5, dropout=0.3, generator=generator)
+        order = torch.randperm(len(words), generator=generator).tolist()
+        tokenizer = WordTokenizer([words[i] for i in order])
+        lengths = torch.randint(1, 7, (n,), generator=generator).tolist()
+        texts = [
+            " ".join(words[i] for i in torch.randint(len(words), (k,), generator=generator)) for k in lengths
+        ]
+        probes.append((model, tokenizer, [text.capitalize() for text in texts]))
+    return probes
+
+
+ANSWER_TEXTS = Exercise(
+    name="answer_texts",
+    number="13.5",
+    title="What was left behind",
+    reference=answer_texts,
+    mistakes=(
+        Mistake(
+            "words numbered as they come",
+            "The model gets a number for each word, but who chose it? It has learned with one table; yours is another.",
+        ),
+        Mistake("padding is read", "The places behind a short text are read as if they were words."),
+        Mistake("cut to the shortest", "All texts end where the shortest does: what stood behind is lost."),
+        Mistake(
+            "padded on the left, masked on the right",
+            "The mask hides words and shows padding: which side of a text did you fill?",
+        ),
+        Mistake("in train mode", "The model answers with dropout on: its answers are drawn by lot."),
+        Mistake("the least likely", "You return the class that the model thinks least likely."),
+    ),
+    planted=("words numbered as they come",),
+    symptom="The server answers every request without an error, and its answers have nothing to do with the texts.",
+    probes=_text_probes,
+    observe=_observe_answers,
+)
+
+EXERCISES = [MEDIAN_LATENCY, ANSWER_TEXTS]
