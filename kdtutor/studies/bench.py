@@ -12,6 +12,7 @@ order they are made, is the same everywhere, and written here: so no arm gets a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -72,7 +73,7 @@ class Bench:
         """Train one student and measure it in these splits: `{split: {"accuracy": …}}`, and what else is kept."""
         raise NotImplementedError
 
-    def bar(self, c: Configuration) -> dict:
+    def bar(self, c: Configuration, seed: int | None) -> dict:
         """Measure what is not trained, such as the teacher itself."""
         raise NotImplementedError
 
@@ -81,7 +82,7 @@ class Bench:
         return [("learning_rate", self.plan.rates)]
 
     def seeds(self, c: Configuration) -> Sequence[int | None]:
-        """List the seeds of a configuration; a bar has none."""
+        """List the seeds of a configuration; as a rule a bar has none."""
         return [None] if c.objective is None else self.plan.seeds
 
     def chosen_by(self, c: Configuration) -> str:
@@ -128,7 +129,9 @@ class Bench:
             if not missing:
                 continue
             if c.objective is None:
-                yield from (self._job("runs", c, seed, lambda c=c: self.bar(c)) for seed in missing)
+                yield from (
+                    self._job("runs", c, seed, lambda c=c, seed=seed: self.bar(c, seed)) for seed in missing
+                )
                 continue
             untried, settings = self._settings(c, record)
             for tried in untried if self.chosen_by(c) == c.name else []:
@@ -146,7 +149,10 @@ class Bench:
     def _settings(self, c: Configuration, record: dict) -> tuple[list[dict], dict | None]:
         """Return the settings still to be tried and None, or an empty list and those chosen on validation."""
         rows = [row for row in record["choosing"] if row["configuration"] == self.chosen_by(c)]
-        return settings_to_try(self.sweeps(c), [(row["settings"], self.worth(row)) for row in rows])
+        worth = [-math.inf if row.get("diverged") else self.worth(row) for row in rows]
+        return settings_to_try(
+            self.sweeps(c), [(row["settings"], found) for row, found in zip(rows, worth, strict=True)]
+        )
 
     def _job(self, kind: str, c: Configuration, seed: int | None, make: Callable[[], dict]) -> Job:
         return Job(kind, {"configuration": c.name, "seed": seed}, make)
@@ -155,7 +161,7 @@ class Bench:
         try:
             return self.trained(c, self.plan.choosing_seed, settings, ("validation",))
         except NonFiniteLoss:
-            return {"validation": {"accuracy": 0.0}, "diverged": True}
+            return {"validation": {}, "diverged": True}
 
     def _run(self, c: Configuration, seed: int, settings: dict) -> dict:
         return {"settings": settings} | self.trained(c, seed, settings, SPLITS)

@@ -106,7 +106,7 @@ class Features(Bench):
         super().__init__(plan, configurations(), task, teacher, folder)
         self.texts = cache(lambda which: task.subset(getattr(plan, which)))
 
-    def bar(self, c: Configuration) -> dict:
+    def bar(self, c: Configuration, seed: int | None) -> dict:
         if c.arm == WORDS:
             return words_alone(self.texts(c.texts))
         return {split: scores(self.teacher, self.task, split, right=split == "test") for split in SPLITS}

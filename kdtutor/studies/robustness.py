@@ -108,7 +108,7 @@ class Robustness(Bench):
         super().__init__(*what, **of_file)
         self.texts, self.against_teacher = cache(self._texts), cache(self._against_teacher)
 
-    def bar(self, c: Configuration) -> dict:
+    def bar(self, c: Configuration, seed: int | None) -> dict:
         return self.measured(self.teacher)
 
     def trained(self, c: Configuration, seed: int, settings: dict, splits: Sequence[str]) -> dict:

@@ -11,7 +11,7 @@ seed decides the words and their order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,11 +25,11 @@ from kdtutor.evaluation import token_scores, written_scores
 from kdtutor.models.fingerprint import fingerprint
 from kdtutor.models.load import load_model
 from kdtutor.models.students import make_student
-from kdtutor.studies.runner import Job, Ledger, as_stored, hardware, kept, settings_to_try, work
-from kdtutor.studies.stored import SPLITS, Stored, versions
+from kdtutor.studies.bench import Bench
+from kdtutor.studies.runner import as_stored, kept
+from kdtutor.studies.stored import SPLITS, Stored
 from kdtutor.studies.training import train
 from kdtutor.training.checkpoints import writable
-from kdtutor.training.history import NonFiniteLoss
 from kdtutor.training.sequence_level import written_by
 from kdtutor.training.settings import OnPolicy
 
@@ -86,73 +86,32 @@ def configurations(plan: Plan) -> list[Configuration]:
 
 
 def run(plan: Plan, file: Path, folder: Path, task: Task, teacher: PreTrainedModel, report=print) -> Stored:
-    """Make what `file` lacks, and write it after every run, whole or not at all; other processes may help.
-
-    folder: where starts and what the teacher wrote are kept. Raises KDTutorError if the file was made otherwise.
-    """
-    head = {
-        "study": "sequences",
-        "format": 1,
-        "command": "kdtutor study sequences",
-        "teacher": fingerprint(teacher),
-        "data": f"{task.name} {task.fingerprint}",
-        "versions": versions(),
-        "plan": {name: value for name, value in as_stored(plan).items() if name != "seeds"},
-        "hardware": hardware(),
-        "configurations": {c.name: as_stored(c) for c in configurations(plan)},
-        "choosing": [],
-        "runs": [],
-    }
-    ledger = Ledger(file, head, report)
-    bench = _Bench(plan, task, teacher, writable(folder))
-    return Stored(work(ledger, bench.jobs, 1 + (len(ARMS) + 1) * len(plan.seeds), report))
+    """Make what `file` lacks. folder: where starts and what the teacher wrote are kept. KDTutorError if it was made
+    otherwise."""
+    return Sequences(plan, task, teacher, folder).run(file, report)
 
 
-class _Bench:
+class Sequences(Bench):
     """Makes the rows of the file."""
 
+    study = "sequences"
+
     def __init__(self, plan: Plan, task: Task, teacher: PreTrainedModel, folder: Path):
-        self.plan, self.task, self.teacher, self.folder = plan, task, teacher, folder
+        super().__init__(plan, configurations(plan), task, teacher, folder)
 
-    def jobs(self, record: dict) -> Iterator[Job]:
-        """Yield what the record lacks: of each configuration first its rates, then its seeds."""
-        done = {(row["configuration"], row["seed"]) for row in record["runs"]}
-        for c in configurations(self.plan):
-            seeds = [None] if c.name == TEACHER else self.plan.seeds
-            missing = [seed for seed in seeds if (c.name, seed) not in done]
-            if not missing:
-                continue
-            settings = None
-            if c.objective:
-                rows = [row for row in record["choosing"] if row["configuration"] == c.name]
-                # The fewest errors are best.
-                tried = [(row["settings"], -row["validation"]["error_rate"]) for row in rows]
-                untried, settings = settings_to_try([("learning_rate", self.plan.rates)], tried)
-                row = {"configuration": c.name, "seed": self.plan.choosing_seed}
-                yield from (Job("choosing", row | {"settings": s}, self._try(c, s)) for s in untried)
-                if settings is None:
-                    continue
-            yield from (self._row(c, seed, settings) for seed in missing)
+    def seeds(self, c: Configuration) -> Sequence[int | None]:
+        """List the seeds: every seed has a start of its own, and they all have one teacher."""
+        return [None] if c.name == TEACHER else self.plan.seeds
 
-    def _try(self, c: Configuration, settings: dict):
-        def make() -> dict:
-            try:
-                return self.trained(c, self.plan.choosing_seed, settings, ("validation",))
-            except NonFiniteLoss:
-                return {"validation": {"error_rate": float("inf")}, "diverged": True}
+    def worth(self, found: dict) -> float:
+        """The fewest errors are best."""
+        return -found["validation"]["error_rate"]
 
-        return make
+    def bar(self, c: Configuration, seed: int | None) -> dict:
+        model = self.teacher if c.name == TEACHER else self.start(seed)
+        return {split: self.scores(model, split) for split in SPLITS}
 
-    def _row(self, c: Configuration, seed: int | None, settings: dict | None) -> Job:
-        def make() -> dict:
-            if c.objective is None:
-                model = self.teacher if c.name == TEACHER else self.start(seed)
-                return {split: self.scores(model, split) for split in SPLITS}
-            return {"settings": settings} | self.trained(c, seed, settings, SPLITS)
-
-        return Job("runs", {"configuration": c.name, "seed": seed}, make)
-
-    def trained(self, c: Configuration, seed: int, settings: dict, splits: tuple[str, ...]) -> dict:
+    def trained(self, c: Configuration, seed: int, settings: dict, splits: Sequence[str]) -> dict:
         """Train a student, and measure it in these splits."""
         student = self.start(seed)
         own = OnPolicy(share=c.share, max_new_tokens=self.plan.longest) if c.share else None

@@ -95,7 +95,7 @@ class Shapes(Bench):
         super().__init__(plan, configurations(plan), task, teacher, folder)
         self.texts, self.table = cache(self._texts), cache(self._table)
 
-    def bar(self, c: Configuration) -> dict:
+    def bar(self, c: Configuration, seed: int | None) -> dict:
         if c.arm == WORDS:
             return words_alone(self.texts("few"))
         return {split: scores(self.teacher, self.task, split, right=split == "test") for split in SPLITS}

@@ -84,7 +84,7 @@ def test_all_arms_of_a_seed_begin_alike_with_the_teachers_first_layers(task, tea
     student = first_layers(teacher, task, 1)
     for name, value in student.state_dict().items():
         assert torch.equal(value, teacher.state_dict()[name]), name
-    bench = sequences._Bench(PLAN, task, teacher, tmp_path)
+    bench = sequences.Sequences(PLAN, task, teacher, tmp_path)
     one, same, other = (bench.start(seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
@@ -100,7 +100,7 @@ def test_no_word_of_the_start_comes_again_and_what_the_teacher_wrote_is_kept(tas
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequences, "written_by", write)
-        bench = sequences._Bench(PLAN, task, teacher, tmp_path)
+        bench = sequences.Sequences(PLAN, task, teacher, tmp_path)
         first, second = (set(bench._part(0, number).texts("train")) for number in (0, 1))
         assert len(first) == len(second) == 8 and not first & second
         kept = [bench.words("teacher", 0) for _ in range(2)]
