@@ -176,6 +176,23 @@ def test_the_readmes_map_has_every_notebook_and_no_other_with_the_time_that_each
         assert f"**Time needed:** {minutes.replace('–', ' to ')} minutes" in "".join(first), name
 
 
+def test_the_map_in_notebook_00_and_the_next_lines_lead_through_all_notebooks_in_order():
+    names = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
+    text = {name: "".join(map(text_of_cell, cells_of(name))) for name in names}
+    assert re.findall(r"^\| \d\d \| \[.*\]\((.*\.ipynb)\) \|", text[names[0]], re.MULTILINE) == names[1:]
+    for name, following in zip(names[1:], names[2:], strict=False):
+        [said] = re.findall(r"\*\*Next:\*\* .*", text[name])
+        assert following in said, f"{name} leads elsewhere: {said}"
+
+
+def text_of_cell(cell: dict) -> str:
+    return "".join(cell["source"]) + "\n"
+
+
+def cells_of(name: str) -> list[dict]:
+    return json.loads((NOTEBOOKS / name).read_text(encoding="utf-8"))["cells"]
+
+
 def test_what_readme_and_docs_link_to_is_there():
     root = NOTEBOOKS.parent
     for page in [root / "README.md", *(root / "docs").glob("*.md")]:
