@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,3 +93,16 @@ def test_a_file_of_another_plan_is_refused(made, world):
     other = replace(PLAN, steps=2)
     with pytest.raises(KDTutorError, match="another plan"):
         grid.run(other, folder / "x.json", folder / "work", *world, print)
+
+
+def test_what_the_results_page_says_of_the_grid_is_what_it_found():
+    shipped = studies.load("grid")
+    page = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    plan = shipped.record["plan"]
+    cells = [grid.cell(alpha, t) for alpha in plan["alphas"] for t in plan["temperatures"]]
+    best, middle = shipped.best(cells), grid.cell(*plan["middle"])
+    assert f"| {best}, chosen on validation | {100 * shipped.mean(best).mean:.1f} % | |" in page
+    for name, told in ((HARD, HARD), (SMOOTH, SMOOTH), (middle, f"{middle}, the middle of the grid")):
+        gap = shipped.compare(best, name)
+        minus = f"{100 * gap.difference:+.1f} ± {100 * gap.half_width:.1f}".replace("-", "−")
+        assert f"| {told} | {100 * shipped.mean(name).mean:.1f} % | {minus} |" in page
