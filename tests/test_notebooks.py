@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import copy
+import itertools
 import json
 import queue
 import re
@@ -180,7 +181,7 @@ def test_the_map_in_notebook_00_and_the_next_lines_lead_through_all_notebooks_in
     names = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
     text = {name: "".join(map(text_of_cell, cells_of(name))) for name in names}
     assert re.findall(r"^\| \d\d \| \[.*\]\((.*\.ipynb)\) \|", text[names[0]], re.MULTILINE) == names[1:]
-    for name, following in zip(names[1:], names[2:], strict=False):
+    for name, following in itertools.pairwise(names[1:]):
         [said] = re.findall(r"\*\*Next:\*\* .*", text[name])
         assert following in said, f"{name} leads elsewhere: {said}"
 

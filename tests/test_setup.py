@@ -82,7 +82,9 @@ def test_conda_gets_the_same_requirements_as_pip():
     names = [item for item in yaml.safe_load(read("environment.yml"))["dependencies"] if item != "pip"]
     requirements = [Requirement(name) for name in names if not name.startswith("python=")]
     conda = {CONDA_NAMES.get(r.name, r.name): r.specifier for r in requirements}
-    assert conda == {name: requirement.specifier for name, requirement in declared("lab", "search", "deploy").items()}
+    assert conda == {
+        name: requirement.specifier for name, requirement in declared("lab", "search", "deploy").items()
+    }
 
 
 def test_conda_gets_one_of_the_supported_pythons():

@@ -33,7 +33,7 @@ from kdtutor.deploy.int8 import quantize_dynamic, quantize_static
 from kdtutor.deploy.session import OnnxModel
 from kdtutor.errors import KDTutorError, one_of
 from kdtutor.evaluation.scores import SCORES
-from kdtutor.hardware import format_bytes
+from kdtutor.hardware import format_bytes, release_freed_memory
 from kdtutor.models.forward import inputs_of, logits_of
 from kdtutor.models.load import check_fits
 from kdtutor.models.reading import read_by
@@ -134,6 +134,8 @@ def export(
         folder.mkdir(exist_ok=True)
         for file in made.iterdir():
             shutil.move(file, folder / file.name)
+    # The exporter's copies of the model are gone by now, and what they took is not asked for again.
+    release_freed_memory()
     return found
 
 

@@ -164,9 +164,12 @@ def tuned_difference(
 
 
 def _tuning_probes(generator: torch.Generator) -> list[tuple]:
-    """Two arms whose best rates differ, with seeds that differ as much as rates do."""
+    """Two arms whose best rates differ, with seeds that differ as much as rates do.
+
+    Many, for a wrong choice of one rate among few is right now and then.
+    """
     probes = []
-    for rates, seeds in ((4, 3), (5, 5), (6, 2)):
+    for rates, seeds in ((4, 3), (5, 5), (6, 2)) * 4:
         made = []
         for _ in range(2):
             height = torch.rand(rates, 1, generator=generator, dtype=torch.double)
@@ -251,7 +254,7 @@ def _observe_report(function: Callable, *arguments: Tensor) -> dict:
 
 def _report_probes(generator: torch.Generator) -> list[tuple]:
     probes = []
-    for trials in (8, 15, 30):
+    for trials in (8, 15, 30) * 2:
         worth = 0.1 * torch.rand(trials, generator=generator, dtype=torch.double)
         luck = [0.3 * torch.rand(trials, generator=generator, dtype=torch.double) for _ in range(2)]
         probes.append((0.5 + worth + luck[0], 0.5 + worth + luck[1]))

@@ -293,7 +293,7 @@ class Distillation(Resumable):
         if self.done % CHECK_EVERY == 0 or is_due or self._is_saved_here():
             self.check_finite()
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-        if self.device.type == "cpu" and self.done % RELEASE_EVERY == 0:
+        if self.device.type == "cpu" and (self.done % RELEASE_EVERY == 0 or self.is_over):
             release_freed_memory()
         if is_due:
             self.validation.look(row)

@@ -79,10 +79,10 @@ def test_padding_changes_no_loss_and_no_gradient(kind, chunked, monkeypatch):
         assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-6)
 
 
-def test_what_is_freed_goes_back_to_the_system_every_so_many_steps(monkeypatch):
+def test_what_is_freed_goes_back_to_the_system_every_so_many_steps_and_at_the_end(monkeypatch):
     released = []
     monkeypatch.setattr(distillation, "RELEASE_EVERY", 2)
     monkeypatch.setattr(distillation, "release_freed_memory", lambda: released.append(run.done))
     run = make_run(make_task(), steps=5)
     run.run()
-    assert released == [2, 4]
+    assert released == [2, 4, 5]
