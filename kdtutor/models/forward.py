@@ -107,10 +107,11 @@ def forward(
     return Outputs(matrix(features)[: len(rows)], states, maps, **parts)
 
 
-def _seen(out: ModelOutput) -> tuple[tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
+def _seen(out: Any) -> tuple[tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
     """Return hidden states and attention maps, if they were asked for: those of the side that answers."""
-    side = "decoder_" if "encoder_last_hidden_state" in out else ""
-    return out.get(f"{side}hidden_states"), out.get(f"{side}attentions")
+    side = "decoder_" if getattr(out, "encoder_last_hidden_state", None) is not None else ""
+    # Not out.get(): the course's own Transformer answers with a dataclass.
+    return getattr(out, f"{side}hidden_states", None), getattr(out, f"{side}attentions", None)
 
 
 def attention_parts(model: nn.Module, need: str) -> list[nn.Module]:
