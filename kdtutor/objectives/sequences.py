@@ -67,7 +67,7 @@ def skewed_kl(
     """Compute T² · KL(p_T ‖ a p_T + (1 − a) p_S), a the skew: DistiLLM, Ko et al. 2024, arXiv:2402.03898 (there α).
 
     Both logits: (…, C), C ≥ 2; skew in [0, 1). The teacher's own share in the second distribution keeps the ratio of
-    the two at or below 1/a: no text costs more than log 1/a a token, and gradients stay bounded.
+    the two at or below 1/a: no text costs more than log 1/a per token, and gradients stay bounded.
     """
     check_number("skew", skew)
     (log_s, log_t), mask = _log_probabilities(student_logits, teacher_logits, temperature, mask, reduction)
