@@ -50,7 +50,7 @@ class Plan(Protocol):
 class Bench:
     """Makes the rows of a study's file. A subclass names the study and defines `trained`, and `bar` if it has bars.
 
-    folder: where the teacher's answers are kept. of_file: more that the file says at its head.
+    folder: where the teacher's answers are kept.
     """
 
     study: str
@@ -62,10 +62,9 @@ class Bench:
         task: Task,
         teacher: PreTrainedModel,
         folder: Path,
-        **of_file,
     ):
         self.plan, self.configurations = plan, list(configurations)
-        self.task, self.teacher, self.folder, self.of_file = task, teacher, writable(folder), of_file
+        self.task, self.teacher, self.folder = task, teacher, writable(folder)
 
     # ------------------------------------------------------------------------------------ what a study says
 
@@ -93,6 +92,14 @@ class Bench:
         """Return what a choice on validation goes by: higher is better."""
         return found["validation"]["accuracy"]
 
+    def settings(self, c: Configuration, record: dict) -> tuple[list[dict], dict | None]:
+        """Return the settings still to be tried and None, or an empty list and those chosen on validation."""
+        rows = [row for row in record["choosing"] if row["configuration"] == self.chosen_by(c)]
+        worth = [-math.inf if row.get("diverged") else self.worth(row) for row in rows]
+        return settings_to_try(
+            self.sweeps(c), [(row["settings"], found) for row, found in zip(rows, worth, strict=True)]
+        )
+
     # ------------------------------------------------------------------------------------ how it is made
 
     def run(self, file: Path, report: Callable[[str], None] = print) -> Stored:
@@ -116,7 +123,6 @@ class Bench:
             "plan": {name: value for name, value in as_stored(self.plan).items() if name != "seeds"},
             "hardware": hardware(),
             "configurations": {c.name: as_stored(c) for c in self.configurations},
-            **self.of_file,
             "choosing": [],
             "runs": [],
         }
@@ -133,7 +139,7 @@ class Bench:
                     self._job("runs", c, seed, lambda c=c, seed=seed: self.bar(c, seed)) for seed in missing
                 )
                 continue
-            untried, settings = self._settings(c, record)
+            untried, settings = self.settings(c, record)
             for tried in untried if self.chosen_by(c) == c.name else []:
                 trial = self._job(
                     "choosing", c, self.plan.choosing_seed, lambda c=c, s=tried: self._try(c, s)
@@ -145,14 +151,6 @@ class Bench:
                     self._job("runs", c, seed, lambda c=c, seed=seed, s=settings: self._run(c, seed, s))
                     for seed in missing
                 )
-
-    def _settings(self, c: Configuration, record: dict) -> tuple[list[dict], dict | None]:
-        """Return the settings still to be tried and None, or an empty list and those chosen on validation."""
-        rows = [row for row in record["choosing"] if row["configuration"] == self.chosen_by(c)]
-        worth = [-math.inf if row.get("diverged") else self.worth(row) for row in rows]
-        return settings_to_try(
-            self.sweeps(c), [(row["settings"], found) for row, found in zip(rows, worth, strict=True)]
-        )
 
     def _job(self, kind: str, c: Configuration, seed: int | None, make: Callable[[], dict]) -> Job:
         return Job(kind, {"configuration": c.name, "seed": seed}, make)

@@ -15,7 +15,7 @@ steps, so that one sees whether the others had enough; "rates", a coarse grid of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -26,13 +26,10 @@ from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task
 from kdtutor.models.convolutional import cnn_student
-from kdtutor.models.fingerprint import fingerprint
 from kdtutor.models.vectors import token_vectors
-from kdtutor.studies.runner import Job, Ledger, as_stored, hardware, settings_to_try, work
-from kdtutor.studies.stored import SPLITS, Stored, versions
+from kdtutor.studies.bench import Bench
+from kdtutor.studies.stored import Stored
 from kdtutor.studies.training import scores, train
-from kdtutor.training.checkpoints import writable
-from kdtutor.training.history import NonFiniteLoss
 
 HARD, SMOOTH = "hard labels", "label smoothing"
 CONTROLS = {HARD: "HardLabels()", SMOOTH: "0.9 * HardLabels() + 0.1 * UniformTargets()"}
@@ -120,77 +117,32 @@ def rates(stored: Stored, split: str = "validation", measure: str = "accuracy") 
 
 
 def run(plan: Plan, file: Path, folder: Path, task: Task, teacher: PreTrainedModel, report=print) -> Stored:
-    """Make what `file` lacks, and write it after every run, whole or not at all; other processes may help.
-
-    folder: where the teacher's answers are kept. Raises KDTutorError if the file was made otherwise.
-    """
-    made = configurations(plan)
-    head = {
-        "study": "grid",
-        "format": 1,
-        "command": "kdtutor study grid",
-        "teacher": fingerprint(teacher),
-        "data": f"{task.name} {task.fingerprint}",
-        "versions": versions(),
-        "plan": {name: value for name, value in as_stored(plan).items() if name != "seeds"},
-        "hardware": hardware(),
-        "configurations": {c.name: as_stored(c) for c in made},
-        "choosing": [],
-        "runs": [],
-    }
-    ledger = Ledger(file, head, report)
-    bench = _Bench(plan, task, teacher, writable(folder))
-    return Stored(work(ledger, bench.jobs, sum(len(bench.seeds(c)) for c in made), report))
+    """Make what `file` lacks. folder: where the teacher's answers are kept. KDTutorError if it was made otherwise."""
+    return Grid(plan, task, teacher, folder).run(file, report)
 
 
-class _Bench:
+class Grid(Bench):
     """Makes the rows of the file. Texts are tokenized once per process, and the teacher is asked once."""
 
+    study = "grid"
+
     def __init__(self, plan: Plan, task: Task, teacher: PreTrainedModel, folder: Path):
-        self.plan, self.task, self.teacher, self.folder = plan, task, teacher, folder
+        super().__init__(plan, configurations(plan), task, teacher, folder)
         self.texts = task.subset(plan.few)
         self.looked_at = task.subset(plan.validation, split="validation")
         self.table = cache(lambda: token_vectors(teacher, task, dict(plan.student)["width"]))
 
-    def seeds(self, c: Configuration) -> tuple[int, ...]:
+    def seeds(self, c: Configuration) -> Sequence[int]:
         return self.plan.coarse_seeds if c.part == "rates" else self.plan.seeds
 
-    def jobs(self, record: dict) -> Iterator[Job]:
-        """Yield what the record lacks: of the arms that choose a rate first their rates, then every run."""
-        done = {(row["configuration"], row["seed"]) for row in record["runs"]}
-        made = configurations(self.plan)
-        chosen = {}
-        for c in made:
-            if c.like == c.name:
-                tried = self._tried(c, record)
-                untried, chosen[c.name] = settings_to_try([("learning_rate", self.plan.rates)], tried)
-                row = {"configuration": c.name, "seed": self.plan.choosing_seed}
-                yield from (Job("choosing", row | {"settings": s}, self._try(c, s)) for s in untried)
-        # Seed by seed: whoever stops early has fewer seeds, and all cells.
-        runs = [(c, seed) for c in made for seed in self.seeds(c)]
-        for c, seed in sorted(runs, key=lambda run: run[1]):
-            settings = chosen[c.like] if c.like else {"learning_rate": c.rate}
-            if settings is not None and (c.name, seed) not in done:
-                row = {"configuration": c.name, "seed": seed}
-                yield Job("runs", row, self._run(c, seed, settings))
+    def chosen_by(self, c: Configuration) -> str:
+        return c.like
 
-    def _tried(self, c: Configuration, record: dict) -> list[tuple[dict, float]]:
-        rows = [row for row in record["choosing"] if row["configuration"] == c.name]
-        return [(row["settings"], row["validation"]["accuracy"]) for row in rows]
+    def settings(self, c: Configuration, record: dict) -> tuple[list[dict], dict | None]:
+        """Return the rate that a run of the coarse grid has, or what the arm that chooses for it has chosen."""
+        return super().settings(c, record) if c.like else ([], {"learning_rate": c.rate})
 
-    def _try(self, c: Configuration, settings: dict):
-        def make() -> dict:
-            try:
-                return self.trained(c, self.plan.choosing_seed, settings, ("validation",))
-            except NonFiniteLoss:
-                return {"validation": {"accuracy": 0.0}, "diverged": True}
-
-        return make
-
-    def _run(self, c: Configuration, seed: int, settings: dict):
-        return lambda: {"settings": settings} | self.trained(c, seed, settings, SPLITS)
-
-    def trained(self, c: Configuration, seed: int, settings: dict, splits: tuple[str, ...]) -> dict:
+    def trained(self, c: Configuration, seed: int, settings: dict, splits: Sequence[str]) -> dict:
         """Train a student, and measure it in these splits; of the landscape, also which test texts are right."""
         plan, student = self.plan, self.student(seed)
         how = {"steps": c.times * plan.steps, "batch_size": plan.batch_size, "max_norm": plan.max_norm}

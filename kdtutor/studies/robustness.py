@@ -95,7 +95,7 @@ def run(plan: Plan, file: Path, folder: Path, task: Task, teacher: PreTrainedMod
 
     folder: where the teacher's answers are kept. Raises KDTutorError if the file was made otherwise.
     """
-    return Robustness(plan, configurations(plan), task, teacher, folder).run(file, report)
+    return Robustness(plan, task, teacher, folder).run(file, report)
 
 
 class Robustness(Bench):
@@ -104,8 +104,8 @@ class Robustness(Bench):
     study = "robustness"
     plan: Plan
 
-    def __init__(self, *what, **of_file):
-        super().__init__(*what, **of_file)
+    def __init__(self, plan: Plan, task: Task, teacher: PreTrainedModel, folder: Path):
+        super().__init__(plan, configurations(plan), task, teacher, folder)
         self.texts, self.against_teacher = cache(self._texts), cache(self._against_teacher)
 
     def bar(self, c: Configuration, seed: int | None) -> dict:

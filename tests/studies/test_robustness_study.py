@@ -88,12 +88,12 @@ def test_what_is_stored_is_what_the_model_does(task, teacher, made, tmp_path):
     assert row["broken"]["typo"] == curve
     attacked = evaluation.attack(teacher, task, task.texts("test")[:4], task.targets("test")[:4])
     assert row["attacks"]["synonyms"] == evaluation.attack_rates(attacked)
-    bench = robustness.Robustness(PLAN, configurations(PLAN), task, teacher, tmp_path)
+    bench = robustness.Robustness(PLAN, task, teacher, tmp_path)
     assert len(bench.foreign()) == 6
 
 
 def test_broken_copies_have_no_label_and_a_share_of_labels_is_wrong(task, tmp_path):
-    bench = robustness.Robustness(PLAN, configurations(PLAN), task, None, tmp_path)
+    bench = robustness.Robustness(PLAN, task, None, tmp_path)
     few, broken = bench.texts("few", 0.0), bench.texts("broken", 0.0)
     texts, targets = broken.texts("train"), broken.targets("train")
     assert texts[:8] == few.texts("train") and len(texts) == 16
