@@ -103,6 +103,29 @@ class Instrument(anywidget.AnyWidget):
         display(data, raw=True, metadata=metadata)
 
 
+class WithExamples(Instrument):
+    """An instrument that shows one text: one of its examples, or one that was typed.
+
+    A subclass says what a text that is put into `text` makes it show, and sets `example` to None if it is none of them.
+    """
+
+    text = traitlets.Unicode("").tag(sync=True)
+    example = traitlets.Integer(None, allow_none=True).tag(sync=True)
+    examples = traitlets.List(traitlets.Dict()).tag(sync=True, told=True)
+
+    @traitlets.validate("example")
+    def _is_example(self, proposal) -> int | None:
+        place = proposal["value"]
+        if place is not None and not 0 <= place < len(self.examples):
+            raise SettingError(f"example = {place}: there are {len(self.examples)}, counted from 0")
+        return place
+
+    @traitlets.observe("example")
+    def _pick(self, change) -> None:
+        if change["new"] is not None:
+            self.text = self.examples[change["new"]]["text"]
+
+
 # ------------------------------------------------------------------------------------------------ settings
 
 

@@ -25,13 +25,13 @@ from kdtutor.errors import nearest
 from kdtutor.models.forward import logits_of
 from kdtutor.models.load import check_fits
 from kdtutor.widgets import reading
-from kdtutor.widgets.base import Instrument, Number, OneOf, Row, SettingError, finite
+from kdtutor.widgets.base import Number, OneOf, Row, SettingError, WithExamples, finite
 from kdtutor.widgets.explorer_examples import class_of, entry_of, examples_of, listed, public, rows_of
 
 SHOWN = 8  # classes that are drawn before the rest is added up as "n others"
 
 
-class TemperatureExplorer(Instrument):
+class TemperatureExplorer(WithExamples):
     """Teacher's and student's distribution over the classes as T moves, their losses as α moves, and the gradients.
 
     teacher, student: classifiers of `task`. examples: what may be picked, texts or places in the test split; by default
@@ -53,12 +53,9 @@ class TemperatureExplorer(Instrument):
     order = OneOf("teacher", ("teacher", "class")).tag(sync=True)
     zoom = traitlets.Bool(False).tag(sync=True)
     all_classes = traitlets.Bool(False).tag(sync=True)
-    text = traitlets.Unicode("").tag(sync=True)
-    example = traitlets.Integer(None, allow_none=True).tag(sync=True)
     label = traitlets.Any(None, allow_none=True).tag(sync=True)
     # What the browser computes from, set with the text.
     class_names = traitlets.List(traitlets.Unicode()).tag(sync=True, told=True)
-    examples = traitlets.List(traitlets.Dict()).tag(sync=True, told=True)
     teacher_logits = Row().tag(sync=True)
     student_logits = Row().tag(sync=True)
     notice = traitlets.Unicode("").tag(
@@ -137,13 +134,6 @@ class TemperatureExplorer(Instrument):
             self._known[text] = self._ask_models(text)
         return text
 
-    @traitlets.validate("example")
-    def _is_example(self, proposal) -> int | None:
-        place = proposal["value"]
-        if place is not None and not 0 <= place < len(self.examples):
-            raise SettingError(f"example = {place}: there are {len(self.examples)}, counted from 0")
-        return place
-
     @traitlets.validate("teacher_logits", "student_logits")
     def _are_logits(self, proposal) -> list[float]:
         name = proposal["trait"].name.replace("_", " ")
@@ -152,11 +142,6 @@ class TemperatureExplorer(Instrument):
     @traitlets.validate("label")
     def _isclass_of(self, proposal) -> int | None:
         return class_of(proposal["value"], self.class_names)
-
-    @traitlets.observe("example")
-    def _pick(self, change) -> None:
-        if change["new"] is not None:
-            self.text = self.examples[change["new"]]["text"]
 
     @traitlets.observe("text")
     def _show(self, change) -> None:

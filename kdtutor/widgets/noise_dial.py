@@ -23,7 +23,7 @@ from kdtutor.data.task import Task
 from kdtutor.errors import SEED
 from kdtutor.models.forward import logits_of
 from kdtutor.models.load import check_fits
-from kdtutor.widgets.base import Instrument, Number, OneOf, SettingError
+from kdtutor.widgets.base import Number, OneOf, SettingError, WithExamples
 
 KINDS = {
     "typo": "typing errors",
@@ -36,7 +36,7 @@ MOST = 3  # models: as many as have a look of their own
 LONGEST = 600  # letters of a text
 
 
-class NoiseDial(Instrument):
+class NoiseDial(WithExamples):
     """Break a text gradually, and see every model's probabilities move.
 
     models: one to three classifiers of `task`, by the name under which they are drawn. examples: texts to pick, or
@@ -51,11 +51,8 @@ class NoiseDial(Instrument):
 
     kind = OneOf("typo", KINDS).tag(sync=True)
     strength = Number(0.0, 0, 1, "a share of the words").tag(sync=True)
-    text = traitlets.Unicode("").tag(sync=True)
-    example = traitlets.Integer(None, allow_none=True).tag(sync=True)
     # What the browser draws from: for each kind and step the broken text and each model's probabilities.
     plan = traitlets.Dict().tag(sync=True, told=True)
-    examples = traitlets.List(traitlets.Dict()).tag(sync=True, told=True)
     ladders = traitlets.Dict().tag(sync=True, told=True)
 
     def __init__(
@@ -167,18 +164,6 @@ class NoiseDial(Instrument):
     @traitlets.validate("strength")
     def _in_tenths(self, proposal) -> float:
         return round(proposal["value"] * STEPS) / STEPS
-
-    @traitlets.validate("example")
-    def _is_example(self, proposal) -> int | None:
-        place = proposal["value"]
-        if place is not None and not 0 <= place < len(self.examples):
-            raise SettingError(f"example = {place}: there are {len(self.examples)}, counted from 0")
-        return place
-
-    @traitlets.observe("example")
-    def _pick(self, change) -> None:
-        if change["new"] is not None:
-            self.text = self.examples[change["new"]]["text"]
 
     @traitlets.observe("text")
     def _show(self, change) -> None:

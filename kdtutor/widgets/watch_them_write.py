@@ -30,14 +30,14 @@ from kdtutor.models.forward import forward
 from kdtutor.models.load import check_fits
 from kdtutor.models.writing import generated_ids, prompts
 from kdtutor.training.on_policy import joined, with_rows
-from kdtutor.widgets.base import Instrument, Number, SettingError
+from kdtutor.widgets.base import Number, SettingError, WithExamples
 
 KEPT = 400  # tokens of a larger vocabulary that the browser gets: the likeliest of all steps, and the rest as one
 SCALE, LOWEST = 1000, -32.0  # log-probabilities go as whole thousandths in 16 bits
 REST = "all others"
 
 
-class WatchThemWrite(Instrument):
+class WatchThemWrite(WithExamples):
     """Let models write to the same texts, and show at each token what else they thought of.
 
     models: by name, the teacher first; two or more, of one task. texts: what they are given, all different; by default
@@ -56,12 +56,9 @@ class WatchThemWrite(Instrument):
 
     temperature = Number(1.0, 0.1, 10, "a temperature").tag(sync=True)
     beta = Number(0.0, 0, 1, "β").tag(sync=True)
-    example = traitlets.Integer(None, allow_none=True).tag(sync=True)
     step = traitlets.Integer(0).tag(sync=True)
-    text = traitlets.Unicode("").tag(sync=True)
     shown = traitlets.Dict().tag(sync=True)  # what was written to the text
     names = traitlets.List(traitlets.Unicode()).tag(sync=True, told=True)
-    examples = traitlets.List(traitlets.Dict()).tag(sync=True, told=True)
 
     def __init__(
         self,
@@ -144,23 +141,11 @@ class WatchThemWrite(Instrument):
             self._known[text] = self._write(text)
         return text
 
-    @traitlets.validate("example")
-    def _is_example(self, proposal) -> int | None:
-        place = proposal["value"]
-        if place is not None and not 0 <= place < len(self.examples):
-            raise SettingError(f"example = {place}: there are {len(self.examples)}, counted from 0")
-        return place
-
     @traitlets.validate("step")
     def _is_step(self, proposal) -> int:
         if proposal["value"] < 0:
             raise SettingError(f"step = {proposal['value']}: tokens are counted from 0")
         return proposal["value"]
-
-    @traitlets.observe("example")
-    def _pick(self, change) -> None:
-        if change["new"] is not None:
-            self.text = self.examples[change["new"]]["text"]
 
     @traitlets.observe("text")
     def _show(self, change) -> None:
