@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdtutor.objectives.formulas import kl_divergence
 from kdtutor.objectives.logits import SoftTargets
-from kdtutor.objectives.rows import ObjectiveError, check_factor, check_number
+from kdtutor.objectives.rows import ObjectiveError, check_number
 from kdtutor.objectives.terms import Batch, Term, output_of, token_mask
 
 
@@ -33,7 +33,7 @@ class LearnedTemperature(Term):
     T = lowest + (highest − lowest) · sigmoid(θ), with one number θ for all texts: the paper's global temperature. The
     optimiser that makes the loss small for the student moves θ the other way, since θ's gradient is reversed, times
     `strength`. begin: T before the first step. `learned` is T as it stands. The paper raises the strength from 0 to 1:
-    it is an attribute that may be set between two steps; a checkpoint keeps θ, not the strength.
+    like every setting it may change between two steps, and a checkpoint has it, as it has θ.
     """
 
     label = "soft targets, T learned"
@@ -47,7 +47,7 @@ class LearnedTemperature(Term):
             raise ObjectiveError(
                 f"LearnedTemperature begins between lowest and highest ({lowest:g} and {highest:g}), not at {begin:g}"
             )
-        self.begin, self.strength = float(begin), check_factor("strength", strength)
+        self.begin, self.strength = float(begin), strength
         share = (self.begin - self.lowest) / (self.highest - self.lowest)
         self.theta = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
 

@@ -83,6 +83,9 @@ LIMITS: dict[str, Check] = {
     "alpha": number("a number from 0 to 1", lambda value: 0 <= value <= 1, ObjectiveError),
     "beta": number("a number from 0 to 1", lambda value: 0 <= value <= 1, ObjectiveError),
     "skew": number("a number from 0 to below 1", lambda value: 0 <= value < 1, ObjectiveError),
+    "strength": number(
+        "a finite number, 0 or more (at most 1e6)", lambda value: 0 <= value <= 1e6, ObjectiveError
+    ),
 }
 
 

@@ -67,6 +67,31 @@ def test_a_resumed_run_goes_on_with_the_learned_temperature_bit_by_bit(tmp_path)
     assert same(weights(resumed.student), weights(straight.student))
 
 
+def test_a_strength_that_rose_between_steps_is_in_the_checkpoint_and_a_wrong_one_is_refused(tmp_path):
+    def begun(**settings):
+        return make_run(make_task(), 0.5 * HardLabels() + 0.5 * LearnedTemperature(2, strength=0), **settings)
+
+    def raised_after_two_steps(run):
+        take(run, 2)
+        run.objective.terms[1].strength = 0.75
+        return run
+
+    straight = raised_after_two_steps(begun())
+    straight.run()
+    broken = raised_after_two_steps(begun(folder=tmp_path))
+    broken.save()
+    resumed = begun(folder=tmp_path, student=model(make_task(), seed=5))
+    resumed.resume()
+    term = resumed.objective.terms[1]
+    assert term.strength == 0.75
+    resumed.run()
+    assert [row["settings"][1]["strength"] for row in resumed.history][:3] == [0, 0, 0.75]
+    assert term.theta.item() == straight.objective.terms[1].theta.item()
+
+    assert refusal(setattr, term, "strength", -1).startswith("strength must be a finite number, 0 or more")
+    assert term.strength == 0.75
+
+
 def test_it_is_read_from_a_formula_and_refuses_a_beginning_that_is_no_place():
     term = parse_objective("0.5 * HardLabels() + 0.5 * LearnedTemperature(begin=6, highest=12)").terms[1]
     assert term.learned == pytest.approx(6, abs=1e-5)
