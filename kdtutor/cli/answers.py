@@ -11,7 +11,7 @@ from kdtutor.errors import KDTutorError
 
 
 def predict(a: PredictArguments, command: str) -> None:
-    """Write every text with the model's answer; of several labels, those above ½, with semicolons between.
+    """Write every text with the model's answer; of several labels, those above ½, with --separator between.
 
     What a language model writes is its answer: an encoder–decoder's to the text, or how a causal LM goes on from it.
     """
@@ -33,26 +33,43 @@ def predict(a: PredictArguments, command: str) -> None:
 
 
 def label(a: LabelArguments, command: str) -> None:
-    """Write every text with its own label, or with the teacher's where it has none."""
+    """Write every text with its own label, or with the teacher's where it has none.
+
+    Of several labels a text: with --separator between them, and the separator alone where none fits, as files are read.
+    """
     from kdtutor.data.rows import Wanted
 
     columns, answers, kind = _answered(
         a, Wanted(a.text, a.pair, a.label, a.delimiter, a.encoding, quote=a.quote)
     )
+    given, (names, _) = columns.labels.to_pylist(), _names(a)
     if kind == "multi-label":
-        raise KDTutorError(
-            f"{a.model} gives several labels a text, and kdtutor label fills in one: kdtutor predict"
-        )
-    given = columns.labels.to_pylist()
+        given = [mine and _several(mine, columns, names, a) for mine in given]
+        answers = [(theirs[0] or a.separator,) for theirs in answers]
+    elif kind == "classification":
+        _refuse_unknown({*given} - {None}, names, a)
     filled = [theirs[0] if mine is None else mine for mine, theirs in zip(given, answers, strict=True)]
     by = ["teacher" if mine is None else "given" for mine in given]
-    names, _ = _names(a)
-    if kind == "classification" and (odd := {*filled} - {*names}):
+    _write(a, [a.text, a.pair, a.label, "label_by"], columns.texts, [filled, by])
+    print(f"{by.count('teacher'):,} of {len(columns):,} labels are by {a.model}, written to {a.output}")
+
+
+def _several(cell: str, columns, names: tuple, a: LabelArguments) -> str:
+    """Write a cell that holds several labels, as JSON, as a list or with separators, with separators."""
+    from kdtutor.data.labels import split_cell
+
+    separator = None if cell.strip()[:1] in "[({" else a.separator
+    found = split_cell(cell, separator, columns.several)
+    found = {cell} if found is None else found
+    _refuse_unknown(found, names, a)
+    return a.separator.join(name for name in names if name in found) or a.separator
+
+
+def _refuse_unknown(labels: set, names: tuple, a: LabelArguments) -> None:
+    if odd := labels - {*names}:
         raise KDTutorError(
             f"{a.task} has the label {min(odd)!r}, which {a.model} does not know: its classes are {', '.join(names)}"
         )
-    _write(a, [a.text, a.pair, a.label, "label_by"], columns.texts, [filled, by])
-    print(f"{by.count('teacher'):,} of {len(columns):,} labels are by {a.model}, written to {a.output}")
 
 
 def _read(a: PredictArguments, wanted):
@@ -105,9 +122,13 @@ def _answered(a: PredictArguments, wanted):
 
     columns, path = _read(a, wanted), Path(a.task)
     names, config = _names(a)
-    problem = config.problem_type
     kind = "classification" if len(names) > 1 else "regression"
-    kind = "multi-label" if problem == "multi_label_classification" else kind
+    if config.problem_type == "multi_label_classification":
+        kind = "multi-label"
+        if odd := [name for name in names if a.separator in name]:
+            raise KDTutorError(
+                f"the label {odd[0]!r} has --separator {a.separator!r} in its name: say another"
+            )
     split, tokenizer = Split(columns.texts, None), a.tokenizer or tokenizer_of(a.model)
     most = a.max_length or _limit(config, tokenizer)
     task = Task(path.name, kind, names, {"train": split}, tokenizer, most)
@@ -118,15 +139,16 @@ def _answered(a: PredictArguments, wanted):
     if kind == "regression":
         return columns, [(f"{value:.6g}",) for value in logits[:, 0].tolist()], kind
     if kind == "multi-label":
-        rows = [[(names[i], p) for i, p in enumerate(row) if p > 0.5] for row in logits.sigmoid().tolist()]
-        return (
-            columns,
-            [(";".join(n for n, _ in row), ";".join(f"{p:.4f}" for _, p in row)) for row in rows],
-            kind,
-        )
+        return columns, [_above_half(row, names, a.separator) for row in logits.sigmoid().tolist()], kind
     sure = logits.softmax(-1).max(-1)
     found = zip(sure.indices.tolist(), sure.values.tolist(), strict=True)
     return columns, [(names[number], f"{probability:.4f}") for number, probability in found], kind
+
+
+def _above_half(probabilities: list[float], names: tuple, separator: str) -> tuple[str, str]:
+    """Write the labels of a text that are likelier than not, and how likely each is."""
+    chosen = [(name, p) for name, p in zip(names, probabilities, strict=True) if p > 0.5]
+    return separator.join(name for name, _ in chosen), separator.join(f"{p:.4f}" for _, p in chosen)
 
 
 def _limit(config, tokenizer: str | None) -> int:

@@ -251,6 +251,7 @@ class PredictArguments(Checked):
     max_length: int | None = field_of(
         None, optional(COUNT), "tokens a text is cut to (default: as many as the model reads)"
     )
+    separator: str = field_of(";", TEXT, "between several labels of one text")
     output: str = field_of("answers.csv", TEXT, "CSV file to write")
 
 

@@ -140,7 +140,7 @@ def _several_labels(
     """Read lists of labels, or texts in which `separator` stands between labels."""
     sets = []
     for number, cell in enumerate(written):
-        labels = _split(cell, separator, columns.several)
+        labels = split_cell(cell, separator, columns.several)
         if labels is None:
             refuse(number, "is no list: separator=\";\" (--separator ';') says what stands between labels")
         sets.append(labels)
@@ -168,7 +168,7 @@ def _several_labels(
     return Labels("multi-label", names, values, (note, *_alike([*names])), codes)
 
 
-def _split(cell: str, separator: str | None, is_json: bool) -> set[str] | None:
+def split_cell(cell: str, separator: str | None, is_json: bool) -> set[str] | None:
     """Return the labels of one cell; None if it is neither a list nor to be split."""
     if separator is not None and not is_json:
         return {label.strip() for label in cell.split(separator) if label.strip()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 
@@ -15,7 +16,7 @@ from transformers import pipeline
 
 from kdtutor.cli import main
 from kdtutor.data.load import load_task
-from kdtutor.data.task import Task
+from kdtutor.data.task import Split, Task
 from kdtutor.evaluation import evaluate, macro_f1, mean_average_precision, micro_f1, predict
 from kdtutor.models.load import check_fits, load_model
 from kdtutor.models.save import save
@@ -246,5 +247,68 @@ def test_the_command_line_distils_it_by_default_and_predicts_with_it(tmp_path, c
     logits = predict(load_model(out, task), task, "train")
     expected = ";".join(name for name, z in zip(NAMES, logits[0].tolist(), strict=True) if z > 0)
     assert f"{task.texts('train')[0]},{expected}," in answers.read_text()
-    assert main(["label", *asked, "--output", str(answers)]) != 0
-    assert "gives several labels a text" in capsys.readouterr().err
+
+
+def undecided_teacher():
+    """A teacher that says yes to each label for half of the texts."""
+    task = load(ROWS)
+    teacher = sharp_teacher(task)
+    with torch.no_grad():
+        teacher.classifier.bias -= predict(teacher, task, "train").median(0).values
+    return teacher, task
+
+
+def labelled(tmp_path, *more, code: int = 0) -> list[list[str]]:
+    """Let a teacher fill in labels of tmp_path/few.jsonl or few.csv: rows of the file that it writes."""
+    save(*undecided_teacher(), tmp_path / "teacher")
+    [file] = tmp_path.glob("few.*")
+    filled = tmp_path / "filled.csv"
+    asked = [
+        "--task",
+        str(file),
+        "--text",
+        "text",
+        "--model",
+        str(tmp_path / "teacher"),
+        "--max_length",
+        "24",
+    ]
+    assert main(["label", *asked, "--output", str(filled), *more]) == code
+    return [*csv.reader(filled.open())] if filled.is_file() else []
+
+
+@pytest.mark.parametrize("how", ["lines", "separator", "python"])
+def test_a_teacher_fills_in_several_labels_and_leaves_given_ones(how, tmp_path, capsys):
+    given = [["staff", "food"], [], *[None] * 18]
+    if how == "lines":
+        rows = [{"text": text, "label": labels} for text, labels in zip(TEXTS, given, strict=False)]
+        (tmp_path / "few.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    else:
+        cells = ["staff | food", "|"] if how == "separator" else ["['staff', 'food']", "[]"]
+        lines = [f'{text},"{cell}"' for text, cell in zip(TEXTS, cells + [""] * 18, strict=False)]
+        (tmp_path / "few.csv").write_text("\n".join(["text,label", *lines]))
+
+    head, *rows = labelled(tmp_path, "--separator", "|")
+    asked = Task("few", "multi-label", NAMES, {"train": Split((TEXTS[2:20],), None)}, max_length=24)
+    logits = predict(undecided_teacher()[0], asked, "train")
+    expected = [
+        "|".join(n for n, z in zip(NAMES, row, strict=True) if z > 0) or "|" for row in logits.tolist()
+    ]
+    assert "18 of 20 labels are by" in capsys.readouterr().out
+    assert (
+        head == ["text", "label", "label_by"] and [row[2] for row in rows] == ["given"] * 2 + ["teacher"] * 18
+    )
+    assert [row[1] for row in rows] == ["food|staff", "|", *expected] and len({*expected}) > 1
+    assert len(load_task(tmp_path / "filled.csv", text="text", label="label", separator="|").labels) > 1
+
+
+def test_a_label_that_the_teacher_does_not_know_is_refused_before_anything_is_written(tmp_path, capsys):
+    (tmp_path / "few.csv").write_text("text,label\nthe soup was warm,food;music\nthe soup was cold,\n")
+    assert labelled(tmp_path, code=1) == []
+    assert "has the label 'music', which" in capsys.readouterr().err
+
+
+def test_a_separator_that_is_part_of_a_label_is_refused(tmp_path, capsys):
+    (tmp_path / "few.csv").write_text("text,label\nthe soup was warm,food\nthe soup was cold,\n")
+    assert labelled(tmp_path, "--separator", "oo", code=1) == []
+    assert "the label 'food' has --separator 'oo' in its name" in capsys.readouterr().err
