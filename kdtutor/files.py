@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from kdtutor.errors import KDTutorError
+
+#: Seconds after which what is half written has no process any more that writes it.
+FORSAKEN = 3600
+
+
+def remove_forsaken(path: Path) -> None:
+    """Remove what killed processes left of `path`, half written: files and folders .NAME-….partial beside it."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}-*.partial"):
+        with suppress(OSError):  # another process was faster
+            if time.time() - partial.stat().st_mtime > FORSAKEN:
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -16,7 +31,8 @@ def write_atomically(path: Path, text: str) -> None:
 
     Raises KDTutorError if it can't be written, on a full disk say; the file is then as it was.
     """
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    remove_forsaken(path)
+    partial = path.with_name(f".{path.name}-{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8", newline="\n")
         os.replace(partial, path)

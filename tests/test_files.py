@@ -8,7 +8,7 @@ import os
 import pytest
 
 from kdtutor.errors import KDTutorError
-from kdtutor.files import sha256, write_atomically
+from kdtutor.files import FORSAKEN, sha256, write_atomically
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -37,3 +37,17 @@ def test_a_file_that_cannot_be_written_is_named_and_stays_as_it_was(tmp_path, mo
     monkeypatch.undo()
     assert [*tmp_path.iterdir()] == [path]
     assert path.read_text() == "before"
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_now_is_not(tmp_path):
+    old, folder = tmp_path / ".results.json-1.partial", tmp_path / ".results.json-abc.partial"
+    now, anothers, mine = (
+        tmp_path / name for name in (".results.json-2.partial", ".other-1.partial", ".results.json-1")
+    )
+    folder.mkdir()
+    for path in (old, folder / "model", now, anothers, mine):
+        path.write_text("half")
+    for path in (old, folder, anothers, mine):
+        os.utime(path, (0, path.stat().st_mtime - FORSAKEN - 1))
+    write_atomically(tmp_path / "results.json", "whole")
+    assert {*tmp_path.iterdir()} == {tmp_path / "results.json", now, anothers, mine}

@@ -33,6 +33,7 @@ from kdtutor.deploy.int8 import quantize_dynamic, quantize_static
 from kdtutor.deploy.session import OnnxModel
 from kdtutor.errors import KDTutorError, one_of
 from kdtutor.evaluation.scores import SCORES
+from kdtutor.files import remove_forsaken
 from kdtutor.hardware import format_bytes, release_freed_memory
 from kdtutor.models.forward import inputs_of, logits_of
 from kdtutor.models.load import check_fits
@@ -111,7 +112,8 @@ def export(
             "tokenizer that has a fast version"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+    remove_forsaken(folder)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-", suffix=".partial") as temporary:
         made = Path(temporary)
         length = _write_about(model, task, made)
         if graph is None:
