@@ -106,6 +106,7 @@ def _read_csv(path: Path, wanted: Wanted) -> Read:
     # Of a large file only one copy is kept: its text is decoded again where a fault has to be found in it.
     data = text.encode()
     del text
+    _refuse_stray_quotes(data, delimiter, _quote(wanted), path)
     try:
         table = _parse_csv(data, delimiter, _quote(wanted), wanted.columns)
         pa.default_memory_pool().release_unused()
@@ -175,6 +176,24 @@ def _parse_csv(data: bytes, delimiter: str, quote: str | None, columns: list[str
         if "straddling" not in str(error):
             raise
         return read(len(data) + 1)  # one text longer than a block
+
+
+def _refuse_stray_quotes(data: bytes, delimiter: str, quote: str | None, path: Path) -> None:
+    """Refuse a cell that goes on behind its closing quotation mark: one is missing, and rows would run together."""
+    if quote is None or quote.encode() not in data:
+        return
+    q, d = re.escape(quote.encode()), re.escape(delimiter.encode())
+    # Cells in quotation marks, one after the other: two marks within a cell stand for one.
+    cells = re.compile(rb"(?<![^\r\n%b])%b[^%b]*+(?:%b%b[^%b]*+)*+%b" % (d, q, q, q, q, q, q))
+    ends = re.compile(rb" *(?:%b|[\r\n]|\Z)" % d)
+    for cell in cells.finditer(data):
+        if not ends.match(data, cell.end()):
+            line = data.count(b"\n", 0, cell.start()) + 1
+            excerpt = data[cell.start() : cell.end() + 20].decode(errors="ignore")[:40]
+            raise KDTutorError(
+                f"{path}, line {line}: the cell {excerpt!r} … goes on behind its closing quotation mark: "
+                'is one missing, or one within not doubled? quote="none" (--quote none) takes them as they are'
+            )
 
 
 def _csv_fault(path: Path, text: str, delimiter: str, quote: str | None, width: int, error: Exception) -> str:

@@ -8,6 +8,7 @@ import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from decimal import Decimal
 
 import numpy as np
 
@@ -203,7 +204,7 @@ def _alike(written: list[str]) -> list[str]:
 
 
 def _as_number(label: str) -> object:
-    return float(label) if _NUMBER.match(label) else label
+    return Decimal(label) if _NUMBER.match(label) else label  # not float: ids of 17 digits differ
 
 
 def _before_row(columns: Columns, row: int, column: str) -> str:

@@ -179,7 +179,14 @@ def _task(
         cutting.refuse_small(part, keys, columns.where[0][0], fewest)
     notes += cutting.overlaps(keys, part) if len(given) > 1 else []
     if labels:
-        notes += _check_classes(columns, wanted.label, labels, part) if labels.codes is not None else []
+        cure = ["add examples of them, or leave them out"]
+        if held_out and not stratify:
+            cure.insert(0, f"{STRATIFY} cuts each class by itself")
+        notes += (
+            _check_classes(columns, wanted.label, labels, part, "; or ".join(cure))
+            if labels.codes is not None
+            else []
+        )
 
     title = f"{os.path.basename(columns.where[0][0])}: {len(columns):,} rows"
     sizes = ", ".join(f"{split} {int((part == number).sum()):,}" for number, split in enumerate(SPLITS))
@@ -223,8 +230,8 @@ def _cut(
     ] if seen.any() else []
 
 
-def _check_classes(columns: Columns, column: str, labels: Labels, part: np.ndarray) -> list[str]:
-    """Count classes in each part; refuse those that can't be learned, name those that can't be measured."""
+def _check_classes(columns: Columns, column: str, labels: Labels, part: np.ndarray, cure: str) -> list[str]:
+    """Count classes in each part; refuse what can't be learned, name what can't be measured, with a cure."""
     where, values, several = columns.where[0][0], labels.codes, labels.kind == "multi-label"
     if several:
         counts = np.stack([(labels.values[part == p] > 0).sum(0) for p in range(3)])
@@ -234,13 +241,12 @@ def _check_classes(columns: Columns, column: str, labels: Labels, part: np.ndarr
     if not several and (total := counts.sum(0) > 0).sum() < 2:
         only = f'one class only ("{labels.names[int(total.argmax())]}")'
         raise KDTutorError(f'{where}: column "{column}" has {only}; there is nothing to learn')
-    remedy = f"add examples of them or leave them out, or {STRATIFY} cuts each class by itself"
     for p in range(1, 3):
         if len(unseen := np.flatnonzero((counts[TRAIN] == 0) & (counts[p] > 0))) and not several:
             listed = ", ".join(f'"{labels.names[i]}"' for i in unseen[:SHOWN])
             raise KDTutorError(
                 f'{where}: column "{column}": the {SPLITS[p]} part has labels never seen in training ({listed}); '
-                f'{remedy}; or they are numbers: kind="regression" (--kind regression)'
+                f'{cure}; or they are numbers: kind="regression" (--kind regression)'
             )
         if len(missing := np.flatnonzero(values[part == p] < 0)):
             row = int(np.flatnonzero(part == p)[missing[0]])
@@ -250,9 +256,8 @@ def _check_classes(columns: Columns, column: str, labels: Labels, part: np.ndarr
 
     notes = []
     if hidden := int(((values < 0) & (part == TRAIN)).sum()):
-        notes.append(
-            f"{hidden:,} rows have no label: they are trained on by what needs none, a teacher's soft targets"
-        )
+        have = "1 row has" if hidden == 1 else f"{hidden:,} rows have"
+        notes.append(f"{have} no label: trained on by what needs none, a teacher's soft targets")
     if len(labels.names) <= SHOWN:
         for p, split in enumerate(SPLITS):
             listed = ", ".join(f"{n} {c:,}" for n, c in zip(labels.names, counts[p], strict=True))
@@ -263,8 +268,8 @@ def _check_classes(columns: Columns, column: str, labels: Labels, part: np.ndarr
     for p in range(1, 3):
         if len(absent := np.flatnonzero((counts[p] == 0) & (counts[TRAIN] > 0))):
             listed = ", ".join(labels.names[i] for i in absent[:SHOWN])
-            cure = "" if several else f"; {STRATIFY} cuts each class by itself"
-            notes.append(f"WARNING: the {SPLITS[p]} part has no example of {listed}{cure}")
+            way_out = "" if several else f"; {cure}"
+            notes.append(f"WARNING: the {SPLITS[p]} part has no example of {listed}{way_out}")
     return notes
 
 

@@ -218,6 +218,7 @@ def test_a_label_is_read_as_it_is_written_and_the_guess_is_said(tmp_path, capsys
     printed = capsys.readouterr().out
     assert said in printed
     assert f'label column "label": {kind}' in printed
+    assert case != "long ids" or "WARNING" not in printed
     assert task.notes == tuple(printed.rstrip("\n").split("\n  "))
 
 
@@ -284,6 +285,18 @@ REFUSED = {
     "a cell too many": ("m.csv", changed(7, "one, two,good"), {}, "row 7: 3 cells, but the header has 2"),
     "a cell too few": ("m.csv", changed(7, "only this"), {}, "row 7: 1 cells, but the header has 2"),
     "an open quotation mark": ("m.csv", changed(9, 'a text,"good'), {}, "row 9"),
+    "quotation marks that never close": (
+        "m.csv",
+        changed(9, '"a text,good').replace(CSV.split("\n")[30], '"another text,bad'),
+        {},
+        "line 10: the cell",
+    ),
+    "backslashes before quotation marks": (
+        "m.csv",
+        changed(9, r'"the \"soup\" was warm",good'),
+        {},
+        "goes on behind its closing quotation mark",
+    ),
     "no text": ("m.csv", changed(3, ",good"), {}, 'column "text", row 3: the text is empty'),
     "no text in JSON": (
         "m.jsonl",
@@ -418,6 +431,35 @@ def test_a_class_that_a_part_lacks_is_named_and_a_stratified_cut_has_it(tmp_path
     assert "WARNING" not in capsys.readouterr().out
 
 
+def test_what_no_cut_can_give_is_not_advised(tmp_path, capsys):
+    few = csv_with(tmp_path / "mine.csv", ["rare" if n < 2 else WORDS[n] for n in range(80)])
+    load(few, stratify=True)
+    said = capsys.readouterr().out
+    assert "part has no example of rare; add examples of them" in said and "--stratify" not in said
+    folder = tmp_path / "given"
+    folder.mkdir()
+    for name in ("train", "validation", "test"):
+        csv_with(
+            folder / f"{name}.csv", ["rare" if name == "test" and n < 2 else WORDS[n] for n in range(80)]
+        )
+    assert "--stratify" not in refusal(load, folder)
+
+
+def test_cells_that_are_quoted_as_they_should_be_pass(tmp_path):
+    cells = [
+        '"a ""word"" and, more"',
+        '"ends so """',
+        'five" wide',
+        '"two\nlines"',
+        '"blank behind" ',
+        '""""',
+    ]
+    rows = [f"{cell},{WORDS[n]}" for n, cell in enumerate(cells * 10)]
+    task = load(write(tmp_path / "mine.csv", "text,label\n" + "\r\n".join(rows)), stratify=True)
+    found = {text for split in task.split_names for text in task.texts(split)}
+    assert found == {'a "word" and, more', 'ends so "', 'five" wide', "two\nlines", "blank behind ", '"'}
+
+
 def test_a_stratified_cut_keeps_equal_texts_together_and_its_proportions():
     keys = text_keys(([f"text {n % 500}" for n in range(1000)],))
     classes = np.arange(1000) % 500 % 5
@@ -455,7 +497,7 @@ def test_rows_without_a_label_are_trained_on_and_never_measured_on(tmp_path, cap
     assert task.labels == ("bad", "good")
     assert int((task.targets("train") < 0).sum()) == 40
     assert all((task.targets(split) >= 0).all() for split in ("validation", "test"))
-    assert "40 rows have no label: they are trained on by what needs none" in capsys.readouterr().out
+    assert "40 rows have no label: trained on by what needs none" in capsys.readouterr().out
 
 
 def test_a_part_to_measure_on_needs_all_its_labels(tmp_path):
