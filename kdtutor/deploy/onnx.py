@@ -30,6 +30,7 @@ from kdtutor.data.task import Task
 from kdtutor.data.tokens import length_bucketed_batches, tokenize
 from kdtutor.deploy.extra import require
 from kdtutor.deploy.int8 import quantize_dynamic, quantize_static
+from kdtutor.deploy.recurrent import cells_of_onnx
 from kdtutor.deploy.session import OnnxModel
 from kdtutor.errors import KDTutorError, one_of
 from kdtutor.evaluation.scores import SCORES
@@ -161,7 +162,7 @@ def write_graph(model: PreTrainedModel, task: Task, file: Path) -> None:
     device, was_training = next(model.parameters()).device, model.training
     model.cpu().eval()
     try:
-        with _silent():
+        with _silent(), cells_of_onnx(model):
             torch.onnx.export(
                 _Logits(model, tuple(batch)),
                 tuple(batch.values()),

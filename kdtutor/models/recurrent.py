@@ -56,17 +56,16 @@ class Recurrent(nn.Module):
     def forward(self, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         # In which order each side reads: (B, L) places, padding behind all real tokens, so that it changes nothing.
         place = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-        from_first = (mask * (mask.shape[1] + 1 - place)).argsort(dim=1, descending=True, stable=True)
-        from_last = (mask * place).argsort(dim=1, descending=True, stable=True)
-        end = (mask.sum(1) - 1).clamp(min=0)[:, None, None]
+        from_first, from_last = largest_first(mask * (mask.shape[1] + 1 - place)), largest_first(mask * place)
+        end = (mask.sum(1, keepdim=True) - 1).clamp(min=0)
 
         x = self.embeddings(input_ids) * mask[..., None]
         states = [x]
         for cells in zip(self.forwards, self.backwards, strict=True):
             both, x = (from_first, from_last), self.dropout(x)
             read = [cell(ordered(x, order))[0] for cell, order in zip(cells, both, strict=True)]
-            last = torch.cat([side.take_along_dim(end, 1) for side in read], -1)[:, 0]
-            put_back = [ordered(side, order.argsort(1)) for side, order in zip(read, both, strict=True)]
+            last = torch.cat([ordered(side, end) for side in read], -1)[:, 0]
+            put_back = [ordered(side, largest_first(-order)) for side, order in zip(read, both, strict=True)]
             x = torch.cat(put_back, -1) * mask[..., None]
             states.append(x)
 
@@ -76,9 +75,16 @@ class Recurrent(nn.Module):
         return features, tuple(states)
 
 
+def largest_first(numbers: Tensor) -> Tensor:
+    """Tell the order of the numbers in each row: (B, L) → places (B, L). Where equal ones stand is left open."""
+    # Not argsort, which ONNX has no operation for.
+    return numbers.topk(numbers.shape[1], dim=1).indices
+
+
 def ordered(x: Tensor, order: Tensor) -> Tensor:
     """Put the tokens of each text into an order: (B, L, D) and places (B, L) → (B, L, D)."""
-    return x.take_along_dim(order[..., None], 1)
+    # Not take_along_dim, which an export can follow for one length of text alone.
+    return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
 
 
 @known_to_transformers
