@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from kdtutor.plots.style import (
     INK,
@@ -78,17 +78,27 @@ def score_by_bytes(models: Mapping[str, tuple[float, float, int]], score: str = 
     """
     picture, axes = canvas(8.6, 4.6)
     looks, said = looks_of(models), []
-    for i, (name, (size, value, texts)) in enumerate(models.items()):
+    half = {name: 1.96 * (score * (1 - score) / n) ** 0.5 for name, (_, score, n) in models.items()}
+    by_size = sorted(models, key=lambda name: models[name][0])
+    for i, (name, (size, value, _)) in enumerate(models.items()):
         look = looks[name] if len(models) <= len(OTHERS) + 2 else OTHERS[i % len(OTHERS)]
-        width = 1.96 * (value * (1 - value) / texts) ** 0.5
         axes.errorbar(
-            size / 1e6, value, yerr=width, ecolor=INK, elinewidth=1.2, capsize=4, linestyle="none", zorder=1
+            size / 1e6, value, half[name], ecolor=INK, elinewidth=1.2, capsize=4, linestyle="none", zorder=1
         )
         axes.scatter(size / 1e6, value, 110, color=look.colour, marker=look.marker, edgecolor=INK, zorder=2)
-        # The smallest one's name on the other side: its neighbour may be near.
-        leftmost = size == min(other for other, *_ in models.values())
-        where = {"xytext": (-11 if leftmost else 11, 4), "ha": "right" if leftmost else "left"}
-        axes.annotate(name, (size / 1e6, value), textcoords="offset points", **where)
+
+        # Names stand in turn above and below the intervals, clear of those that are near.
+        side = 1 if by_size.index(name) % 2 == 0 else -1
+        near = [other for other in models if 0.6 < models[other][0] / size < 1 / 0.6]
+        end = max(side * models[other][1] + half[other] for other in near)
+        axes.annotate(
+            name,
+            (size / 1e6, side * end),
+            xytext=(0, 6 * side),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if side > 0 else "top",
+        )
         said.append(f"{name} {size / 1e6:.1f} MB and {percent(value, 1)}")
     axes.set_xscale("log")
     axes.set_xticks([1, 2, 5, 10, 20, 40, 80, 160, 320])
@@ -96,8 +106,13 @@ def score_by_bytes(models: Mapping[str, tuple[float, float, int]], score: str = 
     axes.minorticks_off()
     sizes = [size / 1e6 for size, *_ in models.values()]
     axes.set_xlim(min(sizes) / 2, 1.9 * max(sizes))
-    axes.margins(y=0.2)
+    lowest = min(score - half[name] for name, (_, score, _) in models.items())
+    highest = max(score + half[name] for name, (_, score, _) in models.items())
+    # Room for the names.
+    axes.set_ylim(lowest - 0.2 * (highest - lowest), highest + 0.2 * (highest - lowest))
     axes.set(xlabel="megabytes", ylabel=score)
+    # Whole per cent, as they are written.
+    axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.grid(axis="y")
     return describe(picture, f"{score.capitalize()} and size: {'; '.join(said)}.")

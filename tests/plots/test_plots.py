@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
+from matplotlib.transforms import Bbox
+
 from kdtutor import plots
 from kdtutor.errors import KDTutorError
 
@@ -506,3 +508,22 @@ def test_score_by_bytes_says_size_and_score_of_each():
     picture = plots.score_by_bytes(models)
     assert said(picture) == "Accuracy and size: teacher 62.0 MB and 85.0 %; student, int8 10.4 MB and 80.0 %."
     assert picture.axes[0].get_xscale() == "log"
+
+
+def test_no_name_in_score_by_bytes_lies_on_an_interval_or_another_name():
+    sizes, scores = (41.1e6, 10.4e6, 9.3e6, 15.9e6, 62.4e6), (0.805, 0.805, 0.79, 0.84, 0.85)
+    names = ("student", "student, int8", "pruned, int8", "teacher, int8", "teacher")
+    picture = plots.score_by_bytes(
+        {name: (size, score, 400) for name, size, score in zip(names, sizes, scores, strict=True)}
+    )
+    picture.canvas.draw()
+    [axes] = picture.axes
+    labels = [text.get_window_extent() for text in axes.texts]
+    segments = [lines.get_segments()[0] for lines in axes.collections if hasattr(lines, "get_segments")]
+    bars = [Bbox(axes.transData.transform(segment)) for segment in segments]
+    assert len(labels) == len(bars) == 5
+    for i, label in enumerate(labels):
+        assert not any(label.overlaps(other) for other in (*bars, *labels[:i]))
+        assert axes.get_window_extent().y0 < label.y0 and label.y1 < axes.get_window_extent().y1
+    # 82.5 % would be written as 82 %.
+    assert all(round(100 * tick, 6) % 1 == 0 for tick in axes.get_yticks())
