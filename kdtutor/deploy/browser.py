@@ -2,6 +2,7 @@
 
     browser_page("my-student", "page")        # the folder of `kdtutor export` → page/index.html and all that it loads
     python -m http.server --directory page    # any server of plain files will do
+    LocalPage("page/index.html")              # in a notebook: the page below the cell
 
 In the page, onnxruntime-web computes (WebAssembly, one thread), and static/wordpiece.js reads as the tokenizer does.
 """
@@ -13,7 +14,10 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from os import PathLike
 from pathlib import Path
 
@@ -61,6 +65,41 @@ def browser_page(
     shell = (STATIC / "index.html").read_text(encoding="utf-8")
     write_atomically(folder / "index.html", shell.replace("<!-- the student -->", fragment(".")))
     return folder / "index.html"
+
+
+class LocalPage:
+    """A page served to this machine's own browser (127.0.0.1) while the process runs: `LocalPage(index.html)`.
+
+    address: where. In a notebook the page shows below the cell, if kernel and browser are on the same machine; later,
+    or elsewhere, a sentence stands there. Raises KDTutorError if there is no such file.
+    """
+
+    def __init__(self, page: str | PathLike):
+        page = Path(page)
+        if not page.is_file():
+            raise KDTutorError(f"{page} is no page: browser_page(…) returns the index.html that it wrote")
+        handler = partial(_Silent, directory=page.parent)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.address = f"http://127.0.0.1:{self.server.server_port}/{page.name}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        """End serving it, and give back the port."""
+        self.server.shutdown()
+        self.server.server_close()
+
+    def __repr__(self) -> str:
+        return "a page for the browser of this machine, while this kernel runs"
+
+    def _repr_html_(self) -> str:
+        otherwise = f"<p>Here stands {self!r}.</p>"
+        look = "width: 100%; height: 36rem; border: 0"
+        return f'<object data="{self.address}" type="text/html" title="the student" style="{look}">{otherwise}</object>'
+
+
+class _Silent(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Write no line for each file."""
 
 
 def fragment(address: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import urllib.error
+import urllib.request
 
 import build_site
 import pytest
@@ -11,7 +13,7 @@ import student_page
 
 from kdtutor.assets import asset_path
 from kdtutor.deploy import browser
-from kdtutor.deploy.browser import RUNTIME, browser_page, fetch_runtime
+from kdtutor.deploy.browser import RUNTIME, LocalPage, browser_page, fetch_runtime
 from kdtutor.errors import KDTutorError
 
 
@@ -46,6 +48,20 @@ def test_the_page_has_all_that_it_names_and_one_tokenizer_for_both(runtime, tmp_
     assert (page["runtime"], student["bytes"], student["max_length"]) == (7, 5, 24)
     assert all((runtime / one[file]).is_file() for one in page["models"] for file in ("model", "tokenizer"))
     assert 'import("./page.js")' in first.read_text(encoding="utf-8")
+
+
+def test_a_page_is_served_to_this_machine_alone_and_its_port_is_given_back(tmp_path):
+    page = tmp_path / "index.html"
+    page.write_text("the page")
+    shown = LocalPage(page)
+    assert shown.address.startswith("http://127.0.0.1:")
+    assert urllib.request.urlopen(shown.address).read() == b"the page"
+    assert f'data="{shown.address}"' in shown._repr_html_() and repr(shown) in shown._repr_html_()
+    shown.close()
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(shown.address)
+    with pytest.raises(KDTutorError, match="is no page: browser_page"):
+        LocalPage(tmp_path)
 
 
 def test_what_is_no_export_and_a_teacher_of_other_classes_are_refused(runtime, tmp_path):
