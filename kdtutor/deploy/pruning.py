@@ -93,7 +93,8 @@ def head_importance(model: PreTrainedModel, task: Task, texts: int = 256, seed: 
     handles = [module.register_forward_pre_hook(watch) for module in outputs]
     model.eval().requires_grad_(True)
     try:
-        for index in torch.arange(len(encoded)).split(32):
+        # Few at once: each keeps what its backward pass needs.
+        for index in torch.arange(len(encoded)).split(8):
             seen.clear()
             batch = encoded.batch(index)
             logits = model(**inputs_of(model, batch)).logits
