@@ -6,7 +6,7 @@
 A step of fine-tuning (by default 6 layers × 384, 64 texts) runs some thousand parallel loops, and at the end of each
 its threads wait for the slowest. GNU's OpenMP lets them spin: at best nothing is lost, but where a neighbour has taken
 the core of the slowest, the others burn theirs meanwhile. kdtutor's loop makes them sleep while there are neighbours
-(kdtutor/training/neighbours.py); `spinning` is the loop without that, the other ways are OpenMP's own settings.
+(kdtutor/neighbours.py); `spinning` is the loop without that, the other ways are OpenMP's own settings.
 
 A neighbour is a process that counts, at the same priority. Each measurement is a process of its own, ways take turns,
 and a figure is the median over rounds of a step's mean time; ratios are to the first way with the fewest neighbours.
@@ -85,7 +85,7 @@ def beside(neighbours: int, way: str, flags: list[str]) -> dict:
 def measure(seconds: float, precision: str, layers: int, width: int, batch: int) -> dict:
     """Train for so long; the mean time of a step, and the processor's."""
     import kdtutor as kd
-    from kdtutor.training.neighbours import Neighbours
+    from kdtutor.neighbours import Neighbours
 
     if "BUSY_SPINNING" in os.environ:
         Neighbours.__enter__, Neighbours.look = lambda self: self, lambda self: None

@@ -21,6 +21,7 @@ from kdtutor.data.tokens import length_bucketed_batches
 from kdtutor.errors import COUNT, KDTutorError, one_of
 from kdtutor.models.forward import forward, texts_at_once
 from kdtutor.models.reading import read_by
+from kdtutor.neighbours import beside_neighbours
 
 ROWS = one_of("tokens", "mean", "first")
 STILL = 1e-10  # of a representation's squared length: what varies by less than that does not vary
@@ -127,7 +128,7 @@ def layer_states(model: nn.Module, task: Task, part: Split, rows: str = "tokens"
     found: list[tuple[int, list[Tensor]]] = []
     model.eval()
     try:
-        for index in order:
+        for index in beside_neighbours(order, device):
             batch = {name: value.to(device) for name, value in encoded.batch(index).items()}
             states = forward(model, batch, {"hidden_states"}).hidden_states
             if states is None:

@@ -22,6 +22,7 @@ from kdtutor.hardware import format_bytes, joules
 from kdtutor.models.forward import inputs_of
 from kdtutor.models.reading import read_by
 from kdtutor.models.writing import generated_ids
+from kdtutor.neighbours import beside_neighbours
 
 
 @torch.no_grad()
@@ -41,7 +42,8 @@ def latency_ms(model: PreTrainedModel, task: Task, split: str = "test", texts: i
     model.cpu().eval()
     times = []
     try:
-        for batch in [*batches[:5], *batches]:  # the first five warm up
+        # The first five warm up.
+        for batch in beside_neighbours([*batches[:5], *batches], torch.device("cpu")):
             start = time.perf_counter()
             answer(batch)
             times.append(time.perf_counter() - start)
@@ -172,7 +174,7 @@ def stored_bytes(model: PreTrainedModel | Runs) -> int:
 def _seconds(run: Callable[[dict[str, Tensor]], object], batches: list[dict[str, Tensor]]) -> list[float]:
     """Time each batch alone."""
     times = []
-    for batch in batches:
+    for batch in beside_neighbours(batches, torch.device("cpu")):
         start = time.perf_counter()
         run(batch)
         times.append(time.perf_counter() - start)

@@ -14,6 +14,7 @@ from kdtutor.data.task import Task
 from kdtutor.data.tokens import length_bucketed_batches
 from kdtutor.errors import KDTutorError
 from kdtutor.models.forward import forward, unembedding
+from kdtutor.neighbours import beside_neighbours
 
 AT_ONCE = 2048  # tokens that have their logits at the same time
 
@@ -42,7 +43,8 @@ def token_scores(
     loss = right = count = 0
     model.eval()
     try:
-        for index in length_bucketed_batches(encoded.lengths, batch_size):
+        order = length_bucketed_batches(encoded.lengths, batch_size)
+        for index in beside_neighbours(order, device):
             batch = task.rules.with_labels(encoded.batch(index), task.tokenizer, masking, generator)
             rows = task.rules.counted(batch, "masked").flatten().nonzero()[:, 0]
             batch = {name: value.to(device) for name, value in batch.items()}

@@ -21,6 +21,7 @@ from kdtutor.models import lean
 from kdtutor.models.families import PLAIN_ATTENTION, PLAIN_HEADS, ROBERTAS, reads_types
 from kdtutor.models.names import attention_modules
 from kdtutor.models.pools import Pool
+from kdtutor.neighbours import beside_neighbours
 
 #: what an objective may need of every layer's attention, and the module that makes it, as names.py calls it
 ATTENTION_PARTS = {"queries": "query", "keys": "key", "values": "value"}
@@ -195,7 +196,7 @@ def logits_by_batch(
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     try:
-        for index in order:
+        for index in beside_neighbours(order, device):
             batch = encoded.batch(index, rounded=True)
             batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
             with autocast or nullcontext():

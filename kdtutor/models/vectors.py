@@ -12,6 +12,7 @@ from kdtutor.data.tokens import Encoded, length_bucketed_batches
 from kdtutor.errors import KDTutorError
 from kdtutor.models.forward import forward, texts_at_once
 from kdtutor.models.reading import read_by
+from kdtutor.neighbours import beside_neighbours
 
 TEXTS = 1000  # training texts in whose contexts the tokens are seen
 SPREAD = 0.1  # of the vectors: their root mean square, as of a new table
@@ -37,7 +38,8 @@ def token_vectors(teacher: PreTrainedModel, task: Task, width: int, texts: int =
         in_context = task.encode_texts(task.texts("train")[:texts])
         # A token alone is a very short text: many of them make a batch.
         for encoded, many in ((_alone(task), 16), (in_context, 1)):
-            for index in length_bucketed_batches(encoded.lengths, many * texts_at_once(teacher.device)):
+            order = length_bucketed_batches(encoded.lengths, many * texts_at_once(teacher.device))
+            for index in beside_neighbours(order, teacher.device):
                 batch = {name: value.to(teacher.device) for name, value in encoded.batch(index).items()}
                 states = forward(teacher, batch, frozenset({"hidden_states"})).hidden_states[-1]
                 real = batch["attention_mask"].bool()

@@ -18,6 +18,7 @@ from kdtutor.data.task import Task
 from kdtutor.data.tokens import Encoded, end_of_text, length_bucketed_batches
 from kdtutor.errors import COUNT, POSITIVE, SEED, KDTutorError
 from kdtutor.models.families import positions
+from kdtutor.neighbours import beside_neighbours
 
 AT_ONCE = 256  # texts, at most
 FAR = 10**6  # tokens: nothing is cut off
@@ -43,7 +44,8 @@ def generate(
     task, texts = as_task(task), [texts] if isinstance(texts, str) else list(texts)
     encoded = prompts(model, task, texts)
     found = [""] * len(texts)
-    for number, index in enumerate(length_bucketed_batches(encoded.lengths, AT_ONCE)):
+    order = beside_neighbours(length_bucketed_batches(encoded.lengths, AT_ONCE), model.device)
+    for number, index in enumerate(order):
         ids, _ = generated_ids(
             model, task, encoded.batch(index), beams=beams, temperature=temperature,
             max_new_tokens=max_new_tokens, seed=seed + number,

@@ -28,6 +28,7 @@ from kdtutor.data.task import Task
 from kdtutor.hardware import peak_memory, release_freed_memory
 from kdtutor.models.forward import forward
 from kdtutor.models.load import freeze, load_teacher
+from kdtutor.neighbours import Neighbours
 from kdtutor.objectives.rows import ObjectiveError
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training import checkpoints, processes, vocabulary
@@ -35,7 +36,6 @@ from kdtutor.training.asking import Answers, Inference
 from kdtutor.training.batches import Batches
 from kdtutor.training.checks import check_run, check_texts_at_once
 from kdtutor.training.diagnosis import Diagnosis, diagnose, share_clipped, warn_if_mostly_clipped
-from kdtutor.training.neighbours import Neighbours
 from kdtutor.training.on_policy import Writing
 from kdtutor.training.randomness import own_randomness
 from kdtutor.training.resumable import CHECK_EVERY, Resumable

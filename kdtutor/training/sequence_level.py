@@ -21,6 +21,7 @@ from kdtutor.data.task import Split, Task
 from kdtutor.data.tokens import length_bucketed_batches
 from kdtutor.errors import COUNT, KDTutorError
 from kdtutor.models.writing import generate, generated_ids
+from kdtutor.neighbours import beside_neighbours
 from kdtutor.training.on_policy import joined, prompts_of
 
 AT_ONCE = 128  # texts
@@ -75,7 +76,8 @@ def _continued(
         )
     encoded = task.encode("train")
     said = [""] * len(encoded)
-    for index in length_bucketed_batches(encoded.lengths, AT_ONCE):
+    order = length_bucketed_batches(encoded.lengths, AT_ONCE)
+    for index in beside_neighbours(order, teacher.device):
         prompts = prompts_of(task, encoded.batch(index), prompt)
         ids, mask = generated_ids(teacher, task, prompts, beams=beams, max_new_tokens=max_new_tokens)
         whole = joined(task, prompts, ids.cpu(), mask.cpu())["input_ids"]

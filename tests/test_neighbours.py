@@ -1,4 +1,4 @@
-"""A run that shares its cores: when OpenMP's threads may spin, and that nothing is left behind."""
+"""Work that shares its cores: when OpenMP's threads may spin, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import pytest
 import torch
 from helpers import make_run, make_task, same, weights
 
+import kdtutor as kd
+from kdtutor import neighbours
 from kdtutor.hardware import own_and_idle
-from kdtutor.training import neighbours
-from kdtutor.training.neighbours import Neighbours
+from kdtutor.neighbours import Neighbours, beside_neighbours
 
 
 @pytest.fixture
-def two_threads():
+def two_threads(monkeypatch):
+    """Two threads in a process that has not looked around yet."""
+    monkeypatch.setattr(neighbours, "_here", type(neighbours.__dict__["_here"])())
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -91,6 +94,40 @@ def test_a_run_yields_while_it_runs_and_leaves_no_thread_behind_nor_any_trace_in
     assert sleeping_pools() == 0
     plain.run()
     assert same(weights(run.student), weights(plain.student))
+
+
+def test_what_was_seen_outlasts_a_loop_and_loops_within_loops_share_one_pool(machine):
+    cpu = torch.device("cpu")
+    with Neighbours(cpu) as outer, Neighbours(cpu) as inner:
+        assert sleeping_pools() == 1
+        machine.passes(1.1, cores=2)
+        inner.look()
+        assert sleeping_pools() == 0
+        machine.passes(1.1, cores=1)
+        outer.look()
+        assert sleeping_pools() == 1
+    machine.passes(0.5, cores=2)
+    pools = [sleeping_pools() for _ in beside_neighbours(range(2), cpu)]
+    assert pools == [1, 1]  # too early to look again: the neighbour is taken to be there
+    machine.passes(1.1, cores=2)
+    pools = [sleeping_pools() for _ in beside_neighbours(range(2), cpu)]
+    assert pools == [0, 0]
+    assert sleeping_pools() == 0
+
+
+@pytest.mark.parametrize("work", ["predict", "latency_ms", "token_scores", "layer_similarity"])
+def test_measuring_a_model_yields_as_training_does(two_threads, monkeypatch, work):
+    seen = []
+    monkeypatch.setattr(Neighbours, "look", lambda self: seen.append(sleeping_pools()))
+    task = make_task(kind="masked-lm") if work == "token_scores" else make_task()
+    model = kd.small_bert(task, layers=1, width=16, heads=2, seed=0)
+    if work == "predict":
+        kd.predict(model, task)
+    elif work == "layer_similarity":
+        kd.evaluation.layer_similarity(model, model, task)
+    else:
+        getattr(kd.evaluation, work)(model, task)
+    assert set(seen[1:]) == {1} and sleeping_pools() == 0
 
 
 def test_what_a_process_used_and_could_have_used_grows_with_time():
