@@ -2,6 +2,7 @@
 
 from kdtutor.evaluation.attacks import Attacked, attack, attack_rates
 from kdtutor.evaluation.calibration import auroc, energy, fit_temperature, risk_coverage
+from kdtutor.evaluation.choosing import COSTS, Choice, choices, pareto_front
 from kdtutor.evaluation.ensembles import disagreement, fit_weights, mixture_weights
 from kdtutor.evaluation.robustness import other_domain, robustness_curve, transfer
 from kdtutor.evaluation.scores import (
@@ -35,14 +36,17 @@ from kdtutor.evaluation.statistics import (
     paired_seeds_and_texts,
     paired_seeds_test,
     paired_test,
+    share_interval,
 )
 from kdtutor.evaluation.tokens import token_scores
 from kdtutor.evaluation.writing import edit_distance, error_rates, written_scores
 
 __all__ = [
+    "COSTS",
     "FORMATS",
     "SCORES",
     "Attacked",
+    "Choice",
     "Evaluation",
     "Interval",
     "PairedTest",
@@ -52,6 +56,7 @@ __all__ = [
     "attack",
     "attack_rates",
     "auroc",
+    "choices",
     "cka_of_layers",
     "disagreement",
     "ece",
@@ -78,10 +83,12 @@ __all__ = [
     "paired_seeds_and_texts",
     "paired_seeds_test",
     "paired_test",
+    "pareto_front",
     "predict",
     "risk_coverage",
     "robustness_curve",
     "scores_of",
+    "share_interval",
     "spearman",
     "speeds",
     "stored_bytes",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import NormalDist, mean, stdev
 
 import numpy as np
 from torch import Tensor
@@ -37,6 +37,21 @@ def mean_and_interval(values: Sequence[float], confidence: float = 0.95) -> Inte
     n = len(values)
     half_width = _t_quantile(confidence, n - 1) * stdev(values) / math.sqrt(n) if n > 1 else math.inf
     return Interval(mean(values), half_width, n, confidence)
+
+
+def share_interval(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return where a share of n draws may lie, such as an accuracy over n texts: Wilson 1927's interval.
+
+    Unlike share ± z √(share (1 - share) / n) it is never empty, and never leaves 0 to 1. It knows nothing of seeds.
+    """
+    if n < 1 or not 0 <= share <= 1:
+        raise KDTutorError(f"a share from 0 to 1 of one draw at least has an interval, not {share} of {n}")
+    if not 0 < confidence < 1:
+        raise KDTutorError(f"confidence = {confidence}: it must be between 0 and 1")
+    z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (share * (1 - share) + z2 / (4 * n)) / n) / (1 + z2 / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _t_within(t: float, freedom: int) -> float:

@@ -8,6 +8,7 @@
     kd.widgets.WatchThemWrite({"teacher": …, …}, task)       # token by token, and what the teacher says of each
     kd.widgets.NoiseDial({"teacher": teacher, …}, task)      # a text that is broken bit by bit
     kd.widgets.BeatTheOptimiser(studies.load("grid"))        # a hidden landscape, and two rivals
+    kd.widgets.ModelChart(evaluation.choices({…}, task))    # which model to choose, and its recipe
 
 Each is a traitlets model like any ipywidget, so `explorer.temperature = 4` moves the picture and `explorer.observe`
 works. Importing this package imports none of them; each comes when it is first used (PEP 562).
@@ -26,6 +27,7 @@ _HOME = {
     "WatchThemWrite": "watch_them_write",
     "NoiseDial": "noise_dial",
     "BeatTheOptimiser": "beat_the_optimiser",
+    "ModelChart": "model_chart",
     "Instrument": "base",
 }
 
