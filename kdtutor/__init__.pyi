@@ -51,6 +51,7 @@ from kdtutor.models import small_bert as small_bert
 from kdtutor.models import small_gpt2 as small_gpt2
 from kdtutor.models import small_seq2seq as small_seq2seq
 from kdtutor.models import static_student as static_student
+from kdtutor.objectives import AnnealedLogits as AnnealedLogits
 from kdtutor.objectives import AttentionMaps as AttentionMaps
 from kdtutor.objectives import AttentionRelations as AttentionRelations
 from kdtutor.objectives import BinarySoftTargets as BinarySoftTargets

@@ -28,6 +28,7 @@ from kdtutor.objectives.hidden import CLSPatience, CosineHidden, HiddenStates
 from kdtutor.objectives.layers import layer_pairs
 from kdtutor.objectives.learned import LearnedTemperature
 from kdtutor.objectives.logits import (
+    AnnealedLogits,
     BinarySoftTargets,
     Blend,
     DecoupledKD,
@@ -73,6 +74,7 @@ __all__ = [
     "IGNORED",
     "LIMITS",
     "OPERATORS",
+    "AnnealedLogits",
     "AttentionMaps",
     "AttentionRelations",
     "Batch",

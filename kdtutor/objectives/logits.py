@@ -135,6 +135,27 @@ class LogitsMSE(Term):
         return logits_mse(*logits, mask=token_mask(batch), reduction=reduction)
 
 
+class AnnealedLogits(LogitsMSE):
+    """Squared difference to φ times the teacher's logits (Jafari et al. 2021, arXiv:2104.07163): logits_mse().
+
+    phi: 0 to 1, like every setting it may change between steps. In the paper φ = 1 − (T − 1)/τ, and T falls from τ to
+    1: the student matches a smooth function first, and the teacher's own at last. Hard labels come in a second phase.
+    """
+
+    label = "annealed logits"
+
+    def __init__(self, phi: float = 1.0) -> None:
+        super().__init__()
+        self.phi = phi
+
+    def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
+        target = self.phi * teacher_logits(teacher)
+        return logits_mse(student.logits, target, mask=token_mask(batch), reduction=reduction)
+
+    def extra_repr(self) -> str:
+        return f"{self.phi:g}"
+
+
 class SoftTargets(Term):
     """T² · KL(teacher ‖ student) at temperature T > 0 (Hinton et al. 2015): soft_targets()."""
 

@@ -81,6 +81,7 @@ LIMITS: dict[str, Check] = {
         "a finite number above 0 (1e-6 to 1e6)", lambda value: 1e-6 <= value <= 1e6, ObjectiveError
     ),
     "alpha": number("a number from 0 to 1", lambda value: 0 <= value <= 1, ObjectiveError),
+    "phi": number("a number from 0 to 1", lambda value: 0 <= value <= 1, ObjectiveError),
     "beta": number("a number from 0 to 1", lambda value: 0 <= value <= 1, ObjectiveError),
     "skew": number("a number from 0 to below 1", lambda value: 0 <= value < 1, ObjectiveError),
     "strength": number(
