@@ -17,6 +17,7 @@ from kdtutor.data import Task as Task
 from kdtutor.data import load_task as load_task
 from kdtutor.data import load_tokenizer as load_tokenizer
 from kdtutor.data.augment import augment as augment
+from kdtutor.data.corruption import broken_copies as broken_copies
 from kdtutor.data.corruption import corrupt as corrupt
 from kdtutor.data.saved import save_task as save_task
 from kdtutor.data.spans import equal_spans as equal_spans

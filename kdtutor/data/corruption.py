@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from kdtutor.data.synonyms import synonyms
-from kdtutor.data.task import Task
+from kdtutor.data.task import Split, Task
+from kdtutor.data.tokens import IGNORED
 from kdtutor.errors import SEED, KDTutorError, nearest, number
 
 STRENGTH = number("a share of the words from 0 to 1", lambda value: 0 <= value <= 1)
@@ -44,6 +46,24 @@ def corrupted(task: Task, kind: str, strength: float, seed: int = 0, split: str 
     texts = tuple(corrupt(column, kind, strength, seed) for column in part.texts)
     name = f"{task.name}[{split}: {kind} {strength:g}]"
     return replace(task, name=name, splits=task.splits | {split: replace(part, texts=texts, encodings={})})
+
+
+def broken_copies(task: Task, kind: str, strength: float, seed: int = 0, labels: bool = False) -> Task:
+    """Return the task with a broken copy of every training text beside it; at strength 0 the copy is whole.
+
+    labels: whether a copy keeps its text's label. By default it has none, since nobody knows what a broken text still
+    deserves: a teacher answers it, and hard labels skip it (-100). Raises KDTutorError for a task without targets.
+    """
+    train = task.split("train")
+    if train.targets is None:
+        raise KDTutorError(
+            f"{task.name} is a {task.kind} task: its texts have no labels that copies could have"
+        )
+    texts = tuple([*column, *corrupt(column, kind, strength, seed)] for column in train.texts)
+    of_copies = train.targets if labels else torch.full_like(train.targets, IGNORED)
+    both = Split(texts, torch.cat([train.targets, of_copies]))
+    name = f"{task.name}[and copies, {kind} {strength:g}, seed {seed}{', labelled' if labels else ''}]"
+    return replace(task, name=name, splits=task.splits | {"train": both})
 
 
 def split_words(text: str) -> tuple[list[str], list[int]]:

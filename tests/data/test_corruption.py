@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from helpers import make_task, refusal
 
-from kdtutor.data.corruption import CORRUPTIONS, NEIGHBOURS, corrupt, corrupted, split_words
+from kdtutor.data.corruption import CORRUPTIONS, NEIGHBOURS, broken_copies, corrupt, corrupted, split_words
 from kdtutor.data.synonyms import synonyms
 
 TEXTS = [
@@ -96,3 +96,16 @@ def test_a_task_is_broken_in_one_part_and_keeps_its_labels():
 def test_what_is_no_corruption_is_refused():
     assert 'unknown kind of corruption "typos"; there are: typo' in refusal(corrupt, TEXTS, "typos", 0.5)
     assert "strength must be a share of the words from 0 to 1, not 50" in refusal(corrupt, TEXTS, "typo", 50)
+
+
+def test_copies_stand_beside_their_texts_broken_and_without_a_label_unless_they_keep_it():
+    task = make_task()
+    texts, targets = task.texts("train"), task.targets("train")
+    broken = broken_copies(task, "drop", 0.5, seed=3)
+    assert broken.texts("train") == [*texts, *corrupt(texts, "drop", 0.5, seed=3)]
+    assert broken.targets("train").tolist() == targets.tolist() + [-100] * len(texts)
+    assert broken.texts("test") == task.texts("test") and broken.name != task.name
+    kept = broken_copies(task, "drop", 0.5, seed=3, labels=True)
+    assert kept.targets("train").tolist() == 2 * targets.tolist()
+    assert broken_copies(task, "drop", 0).texts("train") == 2 * texts
+    assert "is a causal-lm task" in refusal(broken_copies, make_task("causal-lm"), "drop", 0.5)
