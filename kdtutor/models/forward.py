@@ -25,6 +25,7 @@ from kdtutor.neighbours import beside_neighbours
 
 #: what an objective may need of every layer's attention, and the module that makes it, as names.py calls it
 ATTENTION_PARTS = {"queries": "query", "keys": "key", "values": "value"}
+RECORDED = "_kdtutor_recorded"  # an attribute of a compiled model: what its hooks saw in the last call
 
 
 @dataclass
@@ -126,12 +127,33 @@ def attention_parts(model: nn.Module, need: str) -> list[nn.Module]:
 @contextmanager
 def _recorded(model: nn.Module, parts: Mapping[str, list[Tensor]]) -> Iterator[None]:
     """Add to the lists what each layer's query, key and value modules give, while the model is called."""
+    if kept := getattr(model, RECORDED, None):
+        for seen in kept.values():
+            seen.clear()
+        yield
+        for name, seen in parts.items():
+            seen.extend(kept[name])
+        return
     with ExitStack() as hooks:
         for name, seen in parts.items():
-            for module in attention_parts(model, name):
-                handle = module.register_forward_hook(lambda _, __, output, seen=seen: seen.append(output))
+            for handle in _record(model, name, seen):
                 hooks.callback(handle.remove)
         yield
+
+
+def record_for_good(model: nn.Module, needs: Set[str]) -> None:
+    """Let a model that is to be compiled record queries, keys and values at every call: what is compiled knows no hook
+    that comes later."""
+    kept: dict[str, list[Tensor]] = {name: [] for name in ATTENTION_PARTS if name in needs}
+    for name, seen in kept.items():
+        _record(model, name, seen)
+    setattr(model, RECORDED, kept)
+
+
+def _record(model: nn.Module, name: str, seen: list[Tensor]) -> list[Any]:
+    """Add what the modules of one part give to a list from now on; returns what ends it."""
+    modules = attention_parts(model, name)
+    return [m.register_forward_hook(lambda _, __, output: seen.append(output)) for m in modules]
 
 
 def _call(model: nn.Module, inputs: dict[str, Tensor], needs: Set[str]) -> ModelOutput:

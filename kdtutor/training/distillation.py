@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from kdtutor.data.load import load_task
 from kdtutor.data.task import Task
 from kdtutor.hardware import peak_memory, release_freed_memory
-from kdtutor.models.forward import forward
+from kdtutor.models.forward import forward, record_for_good
 from kdtutor.models.load import freeze, load_teacher
 from kdtutor.neighbours import Neighbours
 from kdtutor.objectives.rows import ObjectiveError
@@ -384,6 +384,7 @@ class Distillation(Resumable):
         if self.teacher is not None:
             freeze(self.teacher)
         if self.settings.compile:
+            record_for_good(self.student, self.objective.needs)
             self.student.base_model.compile(dynamic=True)
 
 
