@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class OnnxCell(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         texts, length = x.shape[:2]
-        how = {"hidden_size": self.width}
+        how: dict[str, Any] = {"hidden_size": self.width}
         if self.kind == "GRU":
             # As in torch (Cho et al. 2014, version 3): the reset gate acts behind the matrix.
             how["linear_before_reset"] = 1
