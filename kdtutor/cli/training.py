@@ -37,7 +37,7 @@ def train(a: TrainArguments, command: str, flags: Sequence[str], model, teacher,
     if a.dry_run:
         _print_plan(a, model, teacher, task, objective, settings)
         return
-    output, given = Path(a.output), {name: getattr(a, name) for name in flags}
+    output, given = Path(a.output), _given(a, flags)
     warnings.simplefilter("ignore", ClippingWarning)  # it is said at the end, with the scores
     with reporting(a.report_to, output, given) as report:
         run = Distillation(model, teacher, task, objective, **settings)
@@ -68,6 +68,13 @@ def train(a: TrainArguments, command: str, flags: Sequence[str], model, teacher,
             print(_as_json(card))
         if a.push_to_hub:
             say(f"pushed to {push(output, a.hub_model_id)}")
+
+
+def _given(a: TrainArguments, flags: Sequence[str]) -> dict:
+    """Return what each flag was, in what JSON knows: a setting of several parts, as OnPolicy, in its own words."""
+    values = {name: getattr(a, name) for name in flags}
+    plain = (str, int, float, bool, tuple, list, type(None))
+    return {name: value if isinstance(value, plain) else str(value) for name, value in values.items()}
 
 
 def _nothing(*_: object, **__: object) -> None:
@@ -153,7 +160,7 @@ def _save(run, a: TrainArguments, output: Path, command: str, flags: Sequence[st
     card = {
         # A run that was resumed ends as if it had not been interrupted.
         "command": re.sub(r" --resume\b(=\S+| (?!-)\S+)?", "", command),
-        "settings": {name: getattr(a, name) for name in flags} | {"objective": repr(run.objective)},
+        "settings": _given(a, flags) | {"objective": repr(run.objective)},
         "seed": a.seed,
         "data": {"task": task.name, "fingerprint": task.fingerprint, "train": len(task.split("train"))},
         "scores": {split: found.to_dict() for split, found in scores.items()},

@@ -8,11 +8,13 @@ here. To add one, write one field: default, what it may be, and a sentence; `twi
 
 from __future__ import annotations
 
+import ast
 import inspect
 import math
 import os
 import textwrap
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -85,6 +87,20 @@ def _on_policy(value: object) -> OnPolicy | None:
     return value
 
 
+def _read_on_policy(text: str) -> OnPolicy:
+    """Read a share alone, "0.5", or all that is to be said, "OnPolicy(share=0.5, temperature=0.8)"."""
+    with suppress(ValueError):
+        return OnPolicy(float(text))
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+        if not isinstance(node, ast.Call) or ast.unparse(node.func) != "OnPolicy":
+            raise ValueError
+        given = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
+        return OnPolicy(*map(ast.literal_eval, node.args), **given)
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError from error
+
+
 def _interval(value: object) -> int | str:
     return "epoch" if value == "epoch" else COUNT.keep(value)
 
@@ -92,6 +108,7 @@ def _interval(value: object) -> int | str:
 INTERVAL = Check(
     'a whole number, 1 or more, or "epoch"', _interval, lambda text: text if text == "epoch" else int(text)
 )
+ON_POLICY = Check("OnPolicy(share=0.5, …) or None, as a flag also a share", _on_policy, _read_on_policy)
 CACHE = Check(
     'True, False, a folder or "topk:64"',
     _cache,
@@ -217,11 +234,11 @@ class Settings(Checked):
     )
     on_policy: OnPolicy | None = setting(
         None,
-        Check("OnPolicy(…) or None", _on_policy),
+        ON_POLICY,
         "language models: in a share of the steps the student writes the texts itself, and the teacher judges each "
-        "token; OnPolicy says how",
+        "token: OnPolicy(share=0.5, temperature=1.0, prompt=4, max_new_tokens=None), or as a flag the share alone",
         twin=False,
-        commands=(),
+        commands=("distill",),
     )
     precision: str = setting(
         "auto", one_of("auto", "bf16", "fp32"), "bf16 or fp32; auto takes bf16 where the hardware has it"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import pytest
 from helpers import TINY, texts
 
+import kdtutor as kd
 from kdtutor.cli import main
 
 SMALL = ["--layers", "1", "--width", "32", "--steps", "3"]
@@ -47,9 +49,11 @@ def test_a_model_is_trained_distilled_measured_and_asked(data, students, scores,
             *sizes,
             "--output",
             str(tmp_path / name),
+            *(["--cache=topk:4", "--objective=SoftTargets(4)"] if name == "lstm-lm" else []),
         ]
         assert main(distill) == 0, capsys.readouterr().err
-    card = json.loads((tmp_path / students[-1] / "card.json").read_text(encoding="utf-8"))
+        card = json.loads((tmp_path / name / "card.json").read_text(encoding="utf-8"))
+        assert card["settings"]["cache"] == ("topk:4" if name == "lstm-lm" else True)
     assert scores <= card["scores"]["test"].keys()
     assert "objective 0.1 * HardLabels() + 0.9 * SoftTargets(temperature=4)" in capsys.readouterr().out
 
@@ -63,3 +67,56 @@ def test_a_model_is_trained_distilled_measured_and_asked(data, students, scores,
     assert [row["word"] for row in rows] == ["a small furry", "fish"]
     assert rows[0].keys() == {"word", "written"}
     assert main([*asked, "--pair", "word"]) == 1
+
+
+@pytest.mark.parametrize("kind", ["causal-lm", "seq2seq"])
+def test_a_student_that_writes_for_itself_is_a_flag_a_recipe_and_resumed(kind, files, tmp_path, capsys):
+    task = {"task": str(files / "raw.csv"), "text": "text"}
+    if kind == "seq2seq":
+        task = {"task": str(files / "pairs.jsonl"), "text": "read", "label": "write"}
+    made = "half-depth" if kind == "seq2seq" else "small-gpt2"
+    task |= {"kind": kind, "max_length": 24, "batch_size": 16, "precision": "fp32"}
+    said = [f"--{name}={value}" for name, value in task.items()]
+    assert (
+        main(["pretrain", *said, "--layers=2", "--width=32", "--steps=1", f"--output={tmp_path / 't'}"]) == 0
+    )
+    task["check_teacher"] = False
+    how = {"on_policy": "OnPolicy(share=0.5, prompt=2, max_new_tokens=4)", "objective": "GeneralisedJSD(0.5)"}
+    recipe = task | how | {"teacher": str(tmp_path / "t"), "student": made, "save_every": 1}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+
+    def distill(*more):
+        status = main(["distill", str(tmp_path / "recipe.yaml"), *more])
+        return status, capsys.readouterr()
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert distill("--steps=4", f"--output={whole}")[0] == 0
+    card = json.loads((whole / "card.json").read_text(encoding="utf-8"))
+    assert card["settings"]["on_policy"] == str(kd.OnPolicy(0.5, prompt=2, max_new_tokens=4))
+    assert "steps" in distill("--steps=4", "--dry_run", f"--output={tmp_path / 'none'}")[1].out
+
+    # As if killed after its third step, and resumed: the same weights, to the bit. With another share it is refused.
+    shutil.copytree(whole / "checkpoints", broken / "checkpoints")
+    kept = sorted(folder for folder in (broken / "checkpoints").iterdir() if folder.is_dir())
+    assert len(kept) == 2
+    shutil.rmtree(kept[-1])
+    status, told = distill("--steps=4", "--resume", f"--output={broken}", "--on_policy=0.6")
+    assert status == 1 and "on_policy" in told.err
+    status, told = distill("--steps=4", "--resume", f"--output={broken}")
+    assert status == 0 and "going on after step 3" in told.out
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (whole, broken)]
+    assert weights[0] == weights[1]
+
+
+def test_who_can_not_write_for_itself_is_told_so_before_anything_is_made(tmp_path, capsys):
+    output = f"--output={tmp_path / 'x'}"
+    for flags, sentence in (
+        (["--task=sentiment", "--on_policy=0.5"], "nothing is written in sentiment"),
+        (["--task=pronunciation", "--on_policy=2"], "share must be a fraction above 0, at most 1, not 2.0"),
+        (["--task=pronunciation", "--on_policy=0.5", "--objective=HardLabels()"], "as if they were right"),
+        (["--task=pronunciation", "--on_policy=0.5", "--cache=topk:4"], "leave cache alone"),
+    ):
+        assert main(["distill", *flags, output]) == 1
+        said = capsys.readouterr().err.strip()
+        assert sentence in said and "\n" not in said
+    assert not [*tmp_path.iterdir()]

@@ -80,6 +80,30 @@ def test_flags_and_yaml_take_a_setting_where_its_command_has_it(command, name, t
             assert f'unknown field "{name}"' in refusal(parse, kind, arguments, "kdtutor")
 
 
+def test_how_a_student_writes_is_read_from_a_flag_and_never_run(tmp_path):
+    def read(text):
+        return parse(COMMANDS["distill"][0], [f"--on_policy={text}"], "kdtutor").on_policy
+
+    assert read("0.5") == kd.OnPolicy(0.5) and read("1") == kd.OnPolicy(1.0)
+    assert read("OnPolicy(0.3, temperature=None, prompt=2)") == kd.OnPolicy(0.3, None, 2)
+    for wrong in (
+        "x",
+        "",
+        "0.5;",
+        "OnPolicy",
+        "OnPolicy(share=",
+        "OnPolicy(rate=1)",
+        "OnPolicy(print())",
+        "(" * 10000,
+    ):
+        said = refusal(read, wrong)
+        assert said.startswith(
+            "on_policy must be OnPolicy(share=0.5, …) or None, as a flag also a share, not "
+        ), said
+    assert refusal(read, "0").startswith("share must be a fraction above 0, at most 1, not 0")
+    assert "temperature must be" in refusal(read, "OnPolicy(temperature=-1)")
+
+
 @pytest.mark.parametrize("name", [name for name in FIELDS if name != "on_policy"])
 def test_what_a_setting_may_not_be_is_one_sentence_with_all_that_is_needed(name, tmp_path):
     check, default = FIELDS[name].metadata["check"], FIELDS[name].default
