@@ -12,6 +12,7 @@ import platform
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ from kdtutor import hardware
 GIB = 1024**3
 NOTEBOOK_MEMORY = 1.5 * GIB  # what one notebook may take at most
 HUB = "https://huggingface.co"
+WORK_SECONDS = 5.0  # of training, to see how fast this machine is
+# A step of that in a thread of the processor that the course's times were taken with (an AMD EPYC with AVX-512).
+STEP_SECONDS = 0.07
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Check:
 
 
 def doctor(hub_timeout: float = 3.0) -> list[Check]:
-    """Look at versions, device, threads, memory, disk, assets and network; takes a few seconds, changes nothing.
+    """Look at versions, device, threads, memory, disk, assets and network, and train for five seconds; changes nothing.
 
     `hub_timeout` is how many seconds the Hub has to answer. Nothing is asked when HF_HUB_OFFLINE is set.
     """
@@ -52,7 +56,7 @@ def doctor(hub_timeout: float = 3.0) -> list[Check]:
             Check("torch", "does not import", "problem", f"Nothing can be computed without it: {error}")
         )
     else:
-        checks += [_device(torch), _bf16(torch), _threads(torch)]
+        checks += [_device(torch), _bf16(torch), _threads(torch), _speed(torch)]
         hub = [_hub(hub_timeout)]
     return [*checks, _memory(), _disk(), _assets(), *hub]
 
@@ -196,6 +200,42 @@ def _threads(torch) -> Check:
             "threads", value, "note", "OMP_NUM_THREADS keeps torch from using what is there: unset it."
         )
     return Check("threads", value, "ok", "At least the two processors that times are stated for.")
+
+
+def _speed(torch) -> Check:
+    """Train a small Transformer in one thread, and compare with the machine whose times the course states."""
+    taken, used, steps = _work(torch, WORK_SECONDS)
+    now, alone = taken / steps / STEP_SECONDS, used / steps / STEP_SECONDS
+    value = f"{steps} steps in {taken:.1f} s: {now:.1f} times as long as where the course's times were taken"
+    takes = f"{round(90 * now, -1):.0f} seconds" if now < 2 else f"{1.5 * now:.0f} minutes"
+    here = f"what takes 90 seconds there takes about {takes} here"
+    if now > 1.5 * alone:
+        busy = f"Other programs use this machine as well ({alone:.1f} times without them). As long as they do, {here}."
+        return Check("speed", value, "note", busy)
+    if now > 2:
+        return Check("speed", value, "note", f"Slower, but all of it runs: {here}.")
+    return Check("speed", value, "ok", f"Cells take about as long as the course says: {here}.")
+
+
+def _work(torch, seconds: float) -> tuple[float, float, int]:
+    """Train in one thread for so long: seconds that passed, seconds of a processor, and steps taken."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            layer = torch.nn.TransformerEncoderLayer(256, 4, 1024, dropout=0.0, batch_first=True)
+            model, texts = (
+                torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
+                torch.randn(16, 32, 256),
+            )
+        model(texts).square().mean().backward()  # the first one is slow anywhere
+        start, busy, steps = time.perf_counter(), time.process_time(), 0
+        while steps == 0 or time.perf_counter() - start < seconds:
+            model(texts).square().mean().backward()
+            steps += 1
+        return time.perf_counter() - start, time.process_time() - busy, steps
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _memory() -> Check:

@@ -12,9 +12,15 @@ import sys
 import threading
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 
 from kdtutor import doctor, hardware
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch):
+    monkeypatch.setattr(doctor, "WORK_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -37,7 +43,18 @@ def found(name: str, checks=None) -> doctor.Check:
 def test_the_doctor_finds_what_the_course_depends_on_and_says_what_it_means(offline):
     checks = doctor.doctor()
     names = [check.name for check in checks]
-    for name in ("Python", "kdtutor", "device", "bf16", "threads", "memory", "disk", "assets", "Hub"):
+    for name in (
+        "Python",
+        "kdtutor",
+        "device",
+        "bf16",
+        "threads",
+        "speed",
+        "memory",
+        "disk",
+        "assets",
+        "Hub",
+    ):
         assert name in names
     for check in checks:
         assert check.status in {"ok", "note", "problem"}
@@ -210,6 +227,36 @@ def test_threads_are_compared_with_the_processors_that_may_be_used(monkeypatch, 
     assert check.status == status
     if threads > max(1, processors):
         assert "OMP_NUM_THREADS=2" in check.meaning
+
+
+@pytest.mark.parametrize(
+    ("taken", "used", "status", "said"),
+    [
+        (1.0, 1.0, "ok", "takes about 90 seconds here"),
+        (1.2, 1.1, "ok", "takes about 110 seconds here"),
+        (
+            4.0,
+            3.9,
+            "note",
+            "Slower, but all of it runs: what takes 90 seconds there takes about 6 minutes here",
+        ),
+        (8.0, 1.3, "note", "Other programs use this machine as well (1.3 times without them)"),
+    ],
+)
+def test_real_work_says_what_cells_take_here_on_a_busy_machine_too(monkeypatch, taken, used, status, said):
+    steps = 50
+    unit = steps * doctor.STEP_SECONDS
+    monkeypatch.setattr(doctor, "_work", lambda torch, seconds: (taken * unit, used * unit, steps))
+    check = doctor._speed(torch)
+    assert check.status == status and said in check.meaning
+    assert f"{taken:.1f} times as long" in check.value
+
+
+def test_the_work_is_training_in_one_thread_and_leaves_the_settings_alone():
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    taken, used, steps = doctor._work(torch, 0.2)
+    assert taken >= 0.2 or steps == 1
+    assert used > 0 and torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
 
 
 def test_bf16_is_used_only_where_the_hardware_multiplies_it(monkeypatch):
