@@ -1,13 +1,11 @@
-"""The command line, `kdtutor COMMAND …`: pretrain, finetune, distill, search, evaluate, predict, label,
-export, serve, study, class or doctor.
+"""The command line, `kdtutor COMMAND …`; `kdtutor COMMAND --help` lists its fields.
 
     kdtutor finetune --task supersense --model bert-glosses --epochs 4 --output runs/teacher
     kdtutor export runs/latest --precision int8 # ONNX, for machines without PyTorch
     kdtutor distill recipe.yaml --seed 3        # a YAML file holds the same fields; flags beside it win
 
 Each run writes its model (safetensors, loads with from_pretrained), its checkpoints (`--resume` goes on from the
-newest) and a card.json with the command, the seed, the data's hash, the scores and the time. `kdtutor distill --help`
-lists every field.
+newest) and a card.json with the command, the seed, the data's hash, the scores and the time.
 """
 
 from __future__ import annotations
@@ -15,15 +13,30 @@ from __future__ import annotations
 import shlex
 import sys
 
+from kdtutor.cli.arguments import SearchArguments, TrainArguments
 from kdtutor.cli.commands import COMMANDS, parse
 from kdtutor.errors import KDTutorError, nearest
+
+#: Commands that read their flags themselves, and what they do.
+OTHERS = {
+    "search": SearchArguments.__doc__,
+    "study": "Make the runs of a stored study that its file lacks.",
+    "class": "Hand out notebooks without solutions, and report what learners solved.",
+    "doctor": "Say what this machine has, and what that means for the course.",
+}
+
+
+def _commands() -> str:
+    """List the commands, a line each."""
+    does = {name: kind.__doc__ for name, (kind, _) in COMMANDS.items()} | OTHERS
+    return "\n".join(f"  {name:<10}{about.splitlines()[0]}" for name, about in does.items())
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 1 for an error that is the user's to fix, 130 for Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
-        print(__doc__)
+        print(f"{__doc__}\n{_commands()}")
         return 0
     command, *rest = argv
     try:
@@ -44,9 +57,9 @@ def main(argv: list[str] | None = None) -> int:
 
             return classroom(rest)
         if command not in COMMANDS:
-            raise KDTutorError(nearest("command", command, [*COMMANDS, "search", "study", "class", "doctor"]))
+            raise KDTutorError(nearest("command", command, [*COMMANDS, *OTHERS]))
         kind, run = COMMANDS[command]
-        arguments = parse(kind, rest, f"kdtutor {command}")
+        arguments = parse(kind, rest, f"kdtutor {command}", asks_for_task=issubclass(kind, TrainArguments))
         return run(arguments, " ".join(["kdtutor", *map(shlex.quote, argv)])) or 0
     except KDTutorError as error:
         print(f"kdtutor: {error}", file=sys.stderr)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import Field, asdict, fields, replace
 from functools import partial
+from inspect import get_annotations
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from kdtutor.cli.arguments import (
     PredictArguments,
     PretrainArguments,
     ServeArguments,
+    TrainArguments,
 )
 from kdtutor.cli.training import train
 from kdtutor.errors import SWITCH, KDTutorError, nearest
 from kdtutor.files import write_atomically
+from kdtutor.training.settings import Settings
 
 
 def _students() -> list[str]:
@@ -36,25 +39,31 @@ def _students() -> list[str]:
     return student_names()
 
 
+#: What the fields that several commands share are about, for --help.
+HEADINGS = {DataArguments: "the data", Settings: "the training", TrainArguments: "what is kept and said"}
+
+
 def flags_of(kind: type) -> dict[str, Field]:
     """Return the fields that a command takes as flags and in a YAML file, by name."""
     command = next((name for name, (arguments, _) in COMMANDS.items() if issubclass(kind, arguments)), None)
     return {f.name: f for f in fields(kind) if command in f.metadata.get("commands", (command,))}
 
 
-def parse(kind: type, argv: list[str], name: str, recipe: Sequence[str] = ()):
+def parse(kind: type, argv: list[str], name: str, recipe: Sequence[str] = (), asks_for_task: bool = False):
     """Read flags, or a YAML file and flags that win over it, into a `kind`. An unknown field lists those there are.
 
     A `kind` with a `first` field takes that without its flag, if it stands first. recipe: the flags of a file that was
-    read already.
+    read already. asks_for_task: whether the task has to be named.
     """
     known = flags_of(kind)
+    usage = f"{name} [{getattr(kind, 'first', 'RECIPE.yaml')}] [--field VALUE …]"
     parser = ArgumentParser(
-        prog=name, description=kind.__doc__, allow_abbrev=False, argument_default=SUPPRESS
+        prog=name, usage=usage, description=kind.__doc__, allow_abbrev=False, argument_default=SUPPRESS
     )
     parser.error = _refuse  # argparse itself would print all flags and leave
+    groups = {title: parser.add_argument_group(title) for title in ("of this command", *HEADINGS.values())}
     for flag in known.values():
-        _add(parser, flag)
+        _add(groups[_heading(kind, flag.name)], flag, has_default=not (asks_for_task and flag.name == "task"))
     if argv and not argv[0].startswith("-"):
         is_recipe = argv[0].endswith((".yaml", ".yml")) or not hasattr(kind, "first")
         given = flags(argv[0], read_recipe(argv[0]), known) if is_recipe else [f"--{kind.first}={argv[0]}"]
@@ -64,10 +73,22 @@ def parse(kind: type, argv: list[str], name: str, recipe: Sequence[str] = ()):
         raise KDTutorError(f"name the YAML file before the flags: {name} {unknown[0]} …")
     if unknown:
         raise KDTutorError(nearest("field", unknown[0].lstrip("-").split("=")[0], known))
-    return kind(**vars(parser.parse_args(recipe)) | vars(parsed))
+    chosen = vars(parser.parse_args(recipe)) | vars(parsed)
+    if asks_for_task and "task" not in chosen:
+        raise KDTutorError(
+            f"{name} of which task? --task reviews.csv --text … --label … for a file of your own, --task supersense for"
+            " the course's"
+        )
+    return kind(**chosen)
 
 
-def _add(parser: ArgumentParser, flag: Field) -> None:
+def _heading(kind: type, name: str) -> str:
+    """Say under which heading of --help a field stands: by the class that has it."""
+    owner = next(part for part in kind.__mro__ if name in get_annotations(part))
+    return HEADINGS.get(owner, "of this command")
+
+
+def _add(parser, flag: Field, has_default: bool = True) -> None:
     """Add a field as --batch_size and --batch-size; what is True by default also as --no_…"""
 
     def spelt(name: str) -> list[str]:
@@ -76,7 +97,7 @@ def _add(parser: ArgumentParser, flag: Field) -> None:
     check, help = flag.metadata["check"], flag.metadata["help"]
     if "{students}" in help:
         help = help.format(students=", ".join(_students()))
-    if flag.default is not None and "default" not in help:
+    if has_default and flag.default is not None and "default" not in help:
         help += f" (default: {flag.default})"
     optional_value: dict = {"nargs": "?", "const": True} if check is SWITCH else {}
     if flag.metadata.get("several"):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
+from inspect import get_annotations
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from kdtutor.assets import asset_path
 from kdtutor.cli import main
 from kdtutor.cli.commands import (
     COMMANDS,
+    DataArguments,
     DistillArguments,
     EvaluateArguments,
     FinetuneArguments,
@@ -204,7 +207,7 @@ def test_ctrl_c_ends_with_130_and_a_hint(capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setitem(cli.COMMANDS, "distill", (DistillArguments, interrupted))
-    assert main(["distill"]) == 130
+    assert main(["distill", "--task", "supersense"]) == 130
     assert "--resume goes on from the newest checkpoint" in capsys.readouterr().err
     monkeypatch.setattr("kdtutor.cli.study.main", interrupted)
     assert main(["study", "logits"]) == 130
@@ -392,7 +395,7 @@ def test_a_students_texts_are_the_pools_too_where_it_is_asked_for(tmp_path, caps
     task = make_task()
     with_pool = replace(task, splits=task.splits | {"pool": task.split("test")})
     sharp_teacher(task).save_pretrained(tmp_path / "teacher")
-    command = ["distill", "--pool", *TINY, "--teacher", str(tmp_path / "teacher"), "--steps", "1",
+    command = ["distill", "--task", "tiny", "--pool", *TINY, "--teacher", str(tmp_path / "teacher"), "--steps", "1",
                "--output", str(tmp_path / "student")]  # fmt: skip
     monkeypatch.setattr("kdtutor.data.load.load_task", lambda name, **_: with_pool)
     assert main(command) == 0
@@ -488,8 +491,15 @@ def test_the_masked_lm_head_that_a_body_lacks_depends_on_the_seed_alone(corpus, 
 def test_without_a_command_it_says_what_it_can_do(capsys):
     assert main([]) == main(["--help"]) == 0
     said = capsys.readouterr().out
-    for command in [*COMMANDS, "study", "doctor"]:
-        assert command in said
+    for command in [*COMMANDS, "search", "study", "class", "doctor"]:
+        assert re.search(rf"^  {command} +[A-Z].*\.$", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", ["pretrain", "finetune", "distill"])
+@pytest.mark.parametrize("flags", [[], ["--epochs", "1"]])
+def test_nothing_is_trained_on_a_task_that_nobody_named(command, flags, capsys):
+    said = refused(capsys, command, *flags)
+    assert f"kdtutor {command} of which task?" in said and "--task supersense" in said
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -500,6 +510,12 @@ def test_help_explains_every_field(command, capsys):
     said = " ".join(capsys.readouterr().out.split())
     kind = COMMANDS[command][0]
     assert kind.__doc__ in said
+    assert said.startswith(f"usage: kdtutor {command} [") and said.index(kind.__doc__) < 80
+    if issubclass(kind, DataArguments):
+        own = [name for name in flags_of(kind) if name in get_annotations(kind)]
+        assert all(
+            said.index(f" --{name} ") < said.index(" the data: ") < said.index(" --text ") for name in own
+        )
     for field in flags_of(kind).values():
         assert f"--{field.name}" in said
         assert field.metadata["help"].split()[0] in said
