@@ -7,6 +7,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from functools import wraps
+from html import escape
 from io import BytesIO
 from typing import NamedTuple
 
@@ -48,8 +49,16 @@ STYLE = {
 }  # fmt: skip
 
 
+#: Figures are drawn on white. In JupyterLab's dark theme light and dark change places, hues stay; each figure brings
+#: that with it. Ours are known by their width, since JupyterLab leaves out their alt text.
+IN_THE_DARK = (
+    '@media screen { body[data-jp-theme-light="false"] .jp-RenderedImage img[width] '
+    "{ filter: invert(.9) hue-rotate(180deg); } }"
+)
+
+
 class Picture(Figure):
-    """A Figure with `alt`, a sentence that says what it shows: the image's alt text, and printed below it."""
+    """A Figure with `alt`, a sentence that says what it shows: the image's alt text, and written below it."""
 
     alt: str = ""
 
@@ -65,7 +74,12 @@ class Picture(Figure):
         png, metadata = self.png()
         data = {"image/png": png, "text/plain": "<a picture; the sentence below says what it shows>"}
         display(data, raw=True, metadata={"image/png": metadata})
-        print(textwrap.fill(self.alt, 100))
+        caption = f'<p class="kd-caption" style="max-width:56em">{escape(self.alt)}</p>'
+        below = {
+            "text/html": f"<style>{IN_THE_DARK}</style>{caption}",
+            "text/plain": textwrap.fill(self.alt, 100),
+        }
+        display(below, raw=True)
 
 
 def styled(draw):

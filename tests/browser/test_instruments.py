@@ -9,7 +9,6 @@ import pytest
 from conftest import TALL
 from instruments import GAME, RUN, SETUP, VIEWER
 from playwright.sync_api import Locator, expect
-from seen import MAKE
 from servers import Notebook, store
 
 
@@ -176,11 +175,11 @@ def test_the_game_works_by_keyboard_and_learns_what_torch_learns(notebook, scree
 
 def test_figures_are_dark_in_jupyterlabs_dark_theme(open_page, lab, screenshot):
     figure = "kd.plots.distributions([0.7, 0.2, 0.1], None, ['a', 'b', 'c'])"
-    store(lab.folder / "dark.ipynb", MAKE, figure, "explorer")
+    store(lab.folder / "dark.ipynb", "import kdtutor as kd", figure)
     notebook = Notebook(open_page(lab.address).page, lab, "dark.ipynb")
     notebook.run_all()
     shown = notebook.page.locator(".jp-RenderedImage img")
-    expect(notebook.page.locator(".kd-explorer")).to_be_visible()
+    expect(notebook.page.locator(".kd-caption")).to_be_visible()
     assert shown.evaluate("(image) => getComputedStyle(image).filter") == "none"
     notebook.page.evaluate(
         "window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })"

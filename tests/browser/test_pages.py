@@ -17,6 +17,11 @@ from servers import store
 
 MARKUP = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=2'>"
 ODD = f"odd = kd.widgets.TemperatureExplorer.from_logits([1., 2.], [2., 1.], [{MARKUP!r}, 'b'], texts=[{MARKUP!r}])"
+#: what is wider than a phone: printed, returned, and below a figure
+WIDE = (
+    "print('word ' * 60, 'x' * 300)\nimport kdtutor as kd\n"
+    "display(kd.plots.distributions([0.7, 0.2, 0.1], None, ['a', 'b', 'c']))\n{'key ' * 30: 'value ' * 30}"
+)
 CELLS = [
     "# 01 · The instruments\n\n5 minutes. With $T^2$ and [the other page](02_other.ipynb).",
     f"{MAKE}\nexplorer",
@@ -33,7 +38,7 @@ CELLS = [
 def site(build_site, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pages") / "notebooks"
     store(folder / "01_instruments.ipynb", *CELLS)
-    store(folder / "02_other.ipynb", "# 02 · Other\n\n1 minute", "print(1)")
+    store(folder / "02_other.ipynb", "# 02 · Other\n\n1 minute", WIDE)
     return build_site(folder)
 
 
@@ -343,6 +348,29 @@ def test_a_phone_shows_everything_without_scrolling_sideways(site, open_page, sc
         box = opened.locator(f".kd-{name}").first.bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"], name
         screenshot(opened.locator(f".kd-{name}").first, f"phone-{name}")
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_no_output_is_cut_at_the_right(site, open_page, width, screenshot):
+    opened = open_page("file://", viewport={"width": width, "height": 800}).page
+    opened.goto((site / "02_other.html").as_uri())
+    outputs = opened.locator("div.cell_output :is(pre, p, img)")
+    assert outputs.count() >= 4
+    for output in outputs.all():
+        assert output.evaluate("(shown) => shown.scrollWidth - shown.clientWidth") <= 1
+        box = output.bounding_box()
+        assert box["x"] + box["width"] <= width
+    screenshot(opened, f"outputs-at-{width}")
+
+
+def test_a_printed_page_has_no_link_to_skip_to_and_cuts_no_line(site, open_page):
+    opened = open_page("file://").page
+    opened.goto((site / "02_other.html").as_uri())
+    expect(opened.locator(".skip-to-content")).to_have_count(1)
+    opened.emulate_media(media="print")
+    assert opened.locator(".skip-to-content").evaluate("(link) => getComputedStyle(link).display") == "none"
+    wrapped = "(shown) => getComputedStyle(shown).whiteSpace"
+    assert {code.evaluate(wrapped) for code in opened.locator("article pre").all()} == {"pre-wrap"}
 
 
 def test_nothing_moves_for_who_asked_for_less_motion(site, open_page):

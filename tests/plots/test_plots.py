@@ -1,5 +1,6 @@
 """The figures: what their sentences say comes from the data, and reaches the reader with the picture."""
 
+import html
 import re
 from io import BytesIO
 from types import SimpleNamespace
@@ -373,16 +374,17 @@ def test_the_reader_s_own_settings_neither_change_the_figures_nor_are_changed():
         assert mpl.rcParams["font.size"] == 30
 
 
-def test_in_a_notebook_the_sentence_is_the_alt_text_and_is_printed_below(monkeypatch, capsys):
+def test_in_a_notebook_the_sentence_is_the_alt_text_and_stands_below(monkeypatch):
     display = pytest.importorskip("IPython.display")
     shown = []
     monkeypatch.setattr(display, "display", lambda data, **more: shown.append((data, more)))
     picture = plots.comparison(EVALUATIONS)
     picture._ipython_display_()
-    (data, more), printed = shown[0], capsys.readouterr().out
+    (data, more), (below, _) = shown
     assert data["image/png"].startswith(b"\x89PNG")
     assert more["metadata"]["image/png"]["alt"] == picture.alt
-    assert printed.split() == picture.alt.split()
+    assert below["text/plain"].split() == picture.alt.split()
+    assert f">{html.escape(picture.alt)}</p>" in below["text/html"] and "<p" not in below["text/plain"]
 
 
 def test_the_same_figure_is_the_same_bytes():
