@@ -25,6 +25,8 @@ endef
 LAB_FLAGS = $(if $(filter 0,$(shell id -u)),--allow-root) \
 	$(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname)),,--no-browser)
 
+NEWS := @jupyterlab/apputils-extension:announcements
+
 # What needs no test to be run: style, the order of imports, and the types of the core (pyproject.toml).
 define lint
 	$(BIN)/ruff check .
@@ -38,7 +40,9 @@ endef
 help: ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
 
+# Without its question whether it may fetch news: it would lie over the first page, and the course asks no network.
 lab: $(READY) ## set up what is missing, then open JupyterLab at notebook 00
+	@$(BIN)/jupyter labextension disable --level=sys_prefix $(NEWS) 2>/dev/null
 	$(BIN)/jupyter lab $(LAB_FLAGS) --LabApp.default_url=/lab/tree/$(wildcard notebooks/00_*.ipynb)
 
 notebooks: $(READY) ## execute every notebook in place, top to bottom, and store its outputs

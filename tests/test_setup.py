@@ -139,6 +139,21 @@ def make():
     return commands
 
 
+def test_no_question_about_news_lies_over_the_first_page(make, tmp_path):
+    disable, start = make("lab")
+    words = disable.replace("2>/dev/null", "").split()
+    assert words[:4] == ["jupyter", "labextension", "disable", "--level=sys_prefix"]
+    assert start.startswith("jupyter lab ") and words[4] in read("binder/postBuild")
+    jupyter = [sys.executable, "-m", "jupyter", "labextension", "disable", "--level=user", words[4]]
+    where = os.environ | {
+        "JUPYTER_CONFIG_DIR": str(tmp_path),
+        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
+    }
+    subprocess.run(jupyter, env=where, check=True, capture_output=True)
+    said = json.loads((tmp_path / "labconfig" / "page_config.json").read_text())
+    assert said == {"disabledExtensions": {words[4]: True}}
+
+
 def test_make_test_runs_what_make_check_runs_then_every_test_and_nbval_over_all_notebooks(make):
     *lint, some = make("check")
     assert lint == ["ruff check .", "ruff format --check .", "lint-imports --no-logo", "mypy"]

@@ -82,13 +82,17 @@ def site(tmp_path_factory) -> Path:
         "<details>\n<summary><b>Hint</b></summary>\n\nA *hint*.\n\n</details>",
         shown({"image/png": PIXEL, "text/plain": "Picture"}, alt='half of "it" & more', width=4),
         shown(view, alt="what it looks like"),
+        shown({"text/plain": "Not attempted yet. Put your code in place of the ... and run the cell again."}),
         live={
             "a1": model("anywidget", text=MARKUP, layout="IPY_MODEL_b2"),
             "b2": model("@jupyter-widgets/base"),
         },
     )
     nbformat.write(first, folder / "01_first.ipynb")
-    nbformat.write(made("02 · Second", "## A part\n\ntext"), folder / "02_second.ipynb")
+    nbformat.write(
+        made("02 · Second\n\nYou should know [the\nfirst](01_first.ipynb): all of it.", "## A part\n\ntext"),
+        folder / "02_second.ipynb",
+    )
     try:
         build(folder / "out", sorted(folder.glob("*.ipynb")), execute=False)
     except SiteError as error:
@@ -124,6 +128,27 @@ def test_no_style_sheet_and_no_script_of_ours_loads_anything_from_the_network(si
     for path in [*site.rglob("*.css"), *COURSE.rglob("*.js"), *(site / "_static").glob("*.js")]:
         text = re.sub(r"/\*.*?\*/", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
         assert not re.search(r"(?:url\(|@import|import\(|from|fetch\()\s*[\"']?(?:https?:)?//", text), path
+
+
+def test_an_exercise_leads_to_where_it_can_be_solved(site):
+    text = (site / "01_first.html").read_text(encoding="utf-8")
+    assert "run the cell again" not in text and "open this notebook live" in text
+    [live] = [link for link in page(site, "01_first").links if link and link.startswith("https://colab.")]
+    assert live.endswith("/notebooks/01_first.ipynb")
+
+
+def test_the_first_page_has_a_card_for_who_shares_it_and_a_map_with_what_to_know(site):
+    text = (site / "index.html").read_text(encoding="utf-8")
+    card = dict(re.findall(r'<meta content="([^"]*)" (?:property|name)="((?:og|twitter):\w+)"', text))
+    card = {name: value for value, name in card.items()}
+    assert {"og:title", "og:description", "og:type", "og:image", "twitter:card"} == {*card}
+    assert card["og:image"].startswith("https://github.com/") and card["og:image"].endswith(".png")
+    assert (Path(build_site.ROOT) / card["og:image"].partition("/raw/main/")[2]).is_file()
+    cells = re.findall(r"<td><p>(.*?)</p></td>", text, re.DOTALL)
+    assert any(
+        '<a class="reference internal" href="01_first.html">' in cell and ">the first<" in cell
+        for cell in cells
+    )
 
 
 def test_pictures_have_their_alt_texts(site):

@@ -51,6 +51,12 @@ FILES = {
     "mathjax/es5/sre": "mathjax/sre",
     "mathjax/es5/ui": "mathjax/ui",
 }
+HOSTS = {"Colab": "colab.research.google.com/github", "Binder": "mybinder.org/v2"}
+# What an exercise says that nobody has answered, and what it says in a page.
+UNANSWERED = "Not attempted yet."
+SOLVE = (
+    'Your turn: <a href="{}">open this notebook live</a> and answer there. Hint and solution are folded here.'
+)
 LEFT_OUT = shutil.ignore_patterns("*.map", "embed.js*", "libembed*", "*.eot", "*.svg", "*.ttf")
 # require.js finds anywidget beside the page, wherever the page is.
 PATHS = """const here = document.currentScript.src.replace(/[^/]*$/, "");
@@ -116,7 +122,8 @@ def build(folder: Path, notebooks: list[Path], execute: bool = True, student: Pa
         notebook = run(path, live=True) if execute else clean(nbformat.read(path, as_version=4), live=True)
         rows.append(row(notebook, path.stem))
         names.append(path.stem)
-        nbformat.write(for_the_page(notebook, source / "extra"), source / path.name)
+        live = live_at("Colab").replace("00_start_here", path.stem)
+        nbformat.write(for_the_page(notebook, source / "extra", live), source / path.name)
     for images in {path.parent / "images" for path in notebooks}:
         if images.is_dir():
             copy(images, source / "images")
@@ -156,10 +163,11 @@ def add_student(source: Path, recipe: Path | None) -> list[str]:
 # --------------------------------------------------------------------------------------------------- the notebooks
 
 
-def for_the_page(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
+def for_the_page(notebook: nbformat.NotebookNode, folder: Path, live: str = "") -> nbformat.NotebookNode:
     """Turn pictures into <img> with their alt texts, and bring instruments to life. Works in place.
 
-    `folder` gets the pictures. Only the instruments that the notebook shows keep their state, in the page's last cell.
+    `folder` gets the pictures. An exercise that waits for an answer leads to `live`, where the notebook can be run.
+    Only the instruments that the notebook shows keep their state, in the page's last cell.
     """
     state = notebook.metadata.pop("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
     kept = {}
@@ -177,6 +185,11 @@ def for_the_page(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.Note
         cell.outputs = outputs
         for output in cell.outputs:
             data = output.get("data", {})
+            if data.get("text/plain", "").startswith(UNANSWERED):
+                output.data = {
+                    "text/html": f'<p class="kd-needs-python">{SOLVE.format(html.escape(live))}</p>'
+                }
+                continue
             view = data.pop(WIDGET_VIEW, None)
             alive = view and is_instrument(state.get(view["model_id"]))
             picture = next((image(output, kind, folder) for kind in PICTURES if kind in data), "")
@@ -245,17 +258,28 @@ def for_the_site(page: str, notebooks: Sequence[str] = ()) -> str:
     """Point a page's links at the site's notebooks, and at the public repository for all that is not beside it."""
     for name in notebooks:
         page = page.replace(f"](../notebooks/{name}.ipynb", f"]({name}.ipynb")
+    return page.replace("](../", f"]({repository()}/blob/main/")
+
+
+def repository() -> str:
+    """Return the address of the public repository."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return page.replace("](../", f"]({project['urls']['Repository']}/blob/main/")
+    return project["urls"]["Repository"]
 
 
 def row(notebook: nbformat.NotebookNode, name: str) -> str:
-    """Write the notebook's line in the map: its title, and what the README says it is about and how long it takes."""
+    """Write the notebook's line in the map: its title, what it wants known, and what the README says of it."""
     title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     found = re.search(rf"\(notebooks/{name}\.ipynb\) \| (.*) \| (.*) \|$", readme, re.MULTILINE)
     about, minutes = found.groups() if found else ("", "")
-    return f"| [{title}]({name}.ipynb) | {about} | {minutes} |"
+    first = re.search(
+        r"^You should (?:know|have done) (.*?)[.:](?=\s|$)",
+        notebook.cells[0].source,
+        re.MULTILINE | re.DOTALL,
+    )
+    known = " ".join(first[1].split()) if first else ""
+    return f"| [{title}]({name}.ipynb) | {about} | {known} | {minutes} |"
 
 
 # -------------------------------------------------------------------------------------------------- the first page
@@ -263,20 +287,25 @@ def row(notebook: nbformat.NotebookNode, name: str) -> str:
 
 def first_page(page: str, rows: list[str], names: list[str]) -> str:
     """Fill in the map of the notebooks, the instrument, and where the course runs in a browser, as the README says."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     filled = {"the notebooks": course_map(rows, names), "the instrument": instrument()}
+    filled["picture"] = f"{repository()}/raw/main/notebooks/images/comparison.png"
     name = Path(student_page.TEMPLATE).stem
     works = f"- **You want to see one at work:** [a student runs in your browser]({name}.md), beside its teacher.\n"
     filled["the student's page"] = works if name in names else ""
-    for name, host in (("Colab", "colab.research.google.com/github"), ("Binder", "mybinder.org/v2")):
-        filled[name] = re.search(rf"\]\((https://{host}/[^)]+)\)", readme)[1]
+    filled |= {name: live_at(name) for name in HOSTS}
     for what, text in filled.items():
         page = page.replace(f"<!-- {what} -->", text)
     return for_the_site(page, names)
 
 
+def live_at(name: str) -> str:
+    """Find the address at which the README opens notebook 00 on one of the HOSTS."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.search(rf"\]\((https://{HOSTS[name]}/[^)]+)\)", readme)[1]
+
+
 def course_map(rows: list[str], names: list[str]) -> str:
-    table = ["| notebook | what it is about | minutes |", "|---|---|---|", *rows]
+    table = ["| notebook | what it is about | know first | minutes |", "|---|---|---|---|", *rows]
     toctree = ["```{toctree}", ":hidden:", "", *names, "```", ""]
     return "\n".join([":::{container} kd-map", *table, ":::", "", *toctree])
 

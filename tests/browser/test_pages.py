@@ -319,6 +319,48 @@ def test_it_works_from_a_server_too_and_leads_to_the_next_page(site, open_page):
         server.shutdown()
 
 
+def test_search_results_show_no_source_of_a_formula(site, open_page):
+    page = open_page("file://").page
+    page.goto((site / "search.html").as_uri())
+    formula = '<span class="math notranslate">\\(T^2\\)</span>'
+    text = page.evaluate(
+        "(html) => Search.htmlToText(html)", f'<div role="main"><p>here {formula} it is</p></div>'
+    )
+    assert text == "here … it is"
+
+
+SIZES = {320: 800, 400: 800, 1280: 720, 1920: 1080}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", SIZES)
+@pytest.mark.parametrize("name", ["index", "01_instruments"])
+def test_a_page_fits_every_screen_and_does_not_jump(site, open_page, screenshot, name, width, scheme):
+    opened = open_page("file://", color_scheme=scheme, viewport={"width": width, "height": SIZES[width]}).page
+    opened.add_init_script(
+        "window.shift = 0; new PerformanceObserver((list) => list.getEntries().forEach((e) => "
+        "{ if (!e.hadRecentInput) window.shift += e.value; })).observe({ type: 'layout-shift', buffered: true });"
+    )
+    opened.goto((site / f"{name}.html").as_uri())
+    if name != "index":
+        expect(opened.locator(".kd-explorer")).to_have_count(3)
+    opened.wait_for_timeout(500)
+    screenshot(opened, f"page-{name}-{width}-{scheme}")
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    assert opened.evaluate("window.shift") <= 0.1
+
+
+def test_the_first_page_is_light(site):
+    loaded = re.findall(
+        r'(?:src|href)="([^":#?]+\.(?:css|js|png|jpg|svg|gif|woff2?))[?"]', (site / "index.html").read_text()
+    )
+    files = [site / "index.html", *{site / name for name in loaded}]
+    assert len(files) > 4
+    assert sum(file.stat().st_size for file in files) < 400_000, sorted(
+        (f.stat().st_size, f.name) for f in files
+    )
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["index", "01_instruments"])
 def test_axe_finds_nothing_serious(site, open_page, screenshot, scheme, name):

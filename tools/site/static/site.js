@@ -10,3 +10,14 @@ addEventListener("DOMContentLoaded", () => {
   addEventListener("load", reachable);
   addEventListener("resize", reachable);
 });
+
+// Search results show a piece of a page's text: the source of a formula is none that anybody reads.
+addEventListener("DOMContentLoaded", () => {
+  if (typeof Search === "undefined") return;
+  const textOf = Search.htmlToText;
+  Search.htmlToText = (page, anchor) => {
+    const parsed = new DOMParser().parseFromString(page, "text/html");
+    for (const formula of parsed.querySelectorAll(".math")) formula.replaceWith("…");
+    return textOf(parsed.documentElement.outerHTML, anchor);
+  };
+});
