@@ -95,8 +95,9 @@ class LiveDistillation(Shown):
         self._score = Score(distillation, COUNT("validation", validation))
         self._probe = Probe(distillation, probe)
         self._every = None if every is None else COUNT("every", every)
-        self._first_scores = self._scores()
+        # The teacher before the students: what the last score took is what the next one is expected to take.
         self._goal = None if distillation.teacher is None else self._worth(distillation.teacher)
+        self._first_scores = self._scores()
         self._columns = [(who, term) for who, run in self._runs.items() for term in run.term_names]
         self._width = math.ceil(distillation.total_steps / POINTS)  # steps that become one point
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import json
 import math
 import os
 import signal
 import threading
+import time
 from importlib.metadata import version
 
 import pytest
@@ -16,6 +18,7 @@ import torch
 from helpers import SENTENCE, make_run, make_task, model, same, sharp_teacher, weights, without_time
 from traitlets import TraitError
 
+from kdtutor import evaluation
 from kdtutor.data.task import Split
 from kdtutor.data.tokens import IGNORED
 from kdtutor.errors import KDTutorError
@@ -527,6 +530,22 @@ def test_increments_add_up_to_the_state(make, monkeypatch):
     for rows in live.curves.values():
         assert (rows[-1]["step"] if isinstance(rows[-1], dict) else rows[-1][0]) == 80
     assert max(len(json.dumps(now)) for now in pictures) < 10_000
+
+
+def test_what_a_slow_teacher_takes_does_not_decide_how_often_its_quick_student_is_measured(make, monkeypatch):
+    clock, measure = itertools.count(), evaluation.measure
+
+    def slow_if_frozen(model, *args, **settings):
+        for _ in range(0 if next(model.parameters()).requires_grad else 1000):
+            next(clock)
+        return measure(model, *args, **settings)
+
+    monkeypatch.setattr(evaluation, "measure", slow_if_frozen)
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("kdtutor.widgets.live_shown.VALIDATION_SHARE", 0.5)
+    live = make(steps=40, live={"validation": 5})
+    live.run()
+    assert live.plan["goal"] is not None and len(live.curves["scores"]) > 3
 
 
 def test_a_point_of_the_losses_is_the_mean_of_its_steps(make):
