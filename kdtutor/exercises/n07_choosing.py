@@ -151,7 +151,7 @@ def _observe_front(function: Callable, *arguments: Tensor) -> dict:
     front = [int(i) for i in function(*arguments)]
     return {
         "how many models there are": len(front),
-        "their numbers": torch.tensor(front, dtype=torch.float64),
+        "the list of their numbers": torch.tensor(front, dtype=torch.float64),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -85,7 +86,6 @@ ENSEMBLE_TARGETS = Exercise(
         ),
     ),
     probes=_targets_probes,
-    terms={"M": "teachers"},
 )
 
 
@@ -101,7 +101,12 @@ def risk_at(logits: Tensor, labels: Tensor, coverage: float, wrong: frozenset[st
     if "by the label's probability" in wrong:
         sure = p.gather(1, labels[:, None])[:, 0]
     order = sure.argsort(descending="the least sure first" not in wrong)
-    answered = order[: int(-(-coverage * len(labels) // 1))]
+    exact = coverage * len(labels)
+    answered = order[
+        : int(exact) if "rounded down" in wrong else round(exact) if "rounded" in wrong else math.ceil(exact)
+    ]
+    if "a threshold for a share" in wrong:
+        answered = sure >= coverage
     errors = (logits.argmax(-1) != labels)[answered].float()
     if "the right ones counted" in wrong:
         return 1 - errors.mean().item()
@@ -118,12 +123,13 @@ def _risk_probes(generator: torch.Generator) -> list[tuple]:
     probes = []
     for coverage in (0.25, 0.5, 0.75):
         # The first guess is right in two of three texts, more often where it is sure; a shift that softmax ignores.
-        logits = 2 * torch.randn(48, 4, generator=generator)
+        # Of 45, the share is never a whole number of texts.
+        logits = 2 * torch.randn(45, 4, generator=generator)
         labels = logits.argmax(-1)
         doubtful = logits.softmax(-1).amax(-1).argsort()[:28]
         moved = doubtful[torch.randperm(28, generator=generator)[:16]]
         labels[moved] = (labels[moved] + 1) % 4
-        logits = logits + 6 * torch.randn(48, 1, generator=generator)
+        logits = logits + 6 * torch.randn(45, 1, generator=generator)
         probes.append((logits, labels, coverage))
     return probes
 
@@ -149,6 +155,15 @@ RISK_AT = Exercise(
             "You rank by the probability of the true class. Who decides whether to answer does not know it.",
         ),
         Mistake("of all texts", "You divide the errors by all texts, also by those without an answer."),
+        Mistake(
+            "rounded down",
+            "You leave out the text that the share reaches into: it was to be rounded up.",
+            also=("rounded",),
+        ),
+        Mistake(
+            "a threshold for a share",
+            "`coverage` is a share of the texts, and you use it as a confidence that has to be reached.",
+        ),
         Mistake("the right ones counted", "What you count are the right answers: risk counts the errors."),
     ),
     planted=("the least sure first",),

@@ -103,18 +103,28 @@ def calibration_error(confidence: Tensor, right: Tensor, bins: int, wrong: froze
 
     def error(count: int) -> float:
         which = (confidence * count).ceil().long().clamp(1, count) - 1
+        if "each bin with its lower end" in wrong:
+            which = (confidence * count).floor().long()
+        if "each bin with its lower end, the last with both" in wrong:
+            which = (confidence * count).floor().long().clamp(max=count - 1)
         gaps = []
         for b in range(count):
             inside = which == b
-            if inside.any():
-                gap = right[inside].float().mean() - confidence[inside].mean()
+            if inside.any() or "empty bins make NaN" in wrong:
+                sure = confidence[inside].mean()
+                if "the middle of the bin for its confidence" in wrong:
+                    sure = torch.tensor((b + 0.5) / count)
+                gap = right[inside].float().mean() - sure
+                gap = gap**2 if "squared gaps" in wrong else gap
                 gap = gap if "signs kept" in wrong else gap.abs()
                 share = inside.float().mean()
-                gaps.append(gap if "every bin alike" in wrong else share * gap)
+                gaps.append(
+                    gap if {"every bin alike", "gaps added up", "the largest gap"} & wrong else share * gap
+                )
         total = torch.stack(gaps)
         if "every bin alike" in wrong:
             return float(total.mean())
-        return float(total.max() if "the worst bin" in wrong else total.sum())
+        return float(total.max() if {"the worst bin", "the largest gap"} & wrong else total.sum())
 
     if "bins chosen afterwards" in wrong:
         return min(error(count) for count in range(max(2, bins // 2), 2 * bins))
@@ -133,8 +143,12 @@ def _observe_error(function: Callable, *arguments: object) -> dict:
 
 def _error_probes(generator: torch.Generator) -> list[tuple]:
     probes = []
-    for texts, bins in ((60, 10), (90, 15), (40, 5)):
+    for texts, bins in ((60, 8), (90, 16), (40, 4)):  # whose ends are exact in floating point
         confidence = 0.05 + 0.94 * torch.rand(texts, generator=generator)
+        confidence[:8] = torch.randint(1, bins, (8,), generator=generator) / bins
+        confidence[8] = 1.0
+        empty = (confidence > 1 / bins) & (confidence < 2 / bins) if bins == 16 else confidence < 0
+        confidence[empty | (confidence == 2 / 16)] += 0.3 if bins == 16 else 0.0
         # Too sure above a half, too modest below: in one bin the two would cancel.
         chance = (confidence + torch.where(confidence > 0.5, -0.35, 0.35)).clamp(0.02, 0.98)
         right = torch.rand(texts, generator=generator) < chance
@@ -158,6 +172,25 @@ CALIBRATION_ERROR = Exercise(
             "one bin",
             "All texts are in one bin: too sure here and too modest there cancel each other.",
         ),
+        Mistake(
+            "each bin with its lower end",
+            "Of a text whose confidence lies on the border of two bins, you choose the upper one. A bin is to have its "
+            "upper end, and 1 is in the last.",
+            also=("each bin with its lower end, the last with both",),
+        ),
+        Mistake(
+            "empty bins make NaN",
+            "A bin without texts has no mean: yours is 0/0, and NaN spreads to the sum.",
+        ),
+        Mistake(
+            "the middle of the bin for its confidence",
+            "You take the middle of a bin for the confidence of its texts. How sure the model was of them, is known.",
+        ),
+        Mistake("squared gaps", "Your gaps are squared."),
+        Mistake(
+            "gaps added up", "You add up the gaps of the bins: which share of the texts does a bin hold?"
+        ),
+        Mistake("the largest gap", "That is the largest gap, known as the maximum calibration error."),
         Mistake("signs kept", "Your gaps keep their signs, and cancel each other."),
         Mistake("every bin alike", "A bin with two texts weighs as much as one with two hundred."),
         Mistake("the worst bin", "That is the largest share of one bin, not the sum."),

@@ -254,10 +254,11 @@ def _observe_report(function: Callable, *arguments: Tensor) -> dict:
 
 def _report_probes(generator: torch.Generator) -> list[tuple]:
     probes = []
-    for trials in (8, 15, 30) * 2:
+    for trials, kinder in ((8, 0.0), (15, 0.0), (30, 0.0), (8, 0.4), (15, 0.0), (30, 0.4)):
+        # Where the test split is the kinder one, the optimism is negative.
         worth = 0.1 * torch.rand(trials, generator=generator, dtype=torch.double)
         luck = [0.3 * torch.rand(trials, generator=generator, dtype=torch.double) for _ in range(2)]
-        probes.append((0.5 + worth + luck[0], 0.5 + worth + luck[1]))
+        probes.append((0.5 + worth + luck[0], 0.5 + worth + luck[1] + kinder))
     return probes
 
 

@@ -36,7 +36,7 @@ def quantize_rows(weights: Tensor, bits: int, wrong: frozenset[str] = RIGHT) -> 
 
 def _observe_rows(function: Callable, weights: Tensor, bits: int) -> dict:
     values, scale = function(weights, bits)
-    return {"the whole numbers": values.double(), "the scale": scale}
+    return {"the matrix of whole numbers": values.double(), "the scale": scale}
 
 
 QUANTIZE_ROWS = Exercise(
@@ -244,7 +244,7 @@ LAYERS_TO_QUANTIZE = Exercise(
     probes=_layer_probes,
     observe=lambda function, *arguments: {
         "how many layers there are": len(found := [int(i) for i in function(*arguments)]),
-        "their numbers": torch.tensor(found, dtype=torch.float64),
+        "the list of their numbers": torch.tensor(found, dtype=torch.float64),
     },
 )
 

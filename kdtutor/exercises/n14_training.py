@@ -71,12 +71,9 @@ def step_gradient(
     total, loss, graph = _masked(everything), 0.0, 0.0
     for share in shares:
         for batch in share:
-            summed = F.cross_entropy(
-                model(batch["features"]).flatten(0, 1), batch["labels"].flatten(), reduction="sum"
-            )
+            logits, labels = model(batch["features"]).flatten(0, 1), batch["labels"].flatten()
+            summed = F.cross_entropy(logits, labels, reduction="sum")
             factor = 1 / total
-            if {"mean of the means", "divided after backward"} & wrong:
-                factor = 1 / (_masked([batch]) * len(everything))
             if "every process its own mean" in wrong:
                 factor = 1 / (_masked(share) * len(shares))
             if "divided by the texts" in wrong:
@@ -92,6 +89,12 @@ def step_gradient(
             if "only the last micro-batch" in wrong:
                 model.zero_grad()
             part = factor * summed
+            if {"mean of the means", "divided after backward", "the mean times its count"} & wrong:
+                mean = F.cross_entropy(logits, labels)
+                share_of = (
+                    _masked([batch]) / total if "the mean times its count" in wrong else 1 / len(everything)
+                )
+                part = mean * share_of
             if "one backward for all" in wrong:
                 graph = graph + part
             else:
@@ -134,6 +137,8 @@ def _shares(generator: torch.Generator) -> list[tuple]:
                 labels = torch.randint(VOCABULARY, (texts, length), generator=generator)
                 masked = torch.rand(texts, length, generator=generator) < 0.15 + 0.3 * ((rank + place) % 3)
                 masked[0, 0] = True
+                if processes == 3 and (rank, place) == (1, 1):  # by chance, nothing to be predicted
+                    masked[:] = False
                 features = torch.randn(texts, length, WIDTH, generator=generator)
                 share.append({"features": features, "labels": torch.where(masked, labels, IGNORED)})
             shares.append(share)
@@ -166,6 +171,11 @@ STEP_GRADIENT = Exercise(
             "mean of the means",
             "Your gradient is the mean of the micro-batches' means. A masked token then counts for more where "
             "there are few of them.",
+        ),
+        Mistake(
+            "the mean times its count",
+            "Where a micro-batch has nothing to be predicted, its mean is 0/0, and NaN times 0 is NaN: the whole step "
+            "is lost. Which reduction adds up, and divides by nothing?",
         ),
         Mistake(
             "every process its own mean",
