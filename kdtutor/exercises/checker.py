@@ -3,7 +3,8 @@
 An exercise has a reference and a bank of mistakes, each a switch that changes one line of the reference. The learner's
 function, the reference and the reference with mistakes are run on equal copies of fresh random arguments ("probes"),
 and what can be observed of each (the result, its gradients, or whatever the exercise looks at) is compared. A mistake
-is named if the learner's function does on every probe what the reference does with that mistake, or with two.
+is named if the learner's function does on every probe what the reference does with that mistake, or with two. Where
+none is known, small edits of the learner's own code are tried: a slip is named if undoing it makes the function right.
 """
 
 from __future__ import annotations
@@ -12,22 +13,27 @@ import dis
 import inspect
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from kdtutor.exercises import naming, sandbox
-from kdtutor.exercises.comparing import GRADIENT, RESULT, Difference, compare, tensors
+from kdtutor.exercises.comparing import RESULT, Difference, compare, same
 from kdtutor.exercises.definitions import Exercise, Verdict
+from kdtutor.exercises.localising import ONE_LINE
+from kdtutor.exercises.repairing import Repair, repair
 from kdtutor.exercises.running import Run, everything_as_it_was, operations, replaced_functions, run
-from kdtutor.exercises.words import describe, factor_in_words, missing_term, quantities, wrapped
+from kdtutor.exercises.stressing import in_float64, unstable, wrong_far_out
+from kdtutor.exercises.words import describe, factor_in_words, missing_term, quantities, sentence, wrapped
 
 ROWS = 8, 64  # for which torch operations are counted: a loop over the rows needs eight times as many
-UNSTABLE = 0.01  # of the largest entry: with extreme arguments, less than that is rounding
 INDENT = "    "
+DRAWN = (
+    "On equal arguments your function gives other numbers each time. Is something drawn in it, or is a dropout on? "
+    "Nothing of it should be left to chance."
+)
 IN_THIS_ORDER = "wrong type", "wrong shape", "NaN", "wrong dtype", "detached", "another mistake"
 
 # ------------------------------------------------------------------------------------------------- the verdict
@@ -80,9 +86,7 @@ def _compared(
         if not (differences or changed or failed):
             return _unstable_or_slow(exercise, generator, answer, probes, mine) or _right(exercise)
         again = partial(_fresh_runs, exercise, answer, generator)
-        if (differences or failed) and (
-            verdict := _named(exercise, naming.explanations(exercise, probes, mine, again))
-        ):
+        if (differences or failed) and (verdict := _explained(exercise, answer, probes, mine, right, again)):
             return verdict
         if failed:
             return _did_not_finish(failed, nothing_is_right=right[0].returned is None)
@@ -93,10 +97,33 @@ def _compared(
             )
             hint = "Operations such as x += y or x.exp_() write into x; x = x + y makes a new tensor."
             return Verdict(False, "changes its inputs", f"Not yet. {text} {hint}")
-        return _different(exercise, probes, differences, mine, right, again)
+        return _different(exercise, probes, differences, mine, right, answer, again)
     except Exception as error:  # a result like nothing we know
         text = f"Your function returns {describe(mine[-1].returned)}, which cannot be compared: {error}"
         return Verdict(False, "wrong type", f"Not yet. {text}")
+
+
+def _explained(
+    exercise: Exercise, answer: Callable, probes: list[tuple], mine: list[Run], right: list[Run],
+    again: Callable[[], Sequence[tuple]],
+) -> Verdict | None:  # fmt: skip
+    """The verdict on a known mistake, or on one slip in the learner's code, or on two mistakes; None if on neither."""
+    if verdict := _named(exercise, naming.explanations(exercise, probes, mine, again, most=1)):
+        return verdict
+    found = repair(exercise, answer, probes, right)
+    if found and found.name != ONE_LINE:
+        return _one_slip(exercise, found)
+    pair = _named(exercise, naming.explanations(exercise, probes, mine, again))
+    return pair or (_one_slip(exercise, found) if found else None)
+
+
+def _one_slip(exercise: Exercise, found: Repair) -> Verdict:
+    where = f"{found.name}, in {found.where}"
+    if not found.known:
+        return Verdict(False, "one slip", f"Not yet: {where}.\n{found.hint}", (found.name,))
+    hint = next(mistake.hint for mistake in exercise.mistakes if mistake.name == found.known)
+    text = f"Not yet. Two things at once:\n1. {found.known}: {hint}\n2. {where}: {found.hint}"
+    return Verdict(False, "two known mistakes", text, (found.known, found.name))
 
 
 def _right(exercise: Exercise) -> Verdict:
@@ -133,19 +160,29 @@ def _named(exercise: Exercise, sets: Sequence[tuple[str, ...]]) -> Verdict | Non
 
 def _different(
     exercise: Exercise, probes: list[tuple], differences: list[tuple[int, Difference]], mine: list[Run],
-    right: list[Run], again: Callable[[], Sequence[tuple]],
+    right: list[Run], answer: Callable, again: Callable[[], Sequence[tuple]],
 ) -> Verdict:  # fmt: skip
     """The verdict on a difference that no known mistake explains: what is most telling of it."""
     if mine[0].returned is None and right[0].returned is not None:
         return Verdict(False, "returns nothing", "Not yet. Your function returns None: is there a return?")
     _, first = min(differences, key=lambda found: IN_THIS_ORDER.index(found[1].kind))
-    text = _sentence(_most_telling(exercise, first, differences, probes, mine[0].returned))
+    text = sentence(_most_telling(exercise, first, differences, probes, mine[0].returned))
+    if _draws(exercise, answer, probes[0]):
+        text = f"{DRAWN} {text}"
     known = naming.known_among_others(exercise, probes, mine, right, first.what, again)
     hints = {mistake.name: mistake.hint for mistake in exercise.mistakes}
     if known:
         listed = "\n".join(f"{name}: {hints[name]}" for name in known)
         text = f"{text}\nThis much is known of it.\n{listed}"
     return Verdict(False, first.kind, f"Not yet. {text}", known)
+
+
+def _draws(exercise: Exercise, answer: Callable, probe: tuple) -> bool:
+    """Whether what the learner's function does depends on random numbers, and what the solution does does not."""
+    seeds = range(2)
+    outcome = sandbox.run(lambda: [run(exercise, answer, probe, seed) for seed in seeds])
+    mine, right = outcome.value or (), [run(exercise, exercise.reference, probe, seed) for seed in seeds]
+    return bool(mine) and not same(*(one.seen for one in mine)) and same(*(one.seen for one in right))
 
 
 def _most_telling(
@@ -164,12 +201,12 @@ def _most_telling(
         return first.text
     sizes = [quantities(exercise.arguments, probes[probe]) for probe in pairs]
     always = ""
-    if exercise.terms and len(pairs) == len(probes):
+    if exercise.terms and len(pairs) == len(probes) and all(side.numel() == 1 for side, _ in pairs.values()):
         sides = ([side.item() for side in both] for both in zip(*pairs.values(), strict=True))
         always = missing_term(*sides, sizes, dict(exercise.terms))
     always = always or factor_in_words(list(pairs.values()), sizes)
     right_value = exercise.observe is None and all(RESULT not in found.what for _, found in differences)
-    return f"{'the values are right. ' if right_value else ''}{_sentence(always + first.text)}"
+    return f"{'the values are right. ' if right_value else ''}{sentence(always + first.text)}"
 
 
 # ---------------------------------------------------------------------------------------- right, but …
@@ -182,7 +219,7 @@ def _unstable_or_slow(
     extreme = list(exercise.stress(generator)) if exercise.stress else []
 
     def look() -> tuple:
-        again = [(run(exercise, answer, args), run(exercise, answer, _in_float64(args))) for args in extreme]
+        again = [(run(exercise, answer, args), run(exercise, answer, in_float64(args))) for args in extreme]
         return again, [
             operations(answer, exercise.growth(rows)) for rows in ROWS
         ] if exercise.growth else None
@@ -196,79 +233,12 @@ def _unstable_or_slow(
     seen, counts = outcome.value
     for args, (there, twin) in zip(extreme, seen, strict=True):
         right = run(exercise, exercise.reference, args)
-        if text := _wrong_far_out(exercise, args, there, twin, right):
+        if text := wrong_far_out(exercise, args, there, twin, right):
             named = _named(exercise, naming.alone(exercise, [*probes, args], [*mine, there]))
             return named or Verdict(False, "another mistake", f"Not yet. {text}")
-        if text := _unstable(args, there, twin, right):
+        if text := unstable(args, there, twin, right):
             return Verdict(True, "right, but unstable", text)
     return _slow(exercise, counts) if counts else None
-
-
-def _wrong_far_out(exercise: Exercise, args: tuple, mine: Run, twin: Run, right: Run) -> str:
-    """What to say of a function that computes something else at these arguments, in any number of digits."""
-    exact = run(exercise, exercise.reference, _in_float64(args))
-    found = [] if mine.failure else _beyond_rounding(mine, right)
-    overflow = any(difference.kind == "NaN" for difference in found)
-    if not found or overflow or twin.failure or not _differ(_single(twin.seen), exact.seen):
-        return ""
-    text = f"With numbers of ordinary size it is right; with numbers as large as {_largest(args)} it is not."
-    return f"{text} There, {found[0].text}"
-
-
-def _beyond_rounding(mine: Run, right: Run) -> list[Difference]:
-    """What differs at extreme arguments by more than rounding does.
-
-    A gradient is measured by the largest of all: where a softmax has made up its mind, one is nothing but rounding.
-    """
-    gradients = {what: value for what, value in right.seen.items() if what.startswith(GRADIENT)}
-    largest = max((value.nan_to_num().abs().max().item() for value in gradients.values()), default=0.0)
-    return [
-        difference
-        for difference in compare(mine.seen, right.seen, UNSTABLE)
-        if difference.kind != "another mistake"
-        or difference.what not in gradients
-        or (difference.values[0] - difference.values[1]).abs().max() > UNSTABLE * largest
-    ]
-
-
-def _unstable(args: tuple, mine: Run, twin: Run, right: Run) -> str:
-    """What to say of a function that fails at these arguments, where more digits (its twin's) would have helped.
-
-    Only overflow is its fault in any number of digits.
-    """
-    found = [] if mine.failure else _beyond_rounding(mine, right)
-    if not mine.failure and not found:
-        return ""
-    overflow = any(difference.kind == "NaN" for difference in found)
-    if not (overflow or mine.failure or twin.failure or _differ(mine.seen, twin.seen)):
-        return ""
-    what = _sentence(found[0].text) if found else f"There, it stops with {mine.failure.words}."
-    hint = "Look for exp of a large number, log of 0, or a difference of two large numbers."
-    return f"Right, but unstable. With numbers as large as {_largest(args)} in its arguments it fails. {what} {hint}"
-
-
-def _largest(args: tuple) -> str:
-    floats = (value for value in tensors(args) if value.is_floating_point())
-    return f"{max((value.abs().max().item() for value in floats), default=0):.4g}"
-
-
-def _differ(mine: dict[str, Any], twin: dict[str, Any]) -> bool:
-    return any(True for _ in compare(mine, _single(twin), UNSTABLE))
-
-
-def _single(value: Any) -> Any:
-    """The same in float32."""
-    if isinstance(value, Mapping):
-        return {key: _single(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_single, value))
-    return value.float() if isinstance(value, Tensor) and value.dtype == torch.float64 else value
-
-
-def _in_float64(args: tuple) -> tuple:
-    return tuple(
-        value.double() if isinstance(value, Tensor) and value.is_floating_point() else value for value in args
-    )
 
 
 def _slow(exercise: Exercise, counts: Sequence[int]) -> Verdict | None:
@@ -385,7 +355,3 @@ def _finished(verdict: Verdict, printed: sandbox.Printed) -> Verdict:
 
 def _listed(names: Sequence[str]) -> str:
     return " and ".join(names)
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]

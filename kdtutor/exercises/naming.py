@@ -28,9 +28,9 @@ EXCHANGED_HINT = (
 
 def explanations(
     exercise: Exercise, probes: Sequence[tuple], mine: Sequence[Run], again: Callable[[], Sequence[tuple]],
-    what: str = "", search: float = SEARCH,
+    what: str = "", search: float = SEARCH, most: int = 2,
 ) -> list[Names]:  # fmt: skip
-    """The smallest sets of at most two mistakes with which the reference does what the learner's function does.
+    """The smallest sets of at most two mistakes (or `most`) with which the reference does what was seen.
 
     again() makes fresh probes and runs the learner's function on them: a set that only happened to fit is found out.
     More than one set is left where they do the same, whatever the arguments. what: the one thing seen that is to be
@@ -38,7 +38,8 @@ def explanations(
     """
     singles = _singles(exercise, what)
     confirmed: list[tuple] = []
-    for candidates, seconds in ((singles, 60.0), (_pairs(exercise, probes[0], mine[0], what), search)):
+    rounds = ((singles, 60.0), (_pairs(exercise, probes[0], mine[0], what), search))
+    for candidates, seconds in rounds[:most]:
         fitting, stop = [], time.thread_time() + seconds
         for names in candidates:
             if time.thread_time() > stop:

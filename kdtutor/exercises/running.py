@@ -47,11 +47,14 @@ class Run:
     returned: Any = None  # last
 
 
-def run(exercise: Exercise, function: Callable, args: tuple) -> Run:
-    """Call `function` on a copy of `args` and look at what it does. Raises nothing of what the function raises."""
+def run(exercise: Exercise, function: Callable, args: tuple, seed: int = 0) -> Run:
+    """Call `function` on a copy of `args` and look at what it does. Raises nothing of what the function raises.
+
+    seed: of the random choices that are made inside of it.
+    """
     watched = Watched(function)
     try:
-        seen, changed = observe(exercise, watched, args)
+        seen, changed = observe(exercise, watched, args, seed)
         result = Run(portable(seen), frozenset(changed), None, True)
     except sandbox.OutOfTime:
         raise
@@ -93,11 +96,13 @@ class Watched:
             ) from error
 
 
-def observe(exercise: Exercise, function: Callable, args: tuple) -> tuple[dict[str, Any], set[str]]:
+def observe(
+    exercise: Exercise, function: Callable, args: tuple, seed: int = 0
+) -> tuple[dict[str, Any], set[str]]:
     """What is seen when `function` gets a copy of `args`, and the names of the arguments that it changed."""
-    torch.default_generator.manual_seed(0)  # random choices inside of it are the same each time
-    random.seed(0)
-    np.random.seed(0)  # noqa: NPY002 (it is the learner's global generator that is meant)
+    torch.default_generator.manual_seed(seed)  # random choices inside of it are the same each time
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (it is the learner's global generator that is meant)
     args, before = copy.deepcopy(args), args
     if exercise.observe:
         seen = exercise.observe(function, *args)

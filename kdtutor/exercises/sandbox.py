@@ -93,9 +93,10 @@ class Outcome:
     printed: Printed = field(default_factory=Printed)
 
 
-def run(action: Callable[[], Any]) -> Outcome:
-    """Call `action()` and return what came of it, within about TIME_LIMIT seconds. In a child, its value is pickled."""
-    return _run_in_a_child(action) if can_fork() else _run_in_a_thread(action)
+def run(action: Callable[[], Any], limit: float | None = None) -> Outcome:
+    """Call `action()` and return what came of it, within about `limit` seconds. In a child, its value is pickled."""
+    limit = TIME_LIMIT if limit is None else limit
+    return _run_in_a_child(action, limit) if can_fork() else _run_in_a_thread(action, limit)
 
 
 def is_running() -> bool:
@@ -120,7 +121,7 @@ def line_of(error: BaseException) -> str:
 # ------------------------------------------------------------------------------------------------ in a child
 
 
-def _run_in_a_child(action: Callable[[], Any]) -> Outcome:
+def _run_in_a_child(action: Callable[[], Any], limit: float) -> Outcome:
     outcome = Outcome()
     reader, writer = os.pipe()
     with tempfile.TemporaryFile() as trace:
@@ -128,20 +129,20 @@ def _run_in_a_child(action: Callable[[], Any]) -> Outcome:
             warnings.simplefilter("ignore")  # a kernel has threads; the child uses none of them
             child = os.fork()
         if child == 0:
-            _be_the_child(action, writer, trace, outcome.printed)
+            _be_the_child(action, limit, writer, trace, outcome.printed)
         os.close(writer)
         with suppress(OSError):
             os.setpgid(child, child)
         started = time.monotonic()
         try:
-            answer = _read(reader, started + TIME_LIMIT + 1.5)
+            answer = _read(reader, started + limit + 1.5)
         finally:  # also when the learner presses Ctrl-C
             os.close(reader)
             status = _end(child)
         if isinstance(answer, bytes):
             outcome.value, outcome.error, overtime_in = pickle.loads(answer)
             outcome.out_of_time, outcome.line = overtime_in is not None, overtime_in or ""
-        elif time.monotonic() - started > TIME_LIMIT:  # in compiled code, where the alarm is not heard
+        elif time.monotonic() - started > limit:  # in compiled code, where the alarm is not heard
             outcome.out_of_time = True
             trace.seek(0)
             found = re.findall(r'File "(.*)", line (\d+) in', trace.read().decode(errors="replace"))
@@ -152,7 +153,9 @@ def _run_in_a_child(action: Callable[[], Any]) -> Outcome:
     return outcome
 
 
-def _be_the_child(action: Callable[[], Any], writer: int, trace: Any, printed: Printed) -> NoReturn:
+def _be_the_child(
+    action: Callable[[], Any], limit: float, writer: int, trace: Any, printed: Printed
+) -> NoReturn:
     """Call the action, send its value or the error through the pipe, and end without any tidying up."""
     global _in_a_child
     try:
@@ -160,14 +163,14 @@ def _be_the_child(action: Callable[[], Any], writer: int, trace: Any, printed: P
         os.setpgid(0, 0)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
         signal.signal(signal.SIGALRM, lambda _, frame: _time_is_up(writer, frame))
-        signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT)
+        signal.setitimer(signal.ITIMER_REAL, limit)
         gc.freeze()  # what the kernel holds is not ours to finalise
         _limit_memory()
         if torch := sys.modules.get("torch"):
             torch.set_num_threads(1)  # the threads of the parent's pool are not in the child
         faulthandler.disable()  # a crash is said by the parent
         # Compiled code that runs on hears no alarm; this thread ends it, also when the parent is gone.
-        faulthandler.dump_traceback_later(TIME_LIMIT + 0.2, file=trace, exit=True)
+        faulthandler.dump_traceback_later(limit + 0.2, file=trace, exit=True)
         sys.stdout = sys.stderr = printed
         with mock.patch("builtins.input", _no_input):
             try:
@@ -239,7 +242,7 @@ def _end(child: int) -> int:
 # ------------------------------------------------------------------------------------------------ in a thread
 
 
-def _run_in_a_thread(action: Callable[[], Any]) -> Outcome:
+def _run_in_a_thread(action: Callable[[], Any], limit: float) -> Outcome:
     outcome, done = Outcome(), threading.Event()
 
     def work() -> None:
@@ -260,7 +263,7 @@ def _run_in_a_thread(action: Callable[[], Any]) -> Outcome:
         try:
             thread.start()
             threading.stack_size(usual)
-            if not done.wait(TIME_LIMIT):
+            if not done.wait(limit):
                 outcome.out_of_time = True
                 frames = reversed(list(traceback.walk_stack(_frame_of(thread))))
                 outcome.line = _line((frame.f_code.co_filename, number) for frame, number in frames)

@@ -68,6 +68,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
 
 
+def sentence(text: str) -> str:
+    """The text with a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
 def wrapped(text: str) -> str:
     """Lines short enough for a narrow window."""
     return "\n".join(textwrap.fill(line, 100) for line in text.splitlines())

@@ -1,0 +1,216 @@
+"""Which one slip, undone in the learner's own code, makes a wrong function right.
+
+Whatever the bank of an exercise knows, many mistakes are slips of one place: an axis, a sign, an argument too few.
+Small edits of the function's source are tried until one is right on all probes and on fresh ones; its place and its
+kind are named. This happens in a child of the kernel, and only where there can be one.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+import itertools
+import linecache
+import math
+import signal
+import textwrap
+import time
+import types
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import torch
+
+from kdtutor.exercises import sandbox
+from kdtutor.exercises.comparing import same, tensors
+from kdtutor.exercises.definitions import Exercise
+from kdtutor.exercises.edits import Edit, edits
+from kdtutor.exercises.left_out import Noting, kinds_of, left_out
+from kdtutor.exercises.localising import ORACLE, replaced, values_of
+from kdtutor.exercises.running import Run, portable, run
+
+SECONDS, FURTHER = 0.7, 0.3  # of processor time: for edits, and for single lines
+MOST, WAIT = (
+    1.5,
+    20.0,
+)  # of processor time for all, whatever an edited function does; and of a busy machine's time
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What one edit undoes: its name, where it is ("line 3, `x = y`"), and a hint."""
+
+    name: str
+    where: str
+    hint: str
+    known: str = ""  # the known mistake that is made beside it
+
+
+def repair(
+    exercise: Exercise, answer: Callable, probes: Sequence[tuple], right: Sequence[Run]
+) -> Repair | None:
+    """The likeliest single edit with which the function is right; None if there is none, or no source to edit."""
+    if not sandbox.can_fork() or not (source := _source(answer)):
+        return None
+    search = _Search(exercise, answer, source, list(zip(probes, right, strict=True)))
+    return sandbox.run(search.first, WAIT).value
+
+
+@dataclass
+class _Search:
+    exercise: Exercise
+    answer: types.FunctionType
+    source: str
+    probes: list[tuple[tuple, Run]]
+    tree: ast.Module = field(init=False)
+    scope: dict[str, Any] = field(init=False)  # what the function can see
+    fresh: list[tuple[tuple, Run]] = field(default_factory=list)
+    known: list[tuple[str, Run, float]] | None = None  # what each known mistake shows on the first probe
+    last: Run | None = None  # what an edited function showed on the first probe, if it was wrong there
+
+    def first(self) -> Repair | None:
+        """The first edit with which the function is right on all probes and on fresh ones."""
+        signal.signal(signal.SIGVTALRM, _stop)
+        signal.setitimer(signal.ITIMER_VIRTUAL, MOST)
+        warnings.simplefilter("ignore")
+        self.tree, self.scope = _parsed(self.answer, self.source)
+        seen = self._values()
+        kinds = {place: kinds_of(value) for place, value in seen.items()}
+        lines = replaced(self.tree, seen, values_of(self.exercise, self.probes[0][0]))
+        with_known: list[tuple[Edit, str]] = []
+        slip = self._among(itertools.chain(edits(self.tree), left_out(self.tree, kinds)), SECONDS, with_known)
+        return slip or self._beside_a_known_one(with_known) or self._among(lines, FURTHER)
+
+    def _among(
+        self, candidates: Iterable[Edit], seconds: float, with_known: list | None = None
+    ) -> Repair | None:
+        """The first of some edits that does it. Those that lead to a known mistake, on the first probe, are noted."""
+        stop = time.thread_time() + seconds
+        for edit in candidates:
+            if time.thread_time() > stop:
+                return None
+            function = self._edited(edit)
+            if not function:
+                continue
+            if self._is_right(function, self.probes) and self._is_right(function, self._more()):
+                return Repair(edit.name, _where(self.answer, edit.old), edit.hint)
+            if with_known is not None and edit.rank == 0 and self.last and not self.last.failure:
+                with_known += [(edit, name) for name in self._known_like(self.last)]
+        return None
+
+    def _known_like(self, seen: Run) -> Iterator[str]:
+        """The mistakes that show on the first probe what was seen."""
+        probe, right = self.probes[0]
+        if self.known is None:
+            names = [mistake.name for mistake in self.exercise.mistakes]
+            runs = (run(self.exercise, self.exercise.with_mistakes([name]), probe) for name in names)
+            self.known = [
+                (name, one, _print_of(one)) for name, one in zip(names, runs, strict=True) if not one.failure
+            ]
+        mark = _print_of(seen)
+        for name, one, other in self.known:
+            near = math.isclose(mark, other, rel_tol=1e-3, abs_tol=1e-4)
+            if near and same(seen.seen, one.seen) and not same(one.seen, right.seen):
+                yield name
+
+    def _beside_a_known_one(self, found: list[tuple[Edit, str]]) -> Repair | None:
+        """A slip, after which a known mistake is left."""
+        for edit, name in found[:20]:
+            function, wrong = self._edited(edit), self.exercise.with_mistakes([name])
+            probes = [probe for probe, _ in [*self.probes, *self._more()]]
+            if self._is_right(function, [(probe, run(self.exercise, wrong, probe)) for probe in probes]):
+                return Repair(edit.name, _where(self.answer, edit.old), edit.hint, name)
+        return None
+
+    def _edited(self, edit: Edit) -> Callable | None:
+        try:
+            with edit.made():
+                code = compile(ast.fix_missing_locations(self.tree), "<edited>", "exec")
+        except (SyntaxError, ValueError, TypeError, RecursionError):
+            return None
+        exec(code, self.scope)
+        return self.scope[self.answer.__name__]
+
+    def _is_right(self, function: Callable, probes: Sequence[tuple[tuple, Run]]) -> bool:
+        oracle = ORACLE in function.__code__.co_names
+        self.last = None
+        for probe, right in probes:
+            if oracle:
+                self.scope[ORACLE] = copy.deepcopy(values_of(self.exercise, probe)).get
+            mine = run(self.exercise, function, probe)
+            self.last = mine if probe is self.probes[0][0] else None
+            if mine.failure or not mine.changed <= right.changed or not same(mine.seen, right.seen):
+                return False
+        return True
+
+    def _more(self) -> list[tuple[tuple, Run]]:
+        """Further probes, and what is right there."""
+        if not self.fresh:
+            probes = self.exercise.probes(torch.Generator().manual_seed(20))
+            self.fresh = [(probe, run(self.exercise, self.exercise.reference, probe)) for probe in probes]
+        return self.fresh
+
+    def _values(self) -> dict[ast.AST | str, Any]:
+        """The value of each expression and of each variable, as far as the function comes on the first probe."""
+        noting, seen = Noting(self.tree), {}
+
+        def note(number: int, value: Any) -> Any:
+            node = noting.nodes[number]
+            seen[node] = portable(value)
+            if isinstance(node, ast.Name):
+                seen[node.id] = seen[node]
+            return value
+
+        scope = {**self.scope, "_note": note}
+        exec(compile(noting.copied, "<noted>", "exec"), scope)
+        run(self.exercise, scope[self.answer.__name__], self.probes[0][0])
+        return seen
+
+
+def _stop(*_: Any) -> NoReturn:
+    raise sandbox.OutOfTime
+
+
+def _print_of(seen: Run) -> float:
+    """A number by which most things that differ can be told apart at once."""
+    parts = [part.double().nan_to_num(0, 0, 0).sum().item() for part in tensors(seen.seen)]
+    return sum(parts) + sum(float(part) for part in seen.seen.values() if isinstance(part, (int, float)))
+
+
+# ---------------------------------------------------------------------------------------------- the source
+
+
+def _source(answer: Any) -> str:
+    """The text of a function; empty if it is none that was written with def."""
+    if not isinstance(answer, types.FunctionType) or answer.__name__ == "<lambda>":
+        return ""
+    if not sandbox.is_the_learners(answer.__code__.co_filename):
+        return ""
+    try:
+        return textwrap.dedent(inspect.getsource(answer))
+    except (OSError, TypeError, SyntaxError, IndentationError):
+        return ""
+
+
+def _parsed(answer: types.FunctionType, source: str) -> tuple[ast.Module, dict[str, Any]]:
+    """The syntax of a function, its lines counted as in its cell, and the names that it can see."""
+    tree = ast.parse(source)
+    ast.increment_lineno(tree, answer.__code__.co_firstlineno - 1)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.decorator_list, node.returns = [], None
+            for argument in (*node.args.args, *node.args.kwonlyargs):
+                argument.annotation = None
+    tree.body[0].name = answer.__name__
+    cells = zip(answer.__code__.co_freevars, answer.__closure__ or (), strict=True)
+    seen = {name: cell.cell_contents for name, cell in cells}
+    return tree, {**answer.__globals__, **seen, "_torch": torch, "_copy": copy, "_math": math}
+
+
+def _where(answer: types.FunctionType, piece: ast.AST) -> str:
+    line = getattr(piece, "lineno", 0)
+    text = linecache.getline(answer.__code__.co_filename, line).strip()
+    return f"line {line}, `{text}`" if text else f"line {line}"

@@ -1,0 +1,83 @@
+"""What is said of a function that is right on the probes, and not at extreme arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdtutor.exercises.comparing import GRADIENT, Difference, compare, tensors
+from kdtutor.exercises.definitions import Exercise
+from kdtutor.exercises.running import Run, run
+from kdtutor.exercises.words import sentence
+
+UNSTABLE = 0.01  # of the largest entry: with extreme arguments, less than that is rounding
+
+
+def wrong_far_out(exercise: Exercise, args: tuple, mine: Run, twin: Run, right: Run) -> str:
+    """What to say of a function that computes something else at these arguments, in any number of digits."""
+    exact = run(exercise, exercise.reference, in_float64(args))
+    found = [] if mine.failure else _beyond_rounding(mine, right)
+    overflow = any(difference.kind == "NaN" for difference in found)
+    if not found or overflow or twin.failure or not _differ(_single(twin.seen), exact.seen):
+        return ""
+    text = f"With numbers of ordinary size it is right; with numbers as large as {_largest(args)} it is not."
+    return f"{text} There, {found[0].text}"
+
+
+def _beyond_rounding(mine: Run, right: Run) -> list[Difference]:
+    """What differs at extreme arguments by more than rounding does.
+
+    A gradient is measured by the largest of all: where a softmax has made up its mind, one is nothing but rounding.
+    """
+    gradients = {what: value for what, value in right.seen.items() if what.startswith(GRADIENT)}
+    largest = max((value.nan_to_num().abs().max().item() for value in gradients.values()), default=0.0)
+    return [
+        difference
+        for difference in compare(mine.seen, right.seen, UNSTABLE)
+        if difference.kind != "another mistake"
+        or difference.what not in gradients
+        or (difference.values[0] - difference.values[1]).abs().max() > UNSTABLE * largest
+    ]
+
+
+def unstable(args: tuple, mine: Run, twin: Run, right: Run) -> str:
+    """What to say of a function that fails at these arguments, where more digits (its twin's) would have helped.
+
+    Only overflow is its fault in any number of digits.
+    """
+    found = [] if mine.failure else _beyond_rounding(mine, right)
+    if not mine.failure and not found:
+        return ""
+    overflow = any(difference.kind == "NaN" for difference in found)
+    if not (overflow or mine.failure or twin.failure or _differ(mine.seen, twin.seen)):
+        return ""
+    what = sentence(found[0].text) if found else f"There, it stops with {mine.failure.words}."
+    hint = "Look for exp of a large number, log of 0, or a difference of two large numbers."
+    return f"Right, but unstable. With numbers as large as {_largest(args)} in its arguments it fails. {what} {hint}"
+
+
+def _largest(args: tuple) -> str:
+    floats = (value for value in tensors(args) if value.is_floating_point())
+    return f"{max((value.abs().max().item() for value in floats), default=0):.4g}"
+
+
+def _differ(mine: dict[str, Any], twin: dict[str, Any]) -> bool:
+    return any(True for _ in compare(mine, _single(twin), UNSTABLE))
+
+
+def _single(value: Any) -> Any:
+    """The same in float32."""
+    if isinstance(value, Mapping):
+        return {key: _single(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_single, value))
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.float64 else value
+
+
+def in_float64(args: tuple) -> tuple:
+    return tuple(
+        value.double() if isinstance(value, Tensor) and value.is_floating_point() else value for value in args
+    )
