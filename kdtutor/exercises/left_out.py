@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ast
 import copy
-import itertools
+import math
 from collections.abc import Iterator
+from functools import cache
 from numbers import Number
+from types import CodeType
 from typing import Any
 
 import torch
@@ -72,6 +74,20 @@ AROUND = {
     "dict": {"another type": "list(X.values()); list(X)", "a copy": "dict(X)"},
     "other": {"a copy": "_copy.deepcopy(X)", "a list": "list(X); tuple(X)"},
 }  # fmt: skip
+RARE = (
+    "a maximum",
+    "a sort",
+    "a change of direction",
+    "a transposition",
+    "a reciprocal",
+    "an exponential",
+    "a copy",
+)
+UNSEEN = (
+    "a detach, which stops the gradient,",
+    "a copy",
+    "another type",
+)  # done to a value that stays the same
 # What may be missing between a number or a tensor X and another variable V, by V's kind.
 WITH = {
     "number": {
@@ -94,62 +110,83 @@ WITH = {
 }  # fmt: skip
 
 
-# What may have to be done before a line with a model or an optimiser V, or with a tensor.
+# What may have to be done before a line with a model, an optimiser or a loss V; and first of all with an argument.
 STEPS = {
     "other": "V.eval(); V.train(); V.zero_grad(); V.step(); V.requires_grad_(False)",
-    "tensor": "V.backward(); V = V.clone(); V = V.detach()",
-    "list": "V = list(V)",
-    "dict": "V = dict(V)",
+    "scalar": "V.backward()",
 }
+FIRST = {"tensor": "V = V.clone(); V = V.detach()", "list": "V = list(V)", "dict": "V = dict(V)"}
 
 
-def left_out(tree: ast.Module, seen: dict[ast.AST | str, set[str]]) -> Iterator[Edit]:
-    """Edits that add to an expression what may be missing there, the likeliest first.
+def left_out(tree: ast.Module, seen: dict[ast.AST | str, Any]) -> Iterator[Edit]:
+    """Edits that add to an expression what may be missing there, the outer ones first.
 
-    seen: of which kinds the value of each expression was, and by its name that of each variable.
+    seen: the value of each expression, and by its name that of each variable.
     """
     places, depth = [], {}  # how far inside of its line an expression is
     for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
         for parent, field, index, node in slots(function):
             if isinstance(node, ast.stmt) and index is not None:
                 yield from _steps(parent, field, index, node, seen, variables(function))
-            if isinstance(node, ast.expr) and node in seen and not isinstance(node, ast.Constant):
-                depth[node] = depth.get(parent, -1) + 1
-                places.append((parent, field, index, node, variables(function)))
             elif isinstance(node, ast.expr):
-                depth[node] = depth.get(parent, -1)
+                depth[node] = depth.get(parent, -1) + (node in seen)
+                if node in seen:
+                    places.append((parent, field, index, node, variables(function)))
     for parent, field, index, node, names in sorted(places, key=lambda place: depth[place[3]]):
         hint = f"`{shown(node)}`: something is left out there."
-        for what, new in _additions(node, seen, names):
+        for what, form, name in _additions(seen[node], seen, names):
+            new = filled(form, node, name)
             yield Edit(5, parent, field, index, new, f"{what} left out", hint, node)
 
 
-def _additions(node: ast.expr, seen: dict, names: list[str]) -> Iterator[tuple[str, ast.expr]]:
-    for kind in ("float", "tensor", "axes", "bool", "int", "number", "list", "dict", "other"):
-        for what, forms in AROUND[kind].items() if kind in seen[node] else ():
-            for form in forms.split("; "):
-                yield what, filled(form, node)
-    if not seen[node] & {"tensor", "number"}:
-        return
-    for name, (kind, parts) in itertools.product(names, WITH.items()):
-        if kind in seen.get(name, ()):
-            for what, forms in parts.items():
-                for form in forms.split("; "):
-                    yield what, filled(form, node, name)
+def _additions(value: Any, seen: dict, names: list[str]) -> Iterator[tuple[str, str, str]]:
+    """What can be done with a value: what it would be called, its form, and the variable in it."""
+    kinds, found = kinds_of(value), []
+    some = [(what, forms, "") for kind in kinds for what, forms in AROUND.get(kind, {}).items()]
+    for name in names if kinds & {"tensor", "number"} else ():
+        of_it = kinds_of(seen.get(name)) & set(WITH)
+        some += [(what, forms, name) for kind in of_it for what, forms in WITH[kind].items()]
+    for what, forms, name in sorted(some, key=lambda each: each[0] in RARE):
+        for form in forms.split("; "):
+            new = _computed(form, value, seen.get(name))
+            # one that cannot be computed, or comes to the same as another form, needs no trial
+            if new is not None and not any(_equal(new, other) for other in found):
+                found += [new] if what not in UNSEEN else []
+                yield what, form, name
+
+
+def _computed(form: str, x: Any, v: Any) -> Any:
+    try:
+        return eval(_code(form), {"X": x, "V": v, "_torch": torch, "_math": math, "_copy": copy})
+    except Exception:  # of whatever kind: it is not for this value
+        return None
+
+
+@cache
+def _code(form: str) -> CodeType:
+    return compile(form, "<form>", "eval")
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+    return type(a) is type(b) and not isinstance(a, (Tensor, list, tuple, dict)) and a == b
 
 
 def _steps(
     parent: ast.AST, field: str, index: int, line: ast.stmt, seen: dict, names: list[str]
 ) -> Iterator[Edit]:
-    """A line more, before this one, and for a loop's last after it."""
-    for name, (kind, forms) in itertools.product(names, STEPS.items()):
-        for form in forms.split("; ") if kind in seen.get(name, ()) else ():
-            step = ast.parse(form.replace("V", name)).body
-            body = getattr(parent, field)
+    """A line more, before this one."""
+    body, name_of = getattr(parent, field), "a step left out"
+    for name in names:
+        kinds = kinds_of(seen.get(name))
+        forms = [STEPS[kind] for kind in kinds & set(STEPS)]
+        if isinstance(parent, ast.FunctionDef) and not index:
+            forms += [FIRST[kind] for kind in kinds & set(FIRST)]
+        for form in "; ".join(forms).split("; ") if forms else ():
+            longer = [*body[:index], *ast.parse(form.replace("V", name)).body, *body[index:]]
             hint = f"Before that, something has to happen to `{name}`."
-            yield Edit(
-                4, parent, field, None, [*body[:index], *step, *body[index:]], "a step left out", hint, line
-            )
+            yield Edit(4, parent, field, None, longer, name_of, hint, line)
 
 
 class _Filling(ast.NodeTransformer):
@@ -194,9 +231,11 @@ def kinds_of(value: Any) -> set[str]:
     """Of which kinds a value is: "tensor", "axes", "float", …"""
     if isinstance(value, Tensor):
         kind = "float" if value.is_floating_point() else "bool" if value.dtype == torch.bool else "int"
-        return {"tensor", kind, f"{kind} tensor"} | ({"axes"} if value.dim() else set())
+        return {"tensor", kind, f"{kind} tensor"} | ({"axes" if value.dim() else "scalar"})
     if isinstance(value, bool):
         return {"bool"}
+    if value is None:
+        return set()
     if isinstance(value, Number):
         return {"number", "float" if isinstance(value, float) else "int"}
     if isinstance(value, (list, tuple)):

@@ -28,11 +28,11 @@ from kdtutor.exercises import sandbox
 from kdtutor.exercises.comparing import same, tensors
 from kdtutor.exercises.definitions import Exercise
 from kdtutor.exercises.edits import Edit, edits
-from kdtutor.exercises.left_out import Noting, kinds_of, left_out
+from kdtutor.exercises.left_out import Noting, left_out
 from kdtutor.exercises.localising import ORACLE, replaced, values_of
 from kdtutor.exercises.running import Run, portable, run
 
-SECONDS, FURTHER = 0.7, 0.3  # of processor time: for edits, and for single lines
+SECONDS, FURTHER = 1.0, 0.2  # of processor time: for edits, and for single lines
 MOST, WAIT = (
     1.5,
     20.0,
@@ -78,10 +78,9 @@ class _Search:
         warnings.simplefilter("ignore")
         self.tree, self.scope = _parsed(self.answer, self.source)
         seen = self._values()
-        kinds = {place: kinds_of(value) for place, value in seen.items()}
         lines = replaced(self.tree, seen, values_of(self.exercise, self.probes[0][0]))
         with_known: list[tuple[Edit, str]] = []
-        slip = self._among(itertools.chain(edits(self.tree), left_out(self.tree, kinds)), SECONDS, with_known)
+        slip = self._among(itertools.chain(edits(self.tree), left_out(self.tree, seen)), SECONDS, with_known)
         return slip or self._beside_a_known_one(with_known) or self._among(lines, FURTHER)
 
     def _among(
@@ -128,7 +127,8 @@ class _Search:
     def _edited(self, edit: Edit) -> Callable | None:
         try:
             with edit.made():
-                code = compile(ast.fix_missing_locations(self.tree), "<edited>", "exec")
+                _located(edit)
+                code = compile(self.tree, "<edited>", "exec")
         except (SyntaxError, ValueError, TypeError, RecursionError):
             return None
         exec(code, self.scope)
@@ -168,6 +168,15 @@ class _Search:
         exec(compile(noting.copied, "<noted>", "exec"), scope)
         run(self.exercise, scope[self.answer.__name__], self.probes[0][0])
         return seen
+
+
+def _located(edit: Edit) -> None:
+    """Give the new pieces the places of the old ones."""
+    for each in (edit, *edit.more):
+        for piece in each.new if isinstance(each.new, list) else [each.new]:
+            if not hasattr(piece, "lineno"):
+                ast.copy_location(piece, each.old)
+            ast.fix_missing_locations(piece)
 
 
 def _stop(*_: Any) -> NoReturn:
