@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,6 +67,23 @@ def _t_within(t: float, freedom: int) -> float:
     return 2 / math.pi * (angle + total) if odd else total
 
 
+def _t_beyond(t: float, freedom: int) -> float:
+    """Compute Student's P(|T| > t) at `freedom` degrees, also where 1 − P(|T| < t) would be rounding error."""
+    a, x = freedom / 2, freedom / (freedom + t * t)
+    if (p := 1 - _t_within(t, freedom)) > 1e-6 or not x:
+        return max(0.0, p)
+
+    # The tail is the incomplete beta function I_x(a, ½): series 26.5.4.
+    term = total = 1.0
+    for n in itertools.count():
+        term *= (a + 0.5 + n) / (a + 1 + n) * x
+        total += term
+        if term < 1e-16 * total:
+            break
+    log_beta = math.lgamma(a) + math.lgamma(0.5) - math.lgamma(a + 0.5)
+    return math.exp(a * math.log(x) + 0.5 * math.log1p(-x) - log_beta) / a * total
+
+
 def _t_quantile(confidence: float, freedom: int) -> float:
     """Find the t with P(−t < T < t) = confidence, by bisection."""
     low, high = 0.0, 1.0
@@ -112,7 +130,7 @@ def paired_seeds_test(a: Sequence[float], b: Sequence[float]) -> PairedTest:
     differences = [float(x) - float(y) for x, y in zip(a, b, strict=True)]
     n, difference, spread = len(a), mean(differences), stdev(differences)
     half_width = mean_and_interval(differences).half_width
-    p = 1 - _t_within(abs(difference) / spread * math.sqrt(n), n - 1) if spread else float(difference == 0)
+    p = _t_beyond(abs(difference) / spread * math.sqrt(n), n - 1) if spread else float(difference == 0)
     return PairedTest(difference, p, f"{n} seeds, interval ± {half_width:.4f}", half_width)
 
 
@@ -147,5 +165,5 @@ def paired_seeds_and_texts(right_a: np.ndarray, right_b: np.ndarray) -> PairedTe
     shares = of_seeds**2 / (seeds - 1) + of_texts**2 / (texts - 1)
     freedom = max(1, math.floor(variance**2 / shares))
     half_width = _t_quantile(0.95, freedom) * math.sqrt(variance)
-    p = 1 - _t_within(abs(difference) / math.sqrt(variance), freedom)
+    p = _t_beyond(abs(difference) / math.sqrt(variance), freedom)
     return PairedTest(float(difference), p, f"{detail}, interval ± {half_width:.4f}", half_width)

@@ -372,9 +372,17 @@ def test_two_methods_are_compared_over_seeds_by_the_paired_t_test(n):
     a = generator.normal(0.8, 0.02, n)
     b = a - generator.normal(0.01, 0.01, n)
     test, expected = paired_seeds_test(a, b), stats.ttest_rel(a, b)
-    assert test.p_value == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-14)
+    assert test.p_value == pytest.approx(expected.pvalue, rel=1e-6)
     assert test.difference == pytest.approx(float(np.mean(a - b)))
     assert f"{n} seeds" in str(test)
+
+
+@pytest.mark.parametrize("n", [2, 5, 6, 31, 5000])
+@pytest.mark.parametrize("distance", [1e3, 30.0, 6.0, 0.1])
+def test_a_difference_far_from_chance_has_a_small_p_and_neither_0_nor_less(n, distance):
+    a = distance / n**0.5 + np.random.default_rng(n).normal(0, 1, n)
+    found, expected = paired_seeds_test(a, 0 * a).p_value, stats.ttest_rel(a, 0 * a).pvalue
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_paired_t_test_at_its_edges():

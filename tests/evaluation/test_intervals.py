@@ -45,6 +45,12 @@ def test_p_is_below_5_per_cent_exactly_where_the_interval_leaves_out_0():
         assert (test.p_value < 0.05) == (abs(test.difference) > test.half_width)
 
 
+def test_a_difference_that_is_no_chance_has_a_p_above_0():
+    generator = np.random.default_rng(0)
+    hard = generator.random(1000) + generator.normal(0, 0.01, (5, 1000))
+    assert 0 < paired_seeds_and_texts(hard < 0.9, hard < 0.5).p_value < 1e-30
+
+
 def test_the_difference_is_that_of_the_mean_accuracies():
     a = np.array([[1, 1, 0, 1], [1, 1, 1, 1]], bool)
     b = np.array([[1, 0, 0, 1], [1, 0, 1, 0]], bool)
