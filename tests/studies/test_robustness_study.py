@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from kdtutor import data, evaluation, models, studies
 from kdtutor.data.corruption import CORRUPTIONS
 from kdtutor.data.tokens import IGNORED
+from kdtutor.evaluation.statistics import paired_seeds_test
 from kdtutor.objectives.parse import parse_objective
 from kdtutor.studies import robustness
 from kdtutor.studies.robustness import ARMS, NOISY, Plan, configurations
@@ -101,3 +104,38 @@ def test_broken_copies_have_no_label_and_a_share_of_labels_is_wrong(task, tmp_pa
     wrong = bench.texts("few", 0.25).targets("train")
     assert int((wrong != few.targets("train")).sum()) == 2
     assert bench.texts("many", 0.0).split("train").labelled.sum() == 8
+
+
+def test_what_the_results_page_says_of_robustness_is_what_it_found():
+    shipped = studies.load("robustness")
+    page = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    measures = (
+        lambda row: row["test"]["accuracy"],
+        lambda row: row["test"]["accuracy"] - row["broken"]["typo"][-1],
+        lambda row: row["test"]["accuracy"] - row["broken"]["drop"][-1],
+        lambda row: row["attacks"]["synonyms"]["success"],
+        lambda row: row["test"]["ece"],
+        lambda row: row["foreign"]["entropy"],
+    )
+    assert shipped.record["plan"]["strengths"][-1] == 0.4
+
+    def values(name, measure):
+        return [measure(row) for row in shipped.rows(name).values()]
+
+    def points(gap):
+        return f"{100 * gap.difference:+.1f} ± {100 * gap.half_width:.1f}".replace("-", "−")
+
+    for name in shipped.select(noise=0.0):
+        assert len(shipped.rows(name)) == (1 if name == "teacher" else 5)
+        means = [f"{100 * np.mean(values(name, measure)):.1f}" for measure in measures]
+        assert f"| {name} | {' | '.join(means)} |" in page
+    for name in ("soft targets", "soft targets, many texts"):
+        gaps = [paired_seeds_test(values(name, m), values("hard labels", m)) for m in measures]
+        assert f"| *{name}, minus hard labels* | {' | '.join(map(points, gaps))} |" in page
+    for percent in (10, 20, 40):
+        arms = [
+            f"{arm}, {percent}% wrong" for arm in ("hard labels", "label smoothing", "labels and teacher")
+        ]
+        means = [f"{100 * shipped.mean(arm).mean:.1f} %" for arm in arms]
+        gaps = [points(shipped.compare(arms[2], arm)) for arm in arms[:2]]
+        assert f"| {percent} % | {' | '.join([*means, *gaps])} |" in page
