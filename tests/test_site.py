@@ -88,6 +88,7 @@ def site(tmp_path_factory) -> Path:
             "b2": model("@jupyter-widgets/base"),
         },
     )
+    first.cells[-1].source = "folder = 3\n!{python} -m kdtutor --output {folder}/teacher"
     nbformat.write(first, folder / "01_first.ipynb")
     nbformat.write(
         made("02 · Second\n\nYou should know [the\nfirst](01_first.ipynb): all of it.", "## A part\n\ntext"),

@@ -10,6 +10,7 @@ newest) and a card.json with the command, the seed, the data's hash, the scores 
 
 from __future__ import annotations
 
+import io
 import shlex
 import sys
 
@@ -35,6 +36,10 @@ def _commands() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 1 for an error that is the user's to fix, 130 for Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        # A letter that a terminal's encoding lacks (Windows' cp1252, say) is no reason to stop.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if not argv or argv[0] in ("-h", "--help"):
         print(f"{__doc__}\n{_commands()}")
         return 0

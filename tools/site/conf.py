@@ -13,7 +13,10 @@ nb_ipywidgets_js = {}  # `scripts_for_widgets` adds ours, the default ones come 
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
 myst_heading_anchors = 6
 myst_links_external_new_tab = False
-suppress_warnings = ["myst.header"]  # a heading two levels below the last is shown as it is in Jupyter
+suppress_warnings = [
+    "myst.header",  # a heading two levels below the last is shown as it is in Jupyter
+    "misc.highlighting_failure",  # a cell with a shell command, !…, is no Python
+]
 
 html_theme = "furo"
 html_static_path = ["static"]
