@@ -113,8 +113,13 @@ def refuse_top(cache: TopK, task: Task, terms: Sequence[Term], needs: Set[str]) 
     reason = None
     if not task.rules.per_token:
         reason = f"{task.name} is a {task.kind} task: cache=True keeps all of its few logits"
-    elif others := [kind.__name__ for kind in reads if kind not in (SoftTargets, SoftCrossEntropy)]:
-        reason = f"{others[0]} needs more of the teacher than probabilities: leave cache alone"
+    elif others := [kind for kind in reads if kind not in (SoftTargets, SoftCrossEntropy)]:
+        reason = f"{others[0].__name__} needs more of the teacher than probabilities: leave cache alone"
+        if issubclass(others[0], SoftTargets):
+            reason = (
+                f"{others[0].__name__} asks about every token that the student might write, also those that are left "
+                "out: learn by SoftTargets(…), or leave cache alone"
+            )
     elif "logits" in needs:
         reason = "it works with chunked=True alone"
     elif cache.k > len(task.tokenizer):

@@ -14,6 +14,7 @@ from kdtutor.models.forward import forward, inputs_of
 from kdtutor.models.students import small_bert, small_gpt2, small_seq2seq
 from kdtutor.objectives.hidden import CosineHidden
 from kdtutor.objectives.logits import HardLabels, SoftTargets
+from kdtutor.objectives.sequences import GeneralisedJSD, ReverseKL, SkewedKL, SkewedReverseKL
 from kdtutor.training import checkpoints
 from kdtutor.training.batches import Batches
 from kdtutor.training.control import control_of
@@ -134,6 +135,15 @@ def test_a_teacher_cached_with_all_its_logits_is_the_teacher(task):
     assert "masks" not in kept.teacher_mode
     # It is kept in float16.
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+
+
+@pytest.mark.parametrize("term", [ReverseKL(), GeneralisedJSD(0.5), SkewedKL(), SkewedReverseKL()])
+def test_what_asks_about_every_token_can_not_learn_from_the_largest_logits(term):
+    name = type(term).__name__
+    assert refusal(make_run, make_task("causal-lm"), HardLabels() + term, cache="topk:4") == (
+        f"the teacher's answers can't be cached as topk:4: {name} asks about every token that the student might write, "
+        "also those that are left out: learn by SoftTargets(…), or leave cache alone"
+    )
 
 
 def test_a_checkpoint_is_resumed_bit_by_bit(task, tmp_path):
