@@ -72,6 +72,8 @@ def build_tokenizer(phonemes: set[str], folder: Path) -> None:
         **{f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "BOS", "EOS")},
         "model_max_length": 32,
         "clean_up_tokenization_spaces": False,
+        # In what is read: see tokenize_both().
+        "reads_lower_case": True,
         "model_input_names": ["input_ids", "attention_mask"],
     }
     text = json.dumps(about, indent=2) + "\n"

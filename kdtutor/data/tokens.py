@@ -164,8 +164,14 @@ def tokenize(tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split
 
 
 def tokenize_both(tokenizer, texts: tuple[Sequence[str], ...], max_length: int) -> Encoded:
-    """Tokenize what is read, and beside it what is to be written, if that is known; each ends with its end of text."""
-    read = tokenize(tokenizer, texts[:1], max_length)
+    """Tokenize what is read, and beside it what is to be written, if that is known; each ends with its end of text.
+
+    A tokenizer may say `reads_lower_case`: what it reads has small letters, and capitals are written only, as phonemes.
+    """
+    given = texts[0]
+    if tokenizer.init_kwargs.get("reads_lower_case"):
+        given = [text.lower() for text in given]
+    read = tokenize(tokenizer, (given,), max_length)
     if len(texts) == 1:
         return read
     end = end_of_text(tokenizer)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import refusal
 
+import kdtutor as kd
 from kdtutor.data.load import load_task
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
@@ -113,3 +114,19 @@ def test_translations_that_come_in_one_part_are_cut(monkeypatch):
     assert min(sizes.values()) > 5
     spoken = dict(zip(*task.split("test").texts, strict=True))
     assert all(answer == text.replace("one", "un") for text, answer in spoken.items())
+
+
+def test_capitals_in_what_is_read_are_small_letters_and_in_what_is_written_phonemes(tmp_path):
+    task = kd.load_task("pronunciation")
+    words = ("vision", "Vision", "VISION", "AH", "ah")
+    ids = [task.encode_texts([word]).ids.tolist() for word in words]
+    assert ids[0] == ids[1] == ids[2] and ids[3] == ids[4]
+    assert task.tokenizer.unk_token_id not in ids[2]
+    both = task.rules.tokenize(task.tokenizer, (["AH"], ["AH"]), 32)
+    assert both.written.ids.tolist()[:1] == task.tokenizer.convert_tokens_to_ids(["AH"])
+    assert both.ids.tolist() == ids[4]
+    # Also where the task was saved and loaded, and by the teacher that ships.
+    kd.save_task(task.subset(4), tmp_path / "words")
+    assert kd.load_task(str(tmp_path / "words")).encode_texts(["VISION"]).ids.tolist() == ids[0]
+    teacher = kd.load_teacher(task)
+    assert len({*kd.generate(teacher, task, ["vision", "Vision", "VISION"])}) == 1
