@@ -307,7 +307,8 @@ def _check_config(config: PretrainedConfig, task: Task, who: str, has_head: bool
 
 
 def freeze(model: nn.Module) -> nn.Module:
-    """Set eval mode (no dropout: its answers are not noise) and no gradients. Returns the model."""
+    """Set eval mode (no dropout: its answers are not noise) and no gradients, old ones included. Returns the model."""
+    model.zero_grad(set_to_none=True)
     return model.eval().requires_grad_(False)
 
 

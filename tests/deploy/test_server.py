@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+from pathlib import Path
 
 import httpx
 import pytest
@@ -13,6 +15,7 @@ from kdtutor.cli import main
 from kdtutor.deploy.onnx import export
 from kdtutor.deploy.server import CLIENTS, Limits, _Limited, create_app
 from kdtutor.deploy.session import OnnxModel
+from kdtutor.hardware import release_freed_memory
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +138,43 @@ def test_a_model_that_fails_fails_its_requests_and_not_the_next(exported, monkey
                 ]
 
     assert asyncio.run(talk()) == [500, 200]
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").is_file(), reason="NOT TESTED: memory, which only Linux tells so"
+)
+def test_two_thousand_requests_sound_and_broken_take_no_memory(exported):
+    app = create_app(exported, wait=0.0, limits=Limits(bytes=200_000, per_minute=10**6))
+    odd = [
+        body("<script>alert(1)</script>"),
+        body("👩‍👩‍👧 " * 500),
+        body("x" * 100_000),
+        b'{"texts": ["\xff"]}',
+        b"{",
+    ]
+
+    def resident() -> float:
+        release_freed_memory()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    sent = [*(body(text) for text in texts(7, 0)), *odd, *odd, body(*texts(50, 1))]
+    held = []
+
+    async def talk() -> set[int]:
+        statuses = set()
+        how = {"headers": {"content-type": "application/json"}}
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here")
+        async with app.router.lifespan_context(app), client:
+            for turn in range(2000 // len(sent)):
+                answers = await asyncio.gather(*(client.post("/predict", content=one, **how) for one in sent))
+                statuses |= {answer.status_code for answer in answers}
+                if turn == 20:
+                    held.append(resident())
+        return statuses
+
+    assert asyncio.run(talk()) == {200, 400, 413, 422}
+    assert resident() < held[0] + 20
+    assert app.state.batcher.waiting == 0
 
 
 def test_it_is_described(exported):

@@ -314,8 +314,11 @@ def test_pairs_reach_a_bert_with_their_token_types(task):
 
 def test_a_frozen_model_neither_drops_out_nor_learns(task):
     model = tiny(task)
+    forward(model, task.encode("train").batch(torch.arange(2))).logits.sum().backward()
     assert freeze(model) is model
     assert not model.training
+    # Gradients take as much memory as the weights.
+    assert all(p.grad is None for p in model.parameters())
     assert not any(p.requires_grad for p in model.parameters())
 
 
