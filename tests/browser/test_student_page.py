@@ -19,7 +19,7 @@ from conftest import ROOT, skip_loudly
 from playwright.sync_api import expect
 
 import kdtutor as kd
-from kdtutor.deploy.browser import browser_page, fetch_runtime
+from kdtutor.deploy.browser import LocalPage, browser_page, fetch_runtime
 from kdtutor.errors import KDTutorError
 
 TEXTS = ("a sour fruit of a tree that grows in warm countries", "one who looks on")
@@ -287,3 +287,20 @@ def test_the_page_fits_and_axe_finds_nothing_serious(address, open_page, screens
     page.add_script_tag(path=site_tool.javascript() / "axe-core" / "axe.min.js")
     found = page.evaluate("axe.run(document, { resultTypes: ['violations'], preload: false })")
     assert [fault["id"] for fault in found["violations"] if fault["impact"] in ("serious", "critical")] == []
+
+
+def test_a_notebook_shows_the_page_while_it_is_served_and_a_sentence_ever_after(open_page, tmp_path):
+    (tmp_path / "index.html").write_text("<h1>the student</h1>", encoding="utf-8")
+    alive, over = LocalPage(tmp_path / "index.html"), LocalPage(tmp_path / "index.html")
+    over.close()
+    cells = [f'<div class="cell">{shown._repr_html_()}</div>' for shown in (alive, over)]
+    (tmp_path / "notebook.html").write_text("".join(cells), encoding="utf-8")
+    notebook = alive.address.replace("index.html", "notebook.html")
+    # The second address answers no more, which the browser notes as an error.
+    page = open_page(alive.address.removesuffix("index.html"), over.address, others=True).page
+    page.goto(notebook)
+    expect(page.locator(".cell").nth(1)).to_contain_text("while this kernel runs", use_inner_text=True)
+    expect(page.locator(".cell").nth(0)).to_have_text("", use_inner_text=True)
+    assert [frame.url for frame in page.frames] == [notebook, alive.address]
+    assert page.frames[1].inner_text("h1") == "the student"
+    alive.close()
