@@ -112,18 +112,14 @@ def _explained(
         return verdict
     found = repair(exercise, answer, probes, right)
     if found and found.name != ONE_LINE:
-        return _one_slip(exercise, found)
+        return _one_slip(found)
     pair = _named(exercise, naming.explanations(exercise, probes, mine, again))
-    return pair or (_one_slip(exercise, found) if found else None)
+    return pair or (_one_slip(found) if found else None)
 
 
-def _one_slip(exercise: Exercise, found: Repair) -> Verdict:
-    where = f"{found.name}, in {found.where}"
-    if not found.known:
-        return Verdict(False, "one slip", f"Not yet: {where}.\n{found.hint}", (found.name,))
-    hint = next(mistake.hint for mistake in exercise.mistakes if mistake.name == found.known)
-    text = f"Not yet. Two things at once:\n1. {found.known}: {hint}\n2. {where}: {found.hint}"
-    return Verdict(False, "two known mistakes", text, (found.known, found.name))
+def _one_slip(found: Repair) -> Verdict:
+    text = f"Not yet: {found.name}, in {found.where}.\n{found.hint}"
+    return Verdict(False, "one slip", text, (found.name,))
 
 
 def _right(exercise: Exercise) -> Verdict:

@@ -130,7 +130,10 @@ def error_rate(written: Sequence[str], references: Sequence[str], wrong: Wrong =
         for i, x in enumerate(a, 1):
             before, row[0] = row[0], i
             for j, y in enumerate(b, 1):
-                before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + cost * (x != y))
+                ways = [before + cost * (x != y)]
+                ways += [row[j] + 1] if "nothing is too much" not in wrong else []
+                ways += [row[j - 1] + 1] if "nothing is missing" not in wrong else []
+                before, row[j] = row[j], min(ways)
         return row[-1]
 
     split = (lambda text: list(text)) if "letters instead of tokens" in wrong else str.split
@@ -155,13 +158,14 @@ def _spoken(generator: torch.Generator) -> list[tuple]:
 
     probes = []
     for _ in range(3):
-        references = [draw(n) for n in (3, 8, 5, 4)]
-        # A token too few at the beginning, one too many, another one, and none at all.
+        references = [draw(n) for n in (3, 8, 5, 4, 9)]
+        # A token too few at the beginning, one too many, another one, none at all, and one too few in the middle.
         written = [
             references[0][1:],
             [*references[1][:2], "ZH", *references[1][2:]],
             [*references[2]],
             ["OY"],
+            [*references[4][:4], *references[4][5:]],
         ]
         written[2][1] = "OY"
         probes.append(tuple([" ".join(text) for text in texts] for texts in (written, references)))
@@ -190,6 +194,16 @@ ERROR_RATE = Exercise(
             "divided by what was written",
             "You divide by the length of what was written: who writes more makes fewer errors. The "
             "reference is the measure.",
+        ),
+        Mistake(
+            "nothing is missing",
+            "A token that is missing in the middle of a text costs more than one error: three kinds of step lead to a "
+            "field of your table.",
+        ),
+        Mistake(
+            "nothing is too much",
+            "A token too many in the middle of a text costs more than one error: three kinds of step lead to a field "
+            "of your table.",
         ),
         Mistake(
             "a substitution counts twice", "Your substitution costs as much as a deletion and an insertion."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -109,6 +110,12 @@ def activation_grid(
     zero = -low / scale
     if "the zero point has the other sign" in wrong:
         zero = -zero
+    if "the same on both sides, and no zero point" in wrong:
+        return float(x.abs().max()) / (2 ** (bits - 1) - 1), 0
+    if "the zero point cut off" in wrong:
+        return scale, int(zero)
+    if "the zero point rounded up" in wrong:
+        return scale, math.ceil(zero)
     return scale, zero if "a zero point between two numbers" in wrong else round(zero)
 
 
@@ -127,7 +134,13 @@ def _grid_probes(generator: torch.Generator) -> list[tuple]:
         }
 
     # The last ones have no activation below 0, where a GELU's would.
-    return [(seen(0.0), 8), (seen(-0.1), 6), (seen(2.0), 8)]
+    probes = [(seen(0.0), 8), (seen(-0.1), 6), (seen(2.0), 8)]
+    for (splits, bits), fraction in zip(probes[:2], (0.7, 0.3), strict=True):  # to be rounded up, and down
+        x, steps = splits["train"], 2**bits - 1
+        zero = int(steps * -x.min() / (x.max() - x.min())) + fraction
+        low = -zero * x.max() / (steps - zero)
+        splits["train"] = torch.cat([low[None], x.clamp(min=float(low))[1:], x.max()[None]])
+    return probes
 
 
 ACTIVATION_GRID = Exercise(
@@ -157,6 +170,7 @@ ACTIVATION_GRID = Exercise(
         Mistake(
             "the same on both sides",
             "Your grid reaches as far below 0 as above. Activations don't: half of the numbers are never used.",
+            also=("the same on both sides, and no zero point",),
         ),
         Mistake(
             "steps are not numbers",
@@ -165,6 +179,11 @@ ACTIVATION_GRID = Exercise(
         Mistake(
             "the zero point has the other sign",
             "Your zero point lies on the wrong side: it stands for 0 itself.",
+        ),
+        Mistake(
+            "the zero point cut off",
+            "Your zero point is a whole number, but not the nearest one: you cut off, or always round up.",
+            also=("the zero point rounded up",),
         ),
         Mistake(
             "a zero point between two numbers",

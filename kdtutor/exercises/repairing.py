@@ -18,14 +18,14 @@ import textwrap
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
 
 from kdtutor.exercises import sandbox
-from kdtutor.exercises.comparing import same, tensors
+from kdtutor.exercises.comparing import same
 from kdtutor.exercises.definitions import Exercise
 from kdtutor.exercises.edits import Edit, edits
 from kdtutor.exercises.left_out import Noting, left_out
@@ -46,7 +46,6 @@ class Repair:
     name: str
     where: str
     hint: str
-    known: str = ""  # the known mistake that is made beside it
 
 
 def repair(
@@ -68,8 +67,6 @@ class _Search:
     tree: ast.Module = field(init=False)
     scope: dict[str, Any] = field(init=False)  # what the function can see
     fresh: list[tuple[tuple, Run]] = field(default_factory=list)
-    known: list[tuple[str, Run, float]] | None = None  # what each known mistake shows on the first probe
-    last: Run | None = None  # what an edited function showed on the first probe, if it was wrong there
 
     def first(self) -> Repair | None:
         """The first edit with which the function is right on all probes and on fresh ones."""
@@ -79,14 +76,11 @@ class _Search:
         self.tree, self.scope = _parsed(self.answer, self.source)
         seen = self._values()
         lines = replaced(self.tree, seen, values_of(self.exercise, self.probes[0][0]))
-        with_known: list[tuple[Edit, str]] = []
-        slip = self._among(itertools.chain(edits(self.tree), left_out(self.tree, seen)), SECONDS, with_known)
-        return slip or self._beside_a_known_one(with_known) or self._among(lines, FURTHER)
+        slip = self._among(itertools.chain(edits(self.tree), left_out(self.tree, seen)), SECONDS)
+        return slip or self._among(lines, FURTHER)
 
-    def _among(
-        self, candidates: Iterable[Edit], seconds: float, with_known: list | None = None
-    ) -> Repair | None:
-        """The first of some edits that does it. Those that lead to a known mistake, on the first probe, are noted."""
+    def _among(self, candidates: Iterable[Edit], seconds: float) -> Repair | None:
+        """The first of some edits that does it."""
         stop = time.thread_time() + seconds
         for edit in candidates:
             if time.thread_time() > stop:
@@ -96,32 +90,6 @@ class _Search:
                 continue
             if self._is_right(function, self.probes) and self._is_right(function, self._more()):
                 return Repair(edit.name, _where(self.answer, edit.old), edit.hint)
-            if with_known is not None and edit.rank == 0 and self.last and not self.last.failure:
-                with_known += [(edit, name) for name in self._known_like(self.last)]
-        return None
-
-    def _known_like(self, seen: Run) -> Iterator[str]:
-        """The mistakes that show on the first probe what was seen."""
-        probe, right = self.probes[0]
-        if self.known is None:
-            names = [mistake.name for mistake in self.exercise.mistakes]
-            runs = (run(self.exercise, self.exercise.with_mistakes([name]), probe) for name in names)
-            self.known = [
-                (name, one, _print_of(one)) for name, one in zip(names, runs, strict=True) if not one.failure
-            ]
-        mark = _print_of(seen)
-        for name, one, other in self.known:
-            near = math.isclose(mark, other, rel_tol=1e-3, abs_tol=1e-4)
-            if near and same(seen.seen, one.seen) and not same(one.seen, right.seen):
-                yield name
-
-    def _beside_a_known_one(self, found: list[tuple[Edit, str]]) -> Repair | None:
-        """A slip, after which a known mistake is left."""
-        for edit, name in found[:20]:
-            function, wrong = self._edited(edit), self.exercise.with_mistakes([name])
-            probes = [probe for probe, _ in [*self.probes, *self._more()]]
-            if self._is_right(function, [(probe, run(self.exercise, wrong, probe)) for probe in probes]):
-                return Repair(edit.name, _where(self.answer, edit.old), edit.hint, name)
         return None
 
     def _edited(self, edit: Edit) -> Callable | None:
@@ -136,12 +104,10 @@ class _Search:
 
     def _is_right(self, function: Callable, probes: Sequence[tuple[tuple, Run]]) -> bool:
         oracle = ORACLE in function.__code__.co_names
-        self.last = None
         for probe, right in probes:
             if oracle:
                 self.scope[ORACLE] = copy.deepcopy(values_of(self.exercise, probe)).get
             mine = run(self.exercise, function, probe)
-            self.last = mine if probe is self.probes[0][0] else None
             if mine.failure or not mine.changed <= right.changed or not same(mine.seen, right.seen):
                 return False
         return True
@@ -181,12 +147,6 @@ def _located(edit: Edit) -> None:
 
 def _stop(*_: Any) -> NoReturn:
     raise sandbox.OutOfTime
-
-
-def _print_of(seen: Run) -> float:
-    """A number by which most things that differ can be told apart at once."""
-    parts = [part.double().nan_to_num(0, 0, 0).sum().item() for part in tensors(seen.seen)]
-    return sum(parts) + sum(float(part) for part in seen.seen.values() if isinstance(part, (int, float)))
 
 
 # ---------------------------------------------------------------------------------------------- the source
