@@ -74,12 +74,13 @@ def parse(kind: type, argv: list[str], name: str, recipe: Sequence[str] = (), as
     if unknown:
         raise KDTutorError(nearest("field", unknown[0].lstrip("-").split("=")[0], known))
     chosen = vars(parser.parse_args(recipe)) | vars(parsed)
+    read = kind(**chosen)
     if asks_for_task and "task" not in chosen:
         raise KDTutorError(
             f"{name} of which task? --task reviews.csv --text … --label … for a file of your own, --task supersense for"
             " the course's"
         )
-    return kind(**chosen)
+    return read
 
 
 def _heading(kind: type, name: str) -> str:

@@ -47,7 +47,13 @@ def test_the_command_line_makes_it_too_and_passes_its_options_on(narrow, tmp_pat
     task = make_task()
     model(task).save_pretrained(tmp_path / "teacher")
     monkeypatch.setattr("kdtutor.data.load.load_task", lambda *_, **__: task)
-    arguments = ["distill", f"--teacher={tmp_path / 'teacher'}", "--student=narrow-bert", "--width=8"]
+    arguments = [
+        "distill",
+        "--task=tiny",
+        f"--teacher={tmp_path / 'teacher'}",
+        "--student=narrow-bert",
+        "--width=8",
+    ]
     cli.main([*arguments, f"--output={tmp_path / 'out'}", "--steps=2", "--batch_size=8", "--dry_run"])
     assert "2 of 8 texts" in capsys.readouterr().out
     cli.main([*arguments, f"--output={tmp_path / 'out'}", "--steps=2", "--batch_size=8"])

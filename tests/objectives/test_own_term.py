@@ -139,5 +139,5 @@ def test_the_command_line_trains_with_them(tmp_path, monkeypatch, capsys):
         "--steps=2",
         "--batch_size=8",
     ]
-    cli.main(["distill", objective, *flags])
+    cli.main(["distill", "--task=tiny", objective, *flags])
     assert "BackwardKL(" in capsys.readouterr().out

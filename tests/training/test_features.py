@@ -220,7 +220,15 @@ def test_the_command_line_distils_with_them(task, tmp_path, monkeypatch, capsys)
         "--batch_size=8",
     ]
     cli.main(
-        ["distill", f"--objective={FORMULA}", "--student=small-bert", *flags, "--layers=1", "--width=32"]
+        [
+            "distill",
+            "--task=tiny",
+            f"--objective={FORMULA}",
+            "--student=small-bert",
+            *flags,
+            "--layers=1",
+            "--width=32",
+        ]
     )
     assert (
         "10 * ValueRelations(layers='last') + HiddenStates(layers='every second')" in capsys.readouterr().out
