@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median, quantiles
-from typing import Any, Protocol, cast
+from typing import IO, Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -167,7 +167,7 @@ def stored_bytes(model: PreTrainedModel | Runs) -> int:
     if not isinstance(model, torch.nn.Module):
         return model.bytes
     file = _Counted()
-    torch.save(model.state_dict(), file)
+    torch.save(model.state_dict(), cast(IO[bytes], file))
     return file.bytes
 
 
