@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from kdtutor.exercises.banks import RIGHT
 from kdtutor.exercises.definitions import Exercise, Experiment, Misconception, Mistake
-from kdtutor.exercises.toys import Inputs, TinyClassifier, padded_texts, weights_of
+from kdtutor.exercises.stepping import GRAPH_KEPT
+from kdtutor.exercises.toys import Inputs, TinyClassifier, keeps_graph, padded_texts, weights_of
 
 # ------------------------------------------------------------------------------- 7.4 every batch's soft targets
 
@@ -42,7 +43,7 @@ def distil_epoch(
             optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
+        losses.append(loss if GRAPH_KEPT.name in wrong else loss.item())
     return losses
 
 
@@ -55,6 +56,7 @@ def _observe_epoch(
     return {
         "whether the teacher answers in eval mode": not any(teacher.in_train_mode),
         "the losses that are returned": torch.tensor(losses),
+        "whether the returned losses keep their graphs": keeps_graph(*losses),
         "the change of the student's weights": weights_of(student) - before,
     }
 
@@ -74,6 +76,7 @@ DISTIL_EPOCH = Exercise(
     title="Every batch its own soft targets",
     reference=distil_epoch,
     mistakes=(
+        GRAPH_KEPT,
         Mistake(
             "the last batch's answers for all",
             "Every batch of yours learns the teacher's answers to the last one. What becomes of a name to which "

@@ -158,14 +158,16 @@ def _spoken(generator: torch.Generator) -> list[tuple]:
 
     probes = []
     for _ in range(3):
-        references = [draw(n) for n in (3, 8, 5, 4, 9)]
-        # A token too few at the beginning, one too many, another one, none at all, and one too few in the middle.
+        references = [draw(n) for n in (3, 8, 5, 4, 9, 5)]
+        # A token too few at the beginning, one too many, another one, none at all, one too few in the middle,
+        # one too many at the beginning.
         written = [
             references[0][1:],
-            [*references[1][:2], "ZH", *references[1][2:]],
+            [*references[1][:4], "ZH", *references[1][4:]],
             [*references[2]],
             ["OY"],
             [*references[4][:4], *references[4][5:]],
+            ["ZH", *references[5]],
         ]
         written[2][1] = "OY"
         probes.append(tuple([" ".join(text) for text in texts] for texts in (written, references)))

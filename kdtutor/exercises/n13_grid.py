@@ -103,6 +103,8 @@ def activation_grid(
     low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
     if "0 is off the grid" in wrong:
         low = float(x.min())
+    if "0 is off the grid, above" in wrong:
+        high = float(x.max())
     if "the same on both sides" in wrong:
         high = max(high, -low)
         low = -high
@@ -133,8 +135,8 @@ def _grid_probes(generator: torch.Generator) -> list[tuple]:
             for name, (width, below) in spread.items()
         }
 
-    # The last ones have no activation below 0, where a GELU's would.
-    probes = [(seen(0.0), 8), (seen(-0.1), 6), (seen(2.0), 8)]
+    # The last but one has no activation below 0, where a GELU's would, and the last none above.
+    probes = [(seen(0.0), 8), (seen(-0.1), 6), (seen(2.0), 8), (seen(-2.5), 8)]
     for (splits, bits), fraction in zip(probes[:2], (0.7, 0.3), strict=True):  # to be rounded up, and down
         x, steps = splits["train"], 2**bits - 1
         zero = int(steps * -x.min() / (x.max() - x.min())) + fraction
@@ -166,6 +168,7 @@ ACTIVATION_GRID = Exercise(
             "0 is off the grid",
             "Where all activations lie on one side of 0, your grid has no number for 0. Padding and everything that a "
             "ReLU has cut off is exactly 0.",
+            also=("0 is off the grid, above",),
         ),
         Mistake(
             "the same on both sides",
@@ -217,7 +220,7 @@ def layers_to_quantize(
         price = -price
     chosen, left = [], float(bytes.sum())
     for i in price.argsort(stable=True).tolist():
-        if left <= budget:
+        if left <= budget and not ("a layer more where the budget is just met" in wrong and left == budget):
             break
         if "stops a layer too early" in wrong and left - float(saved[i]) <= budget:
             break
@@ -228,10 +231,12 @@ def layers_to_quantize(
 
 def _layer_probes(generator: torch.Generator) -> list[tuple]:
     probes = []
-    for n, share in ((6, 0.7), (9, 0.5), (8, 0.6)):
+    for n, share in ((6, 0.7), (9, 0.5), (8, 0.6), (7, None)):
         bytes = torch.randint(1, 40, (n,), generator=generator).float() * 4
         error = torch.rand(n, generator=generator) * bytes.sqrt()
-        probes.append((error, bytes, share * float(bytes.sum())))
+        saved = 0.75 * bytes[(error / bytes).argsort()]
+        met = float(bytes.sum() - saved[:3].sum())  # to the byte
+        probes.append((error, bytes, share * float(bytes.sum()) if share else met))
     return probes
 
 
@@ -257,6 +262,10 @@ LAYERS_TO_QUANTIZE = Exercise(
         Mistake(
             "stops a layer too early",
             "Your model is still larger than the budget: the last layer is missing.",
+        ),
+        Mistake(
+            "a layer more where the budget is just met",
+            "Where all bytes together are exactly the budget, you let one more layer go. At most, it said.",
         ),
         Mistake("in the order they went", "Those are the layers. They were to be named in increasing order."),
     ),
