@@ -186,7 +186,9 @@ CALIBRATION_ERROR = Exercise(
             "the middle of the bin for its confidence",
             "You take the middle of a bin for the confidence of its texts. How sure the model was of them, is known.",
         ),
-        Mistake("squared gaps", "Your gaps are squared."),
+        Mistake(
+            "squared gaps", "Your gaps are squared, so that small ones hardly count. Their size is asked for."
+        ),
         Mistake(
             "gaps added up", "You add up the gaps of the bins: which share of the texts does a bin hold?"
         ),
