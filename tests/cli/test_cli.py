@@ -154,7 +154,7 @@ def test_unknown_names_list_what_there_is_nearest_first(capsys, mine):
         capsys, "finetune", "--task", "supersens"
     )
     assert 'unknown term "SoftTarget"; there are: SoftTargets, ' in refused(
-        capsys, "distill", "--objective", "SoftTarget(2)"
+        capsys, "distill", "--task", "supersense", "--objective", "SoftTarget(2)"
     )
     assert "save_dtype must be float32 or float16, not 'float12'" in refused(
         capsys, "finetune", *mine, "--save_dtype", "float12", *small(mine)
