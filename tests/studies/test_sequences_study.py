@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -107,3 +108,23 @@ def test_no_word_of_the_start_comes_again_and_what_the_teacher_wrote_is_kept(tas
     assert asked == [{"beams": 2, "max_new_tokens": 5}], "asked once"
     assert kept[0].fingerprint == kept[1].fingerprint
     assert set(kept[0].texts("train")) == second == set(bench.words("data", 0).texts("train"))
+
+
+def test_what_the_results_page_says_of_sequences_is_what_it_found():
+    shipped = studies.load("sequences")
+    page = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+
+    def points(gap):
+        return f"{100 * gap.difference:+.1f} ± {100 * gap.half_width:.1f}".replace("-", "−")
+
+    for name in shipped.select():
+        assert len(shipped.rows(name)) == (1 if name == "teacher" else 5)
+        errors, right, perplexity = (
+            shipped.mean(name, measure).mean for measure in ("error_rate", "accuracy", "perplexity")
+        )
+        row = f"| {name} | {100 * errors:.1f} % | {100 * right:.1f} % | {perplexity:.2f} |"
+        if name not in ("teacher", "start", "hard labels"):
+            row += f" {points(shipped.compare(name, 'hard labels', 'error_rate'))} |"
+        assert row in page
+    ahead = shipped.compare("on-policy", "label smoothing", "error_rate")
+    assert f"it is {-100 * ahead.difference:.1f} ± {100 * ahead.half_width:.1f} ahead" in page
