@@ -146,6 +146,17 @@ def test_scores_say_mean_and_interval_over_the_seeds_and_show_every_seed():
     assert list(picture.axes[0].lines[0].get_xdata()) == [0.60, 0.62, 0.64]
 
 
+@pytest.mark.parametrize("bar", [0.3, 0.65, 0.9])
+def test_the_name_of_a_reference_lies_within_the_axes(bar):
+    pytest.importorskip("torch")
+    scores = {"a": [0.60, 0.62, 0.64], "b": [0.7, 0.7, 0.7]}
+    picture = plots.scores_with_intervals(scores, reference=("teacher", bar))
+    picture.canvas.draw()
+    (name,) = [text for text in picture.axes[0].texts if "teacher" in text.get_text()]
+    box, inside = name.get_window_extent(), picture.axes[0].get_window_extent()
+    assert inside.x0 <= box.x0 and box.x1 <= inside.x1
+
+
 def test_one_seed_is_said_to_be_one_and_gets_no_interval():
     pytest.importorskip("torch")
     assert "over one seed" in (text := said(plots.scores_with_intervals({"a": [0.6]})))
