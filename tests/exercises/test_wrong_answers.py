@@ -39,6 +39,11 @@ def returns_the_loss_with_its_graph(model, optimizer, source, target):
     return loss
 
 
+@wrong("rate_grid")
+def rounds_the_quotient_down(low, high, points):
+    return low * (high // low) ** (torch.arange(points) / (points - 1))
+
+
 @wrong("train_epoch", "the returned loss keeps its graph")
 def returns_a_sum_of_losses_with_their_graphs(student, batches, accumulate, learning_rate):
     groups = [batches[i : i + accumulate] for i in range(0, len(batches), accumulate)]
