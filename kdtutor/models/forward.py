@@ -144,6 +144,8 @@ def _recorded(model: nn.Module, parts: Mapping[str, list[Tensor]]) -> Iterator[N
 def record_for_good(model: nn.Module, needs: Set[str]) -> None:
     """Let a model that is to be compiled record queries, keys and values at every call: what is compiled knows no hook
     that comes later."""
+    # Nor does it ask whether there is one: else this model would run what was compiled for another without any.
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
     kept: dict[str, list[Tensor]] = {name: [] for name in ATTENTION_PARTS if name in needs}
     for name, seen in kept.items():
         _record(model, name, seen)

@@ -39,7 +39,7 @@ def returns_the_loss_with_its_graph(model, optimizer, source, target):
     return loss
 
 
-@wrong("rate_grid")
+@wrong("rate_grid", "the wrong operation")
 def rounds_the_quotient_down(low, high, points):
     return low * (high // low) ** (torch.arange(points) / (points - 1))
 
