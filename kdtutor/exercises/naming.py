@@ -18,7 +18,7 @@ from kdtutor.exercises.running import Run, run
 Names = tuple[str, ...]
 # Seconds of this thread's processor time: for pairs that explain everything, from the first that fits on, and for
 # those that explain the first thing seen.
-SEARCH, FURTHER, PARTLY = 0.5, 0.2, 0.2
+SEARCH, FURTHER, PARTLY = 0.8, 0.2, 0.2
 UNLIKE = 1e9  # the distance between things of different shape
 EXCHANGED = "return values exchanged"
 EXCHANGED_HINT = (

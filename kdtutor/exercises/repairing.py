@@ -32,7 +32,7 @@ from kdtutor.exercises.left_out import Noting, left_out
 from kdtutor.exercises.localising import ORACLE, replaced, values_of
 from kdtutor.exercises.running import Run, portable, run
 
-SECONDS, FURTHER = 1.0, 0.2  # of processor time: for edits, and for single lines
+SECONDS, FURTHER = 0.8, 0.2  # of processor time: for edits, and for single lines
 MOST, WAIT = (
     1.5,
     20.0,
