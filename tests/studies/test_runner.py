@@ -97,6 +97,7 @@ def test_what_starts_from_anothers_result_waits_for_it(file, monkeypatch):
     assert len(pauses) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_make_every_row_once(file):
     code = f"""
 import os, pathlib, time

@@ -182,6 +182,7 @@ def two_process_run(formula, folder=None, **settings):
     return run_of(task, formula, student=student, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("formula", [FORMULA, BETWEEN_TEXTS.replace("RelationalAngle", "RelationalDistance")])
 def test_two_processes_give_what_one_gives_with_as_many_parts(tmp_path, formula):
     results = processes(2, SCRIPT.format(formula=formula, folder=str(tmp_path)))

@@ -277,6 +277,7 @@ for kind in ("causal-lm", "seq2seq"):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path):
     results = processes(2, SCRIPT.format(folder=str(tmp_path)))
     assert [result.returncode for result in results] == [0, 0], results[0].stderr + results[1].stderr
