@@ -179,7 +179,8 @@ EXERCISES = [
         ),
         probes=_probes,
         gradients=(0,),
-        stress=lambda generator: [(1000 * torch.randn(3, 4, generator=generator), 2.0)],
+        # Many rows, so that in some of them two logits lie beyond any bound that a learner may set.
+        stress=lambda generator: [(1000 * torch.randn(12, 4, generator=generator), 2.0)],
         growth=lambda n: (torch.linspace(-1, 1, 4 * n).view(n, 4), 2.0),
     ),
     Exercise(
