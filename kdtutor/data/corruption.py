@@ -59,11 +59,18 @@ def broken_copies(task: Task, kind: str, strength: float, seed: int = 0, labels:
         raise KDTutorError(
             f"{task.name} is a {task.kind} task: its texts have no labels that copies could have"
         )
-    texts = tuple([*column, *corrupt(column, kind, strength, seed)] for column in train.texts)
+    copies = [corrupt(column, kind, strength, seed) for column in train.texts]
+    what = f"copies, {kind} {strength:g}, seed {seed}{', labelled' if labels else ''}"
+    return with_copies(task, copies, what, labels)
+
+
+def with_copies(task: Task, copies: Sequence[Sequence[str]], what: str, labels: bool = False) -> Task:
+    """Put a copy of each training text beside it: columns of texts, as the task's. labels: as in `broken_copies`."""
+    train = task.split("train")
+    texts = tuple([*column, *more] for column, more in zip(train.texts, copies, strict=True))
     of_copies = train.targets if labels else torch.full_like(train.targets, IGNORED)
     both = Split(texts, torch.cat([train.targets, of_copies]))
-    name = f"{task.name}[and copies, {kind} {strength:g}, seed {seed}{', labelled' if labels else ''}]"
-    return replace(task, name=name, splits=task.splits | {"train": both})
+    return replace(task, name=f"{task.name}[and {what}]", splits=task.splits | {"train": both})
 
 
 def split_words(text: str) -> tuple[list[str], list[int]]:

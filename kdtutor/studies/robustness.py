@@ -20,10 +20,9 @@ import torch
 from transformers import PreTrainedModel
 
 from kdtutor import evaluation
-from kdtutor.data.corruption import CORRUPTIONS, corrupt
+from kdtutor.data.corruption import CORRUPTIONS, corrupt, with_copies
 from kdtutor.data.load import load_task
-from kdtutor.data.task import Split, Task, random_rows
-from kdtutor.data.tokens import IGNORED
+from kdtutor.data.task import Task, random_rows
 from kdtutor.evaluation.attacks import METHODS, Attacked
 from kdtutor.models.forward import logits_of
 from kdtutor.models.students import make_student
@@ -185,11 +184,9 @@ class Robustness(Bench):
 
 def _with_broken(task: Task) -> Task:
     """Add a broken copy of each training text, without a label: a third of each kind that a tokenizer can see."""
-    train, kinds = task.split("train"), ("typo", "drop", "synonym")
-    copies = [corrupt([text], kinds[i % 3], 0.3)[0] for i, text in enumerate(train.texts[0])]
-    hidden = torch.full((len(copies),), IGNORED)
-    both = Split(([*train.texts[0], *copies],), torch.cat([train.targets, hidden]))
-    return replace(task, name=f"{task.name}[and broken copies]", splits=task.splits | {"train": both})
+    kinds = "typo", "drop", "synonym"
+    copies = [corrupt([text], kinds[i % 3], 0.3)[0] for i, text in enumerate(task.texts("train"))]
+    return with_copies(task, [copies], "broken copies")
 
 
 def _with_wrong_labels(task: Task, share: float) -> Task:
