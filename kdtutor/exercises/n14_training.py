@@ -68,33 +68,12 @@ def step_gradient(
         }
         shares = [[joined]]
         everything = [joined]
-    total, loss, graph = _masked(everything), 0.0, 0.0
+    loss, graph = 0.0, 0.0
     for share in shares:
         for batch in share:
-            logits, labels = model(batch["features"]).flatten(0, 1), batch["labels"].flatten()
-            summed = F.cross_entropy(logits, labels, reduction="sum")
-            factor = 1 / total
-            if "every process its own mean" in wrong:
-                factor = 1 / (_masked(share) * len(shares))
-            if "divided by the texts" in wrong:
-                factor = 1 / sum(len(b["labels"]) for b in everything)
-            if "divided by all positions" in wrong:
-                factor = 1 / sum(b["labels"].numel() for b in everything)
-            if "not divided" in wrong:
-                factor = 1.0
-            if "multiplied by the processes" in wrong:
-                factor = factor * len(shares)
-            if "divided by the processes as well" in wrong:
-                factor = factor / len(shares)
             if "only the last micro-batch" in wrong:
                 model.zero_grad()
-            part = factor * summed
-            if {"mean of the means", "divided after backward", "the mean times its count"} & wrong:
-                mean = F.cross_entropy(logits, labels)
-                share_of = (
-                    _masked([batch]) / total if "the mean times its count" in wrong else 1 / len(everything)
-                )
-                part = mean * share_of
+            part = _part(model, batch, share, shares, wrong)
             if "one backward for all" in wrong:
                 graph = graph + part
             else:
@@ -114,6 +93,35 @@ def step_gradient(
     if "the sum of the means returned" in wrong:
         return sum(_mean_loss(model, batch) for batch in everything)
     return part.item() if "the last loss returned" in wrong else loss
+
+
+def _part(
+    model: nn.Module, batch: Batch, share: Sequence[Batch], shares: Sequence, wrong: frozenset[str]
+) -> Tensor:
+    """What a micro-batch of a process's share adds to the loss of the step, with its graph."""
+    everything = [each for some in shares for each in some]
+    logits, labels = model(batch["features"]).flatten(0, 1), batch["labels"].flatten()
+    total = _masked(everything)
+    if {"mean of the means", "divided after backward", "the mean times its count"} & wrong:
+        by_count = "the mean times its count" in wrong
+        return F.cross_entropy(logits, labels) * (
+            _masked([batch]) / total if by_count else 1 / len(everything)
+        )
+
+    factor = 1 / total
+    if "every process its own mean" in wrong:
+        factor = 1 / (_masked(share) * len(shares))
+    if "divided by the texts" in wrong:
+        factor = 1 / sum(len(b["labels"]) for b in everything)
+    if "divided by all positions" in wrong:
+        factor = 1 / sum(b["labels"].numel() for b in everything)
+    if "not divided" in wrong:
+        factor = 1.0
+    if "multiplied by the processes" in wrong:
+        factor = factor * len(shares)
+    if "divided by the processes as well" in wrong:
+        factor = factor / len(shares)
+    return factor * F.cross_entropy(logits, labels, reduction="sum")
 
 
 def _mean_loss(model: nn.Module, batch: Batch) -> float:

@@ -32,11 +32,9 @@ from kdtutor.exercises.left_out import Noting, left_out
 from kdtutor.exercises.localising import ORACLE, replaced, values_of
 from kdtutor.exercises.running import Run, portable, run
 
-SECONDS, FURTHER = 0.8, 0.2  # of processor time: for edits, and for single lines
-MOST, WAIT = (
-    1.5,
-    20.0,
-)  # of processor time for all, whatever an edited function does; and of a busy machine's time
+# Seconds of processor time: for edits, for single lines, and for all, whatever an edited function does.
+SECONDS, FURTHER, MOST = 0.8, 0.2, 1.5
+WAIT = 20.0  # seconds that may pass meanwhile, on a busy machine
 
 
 @dataclass(frozen=True)
