@@ -65,17 +65,19 @@ def choices(
     times, labels, found = speeds(models, task, split, texts, rounds), task.targets(split), []
     for name, model in models.items():
         score = accuracy(predict(model, task, split), labels)
+        low, high = share_interval(score, len(labels))
         found.append(
             Choice(
-                name,
-                score,
-                *share_interval(score, len(labels)),
-                len(labels),
-                times[name].bytes,
-                sizes(model).parameters,
-                times[name].median_ms,
-                times[name].throughput,
-                recipes.get(name, ""),
+                name=name,
+                accuracy=score,
+                low=low,
+                high=high,
+                texts=len(labels),
+                bytes=times[name].bytes,
+                parameters=sizes(model).parameters,
+                milliseconds=times[name].median_ms,
+                throughput=times[name].throughput,
+                recipe=recipes.get(name, ""),
             )
         )
     return found

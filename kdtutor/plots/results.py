@@ -81,14 +81,14 @@ def scores_with_intervals(
         axes.annotate(
             percent(found.mean, 1), (found.mean, row), (0, 9), textcoords="offset points", ha="center"
         )
-    if reference:
-        axes.axvline(reference[1], color=TEACHER.colour, linestyle="--")
     axes.set(yticks=range(len(results)), yticklabels=results, ylim=(len(results) - 0.4, -0.85), xlabel=xlabel)
     axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.08)
     axes.grid(axis="x")
-    if reference:  # on the side that has more room
+    if reference:
+        axes.axvline(reference[1], color=TEACHER.colour, linestyle="--")
+        # Its name stands on the side that has more room.
         side = "left" if reference[1] < sum(axes.get_xlim()) / 2 else "right"
         name = f" {reference[0]} {percent(reference[1], 1)} "
         axes.annotate(name, (reference[1], -0.6), ha=side, va="center")
