@@ -139,3 +139,23 @@ def test_what_the_results_page_says_of_robustness_is_what_it_found():
         means = [f"{100 * shipped.mean(arm).mean:.1f} %" for arm in arms]
         gaps = [points(shipped.compare(arms[2], arm)) for arm in arms[:2]]
         assert f"| {percent} % | {' | '.join([*means, *gaps])} |" in page
+
+    # What the page and notebook 10 say in words.
+    def gap(name, place):
+        return paired_seeds_test(values(name, measures[place]), values("hard labels", measures[place]))
+
+    assert f"{shipped.core_hours:.1f} hours of one core" in page
+    assert all(abs((found := gap("soft targets", i)).difference) < found.half_width for i in (0, 1, 2, 3))
+    assert (ece := gap("soft targets", 4)).difference < -ece.half_width
+    assert gap("label smoothing", 4).difference < ece.difference
+    many = [gap("soft targets, many texts", place) for place in (0, 2, 3)]
+    assert all(abs(found.difference) > found.half_width for found in many)
+    assert many[0].difference > 0 and many[1].difference > 0 > many[2].difference
+    for place in (1, 2):
+        broken, whole = (
+            values(arm, measures[place]) for arm in ("soft targets, broken copies", "soft targets")
+        )
+        assert abs((found := paired_seeds_test(broken, whole)).difference) < found.half_width
+    for percent in (10, 20, 40):
+        smoothed = shipped.compare(f"label smoothing, {percent}% wrong", f"hard labels, {percent}% wrong")
+        assert smoothed.difference < smoothed.half_width

@@ -128,3 +128,13 @@ def test_what_the_results_page_says_of_sequences_is_what_it_found():
         assert row in page
     ahead = shipped.compare("on-policy", "label smoothing", "error_rate")
     assert f"it is {-100 * ahead.difference:.1f} ± {100 * ahead.half_width:.1f} ahead" in page
+
+    # What the page and notebook 12 say in words.
+    assert f"{shipped.core_hours:.1f} hours of one core" in page
+    assert abs(ahead.difference) < ahead.half_width
+    gaps = {name: shipped.compare(name, "hard labels", "error_rate") for name in shipped.select()[3:]}
+    assert len(gaps) == 7
+    apart = {name for name, gap in gaps.items() if abs(gap.difference) > gap.half_width}
+    assert apart == {"word-level, reverse KL", "on-policy"} and gaps["word-level, reverse KL"].difference > 0
+    assert min(gaps, key=lambda name: shipped.mean(name, "error_rate").mean) == "on-policy"
+    assert all(abs(gaps[name].difference) < 0.005 for name in ("label smoothing", "word-level"))
