@@ -25,11 +25,15 @@ def main() -> None:
     )
     parser.add_argument("--small", action="store_true", help="proves on a CPU that all of it runs")
     parser.add_argument("--seconds", type=float, help="for all arms together (560; small: 300)")
+    parser.add_argument("--only", nargs="+", metavar="ARM", help="these arms, such as \"masked LM: ours\"")
     parser.add_argument("--output", type=Path, default=Path("gpu.json"))
     a = parser.parse_args()
     ends = time.monotonic() + (a.seconds or (300 if a.small else 560))
     found = {"hardware": hardware(), "small": a.small, "arms": {}}
     todo = arms(a.small)
+    if unknown := {*(a.only or ())} - todo.keys():
+        parser.error(f"there is no arm {', '.join(sorted(unknown))}; there are: {', '.join(todo)}")
+    todo = {name: command for name, command in todo.items() if not a.only or name in a.only}
     for number, (name, command) in enumerate(todo.items()):
         share = max(1.0, (ends - time.monotonic()) / (len(todo) - number))
         found["arms"][name] = measured([sys.executable, *command], share)

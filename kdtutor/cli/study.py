@@ -52,7 +52,13 @@ def main(argv: list[str]) -> int:
         forget(file, folder)
     if given.processes > 1:
         return side_by_side(given.processes, ["study", *(part for part in argv if part != "--restart")])
-    make = {"logits": _logits, "distilbert": _distilbert}.get(given.name, _of_one_task)
+    make = (
+        _distilbert
+        if given.name.startswith("distilbert")
+        else _logits
+        if given.name == "logits"
+        else _of_one_task
+    )
     print(make(given, file, folder))
     return 0
 
@@ -83,9 +89,8 @@ def _distilbert(given, file: Path, folder: Path) -> Stored:
 
     tasks = {name: _task(given, name) for name in ("glosses", *distilbert.TASKS)}
     teacher = load_teacher(tasks["glosses"], given.teacher)
-    return distilbert_runs.run(
-        distilbert.Plan(), file, folder, tasks, teacher, report=partial(print, flush=True)
-    )
+    plan = distilbert.PLANS[given.name]
+    return distilbert_runs.run(plan, file, folder, tasks, teacher, report=partial(print, flush=True))
 
 
 def _task(given, name: str):

@@ -16,7 +16,10 @@ from kdtutor.errors import KDTutorError, nearest
 from kdtutor.studies.stored import Stored, read_file, results_file
 
 #: the studies that `kdtutor study NAME` makes
-STUDIES = ("logits", "distilbert", "shapes", "grid", "features", "sequences", "robustness")
+STUDIES = (
+    *("logits", "distilbert", "distilbert-longer", "distilbert-reviews"),
+    *("shapes", "grid", "features", "sequences", "robustness"),
+)
 
 
 def load(name: str) -> Stored:

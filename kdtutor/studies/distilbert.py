@@ -98,7 +98,10 @@ class Stage:
 class Plan:
     """Sizes: about eleven hours of one core.
 
-    choosing_texts: of glosses, on which the rates of pre-training are tried.
+    choosing_texts: of glosses, on which the rates of pre-training are tried. precision: of training, the same on every
+    machine; at a GPU so small a student waits for launches, of which bf16 needs more. arms: of `ARMS`. corpus: the
+    tasks whose training texts are pre-trained on, glosses first, which give what the others leave of its number.
+    tuned_by: the study whose learning rates are taken where this one has none of its own, and so does not try any.
     """
 
     glosses: Stage = Stage(40_000, 1000, 3000, passes=1, max_norm=5.0, rates=(2e-4, 4e-4))
@@ -108,8 +111,28 @@ class Plan:
     random_rates: tuple[float, ...] = (6e-4, 1.2e-3)  # at pre-training, from random weights
     choosing_texts: int = 10_000
     dropout: float = 0.1  # at fine-tuning
+    precision: str = "fp32"
+    arms: tuple[str, ...] = tuple(ARMS)
+    corpus: tuple[str, ...] = ("glosses",)
+    tuned_by: str = ""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     choosing_seeds: tuple[int, ...] = (5, 6)
+
+
+#: the study, and two that ask why: was it patience, was it the corpus?
+PLANS = {
+    "distilbert": Plan(),
+    # Five times the texts, in batches twice as large, with no bound on the gradient that is ever reached.
+    "distilbert-longer": Plan(
+        Stage(None, 1000, 3000, passes=2, batch_size=64, max_norm=50.0, rates=(2e-4, 4e-4)),
+        arms=(TEACHER, DISTILLED, CONTROL, "without masked LM", START),
+        tuned_by="distilbert",
+    ),
+    # Half of the texts are reviews, as those of two of the three tasks.
+    "distilbert-reviews": Plan(
+        arms=(DISTILLED, CONTROL), corpus=("glosses", "sentiment", "valence"), tuned_by="distilbert"
+    ),
+}
 
 
 class Results(Stored):
@@ -200,7 +223,8 @@ class Results(Stored):
         if self.record.get("bars"):
             cells = [f"{self.scores(WORDS, task=task)[0]:.4f}" for task in tasks[1:]]
             lines.append(f"{WORDS:<46}" + "".join(f"{cell:<17}" for cell in cells))
-        for name in (CONTROL, DISTILLED, TWICE):
+        kept = (CONTROL, DISTILLED, TWICE) if TEACHER in self.configurations else ()
+        for name in (name for name in kept if name in self.configurations):
             lines.append(f"retained by {name}: {_cell(mean_and_interval(self.retention(name)))}")
         lines.append(f"parameters {self.size():.3f}, speed {_cell(mean_and_interval(self.speed()))}")
         return "\n".join(lines)

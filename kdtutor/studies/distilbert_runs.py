@@ -9,18 +9,21 @@ from pathlib import Path
 from statistics import mean
 
 import torch
+from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from kdtutor import evaluation
-from kdtutor.data.task import Task
+from kdtutor.data.task import Split, Task
 from kdtutor.models.depth import half_depth
 from kdtutor.models.fingerprint import fingerprint
 from kdtutor.models.load import load_model, load_teacher
 from kdtutor.models.sizes import sizes
 from kdtutor.models.students import set_dropout
+from kdtutor.studies import load
 from kdtutor.studies.distilbert import (
     ARMS,
     CONTROL,
+    PLANS,
     RANDOM,
     START,
     TASKS,
@@ -59,24 +62,49 @@ def run(plan: Plan, file: Path, folder: Path, tasks: Mapping[str, Task], teacher
     head = {
         "study": "distilbert",
         "format": FORMAT,
-        "command": "kdtutor study distilbert",
+        "command": f"kdtutor study {name_of(plan)}",
         "teacher": fingerprint(teacher),
         "data": ", ".join(f"{name} {task.fingerprint}" for name, task in tasks.items()),
         "versions": versions(),
         "plan": {name: value for name, value in as_stored(plan).items() if name != "seeds"},
         "hardware": hardware(),
-        "configurations": {arm.name: as_stored(arm) for arm in ARMS.values()},
+        "configurations": {name: as_stored(ARMS[name]) for name in plan.arms},
         "sizes": {},
         "bars": [],
         "room": [],
-        "choosing": [],
+        "choosing": _chosen_before(plan),
         "speed": [],
         "runs": [],
     }
     bench = _Bench(plan, tasks, teacher, folder)
     head["sizes"] = {name: asdict(sizes(model)) for name, model in bench.pair().items()}
-    total = len(plan.seeds) * sum(len(arm.measured_on) for arm in ARMS.values())
+    total = len(plan.seeds) * sum(len(ARMS[name].measured_on) for name in plan.arms)
     return Results(work(Ledger(file, head, report), bench.jobs, total, report))
+
+
+def name_of(plan: Plan) -> str:
+    """Look up the name of a plan; one of other sizes has that of the study."""
+    return next((name for name, known in PLANS.items() if known == plan), "distilbert")
+
+
+def _chosen_before(plan: Plan) -> list[dict]:
+    """List what another study tried, where this one takes its learning rates: all that it doesn't try itself."""
+    if not plan.tuned_by:
+        return []
+    own = {"glosses"} if plan.glosses != PLANS[plan.tuned_by].glosses else set()
+    tried_there = load(plan.tuned_by).record["choosing"]
+    return [row for row in tried_there if row["configuration"] in plan.arms and row["task"] not in own]
+
+
+def _corpus(plan: Plan, tasks: Mapping[str, Task]) -> Task:
+    """Pick what is pre-trained on: definitions, and all training texts of the other tasks of the corpus, unlabelled."""
+    others = [text for name in plan.corpus[1:] for text in tasks[name].texts("train")]
+    stage = plan.glosses
+    if not others or stage.texts is None:
+        return _part(tasks["glosses"], stage)
+    part = _part(tasks["glosses"], replace(stage, texts=stage.texts - len(others)))
+    train = Split(([*part.texts("train"), *others],), None)
+    return replace(part, name=f"{part.name}[and {len(others)} others]", splits=part.splits | {"train": train})
 
 
 class _Bench:
@@ -84,7 +112,8 @@ class _Bench:
 
     def __init__(self, plan: Plan, tasks: Mapping[str, Task], teacher: PreTrainedModel, folder: Path):
         self.plan, self.teacher, self.folder = plan, teacher, folder / "models"
-        self.tasks = {name: _part(task, getattr(plan, name)) for name, task in tasks.items()}
+        self.tasks = {name: _part(tasks[name], getattr(plan, name)) for name in TASKS}
+        self.tasks["glosses"] = _corpus(plan, tasks)
         self.few = _part(tasks["glosses"], replace(plan.glosses, texts=plan.choosing_texts))
         self.record: dict = {"choosing": []}  # as it was when the present job was found
         self.same = [fingerprint(teacher), [task.fingerprint for task in self.tasks.values()], versions()]
@@ -100,7 +129,9 @@ class _Bench:
             row = {"configuration": WORDS, "task": task}
             yield Job("bars", row, lambda task=task: words_alone(self.tasks[task]))
         yield from self._rooms()
-        arms = sorted(ARMS.values(), key=lambda arm: arm.name not in (CONTROL, TEACHER))
+        arms = [
+            ARMS[name] for name in sorted(self.plan.arms, key=lambda name: name not in (CONTROL, TEACHER))
+        ]
         for seed in self.plan.seeds:
             if all(row["seed"] != seed for row in record["speed"]):
                 yield Job("speed", {"seed": seed}, self.compare_speed)
@@ -158,6 +189,8 @@ class _Bench:
     def _rooms(self) -> Iterator[Job]:
         """Say on validation what the teacher has ahead of its control: without room, nothing can be transferred."""
         known = {row["task"] for row in self.record["room"]}
+        if not {TEACHER, CONTROL} <= {*self.plan.arms}:
+            return
         for task in (task for task in TASKS if task not in known):
             if all(self.rate(ARMS[who], task) for who in (TEACHER, CONTROL)):
                 worth = [tried(self.record, who, task) for who in (TEACHER, CONTROL)]
@@ -179,6 +212,7 @@ class _Bench:
 
     def scores(self, model, task: str, split: str) -> dict[str, float]:
         texts = self.tasks[task]
+        model.to(PartialState().device)  # where it was trained, or would have been
         if task == "glosses":
             found = evaluation.token_scores(model, texts, split)
             return {name: round(value, 6) for name, value in found.items()}
@@ -261,9 +295,8 @@ class _Bench:
     ) -> dict:
         stage = getattr(self.plan, task)
         how = {"epochs": stage.passes, "batch_size": stage.batch_size, "max_norm": stage.max_norm}
-        found = train(
-            model, teacher, texts or self.tasks[task], formula, seed=seed, learning_rate=rate, **how
-        )
+        how |= {"learning_rate": rate, "precision": self.plan.precision}
+        found = train(model, teacher, texts or self.tasks[task], formula, seed=seed, **how)
         return {name: found[name] for name in ("steps", "precision", "clipped")}
 
 

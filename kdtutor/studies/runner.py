@@ -188,7 +188,10 @@ def digest_of(what: object) -> str:
 def hardware() -> str:
     """Tell what times were measured on."""
     bf16 = "with" if has_bf16(torch.device("cpu")) else "without"
-    return f"{platform.machine()} {bf16} bf16, {torch.get_num_threads()} of {os.cpu_count()} cores per run"
+    gpu = f"{torch.cuda.get_device_name()} beside " if torch.cuda.is_available() else ""
+    return (
+        f"{gpu}{platform.machine()} {bf16} bf16, {torch.get_num_threads()} of {os.cpu_count()} cores per run"
+    )
 
 
 def as_stored(what) -> dict:
