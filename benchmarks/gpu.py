@@ -25,7 +25,7 @@ def main() -> None:
     )
     parser.add_argument("--small", action="store_true", help="proves on a CPU that all of it runs")
     parser.add_argument("--seconds", type=float, help="for all arms together (560; small: 300)")
-    parser.add_argument("--only", nargs="+", metavar="ARM", help="these arms, such as \"masked LM: ours\"")
+    parser.add_argument("--only", nargs="+", metavar="ARM", help='these arms, such as "masked LM: ours"')
     parser.add_argument("--output", type=Path, default=Path("gpu.json"))
     a = parser.parse_args()
     ends = time.monotonic() + (a.seconds or (300 if a.small else 560))

@@ -99,10 +99,9 @@ def _chosen_before(plan: Plan) -> list[dict]:
 def _corpus(plan: Plan, tasks: Mapping[str, Task]) -> Task:
     """Pick what is pre-trained on: definitions, and all training texts of the other tasks of the corpus, unlabelled."""
     others = [text for name in plan.corpus[1:] for text in tasks[name].texts("train")]
-    stage = plan.glosses
-    if not others or stage.texts is None:
-        return _part(tasks["glosses"], stage)
-    part = _part(tasks["glosses"], replace(stage, texts=stage.texts - len(others)))
+    if not others:
+        return _part(tasks["glosses"], plan.glosses)
+    part = _part(tasks["glosses"], replace(plan.glosses, texts=plan.glosses.texts - len(others)))
     train = Split(([*part.texts("train"), *others],), None)
     return replace(part, name=f"{part.name}[and {len(others)} others]", splits=part.splits | {"train": train})
 
@@ -129,9 +128,8 @@ class _Bench:
             row = {"configuration": WORDS, "task": task}
             yield Job("bars", row, lambda task=task: words_alone(self.tasks[task]))
         yield from self._rooms()
-        arms = [
-            ARMS[name] for name in sorted(self.plan.arms, key=lambda name: name not in (CONTROL, TEACHER))
-        ]
+        names = sorted(self.plan.arms, key=lambda name: name not in (CONTROL, TEACHER))
+        arms = [ARMS[name] for name in names]
         for seed in self.plan.seeds:
             if all(row["seed"] != seed for row in record["speed"]):
                 yield Job("speed", {"seed": seed}, self.compare_speed)

@@ -432,7 +432,7 @@ def test_the_command_takes_a_plan_of_its_own_size_and_a_work_folder(
 ):
     from kdtutor.cli import main
 
-    monkeypatch.setattr(distilbert, "Plan", lambda: replace(PLAN, seeds=(0,)))
+    monkeypatch.setitem(distilbert.PLANS, "distilbert", replace(PLAN, seeds=(0,)))
     monkeypatch.setattr("kdtutor.cli.study._task", lambda given, name: tasks[name])
     teacher.save_pretrained(tmp_path / "teacher")
     file = tmp_path / "x.json"
