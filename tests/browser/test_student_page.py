@@ -17,6 +17,7 @@ import pytest
 import torch
 from conftest import ROOT, skip_loudly
 from playwright.sync_api import expect
+from servers import Notebook, store
 
 import kdtutor as kd
 from kdtutor.deploy.browser import LocalPage, browser_page, fetch_runtime
@@ -91,7 +92,8 @@ def exports(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def address(exports, tmp_path_factory, pytestconfig) -> Iterator[str]:
+def folder(exports, tmp_path_factory, pytestconfig) -> Path:
+    """The page's files: student, teacher, and what computes."""
     kept, folder = ROOT / "build" / "onnxruntime-web", tmp_path_factory.mktemp("page")
     try:
         fetch_runtime(kept, *site_tool.npm())
@@ -100,6 +102,11 @@ def address(exports, tmp_path_factory, pytestconfig) -> Iterator[str]:
     for file in kept.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     browser_page(exports["student"], folder, teacher=exports["teacher"], texts=[*TEXTS, MARKUP])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(folder) -> Iterator[str]:
     with served(folder) as address:
         yield address
 
@@ -304,3 +311,39 @@ def test_a_notebook_shows_the_page_while_it_is_served_and_a_sentence_ever_after(
     assert [frame.url for frame in page.frames] == [notebook, alive.address]
     assert page.frames[1].inner_text("h1") == "the student"
     alive.close()
+
+
+def test_in_jupyterlab_the_student_answers_below_the_cell_and_later_a_sentence_stands_there(
+    folder, lab, open_page, screenshot
+):
+    make = f"from kdtutor.deploy.browser import LocalPage\npage = LocalPage({str(folder / 'index.html')!r})\npage"
+    store(lab.folder / "student.ipynb", make)
+    # The page has a port of its own.
+    opened = open_page("http://127.0.0.1:", others=True)
+    page = opened.page
+    notebook = Notebook(page, lab, "student.ipynb")
+    notebook.run_all()
+    shown = page.locator(".jp-OutputArea-output object")
+    expect(shown).to_be_visible()
+    address = notebook.run("print(page.address)")
+    inside = next(frame for frame in page.frames if frame.url == address)
+
+    loaded(inside)
+    logits = typed(inside, "a bird")
+    assert len(logits) == 2 and np.isfinite(logits).all()
+    box = shown.bounding_box()
+    assert box["width"] > 400 and box["height"] > 400
+    assert inside.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    shown.scroll_into_view_if_needed()
+    screenshot(page, "student-in-jupyterlab")
+    assert not opened.fetched
+
+    # Kept, and opened again after the kernel has gone.
+    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+    page.wait_for_function("!window.jupyterapp.shell.currentWidget.context.model.dirty")
+    notebook.run("page.close()")
+    page.goto("about:blank")
+    Notebook(page, lab, "student.ipynb")
+    expect(page.locator(".jp-OutputArea-output").first).to_contain_text(
+        "while this kernel runs", use_inner_text=True
+    )
