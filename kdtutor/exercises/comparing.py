@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Number
@@ -74,7 +75,7 @@ def _differences(what: str, mine: Any, right: Any, rtol: float = RTOL) -> Iterat
 
 def _tensor_differences(wrong: Callable, mine: Any, right: Tensor, rtol: float) -> Iterator[Difference]:
     if right.dim() == 0 and isinstance(mine, Number) and not isinstance(mine, bool):
-        mine = torch.tensor(mine, dtype=right.dtype)
+        mine = torch.tensor(as_float(mine), dtype=right.dtype)
     if not isinstance(mine, Tensor):
         yield wrong("wrong type", f"is {describe(mine)}, and a torch tensor is due.")
         return
@@ -116,10 +117,18 @@ def _number_differences(wrong: Callable, mine: Any, right: Number, rtol: float) 
             said, due = ("yes" if value else "no" for value in (mine, right))
             yield wrong("another mistake", f": {said}, and it should be {due}.")
     else:
-        a, b = torch.tensor(float(mine), dtype=torch.float64), torch.tensor(float(right), dtype=torch.float64)
+        a, b = (torch.tensor(as_float(value), dtype=torch.float64) for value in (mine, right))
         equal = _close(a, b, 0 if isinstance(right, int) else rtol)
         if not equal:
             yield _number_difference(wrong, a, b, equal)
+
+
+def as_float(value: Number) -> float:
+    """A number in float64; a whole number too large for that is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _close(mine: Tensor, right: Tensor, rtol: float) -> Tensor:

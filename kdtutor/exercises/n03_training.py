@@ -21,11 +21,15 @@ def fine_tune(
     n = len(train) if "as long as the dictionary" in wrong else len(train["labels"])
     dropped = {"last batch dropped", "last batch dropped, schedule for all"} & wrong
     starts = range(0, n - batch_size + 1 if dropped else n, batch_size)
+    if "a last batch of one text dropped" in wrong:
+        starts = range(0, n - 1, batch_size)
     steps = len(range(0, n, batch_size)) if "last batch dropped, schedule for all" in wrong else len(starts)
     if "steps counted in texts" in wrong:
         steps = n
     if "one step too many in the schedule" in wrong:
         steps += 1
+    if "one step too many where nothing is left" in wrong:
+        steps = n // batch_size + 1
     peak = optimizer.param_groups[0]["lr"]
     before = _accuracy(model, validation, batch_size, wrong)
     model.train("trained in eval mode" not in wrong)
@@ -83,7 +87,10 @@ def _observe_fine_tuning(
 
 
 def _small_data(generator: torch.Generator) -> list[tuple]:
-    """Two sets of texts, on whose validation part the accuracy before the training is not the one afterwards."""
+    """Sets of texts, on whose validation part the accuracy before the training is not the one afterwards.
+
+    Two texts are left over for the last batch, one, and none.
+    """
 
     def data(texts: int, first: int) -> dict[str, Tensor]:
         ids = torch.randint(first, first + 50, (texts, 5), generator=generator)
@@ -94,8 +101,8 @@ def _small_data(generator: torch.Generator) -> list[tuple]:
         return parts if first else dict(reversed(parts.items()))  # no function may rely on their order
 
     probes = []
-    while len(probes) < 2:
-        texts, peak, batch_size = (14, 0.5, 4) if not probes else (17, 0.4, 5)
+    while len(probes) < 3:
+        texts, peak, batch_size = ((14, 0.5, 4), (16, 0.4, 5), (15, 0.5, 5))[len(probes)]
         seed = int(torch.randint(0, 10**6, (), generator=generator))
         probe = seed, data(texts, 0), data(13, 50), peak, batch_size
         ways = (
@@ -211,7 +218,7 @@ EXERCISES = [
             Mistake(
                 "last batch dropped",
                 "Your loop leaves out the last texts, which do not fill a batch.",
-                also=("last batch dropped, schedule for all",),
+                also=("last batch dropped, schedule for all", "a last batch of one text dropped"),
             ),
             Mistake(
                 "0 at the last step",
@@ -242,6 +249,7 @@ EXERCISES = [
             Mistake(
                 "one step too many in the schedule",
                 "Your schedule expects one step more than there are.",
+                also=("one step too many where nothing is left",),
             ),
             Mistake(
                 "the rate multiplied again and again",

@@ -196,7 +196,7 @@ def _observe_step(
 
 def _step_probes(generator: torch.Generator) -> list[tuple]:
     probes = []
-    for alpha, temperature in ((0.3, 2.0), (0.8, 4.0)):
+    for alpha, temperature in ((0.3, 2.0), (0.8, 3.0)):  # at 2 and 4, T² = 2^T
         student = TinyClassifier(width=3, generator=generator)
         teacher = TinyClassifier(width=6, dropout=0.5, generator=generator)
         batches = [

@@ -143,6 +143,8 @@ def train_epoch(
         later = batches[1:]
         groups = [batches[:1], *(later[i : i + accumulate] for i in range(0, len(later), accumulate))]
     steps = len(batches) if "steps counted in batches" in wrong else len(groups)
+    if "always one step more" in wrong:
+        steps = len(batches) // accumulate + 1
     if {"the last step is left out", "left out, and the schedule shortened"} & wrong and len(
         groups[-1]
     ) < accumulate:
@@ -206,8 +208,9 @@ def _observe_epoch(function: Callable, student: nn.Module, *rest) -> dict:
 
 
 def _epoch_probes(generator: torch.Generator) -> list[tuple]:
+    """Epochs in which one batch is left over for the last step, and one in which none is."""
     probes = []
-    for sizes, accumulate in (((4, 2, 4, 1, 3), 2), ((2, 4, 3, 3, 1, 4, 2), 3)):
+    for sizes, accumulate in (((4, 2, 4, 1, 3), 2), ((2, 4, 3, 3, 1, 4, 2), 3), ((3, 1, 4, 2), 2)):
         student = nn.Linear(3, CLASSES)
         for weights in student.parameters():
             nn.init.normal_(weights, generator=generator)
@@ -281,6 +284,10 @@ TRAIN_EPOCH = Exercise(
             "schedule one step ahead",
             "Your learning rate is one step ahead: the first step should have all of it, and the last one more "
             "than 0.",
+        ),
+        Mistake(
+            "always one step more",
+            "Where no batch is left over, your schedule counts a last, shorter step all the same.",
         ),
         Mistake(
             "the last batch's loss",

@@ -23,7 +23,7 @@ def distil_epoch(
     teacher.train("teacher in train mode" in wrong)
     asked = reversed(batches) if "the answers in another order" in wrong else batches
     answers = []
-    with torch.no_grad():
+    with torch.set_grad_enabled("teacher inside the graph" in wrong):
         for inputs in asked:
             z_t = teacher(**inputs).logits
             answers.append((z_t / (1 if "temperature on one side" in wrong else temperature)).softmax(-1))
@@ -55,6 +55,7 @@ def _observe_epoch(
     losses = function(student.train(), teacher, *rest)
     return {
         "whether the teacher answers in eval mode": not any(teacher.in_train_mode),
+        "whether gradients reach the teacher": any(w.grad is not None for w in teacher.parameters()),
         "the losses that are returned": torch.tensor(losses),
         "whether the returned losses keep their graphs": keeps_graph(*losses),
         "the change of the student's weights": weights_of(student) - before,
@@ -93,6 +94,11 @@ DISTIL_EPOCH = Exercise(
         Mistake(
             "teacher in train mode",
             "The teacher answers with dropout on: its soft targets are noise.",
+        ),
+        Mistake(
+            "teacher inside the graph",
+            "Every batch's graph of the teacher is kept until its step, and the backward pass runs through it. Nobody "
+            "wants these gradients.",
         ),
         Mistake(
             "temperature on one side",

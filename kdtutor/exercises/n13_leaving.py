@@ -15,10 +15,14 @@ from kdtutor.exercises.toys import TinyClassifier
 
 
 class Device:
-    """An accelerator with its own clock: `start` returns at once, and the answer is there when it is waited for."""
+    """An accelerator with its own clock: `start` returns at once, and the answer is there when it is waited for.
+
+    It works on one text after the other: whoever does not wait has a text in front of the next one.
+    """
 
     def __init__(self, first: float, costs: Sequence[float]) -> None:
         self.now, self.first, self.costs, self.calls = 0.0, first, list(costs), 0
+        self.free = 0.0  # the time at which it is through with everything handed over
 
     def clock(self) -> float:
         """Return the time, in seconds."""
@@ -29,26 +33,28 @@ class Device:
         self.now += 0.0001
         cost = self.first if self.calls == 0 else self.costs[len(text) % len(self.costs)]
         self.calls += 1
-        return Pending(self, cost)
+        self.free = max(self.free, self.now) + cost
+        return Pending(self, self.free)
 
 
 class Pending:
     """An answer on its way."""
 
-    def __init__(self, device: Device, seconds: float) -> None:
-        self.device, self.seconds = device, seconds
+    def __init__(self, device: Device, ready: float) -> None:
+        self.device, self.ready = device, ready
 
     def wait(self) -> int:
         """Wait until the answer is there, and return it."""
-        self.device.now += self.seconds
-        self.seconds = 0.0
+        self.device.now = max(self.device.now, self.ready)
         return 1
 
 
 def median_latency(device: Device, texts: Sequence[str], wrong: frozenset[str] = RIGHT) -> float:
     """Warm up with the first text, then time each text alone, until its answer is there: the median, milliseconds."""
     if "the first call counts" not in wrong:
-        device.start(texts[0]).wait()
+        warm_up = device.start(texts[0])
+        if "the warm-up is not waited for" not in wrong:
+            warm_up.wait()
     times = []
     begin = device.clock()
     for text in texts:
@@ -83,6 +89,8 @@ def _latency_probes(generator: torch.Generator) -> list[tuple]:
         probes.append(
             (device, ["x" * int(k) for k in torch.randint(1, 60, (n,), generator=generator)] + ["x" * 5])
         )
+    # Of two texts the median is the mean: it tells what the first of them had to wait for.
+    probes.append((Device(0.5, [0.004, 0.007, 0.009]), ["xx", "xxx"]))
     return probes
 
 
@@ -103,6 +111,11 @@ MEDIAN_LATENCY = Exercise(
         Mistake(
             "the first call counts",
             "Among your times is that of a device which had nothing prepared. It is worth measuring, but by itself.",
+        ),
+        Mistake(
+            "the warm-up is not waited for",
+            "Your first text is handed over while the device still warms up, and its time holds the rest of that. When "
+            "is a device warm?",
         ),
         Mistake(
             "the clock started once", "Your times grow from text to text: each begins where the first began."

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdtutor.exercises.comparing import RESULT, same, tensors
+from kdtutor.exercises.comparing import RESULT, as_float, same, tensors
 from kdtutor.exercises.definitions import Exercise
 from kdtutor.exercises.running import Run, run
 
@@ -126,7 +126,7 @@ def _as_tensors(value: Any) -> Any:
         return {key: _as_tensors(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_as_tensors(part) for part in value]
-    return torch.tensor(float(value)) if isinstance(value, (bool, int, float)) else value
+    return torch.tensor(as_float(value)) if isinstance(value, (bool, int, float)) else value
 
 
 def _without_twins(exercise: Exercise, fitting: Sequence[Names]) -> list[Names]:
