@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
+from kdtutor.plots.naming import Point, name_points
 from kdtutor.plots.style import (
     INK,
     NBSP,
@@ -267,18 +268,15 @@ def size_accuracy_latency(models: Mapping[str, tuple[Sequence[float], float, flo
 
     picture, axes = canvas(8.4, 4.6)
     largest = max(parameters for *_, parameters in models.values())
-    found, looks = {}, looks_of(models)
-    for i, (name, (scores, latency, parameters)) in enumerate(models.items()):
+    found, looks, points = {}, looks_of(models), []
+    for name, (scores, latency, parameters) in models.items():
         look, found[name] = looks[name], mean_and_interval(scores)
         mean, width = found[name].mean, found[name].half_width if found[name].n > 1 else None
         axes.errorbar(latency, mean, yerr=width, ecolor=INK, capsize=4, linestyle="none", zorder=1)
         area = max(60, 420 * parameters / largest)
         axes.scatter(latency, mean, area, color=look.colour, marker=look.marker, edgecolor=INK, zorder=2)
-        text = f"{name}\n{parameters / 1e6:.1f} M parameters"
-        crowded = sum(latency == other for _, other, _ in models.values()) > 1
-        left = crowded and i % 2  # models of one speed stand above each other: their names on both sides
-        where = {"xytext": (-16 if left else 16, 0), "ha": "right" if left else "left"}
-        axes.annotate(text, (latency, mean), textcoords="offset points", va="center", **where)
+        text, around = f"{name}\n{parameters / 1e6:.1f} M parameters", width or 0
+        points.append(Point(latency, mean, text, area, mean - around, mean + around))
     axes.set(xlabel="milliseconds for one text", ylabel="score")
     times = [latency for _, latency, _ in models.values()]
     if max(times) > 20 * min(times):
@@ -290,6 +288,7 @@ def size_accuracy_latency(models: Mapping[str, tuple[Sequence[float], float, flo
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.margins(y=0.2)
     axes.grid()
+    name_points(axes, points)
     (first, (_, base_latency, base_size)), *others = models.items()
     said = [
         f"{name} reaches {percent(found[name].mean, 1)} with {percent(size / base_size)} of the parameters in "

@@ -236,6 +236,37 @@ def test_size_accuracy_and_latency_are_compared_with_the_first_model():
     )
 
 
+def test_no_name_of_a_model_touches_a_mark_or_another_name_also_where_models_stand_close():
+    pytest.importorskip("torch")
+    crowd = {
+        "teacher": ([0.88], 8.9, 15_600_000),
+        "LSTM, labels alone": ([0.61], 0.53, 800_000),
+        "LSTM": ([0.785, 0.79], 0.55, 800_000),
+        "CNN": ([0.82], 0.24, 820_000),
+        "GRU": ([0.80], 0.50, 790_000),
+        "static": ([0.79], 0.09, 770_000),
+    }
+    for models in (crowd, dict(reversed(crowd.items())), {"a": ([0.5], 1.0, 9e6), "b": ([0.6], 1.0, 9e6)}):
+        picture = plots.size_accuracy_latency(models)
+        picture.savefig(BytesIO())
+        [axes] = picture.axes
+        dots = [
+            (*axes.transData.transform(c.get_offsets()[0]), c.get_sizes()[0] ** 0.5 / 2 * picture.dpi / 72)
+            for c in axes.collections
+            if len(c.get_offsets()) and hasattr(c, "get_sizes")
+        ]
+        names = [text.get_window_extent() for text in axes.texts]
+        assert len(dots) == len(names) == len(models)
+        for i, name in enumerate(names):
+            for x, y, radius in dots:
+                dx, dy = max(name.x0 - x, x - name.x1, 0), max(name.y0 - y, y - name.y1, 0)
+                assert (dx**2 + dy**2) ** 0.5 > radius + 2  # pixels
+            assert not any(name.overlaps(other) for other in names[:i])
+            inside = axes.get_window_extent()
+            assert inside.x0 <= name.x0 and name.x1 <= inside.x1
+            assert inside.y0 <= name.y0 and name.y1 <= inside.y1
+
+
 def test_memory_is_said_by_its_total_and_its_largest_part_and_drawn_part_by_part():
     runs = {"whole": {"weights": 1e9, "logits": 4e9}, "in pieces": {"weights": 1e9, "other": 0.5e9}}
     assert (
