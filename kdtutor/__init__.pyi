@@ -47,6 +47,7 @@ from kdtutor.models import load_model as load_model
 from kdtutor.models import load_teacher as load_teacher
 from kdtutor.models import lstm_lm as lstm_lm
 from kdtutor.models import lstm_student as lstm_student
+from kdtutor.models import share_body as share_body
 from kdtutor.models import sizes as sizes
 from kdtutor.models import small_bert as small_bert
 from kdtutor.models import small_gpt2 as small_gpt2

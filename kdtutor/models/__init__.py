@@ -13,6 +13,7 @@ from kdtutor.models.forward import (
     texts_at_once,
     unembedding,
 )
+from kdtutor.models.heads import share_body
 from kdtutor.models.load import TEACHERS, check_fits, freeze, load_ensemble, load_model, load_teacher, shipped
 from kdtutor.models.pools import Pool, abstaining, by_agreement, by_confidence
 from kdtutor.models.recurrent import gru_student, lstm_student
@@ -63,6 +64,7 @@ __all__ = [
     "refuse_non_finite",
     "register",
     "set_dropout",
+    "share_body",
     "shipped",
     "sizes",
     "small_bert",
