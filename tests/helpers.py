@@ -7,9 +7,12 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
 
 from kdtutor.data.task import Split, Task
@@ -104,6 +107,23 @@ def refusal(call, *arguments, **options) -> str:
     with pytest.raises(KDTutorError) as caught:
         call(*arguments, **options)
     return str(caught.value)
+
+
+@contextmanager
+def training_on(device: str) -> Iterator[None]:
+    """Let runs made in this block train on "cpu" or "cuda": accelerate settles that once a process."""
+    shared = [kind._shared_state for kind in (PartialState, AcceleratorState)]
+    before = [dict(state) for state in shared]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", str(device == "cpu").lower())
+        for state in shared:
+            state.clear()
+        try:
+            yield
+        finally:
+            for state, values in zip(shared, before, strict=True):
+                state.clear()
+                state.update(values)
 
 
 def processes(world: int, code: str) -> list[subprocess.CompletedProcess]:

@@ -480,7 +480,7 @@ def test_two_texts_of_a_pair_are_read_one_behind_the_other(task):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED: students of another shape on a GPU")
+@pytest.mark.gpu
 def test_on_a_gpu_it_learns_and_answers_as_on_the_cpu(task, name, precision):
     student = small(name, task)
     run = make_run(task, SoftTargets(2), student=student, epochs=20, learning_rate=2e-2, precision=precision)

@@ -270,9 +270,7 @@ def test_they_are_offered_by_their_names(name):
 # ------------------------------------------------------------------------------------------------ on a GPU
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="NOT TESTED: features and relations, for there is no GPU"
-)
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     "formula",
     [

@@ -833,6 +833,7 @@ def test_torchrun_starts_two_processes_on_a_cpu_that_are_one_run_or_are_refused(
     )
     environment = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
     environment |= {"ACCELERATE_USE_CPU": "true"} if joined else {}
+    environment["CUDA_VISIBLE_DEVICES"] = ""
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
