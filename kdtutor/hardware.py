@@ -67,6 +67,17 @@ def memory(cgroup: Path = CGROUP) -> tuple[int, int]:
     return total, free
 
 
+def room(device) -> int:
+    """Count the bytes that this process could hold on a torch.device: what is free there, and what it has already."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    import psutil  # comes with accelerate
+
+    return memory()[1] + psutil.Process().memory_info().rss
+
+
 def format_bytes(count: float) -> str:
     """Write 12,345,678 as "12.3 MB"."""
     unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if count >= u or u == 1e3)

@@ -36,6 +36,7 @@ from kdtutor.training.asking import Answers, Inference
 from kdtutor.training.batches import Batches
 from kdtutor.training.checks import check_run, check_texts_at_once
 from kdtutor.training.diagnosis import Diagnosis, diagnose, share_clipped, warn_if_mostly_clipped
+from kdtutor.training.failing import taken
 from kdtutor.training.on_policy import Writing
 from kdtutor.training.randomness import own_randomness
 from kdtutor.training.resumable import CHECK_EVERY, Resumable
@@ -75,8 +76,8 @@ class Distillation(Resumable):
     steps. The teacher is frozen: eval mode, no gradients.
 
     `teacher_mode` says how the teacher is asked, and why; `diagnose()` whether the student is trained. Raises
-    KDTutorError before the first step if anything does not fit, NonFiniteLoss within ten steps if a loss or gradient is
-    not finite; warns at the end if more than half of the steps were clipped.
+    KDTutorError before the first step if anything does not fit, MemoryFull if a step finds no memory, NonFiniteLoss
+    within ten steps if a loss or gradient is not finite; warns at the end if more than half of the steps were clipped.
 
     Read in this order: `_train_step`, `_losses`, `__init__`, `__iter__`; the rest as you need it. The settings:
     """
@@ -287,7 +288,7 @@ class Distillation(Resumable):
     def _take_step(self, bar: tqdm) -> None:
         """Take one optimiser step, count and time it, and look at its loss where a checkpoint may follow."""
         started = time.perf_counter()
-        row = self._train_step()
+        row = taken(self, self._train_step)
         self._learning.count()
         is_due = self.validation.is_due(self.done)
         if self.done % CHECK_EVERY == 0 or is_due or self._is_saved_here():

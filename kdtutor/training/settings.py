@@ -243,7 +243,9 @@ class Settings(Checked):
     precision: str = setting(
         "auto", one_of("auto", "bf16", "fp32"), "bf16 or fp32; auto takes bf16 where the hardware has it"
     )
-    compile: bool = setting(False, SWITCH, "torch.compile on the student", resume=False)
+    compile: bool = setting(
+        False, SWITCH, "torch.compile on the student; where that fails, plain, with a warning", resume=False
+    )
     chunked: bool = setting(
         True,
         SWITCH,
