@@ -177,6 +177,8 @@ def _front_probes(generator: torch.Generator) -> list[tuple]:
             torch.cat([score, score[:3] + torch.tensor([0.0, 3.0, -3.0])]),
         )
         cost, score = torch.cat([cost, cost[-1:] + 0.5]), torch.cat([score, score[-1:]])
+        # The last of all is on the front: it is the cheapest.
+        cost, score = torch.cat([cost, torch.tensor([0.5])]), torch.cat([score, torch.tensor([40.0])])
         probes.append((cost, score))
     return probes
 

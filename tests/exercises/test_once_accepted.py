@@ -117,6 +117,17 @@ def drops_a_last_text_that_is_alone(model, train, validation, optimizer, batch_s
     return fine_tuned(model, train, validation, optimizer, batch_size, starts, len(starts))
 
 
+@accepted("pareto_front", "one too many or too few")
+def looks_at_all_but_the_last(cost, score):
+    front = []
+    for i in range(len(cost) - 1):
+        as_good = (cost <= cost[i]) & (score >= score[i])
+        better = (cost < cost[i]) | (score > score[i])
+        if not (as_good & better).any():
+            front.append(i)
+    return sorted(front, key=lambda i: (float(cost[i]), i))
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(("exercise", "answer", "name"), ACCEPTED)
 def test_it_is_refused_and_named(exercise, answer, name, seed):
