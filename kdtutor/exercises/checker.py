@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from kdtutor.exercises import naming, sandbox
-from kdtutor.exercises.comparing import RESULT, Difference, compare
+from kdtutor.exercises.comparing import RESULT, Difference, compare, same
 from kdtutor.exercises.definitions import Exercise, Verdict
 from kdtutor.exercises.localising import ONE_LINE
 from kdtutor.exercises.repairing import Repair, repair
@@ -234,7 +234,12 @@ def _unstable_or_slow(
             named = _named(exercise, naming.alone(exercise, [*probes, args], [*mine, there]))
             return named or Verdict(False, "another mistake", f"Not yet. {text}")
         if text := unstable(args, there, twin, right):
-            return Verdict(True, "right, but unstable", text)
+            lost = exercise.survives and not same({RESULT: there.returned}, {RESULT: right.returned})
+            if lost:
+                return Verdict(
+                    False, "unstable", f"Not yet. With numbers of ordinary size it is right. {text}"
+                )
+            return Verdict(True, "right, but unstable", f"Right, but unstable. {text}")
     return _slow(exercise, counts) if counts else None
 
 

@@ -35,7 +35,8 @@ class Exercise:
 
     reference(*args, wrong=frozenset()) is the answer; `wrong` holds names of mistakes, each of which changes a line.
     probes(generator) makes a list of argument tuples. gradients: positions of the tensors whose gradients count too.
-    stress(generator): arguments at which a right but unstable function fails. growth(n): arguments with n rows; if
+    stress(generator): arguments at which a right but unstable function fails; survives: whether the notebook asks for
+    their result too, so that such a function is not accepted. growth(n): arguments with n rows; if
     the number of torch operations grows with n, the function is right but slow. observe(function, *args): what to
     look at, as readable phrase → tensor, number, bool or str; by default the result and its gradients.
     terms: where things are counted, product of the arguments → what it is the size of.
@@ -51,6 +52,7 @@ class Exercise:
     probes: Callable[[torch.Generator], Sequence[tuple]]
     gradients: tuple[int, ...] = ()
     stress: Callable[[torch.Generator], Sequence[tuple]] | None = None
+    survives: bool = False
     growth: Callable[[int], tuple] | None = None
     observe: Callable[..., dict[str, Any]] | None = None
     terms: Mapping[str, str] = field(default_factory=dict)

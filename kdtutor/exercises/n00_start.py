@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdtutor.exercises.definitions import Exercise, Mistake
-from kdtutor.exercises.stepping import STEPPING, take_step
-from kdtutor.exercises.toys import steps_watched, weights_of
+from kdtutor.exercises.stepping import GRAPH_KEPT, STEPPING, take_step
+from kdtutor.exercises.toys import keeps_graph, steps_watched, weights_of
 
 # ------------------------------------------------------------------------------------------------ 0.1
 
@@ -77,7 +77,7 @@ def train_student(
         if "the sign" in wrong:
             loss = -loss
         take_step(both, optimizer, loss, wrong)
-        losses.append(loss.item())
+        losses.append(loss if GRAPH_KEPT.name in wrong else loss.item())
     if "the loss after the steps" in wrong:
         losses = [*losses[1:], F.cross_entropy(student(texts), answers).item()]
     return losses[-1:] if "the last loss alone" in wrong else losses
@@ -106,6 +106,7 @@ def _observe_training(
         "whether the student's weights move": not torch.equal(before[0], weights_of(student)),
         "whether the teacher stays as it was": torch.equal(before[1], weights_of(teacher)),
         "whether gradients reach the teacher": any(w.grad is not None for w in teacher.parameters()),
+        "whether the returned losses keep their graphs": keeps_graph(*losses),
         "the list of losses": losses,
         "the student's weights at the end": weights_of(student),
     }
@@ -194,6 +195,7 @@ EXERCISES = [
                 "The student's weights are the same after the steps as before. Whose weights does the optimiser move?",
             ),
             *STEPPING,
+            GRAPH_KEPT,
             Mistake(
                 "the teacher's first guess only",
                 "The student learns the teacher's first guess, as if it were a label. What else did the teacher say?",

@@ -157,6 +157,7 @@ TEMPERED_ENTROPY = Exercise(
         (logits(generator, *size), t) for size, t in zip(SIZES, (2.0, 0.5, 4.0), strict=True)
     ],
     stress=lambda generator: [(far_apart()[0], 0.5)],
+    survives=True,
     growth=lambda n: (torch.randn(n, 5), 2.0),
 )
 

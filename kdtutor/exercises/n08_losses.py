@@ -27,6 +27,8 @@ def mask_rare_words(
         if "the root of the count" in wrong
         else 0.7
         if "common words more often" in wrong
+        else 1.0
+        if "as often as they occur" in wrong
         else -1.0
         if "one over the count" in wrong
         else -0.7
@@ -180,6 +182,7 @@ EXERCISES = [
                 "common words more often",
                 "Your choice prefers common words, and there are many more of them anyway. Which sign has the "
                 "exponent?",
+                also=("as often as they occur",),
             ),
             Mistake(
                 "one over the count",

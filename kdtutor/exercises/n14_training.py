@@ -102,11 +102,17 @@ def _part(
     everything = [each for some in shares for each in some]
     logits, labels = model(batch["features"]).flatten(0, 1), batch["labels"].flatten()
     total = _masked(everything)
-    if {"mean of the means", "divided after backward", "the mean times its count"} & wrong:
-        by_count = "the mean times its count" in wrong
-        return F.cross_entropy(logits, labels) * (
-            _masked([batch]) / total if by_count else 1 / len(everything)
-        )
+    shares_of_means = {
+        "mean of the means": 1 / len(everything),
+        "divided after backward": 1 / len(everything),
+        "the mean times its count": _masked([batch]) / total,
+        "the mean times its texts": len(batch["labels"]) / sum(len(b["labels"]) for b in everything),
+    }
+    for name, weight in shares_of_means.items():
+        if name in wrong:
+            return weight * F.cross_entropy(logits, labels)
+        if f"{name}, empty ones skipped" in wrong:
+            return weight * F.cross_entropy(logits, labels, reduction="sum") / max(1, _masked([batch]))
 
     factor = 1 / total
     if "every process its own mean" in wrong:
@@ -179,6 +185,13 @@ STEP_GRADIENT = Exercise(
             "mean of the means",
             "Your gradient is the mean of the micro-batches' means. A masked token then counts for more where "
             "there are few of them.",
+            also=("mean of the means, empty ones skipped",),
+        ),
+        Mistake(
+            "the mean times its texts",
+            "Your micro-batches weigh by their texts. A mean over masked tokens weighs by *their* number, which is not "
+            "the same; and where nothing is to be predicted, it is 0/0.",
+            also=("the mean times its texts, empty ones skipped",),
         ),
         Mistake(
             "the mean times its count",

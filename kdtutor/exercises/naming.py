@@ -52,8 +52,10 @@ def explanations(
         fitting = [
             names for names in fitting if all(explains(exercise, names, [p], [r], what) for p, r in confirmed)
         ]
+        # an exchange beside a mistake is far-fetched where two mistakes do
+        likely = [names for names in fitting if EXCHANGED not in names] if candidates is not singles else []
         if fitting:
-            return _without_twins(exercise, fitting)
+            return _without_twins(exercise, likely or fitting)
     return []
 
 

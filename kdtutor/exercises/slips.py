@@ -102,6 +102,9 @@ def slips(node: ast.expr, names: list[str]) -> Iterator[Slip]:
         yield "a function too many", node.value, node.attr
         for other in _relatives(node.attr):
             yield "values and places confused", ast.Attribute(node.value, other, ast.Load()), node.attr
+        if isinstance(node.value, ast.Call):  # max(…).values, where the sum is due, which has no values
+            for other in _relatives(called(node.value)):
+                yield "the wrong function", _renamed(node.value, other), called(node.value)
 
 
 def _of_a_call(node: ast.Call) -> Iterator[Slip]:
@@ -248,9 +251,10 @@ def shown(node: ast.AST) -> str:
     return code if len(code) <= 70 else f"{code[:67]} …"
 
 
-def called(node: ast.Call) -> str:
-    """The name of what is called, without where it is from."""
-    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+def called(node: ast.expr) -> str:
+    """The name of what is called, without where it is from; empty if nothing is."""
+    func = getattr(node, "func", None)
+    return func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
 
 
 def _relatives(name: str) -> list[str]:

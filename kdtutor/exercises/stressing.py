@@ -56,7 +56,7 @@ def unstable(args: tuple, mine: Run, twin: Run, right: Run) -> str:
         return ""
     what = sentence(found[0].text) if found else f"There, it stops with {mine.failure.words}."
     hint = "Look for exp of a large number, log of 0, or a difference of two large numbers."
-    return f"Right, but unstable. With numbers as large as {_largest(args)} in its arguments it fails. {what} {hint}"
+    return f"With numbers as large as {_largest(args)} in its arguments it fails. {what} {hint}"
 
 
 def _largest(args: tuple) -> str:

@@ -1,0 +1,101 @@
+"""Kinds of mistakes that were once told as numbers only: each answer gets the name that it deserves, at every seed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kdtutor.exercises import load_exercises
+from kdtutor.exercises.checker import judge
+
+EXERCISES = load_exercises()
+NAMED = []
+
+
+def named(exercise: str, *names: str):
+    """Registers an answer with the names that its check has to give."""
+    return lambda answer: NAMED.append(pytest.param(exercise, answer, names, id=answer.__name__)) or answer
+
+
+@named("softmax_with_temperature", "the wrong function")
+def divides_by_the_largest(logits, temperature):
+    e = torch.exp(logits / temperature)
+    return e / e.max(dim=1, keepdim=True).values
+
+
+@named("train_student", "the returned loss keeps its graph")
+def keeps_the_losses_graphs(student, teacher, texts, steps):
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.5)
+    losses = []
+    for _ in range(steps):
+        with torch.no_grad():
+            answers = teacher(texts).softmax(-1)
+        loss = F.cross_entropy(student(texts), answers)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss)
+    return losses
+
+
+@named("training_memory", "weights in bf16", "gradients in bf16")
+def keeps_teacher_and_gradients_in_two_bytes(student, teacher, accumulate, processes):
+    return {
+        "student": 4 * student,
+        "teacher": 2 * teacher,
+        "gradients": 2 * student,
+        "optimiser": 8 * student,
+    }
+
+
+def step_of_means(model, shares, skips_empty):
+    batches = [batch for share in shares for batch in share]
+    model.zero_grad()
+    total, texts = 0.0, sum(len(batch["labels"]) for batch in batches)
+    for batch in batches:
+        if skips_empty and (batch["labels"] == -100).all():
+            continue
+        loss = F.cross_entropy(model(batch["features"]).flatten(0, 1), batch["labels"].flatten())
+        loss = loss * len(batch["labels"]) / texts
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+@named("step_gradient", "the mean times its texts")
+def weighs_by_texts(model, shares):
+    return step_of_means(model, shares, skips_empty=False)
+
+
+@named("step_gradient", "the mean times its texts")
+def weighs_by_texts_and_skips_what_is_empty(model, shares):
+    return step_of_means(model, shares, skips_empty=True)
+
+
+@named("mask_rare_words", "common words more often")
+def takes_the_counts_for_weights(*args):
+    return EXERCISES["mask_rare_words"].reference(*args, wrong={"as often as they occur"})
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(("exercise", "answer", "names"), NAMED)
+def test_it_is_named(exercise, answer, names, seed):
+    verdict = judge(EXERCISES[exercise], answer, seed)
+    assert not verdict.solved
+    assert verdict.mistakes == names, verdict
+
+
+def by_the_definition(logits, temperature):
+    p = (logits / temperature).softmax(-1)
+    return -(p * p.log()).sum(-1).mean()
+
+
+def by_torchs_entropy(logits, temperature):
+    return torch.special.entr((logits / temperature).softmax(-1)).sum(-1).mean()
+
+
+def test_where_large_logits_are_asked_for_nan_is_not_accepted():
+    verdicts = [judge(EXERCISES["tempered_entropy"], f, 1) for f in (by_the_definition, by_torchs_entropy)]
+    assert [(v.solved, v.kind) for v in verdicts] == [(False, "unstable"), (True, "right")]
+    assert "as large as 300" in " ".join(verdicts[0].text.split())
