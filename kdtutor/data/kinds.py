@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kdtutor.data.masking import mask_tokens
-from kdtutor.data.tokens import IGNORED, Encoded, tokenize, tokenize_both
+from kdtutor.data.tokens import IGNORED, Encoded, end_of_text, tokenize, tokenize_both, with_end
 from kdtutor.errors import KDTutorError
 
 Batch = dict[str, Tensor]
@@ -174,6 +174,12 @@ class CausalLM(Kind):
     head = "CausalLM"
     scores: tuple[str, ...] = ("accuracy", "loss", "perplexity", "tokens")
     score_name = "accuracy at the next token"
+
+    def tokenize(
+        self, tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split: bool = False
+    ) -> Encoded:
+        # A BERT's tokenizer ends each text, GPT-2's and Llama's none: a model that never saw an end writes on for ever.
+        return with_end(tokenize(tokenizer, texts, max_length, split), end_of_text(tokenizer), max_length)
 
     def with_labels(self, batch: Batch, tokenizer, masking: float, generator, weights=None) -> Batch:
         ids, real = batch["input_ids"], batch["attention_mask"].bool()

@@ -121,7 +121,7 @@ class Task:
     @property
     def _reading(self) -> tuple:
         """Tell what a split's token ids depend on, besides its texts."""
-        return self.tokenizer_name, self.max_length, self.splits_long, self.rules.writes
+        return self.tokenizer_name, self.max_length, self.splits_long, type(self.rules).tokenize
 
     def dataset(self, split: str):
         """Convert a split to a `datasets.Dataset`, for `transformers.Trainer`: text, text_pair, label, domain."""

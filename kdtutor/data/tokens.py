@@ -184,6 +184,23 @@ def tokenize_both(tokenizer, texts: tuple[Sequence[str], ...], max_length: int) 
     return replace(read, written=Encoded(flat, offsets, None, pad=read.pad))
 
 
+def with_end(encoded: Encoded, end: int, max_length: int) -> Encoded:
+    """Put the token `end` behind each text that has none there and was not cut at `max_length` tokens."""
+    lengths = encoded.lengths
+    last = (
+        encoded.ids[(encoded.offsets[1:] - 1).clamp(min=0)]
+        if len(encoded.ids)
+        else torch.full_like(lengths, -1)
+    )
+    lacks = (lengths < max_length) & ((lengths == 0) | (last != end))
+    offsets = torch.cat([encoded.offsets[:1], (lengths + lacks).cumsum(0)])
+    is_new = torch.zeros(int(offsets[-1]), dtype=torch.bool)
+    is_new[offsets[1:][lacks] - 1] = True
+    ids = torch.full((len(is_new),), end, dtype=encoded.ids.dtype)
+    ids[~is_new] = encoded.ids
+    return replace(encoded, ids=ids, offsets=offsets)
+
+
 def end_of_text(tokenizer) -> int:
     """Return the token that ends a text, a BERT's [SEP] too. Raises KDTutorError if there is none."""
     ends = [token for token in (tokenizer.eos_token_id, tokenizer.sep_token_id) if token is not None]
