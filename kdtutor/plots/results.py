@@ -285,7 +285,7 @@ def size_accuracy_latency(models: Mapping[str, tuple[Sequence[float], float, flo
         axes.set_xlim(min(times) / 2, 8 * max(times))
     else:
         axes.set_xlim(0, 1.45 * max(times))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
     axes.margins(y=0.2)
     axes.grid()
     name_points(axes, points)
