@@ -200,7 +200,6 @@ def test_notebook_08_says_of_the_study_what_it_found(stored):
     assert [figure for figure in figures if figure not in text] == []
 
 
-@pytest.mark.xfail(strict=True, reason="notebook 09 still tells of an earlier study")
 def test_notebook_09_says_of_the_study_what_it_found(stored):
     text = (ROOT / "notebooks" / "09_downstream.ipynb").read_text(encoding="utf-8")
     figures = [share(stored[SHORT], who) for who in (DISTILLED, CONTROL)]
