@@ -111,6 +111,27 @@ def test_a_tracker_gets_settings_losses_and_what_validation_says(distilled, monk
     assert Noted.ended
 
 
+def test_what_tensorboard_is_told_its_own_reader_reads(distilled):
+    reading = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="NOT TESTED: TensorBoard"
+    )
+    assert main([*distilled, "--steps", "2", "--validate_every", "2", "--report_to", "tensorboard"]) == 0
+    rows = Path("out/checkpoints/checkpoint-0000002/history.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(row) for row in rows]
+    read = reading.EventAccumulator("out/kdtutor").Reload()
+    for name in ("loss", "HardLabels", "SoftTargets", "learning_rate"):
+        told = read.Scalars(name)
+        assert [each.step for each in told] == [1, 2]
+        values = [row[name] for row in rows]
+        if name != "learning_rate":  # of losses the mean over the last steps
+            values[1] = sum(values) / 2
+        assert [each.value for each in told] == pytest.approx(values)
+    [accuracy] = read.Scalars("validation/accuracy")
+    assert (accuracy.step, accuracy.value) == (
+        2, pytest.approx(card()["scores"]["validation"]["accuracy"])
+    )  # fmt: skip
+
+
 def test_a_tracker_that_is_unknown_or_not_installed_is_one_sentence(distilled, monkeypatch, capsys):
     monkeypatch.setattr(tracking, "get_available_trackers", list)
     for name, said in (
