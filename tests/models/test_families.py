@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 
 import pytest
@@ -258,6 +259,31 @@ def test_half_of_a_bert_that_no_distilbert_computes_like_is_a_bert(change, task)
         said
         == 'token_types="drop" is for a DistilBERT; half of this teacher is a BertForSequenceClassification'
     )
+
+
+def epsilons(model) -> dict[str, set[float]]:
+    """What each norm adds before it divides, layers of all numbers together."""
+    found: dict[str, set[float]] = {}
+    for name, module in model.named_modules():
+        for what in ("eps", "variance_epsilon", "epsilon"):
+            if isinstance(value := getattr(module, what, None), float):
+                place = re.sub(r"\d+", "n", name.removeprefix(f"{model.base_model_prefix}."))
+                found.setdefault(place, set()).add(value)
+    return found
+
+
+@pytest.mark.parametrize("kind", CUT)
+def test_norms_of_half_a_model_have_the_epsilon_of_the_whole(kind, task):
+    config = AutoConfig.for_model(kind).to_dict()
+    names = [name for name, value in config.items() if "eps" in name and isinstance(value, float)]
+    teacher = built(kind, task, **dict.fromkeys(names, 3e-3))
+    student = half_depth(teacher, 2)
+    assert epsilons(student) == epsilons(teacher)
+    assert {name: getattr(student.config, name) for name in names} == dict.fromkeys(names, 3e-3)
+    if names and kind not in ("distilbert", "mobilebert", "biogpt"):  # these ask no configuration
+        assert {3e-3} in epsilons(student).values()
+    batch = task.encode("train").batch(torch.arange(4))
+    torch.testing.assert_close(plain(half_depth(teacher, LAYERS), batch), plain(teacher, batch))
 
 
 def test_layers_that_are_no_plain_stack_are_refused_with_the_reason(task):
