@@ -198,7 +198,8 @@ def for_the_page(notebook: nbformat.NotebookNode, folder: Path, live: str = "") 
                 plain = picture or f"<pre>{html.escape(data.get('text/plain', ''))}</pre>"
                 script = script_of("widget-view", view)
                 output.data = {
-                    "text/html": f'<div class="kd-output"><div class="kd-plain">{plain}</div>{script}</div>'
+                    "text/html": f'<div class="kd-output" data-kind="{kind_of(state[view["model_id"]])}">'
+                    f'<div class="kd-plain">{plain}</div>{script}</div>'
                 }
             elif picture:
                 output.data = {"text/html": picture}
@@ -212,6 +213,11 @@ def for_the_page(notebook: nbformat.NotebookNode, folder: Path, live: str = "") 
 def is_instrument(model: dict | None) -> bool:
     """Tell whether a widget draws itself in the browser. Every other one asks Python what to show."""
     return bool(model) and model["model_module"] == "anywidget"
+
+
+def kind_of(model: dict) -> str:
+    """Name the class of an instrument: "TemperatureExplorer". site.css keeps its place by that."""
+    return model["state"].get("_anywidget_id", "").rpartition(".")[-1]
 
 
 def needed(name: str, state: dict) -> dict:

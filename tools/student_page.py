@@ -48,7 +48,10 @@ def make(
     for file in runtime.iterdir():
         (target / file.name).write_bytes(file.read_bytes())
     browser_page(exports["student"], target, teacher=exports["teacher"], texts=TEXTS)
-    lines = recipe.read_text(encoding="utf-8").rstrip()
+    first, *lines = recipe.read_text(encoding="utf-8").rstrip().splitlines()
+    lines = "\n".join(
+        [first, *(line for line in lines if not line.startswith("#"))]
+    )  # the page says the rest
     return {
         "the student": fragment("./_static/student"),
         "its card": table(card, exports),

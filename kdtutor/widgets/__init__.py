@@ -1,5 +1,6 @@
 """The live instruments: Jupyter widgets that are computed and drawn in the browser.
 
+    kd.widgets.TemperatureSlider(logits, task.labels)        # one answer, at any temperature
     kd.widgets.TemperatureExplorer(teacher, student, task)   # what T and α do to one text
     kd.widgets.LiveDistillation(distillation)                # a training to steer while it runs
     kd.widgets.BeTheTeacher(task, teacher)                   # soft targets by hand
@@ -19,6 +20,7 @@ from __future__ import annotations
 from importlib import import_module
 
 _HOME = {
+    "TemperatureSlider": "temperature_slider",
     "TemperatureExplorer": "explorer",
     "LiveDistillation": "live",
     "BeTheTeacher": "be_the_teacher",

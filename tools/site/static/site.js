@@ -6,8 +6,17 @@ addEventListener("DOMContentLoaded", () => {
       if (scrolls) box.tabIndex = 0;
       else if (box.tabIndex === 0) box.removeAttribute("tabindex");
     }
+    // A formula in a line breaks nowhere: one that is wider than its column scrolls, too.
+    for (const formula of document.querySelectorAll("span.math")) {
+      formula.classList.remove("kd-long");
+      const column = formula.closest("p, li, td, dd, blockquote, article"), drawn = formula.firstElementChild;
+      const long = Boolean(column && drawn) && drawn.getBoundingClientRect().width > column.clientWidth;
+      formula.classList.toggle("kd-long", long);
+      if (long) formula.tabIndex = 0;
+      else formula.removeAttribute("tabindex");
+    }
   };
-  addEventListener("load", reachable);
+  addEventListener("load", () => { reachable(); window.MathJax?.startup?.promise?.then(reachable); });
   addEventListener("resize", reachable);
 });
 
