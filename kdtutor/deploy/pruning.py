@@ -96,12 +96,12 @@ def head_importance(model: PreTrainedModel, task: Task, texts: int = 256, seed: 
         # Few at once: each keeps what its backward pass needs.
         for index in torch.arange(len(encoded)).split(8):
             seen.clear()
-            batch = encoded.batch(index)
+            batch = {name: value.to(model.device) for name, value in encoded.batch(index).items()}
             logits = model(**inputs_of(model, batch)).logits
             F.cross_entropy(logits, batch["labels"], reduction="sum").backward()
             for layer, x in enumerate(seen):
                 product = (x * x.grad).detach().unflatten(-1, (heads, -1))  # (B, L, H, d)
-                total[layer] += product.sum((1, 3)).abs().sum(0)
+                total[layer] += product.sum((1, 3)).abs().sum(0).cpu()
             model.zero_grad(set_to_none=True)
     finally:
         for handle in handles:
@@ -145,6 +145,7 @@ def _outputs(model: PreTrainedModel) -> list[nn.Module]:
 
 def _keep(linear: nn.Linear, which: Tensor, dim: int) -> None:
     """Cut a matrix to some outputs (dim 0), with their biases, or to some inputs (dim 1)."""
+    which = which.to(linear.weight.device)
     linear.weight = nn.Parameter(linear.weight.detach().index_select(dim, which), linear.weight.requires_grad)
     if dim == 0:
         linear.bias = nn.Parameter(linear.bias.detach()[which], linear.bias.requires_grad)

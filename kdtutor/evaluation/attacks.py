@@ -170,14 +170,14 @@ def _by_gradient(model: PreTrainedModel, task: Task, text: str, label: int, at_m
 
 def _gradient(model: PreTrainedModel, task: Task, text: str, label: int) -> Tensor:
     """Compute the gradient of the cross-entropy by each token's vector in the table, (L, D)."""
-    batch = task.encode_texts(text).batch(torch.arange(1))
+    batch = {name: x.to(model.device) for name, x in task.encode_texts(text).batch(torch.arange(1)).items()}
     seen: list[Tensor] = []
     was_training = model.training
     model.eval()
     try:
         with torch.enable_grad(), _watched(model, seen):
             logits = forward(model, batch, fast=False).logits.float()
-            loss = F.cross_entropy(logits, torch.tensor([label]))
+            loss = F.cross_entropy(logits, torch.tensor([label], device=logits.device))
             [gradient] = torch.autograd.grad(loss, seen[:1])
     finally:
         model.train(was_training)
