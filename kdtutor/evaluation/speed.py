@@ -55,15 +55,16 @@ def latency_ms(model: PreTrainedModel, task: Task, split: str = "test", texts: i
 def latencies_ms(
     models: Mapping[str, PreTrainedModel], task: Task, split: str = "test", texts: int = 50, rounds: int = 5
 ) -> dict[str, float]:
-    """Time several models, by name, each by the median `latency_ms` of `rounds` in which they take turns.
+    """Time several models, by name, each by the least `latency_ms` of `rounds` in which they take turns.
 
-    What else the machine does then slows all of them alike, and their ratio can be trusted.
+    What else the machine does only ever slows them, and some rounds more than others: the least disturbed ones are
+    compared. On a busy machine the medians of two equal models have been seen a factor of nearly two apart.
     """
     times: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(rounds):
         for name, model in models.items():
             times[name].append(latency_ms(model, task, split, texts))
-    return {name: median(values) for name, values in times.items()}
+    return {name: min(values) for name, values in times.items()}
 
 
 class Runs(Protocol):
