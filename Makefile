@@ -40,6 +40,9 @@ endef
 help: ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
 
+# Notebooks train on the processor, also beside a GPU: their cells mix what they make with what was trained.
+lab notebooks course test: export ACCELERATE_USE_CPU = true
+
 # Without its question whether it may fetch news: it would lie over the first page, and the course asks no network.
 lab: $(READY) ## set up what is missing, then open JupyterLab at notebook 00
 	@$(BIN)/jupyter labextension disable --level=sys_prefix $(NEWS) 2>/dev/null
