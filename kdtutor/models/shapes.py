@@ -117,10 +117,10 @@ def make(
         raise KDTutorError(
             f'a {kind.__name__} answers a text as a whole, but "{task.name}" is a {task.kind} task'
         )
+    settings["dropout"] = float(FRACTION("dropout", settings["dropout"]))
     for name, value in settings.items():
         if isinstance(value, int) and not isinstance(value, bool):
             COUNT(name, value)
-    settings["dropout"] = FRACTION("dropout", settings["dropout"])
     config = kind.config_class(
         vocab_size=len(task.tokenizer),
         pad_token_id=task.tokenizer.pad_token_id,

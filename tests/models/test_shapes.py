@@ -403,6 +403,7 @@ def test_sizes_that_can_not_be_are_named(task):
     assert "kernels are the widths" in refusal(kd.cnn_student, task, kernels=())
     assert "filters must be a whole number, 1 or more" in refusal(kd.cnn_student, task, filters=0)
     assert "dropout must be a fraction" in refusal(kd.static_student, task, dropout=1)
+    assert kd.static_student(task, dropout=0).dropout.p == 0  # a whole number, but none of a size
     assert "has no option layers" in refusal(make_student, "static", None, task, layers=2)
     said = refusal(kd.half_depth, small("lstm", task))
     assert said.startswith("half_depth can't cut a RecurrentForSequenceClassification")
