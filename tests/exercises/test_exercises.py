@@ -88,14 +88,15 @@ def test_a_planted_bug_is_told_by_its_symptom_until_something_has_changed(exerci
 
 
 @exercises
-def test_two_mistakes_at_once_are_recognised(exercise, in_this_process):
+@pytest.mark.parametrize("seed", SEEDS)
+def test_two_mistakes_at_once_are_recognised(exercise, seed, in_this_process):
     """A sample of pairs: the same pair is named, or one that does the same; some do not go together, and raise."""
     names = [
         mistake.name for mistake in exercise.mistakes[:20]
     ]  # the pairs of these are surely reached in time
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     for pair in random.Random(0).sample(pairs, min(8, len(pairs))):
-        verdict = judge(exercise, exercise.with_mistakes(pair), seed=1)
+        verdict = judge(exercise, exercise.with_mistakes(pair), seed)
         if verdict.kind not in ("raises", "right", "right, but unstable", "right, but slow"):
             known = verdict.kind in ("one of several mistakes", "not attempted")  # the planted ones
             assert verdict.mistakes or known, f"{pair}: {verdict}"
