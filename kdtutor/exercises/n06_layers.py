@@ -17,6 +17,9 @@ from kdtutor.exercises.toys import keeps_graph, weights_of
 
 def linear_cka(x: Tensor, y: Tensor, mask: Tensor, wrong: Wrong = RIGHT) -> Tensor:
     """‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖), Frobenius norms, of two layers (B, L, D) over the tokens that are not padding."""
+    if "each text by itself" in wrong:
+        texts = zip(x.split(1), y.split(1), mask.split(1), strict=True)
+        return torch.stack([linear_cka(*text) for text in texts]).mean()
     early = "padding in the means" in wrong
     if early:
         x, y = x - x.mean((0, 1)), y - y.mean((0, 1))
@@ -56,6 +59,11 @@ LINEAR_CKA = Exercise(
     title="Linear CKA",
     reference=linear_cka,
     mistakes=(
+        Mistake(
+            "each text by itself",
+            "You compare within each text, and average over the texts. With so few tokens at a time a CKA is near 1 "
+            "whatever the layers are: all tokens belong into one matrix.",
+        ),
         Mistake(
             "not centred",
             "Your columns are not centred. Then whatever two layers have as their mean vector counts as something in "

@@ -107,6 +107,11 @@ ATTENTION_LOSS = Exercise(
 
 def relational_distance(student_vectors: Tensor, teacher_vectors: Tensor, wrong: Wrong = RIGHT) -> Tensor:
     """Huber loss of pairwise distances, each over its model's mean, over all pairs of different texts (RKD)."""
+    if "cosines in place of distances" in wrong:
+        cosines = (
+            F.normalize(z, dim=-1) @ F.normalize(z, dim=-1).T for z in (student_vectors, teacher_vectors)
+        )
+        return F.smooth_l1_loss(*cosines)
     s, t = (_distances(z, wrong) for z in (student_vectors, teacher_vectors))
     apart = ~torch.eye(len(s), dtype=torch.bool)
     counted = torch.ones_like(apart) if "each text beside itself" in wrong else apart
@@ -148,6 +153,10 @@ RELATIONAL_DISTANCE = Exercise(
     title="Who is near whom?",
     reference=relational_distance,
     mistakes=(
+        Mistake(
+            "cosines in place of distances",
+            "You compare the angles between vectors. That is a relation too, and another one: how *far* are two apart?",
+        ),
         Mistake(
             "not divided by the mean distance",
             "Your distances are as large as the models' vectors are. A student whose space is smaller all over has the "

@@ -177,8 +177,9 @@ def _front_probes(generator: torch.Generator) -> list[tuple]:
             torch.cat([score, score[:3] + torch.tensor([0.0, 3.0, -3.0])]),
         )
         cost, score = torch.cat([cost, cost[-1:] + 0.5]), torch.cat([score, score[-1:]])
-        # The last of all is on the front: it is the cheapest.
-        cost, score = torch.cat([cost, torch.tensor([0.5])]), torch.cat([score, torch.tensor([40.0])])
+        # The last of all is the cheapest, and on the front; the first the dearest, whoever takes that for good.
+        cost = torch.cat([torch.tensor([40.0]), cost, torch.tensor([0.5])])
+        score = torch.cat([torch.tensor([30.0]), score, torch.tensor([40.0])])
         probes.append((cost, score))
     return probes
 

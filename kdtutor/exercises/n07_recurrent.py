@@ -115,6 +115,9 @@ def last_state(
 
     embedded: (B, L, D), padded on the right. attention_mask: (B, L), 1 at real tokens.
     """
+    if "zeros read after the text" in wrong:
+        embedded = embedded * attention_mask[..., None]
+        return lstm(embedded)[0][:, -1]
     out, _ = lstm(embedded)  # (B, L, H)
     rows, lengths = torch.arange(len(out)), attention_mask.sum(1)
     if "the last place of the batch" in wrong:
@@ -156,6 +159,11 @@ LAST_STATE = Exercise(
     title="What was read last",
     reference=last_state,
     mistakes=(
+        Mistake(
+            "zeros read after the text",
+            "Your padding is zeros now, and the LSTM still reads them: its gates go on at every place, whatever comes "
+            "in.",
+        ),
         Mistake(
             "the last place of the batch",
             "You take the last place of the batch. What stands there for a text that is shorter than the longest?",

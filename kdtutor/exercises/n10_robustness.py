@@ -39,10 +39,15 @@ def scaled_loss(
     best = temperatures[losses.index(max(losses) if worst else min(losses))]
     if "by accuracy" in wrong:
         best = temperatures[0]
+    if "by the mean confidence" in wrong:
+        right = (fitted[0].argmax(-1) == fitted[1]).float().mean()
+        best = min(
+            temperatures, key=lambda t: abs(float((fitted[0] / t).softmax(-1).amax(-1).mean() - right))
+        )
     measured = fitted if "the loss where it was fitted" in wrong else (test_logits, test_labels)
     if "not applied" in wrong:
         return best, float(F.cross_entropy(test_logits, test_labels))
-    return best, loss(*measured, best)
+    return temperatures.index(best) if "its place in the list" in wrong else best, loss(*measured, best)
 
 
 def _observe_scaled(function: Callable, *arguments: object) -> dict:
@@ -60,12 +65,19 @@ def _scaled_probes(generator: torch.Generator) -> list[tuple]:
         return sharp * true, labels
 
     grid = [6.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0]
+
+    def chosen(probe: tuple, *wrong: str) -> float:
+        return scaled_loss(*probe, grid, wrong=frozenset(wrong))[0]
+
     # Validation and test want different temperatures: nobody finds the one by the other.
-    return [
-        (*split(2.0, 1.5), *split(4.5, 1.5), grid),
-        (*split(3.0, 2.0), *split(1.0, 2.0), grid),
-        (*split(0.7, 1.5), *split(2.0, 1.5), grid),
-    ]
+    probes = []
+    for noise, sharp, on_test in ((1.5, 2.0, 4.5), (2.0, 3.0, 1.0), (1.5, 0.7, 2.0)):
+        probe = *split(sharp, noise), *split(on_test, noise)
+        # nor by making the mean confidence that of the right answers
+        while chosen(probe) == chosen(probe, "by the mean confidence"):
+            probe = *split(sharp, noise), *split(on_test, noise)
+        probes.append((*probe, grid))
+    return probes
 
 
 SCALED_LOSS = Exercise(
@@ -74,6 +86,14 @@ SCALED_LOSS = Exercise(
     title="A temperature for the doubt",
     reference=scaled_loss,
     mistakes=(
+        Mistake(
+            "by the mean confidence",
+            "You choose the temperature at which the mean confidence is the share of right answers. Such a mean hides "
+            "who is too sure and who too modest: by which number was the model trained?",
+        ),
+        Mistake(
+            "its place in the list", "You return where the temperature stands in the list: which one is it?"
+        ),
         Mistake(
             "fitted on test",
             "You choose the temperature on the texts that are to judge it. What the test part says is then no "

@@ -38,6 +38,8 @@ def next_token_loss(
         z, y, mask = logits[:, 1:], input_ids[:, :-1], attention_mask[:, :-1]
     elif "the mask not shifted" in wrong:
         mask = attention_mask[:, :-1]
+    elif "shifted twice" in wrong:
+        z, y, mask = logits[:, :-2], input_ids[:, 2:], attention_mask[:, 2:]
     losses = F.cross_entropy(z.transpose(1, 2), y, reduction="none")  # (B, L − 1)
     if "padding counted" in wrong:
         return losses.mean()
@@ -58,6 +60,10 @@ NEXT_TOKEN_LOSS = Exercise(
     title="The next token",
     reference=next_token_loss,
     mistakes=(
+        Mistake(
+            "shifted twice",
+            "You ask each place for the token after the next one. How far apart are a place and the token it predicts?",
+        ),
         Mistake(
             "no shift",
             "You ask each place for the token that it has just read. Place t has read tokens 0 to t: what"
@@ -110,6 +116,10 @@ def word_level(
         counts = counts & (asked > prompt)
     elif "one of the prompt's tokens in the loss" in wrong:
         counts = attention_mask[:, 1:].bool() & (asked >= prompt - 1)
+    elif "the prompt alone" in wrong:
+        counts = attention_mask[:, 1:].bool() & (asked < prompt)
+    elif "the prompt's rows alone" in wrong:
+        counts = attention_mask[:, :-1].bool() & (asked <= prompt)
     elif "padding counted" in wrong:
         counts = (asked >= prompt).expand(len(s), -1)
     elif "the mask not shifted" in wrong:
@@ -133,6 +143,11 @@ WORD_LEVEL = Exercise(
             "the prompt in the loss",
             "Rows that predict the prompt's own tokens count. Nobody wrote those: the student would learn"
             " to ask questions.",
+        ),
+        Mistake(
+            "the prompt alone",
+            "Only the prompt counts in your loss, which is what was given. What was written stands behind it.",
+            also=("the prompt's rows alone",),
         ),
         Mistake(
             "the first written token left out",

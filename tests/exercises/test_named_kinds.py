@@ -78,6 +78,59 @@ def takes_the_counts_for_weights(*args):
     return EXERCISES["mask_rare_words"].reference(*args, wrong={"as often as they occur"})
 
 
+@named("linear_cka", "each text by itself")
+def compares_within_each_text(x, y, mask):
+    found = []
+    for p, q, real in zip(x, y, mask.bool(), strict=True):
+        p, q = p[real] - p[real].mean(0), q[real] - q[real].mean(0)
+        found.append((p.T @ q).norm() ** 2 / ((p.T @ p).norm() * (q.T @ q).norm()))
+    return torch.stack(found).mean()
+
+
+@named("relational_distance", "cosines in place of distances")
+def compares_angles(student_vectors, teacher_vectors):
+    s, t = (F.normalize(z, dim=-1) for z in (student_vectors, teacher_vectors))
+    return F.smooth_l1_loss(s @ s.T, t @ t.T)
+
+
+@named("last_state", "zeros read after the text")
+def empties_the_padding_and_reads_on(lstm, embedded, attention_mask):
+    return lstm(embedded * attention_mask[..., None])[0][:, -1]
+
+
+@named("scaled_loss", "its place in the list")
+def returns_where_the_temperature_stands(
+    validation_logits, validation_labels, test_logits, test_labels, temperatures
+):
+    losses = [F.cross_entropy(validation_logits / t, validation_labels).item() for t in temperatures]
+    place = losses.index(min(losses))
+    return place, F.cross_entropy(test_logits / temperatures[place], test_labels).item()
+
+
+@named("next_token_loss", "shifted twice")
+def asks_for_the_token_after_the_next(logits, input_ids, attention_mask):
+    losses = F.cross_entropy(logits[:, :-2].transpose(1, 2), input_ids[:, 2:], reduction="none")
+    return (losses * attention_mask[:, 2:]).sum() / attention_mask[:, 2:].sum()
+
+
+@named("word_level", "the prompt alone")
+def looks_at_the_prompt_alone(student_logits, teacher_logits, attention_mask, prompt):
+    s, t = (z[:, :prompt].log_softmax(-1) for z in (student_logits, teacher_logits))
+    kl = F.kl_div(s, t, reduction="none", log_target=True).sum(-1)
+    return (kl * attention_mask[:, :prompt]).sum() / attention_mask[:, :prompt].sum()
+
+
+@named("pareto_front", "dear is good", "in the order given")
+def takes_the_dear_in_the_order_given(cost, score):
+    front = []
+    for i in range(len(cost)):
+        as_good = (cost >= cost[i]) & (score >= score[i])
+        better = (cost > cost[i]) | (score > score[i])
+        if not (as_good & better).any():
+            front.append(i)
+    return front
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(("exercise", "answer", "names"), NAMED)
 def test_it_is_named(exercise, answer, names, seed):

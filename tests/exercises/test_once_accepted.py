@@ -63,6 +63,16 @@ def raises_two_to_the_temperature(student, teacher, inputs, labels, alpha, tempe
     return loss.detach()
 
 
+@accepted("scaled_loss", "by the mean confidence")
+def makes_the_mean_confidence_right(
+    validation_logits, validation_labels, test_logits, test_labels, temperatures
+):
+    right = (validation_logits.argmax(-1) == validation_labels).float().mean()
+    gaps = [abs((validation_logits / t).softmax(-1).amax(-1).mean() - right) for t in temperatures]
+    best = temperatures[gaps.index(min(gaps))]
+    return best, F.cross_entropy(test_logits / best, test_labels).item()
+
+
 def epoch(student, batches, accumulate, learning_rate, steps):
     optimizer = torch.optim.SGD(student.parameters(), lr=learning_rate)
     groups, total = [batches[i : i + accumulate] for i in range(0, len(batches), accumulate)], 0.0
