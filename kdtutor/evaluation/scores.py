@@ -24,6 +24,7 @@ from kdtutor.errors import KDTutorError, nearest
 from kdtutor.evaluation.speed import latency_ms
 from kdtutor.evaluation.tokens import token_scores
 from kdtutor.evaluation.writing import written_scores
+from kdtutor.hardware import release_freed_memory
 from kdtutor.models.forward import logits_of
 from kdtutor.models.load import check_fits, load_teacher
 from kdtutor.models.reading import read_by
@@ -105,6 +106,8 @@ def evaluate(
     # What is timed is the model as transformers runs it.
     scores = measure(model, task, split, batch_size=batch_size, masking=masking, fast=not latency)
     seconds = time.perf_counter() - start
+    # Batches of many lengths leave gaps that nobody fills.
+    release_freed_memory()
     first = metric if metric in scores else task.rules.scores[0]
     scores = {first: scores[first]} | scores
 
