@@ -30,9 +30,10 @@ def sections() -> dict[str, tuple[str, str, str, str]]:
 
 
 def imports_of(code: str) -> str:
+    """The imports of a cell, whose magics of IPython are passed over."""
     try:
-        lines = ast.parse(code).body
-    except SyntaxError:  # a cell with a magic of IPython
+        lines = ast.parse(re.sub(r"^(\s*)[%!].*$", r"\1pass", code, flags=re.MULTILINE)).body
+    except SyntaxError:
         return ""
     wanted = [line for line in lines if isinstance(line, (ast.Import, ast.ImportFrom))]
     return "".join(f"{ast.unparse(line)}\n" for line in wanted)
