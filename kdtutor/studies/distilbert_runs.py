@@ -97,11 +97,14 @@ def _chosen_before(plan: Plan) -> list[dict]:
 
 
 def _corpus(plan: Plan, tasks: Mapping[str, Task]) -> Task:
-    """Pick what is pre-trained on: definitions, and all training texts of the other tasks of the corpus, unlabelled."""
-    others = [text for name in plan.corpus[1:] for text in tasks[name].texts("train")]
+    """Pick what is pre-trained on: all training texts of the other tasks of the corpus, and other lines of glosses."""
+    others = dict.fromkeys(text for name in plan.corpus[1:] for text in tasks[name].texts("train"))
     if not others:
         return _part(tasks["glosses"], plan.glosses)
-    part = _part(tasks["glosses"], replace(plan.glosses, texts=plan.glosses.texts - len(others)))
+    lines = tasks["glosses"].split("train")
+    new = torch.tensor([i for i, text in enumerate(lines.texts[0]) if text not in others])
+    rest = replace(tasks["glosses"], splits=tasks["glosses"].splits | {"train": lines.select(new)})
+    part = _part(rest, replace(plan.glosses, texts=plan.glosses.texts - len(others)))
     train = Split(([*part.texts("train"), *others],), None)
     return replace(part, name=f"{part.name}[and {len(others)} others]", splits=part.splits | {"train": train})
 

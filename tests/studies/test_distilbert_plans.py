@@ -44,16 +44,34 @@ def test_every_plan_is_a_study_and_measures_texts_as_the_first_does():
     assert replace(PLANS["distilbert-reviews"], arms=first.arms, corpus=("glosses",), tuned_by="") == first
 
 
-def test_a_corpus_has_all_training_texts_of_its_other_tasks_and_definitions_for_the_rest(tasks):
-    plan = replace(PLAN, glosses=replace(STAGE, texts=25), corpus=("glosses", "sentiment", "valence"))
-    corpus = distilbert_runs._corpus(plan, tasks)
+def test_a_corpus_has_each_training_text_of_its_other_tasks_once_and_other_lines_for_the_rest(tasks):
+    lines, reviews = tasks["glosses"].texts("train"), tasks["valence"].texts("train")
+    mixed = data.Split(
+        ([*lines, *reviews[:6]],), None
+    )  # as in life: what the tasks ask about is among the lines
+    glosses = replace(tasks["glosses"], splits=tasks["glosses"].splits | {"train": mixed})
+    plan = replace(PLAN, glosses=replace(STAGE, texts=38), corpus=("glosses", "valence"))
+    corpus = distilbert_runs._corpus(plan, tasks | {"glosses": glosses})
     texts = corpus.texts("train")
-    assert len(texts) == 25 and corpus.split("train").targets is None
-    assert {*texts[5:]} == {*tasks["sentiment"].texts("train"), *tasks["valence"].texts("train")}
-    assert {*texts[:5]} <= {*tasks["glosses"].texts("train")}
+    assert len(texts) == len({*texts}) == 38 and corpus.split("train").targets is None
+    assert {*texts[28:]} == {*reviews} and {*texts[:28]} <= {*lines}
     assert corpus.texts("test") == tasks["glosses"].subset(24, split="test").texts("test")
-    unread = {text for name in TASKS for split in ("validation", "test") for text in tasks[name].texts(split)}
-    assert not unread & {*texts[5:]}
+
+
+def test_the_corpus_with_reviews_has_none_that_is_measured_and_its_shares_are_those_that_are_told():
+    tasks = {name: data.load_task(name) for name in ("glosses", *TASKS)}
+    reviews = {*tasks["valence"].texts("train")}
+    share = {}
+    for name in ("distilbert", "distilbert-reviews"):
+        texts = distilbert_runs._corpus(PLANS[name], tasks).texts("train")
+        assert len(texts) == 40_000
+        share[name] = sum(text in reviews for text in texts) / len(texts)
+        measured = {
+            text for task in TASKS for part in ("validation", "test") for text in tasks[task].texts(part)
+        }
+        assert not measured & {*texts}
+    assert share["distilbert"] == pytest.approx(0.10, abs=0.01)
+    assert share["distilbert-reviews"] == pytest.approx(0.29, abs=0.01)
 
 
 def test_a_plan_tuned_by_another_takes_its_rates_and_tries_only_what_differs(
@@ -65,7 +83,7 @@ def test_a_plan_tuned_by_another_takes_its_rates_and_tries_only_what_differs(
     monkeypatch.setattr(distilbert_runs, "load", lambda name: first)
     monkeypatch.setitem(PLANS, "distilbert", PLAN)
     arms = (DISTILLED, CONTROL)
-    same = replace(PLAN, arms=arms, glosses=replace(STAGE, texts=25), corpus=("glosses", "sentiment"))
+    same = replace(PLAN, arms=arms, glosses=replace(STAGE, texts=25), corpus=("glosses", "valence"))
     for plan, tries in ((replace(same, glosses=STAGE, corpus=("glosses",)), set()), (same, {"glosses"})):
         plan, said = replace(plan, tuned_by="distilbert"), []
         found = distilbert_runs.run(
