@@ -138,29 +138,11 @@ def train_epoch(
     batches: (inputs, teacher's logits), of unequal size. Each text counts the same within its step. Returns the mean
     loss per text, as met on the way.
     """
-    groups = [batches[i : i + accumulate] for i in range(0, len(batches), accumulate)]
-    if "a step at the very first batch" in wrong:
-        later = batches[1:]
-        groups = [batches[:1], *(later[i : i + accumulate] for i in range(0, len(later), accumulate))]
-    steps = len(batches) if "steps counted in batches" in wrong else len(groups)
-    if "always one step more" in wrong:
-        steps = len(batches) // accumulate + 1
-    if {"the last step is left out", "left out, and the schedule shortened"} & wrong and len(
-        groups[-1]
-    ) < accumulate:
-        groups = groups[:-1]
-    if "left out, and the schedule shortened" in wrong:
-        steps = len(groups)
-    if "a step for every batch" in wrong:
-        groups = [[batch] for batch in batches]
-        steps = len(groups)
-    if "all texts of a step in one batch" in wrong:
-        groups = [[tuple(map(torch.cat, zip(*group, strict=True)))] for group in groups]
+    groups, steps = _steps(batches, accumulate, wrong)
     optimizer = torch.optim.SGD(student.parameters(), lr=learning_rate)
     losses, sizes = [], []
-    left_over = (
-        len(groups[-1]) < accumulate and {"no step for what is left", "no step, and no rate for it"} & wrong
-    )
+    without_step = {"no step for what is left", "no step, and no rate for it"} & wrong
+    left_over = len(groups[-1]) < accumulate and without_step
     if left_over and "no step, and no rate for it" in wrong:
         steps -= 1
     for done, group in enumerate(groups):
@@ -182,6 +164,34 @@ def train_epoch(
         optimizer.step()
         if "never cleared" not in wrong:
             optimizer.zero_grad()
+    return _mean_loss(losses, sizes, accumulate, wrong)
+
+
+def _steps(batches: Sequence, accumulate: int, wrong: frozenset[str]) -> tuple[list, int]:
+    """Group the batches by the step that they go into, and count the steps that the schedule is planned for."""
+    groups = [batches[i : i + accumulate] for i in range(0, len(batches), accumulate)]
+    if "a step at the very first batch" in wrong:
+        later = batches[1:]
+        groups = [batches[:1], *(later[i : i + accumulate] for i in range(0, len(later), accumulate))]
+    steps = len(batches) if "steps counted in batches" in wrong else len(groups)
+    if "always one step more" in wrong:
+        steps = len(batches) // accumulate + 1
+    if {"the last step is left out", "left out, and the schedule shortened"} & wrong and len(
+        groups[-1]
+    ) < accumulate:
+        groups = groups[:-1]
+    if "left out, and the schedule shortened" in wrong:
+        steps = len(groups)
+    if "a step for every batch" in wrong:
+        groups = [[batch] for batch in batches]
+        steps = len(groups)
+    if "all texts of a step in one batch" in wrong:
+        groups = [[tuple(map(torch.cat, zip(*group, strict=True)))] for group in groups]
+    return groups, steps
+
+
+def _mean_loss(losses: list[Tensor], sizes: list[int], accumulate: int, wrong: frozenset[str]) -> float:
+    """Average the batches' losses over texts."""
     if "the last batch's loss" in wrong:
         return losses[-1].item()
     if "the divided losses returned" in wrong:
