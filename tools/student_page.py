@@ -49,9 +49,8 @@ def make(
         (target / file.name).write_bytes(file.read_bytes())
     browser_page(exports["student"], target, teacher=exports["teacher"], texts=TEXTS)
     first, *lines = recipe.read_text(encoding="utf-8").rstrip().splitlines()
-    lines = "\n".join(
-        [first, *(line for line in lines if not line.startswith("#"))]
-    )  # the page says the rest
+    # What other comments say, the page says.
+    lines = "\n".join([first, *(line for line in lines if not line.startswith("#"))])
     return {
         "the student": fragment("./_static/student"),
         "its card": table(card, exports),

@@ -52,13 +52,8 @@ def main(argv: list[str]) -> int:
         forget(file, folder)
     if given.processes > 1:
         return side_by_side(given.processes, ["study", *(part for part in argv if part != "--restart")])
-    make = (
-        _distilbert
-        if given.name.startswith("distilbert")
-        else _logits
-        if given.name == "logits"
-        else _of_one_task
-    )
+    kind, _, _ = given.name.partition("-")  # distilbert-longer is a plan of distilbert's
+    make = {"logits": _logits, "distilbert": _distilbert}.get(kind, _of_one_task)
     print(make(given, file, folder))
     return 0
 

@@ -102,8 +102,8 @@ class Plan:
 
     choosing_texts: of glosses, on which the rates of pre-training are tried. precision: of training, the same on every
     machine; at a GPU so small a student waits for launches, of which bf16 needs more. arms: of `ARMS`. corpus: the
-    tasks whose training texts are pre-trained on, glosses first, which give what the others leave of its number.
-    tuned_by: the study whose learning rates are taken where this one has none of its own, and so does not try any.
+    tasks whose training texts are pre-trained on, each text once; glosses first, which gives what the others leave.
+    tuned_by: the study whose learning rates are taken wherever the two don't differ; those are not tried again.
     """
 
     glosses: Stage = Stage(40_000, 1000, 3000, passes=1, max_norm=5.0, rates=(2e-4, 4e-4))

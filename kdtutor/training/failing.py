@@ -35,8 +35,7 @@ def taken(run: Any, step: Callable[[], T]) -> T:
 
 
 def _is_of_the_compiler(error: RuntimeError) -> bool:
-    from torch._dynamo.exc import (
-        TorchDynamoException,
-    )  # takes long to import; whoever compiles has it already
+    # Takes long to import; whoever compiles has it already.
+    from torch._dynamo.exc import TorchDynamoException
 
     return isinstance(error, TorchDynamoException)

@@ -60,9 +60,8 @@ def memory_of(run: Any, launch: Launch, length: int) -> Callable[[int], dict[str
             "gradients": 4 * trained,
             "AdamW's moments": 8 * trained,
             "activations": kept + texts * teacher,
-            "the way back": 2
-            * texts
-            * (two.largest - one.largest),  # two gradients of the largest activation
+            # Two gradients of the largest activation.
+            "the way back": 2 * texts * (two.largest - one.largest),
         }
         if run.settings.keep_best:
             memory["best weights"] = memory["student's weights"]
