@@ -28,6 +28,7 @@ def nearest(kind: str, name: object, options: Iterable[str]) -> str:
     wanted = shown.lower()
     # Equal ratios keep the caller's order, because sorted() is stable.
     ranked = sorted(options, key=lambda option: -SequenceMatcher(None, wanted, option.lower()).ratio())
+    ranked = [option if len(option) <= 80 else f"{option[:80]}…" for option in ranked]
     more = f" and {len(ranked) - LISTED:,} more" if len(ranked) > LISTED else ""
     listing = f"there are: {', '.join(ranked[:LISTED])}{more}" if ranked else "there are none"
     return f'unknown {kind} "{shown}"; {listing}'

@@ -49,7 +49,11 @@ def columns_of(read: Read, wanted: Wanted, where: str, blank: bool = False) -> C
     labels = None if wanted.label is None else _written(table[wanted.label], wanted.label, where)
     names = None if wanted.label is None else class_names(table.schema, wanted.label)
     several = wanted.label is not None and _is_list(table[wanted.label].type)
-    return Columns(texts, labels, names, [(where, 0)], list(read.notes), several)
+    notes = [
+        *read.notes,
+        *(note for name in (wanted.text, wanted.pair) if name for note in _misread(table[name])),
+    ]
+    return Columns(texts, labels, names, [(where, 0)], notes, several)
 
 
 def joined(parts: list[Columns]) -> Columns:
@@ -90,6 +94,21 @@ def _texts(column: pa.ChunkedArray, name: str, where: str, blank: bool) -> list[
             f'{where}: column "{name}", row 1: it holds numbers or dates only: is it the text?'
         )
     return column.to_pylist()
+
+
+def _misread(column: pa.ChunkedArray) -> list[str]:
+    """Say that texts hold what letters become where UTF-8 is read in another encoding, or nothing could read them."""
+    if pa.types.is_dictionary(column.type) or not _is_string(column.type):
+        return []
+    # é, ü, ß … in the two letters that they become, a curved quotation mark in its three; what stands for the unread.
+    found = pc.match_substring_regex(column, "Ã[\u0080-\u00bf]|â€|\ufffd")
+    if not (count := pc.sum(found).as_py()):
+        return []
+    excerpt = column[pc.index(found, True).as_py()].as_py()
+    return [
+        f"WARNING: {count:,} of {len(column):,} texts hold letters such as “{excerpt[:40]}”: were they read in another "
+        "encoding before?"
+    ]
 
 
 def _is_empty(column: pa.Array) -> pa.Array:

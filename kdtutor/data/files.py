@@ -1,26 +1,28 @@
 """Files as people have them, as tables: cells stay as they are written.
 
-CSV and TSV in any delimiter and encoding, JSON lines and arrays, Parquet, Arrow, text also as .gz; folders that
-`datasets` saved. A fault names the file, and the row where there is one.
+CSV and TSV in any delimiter and encoding, JSON lines and arrays, also packed; Parquet, Arrow; folders that `datasets`
+saved. A fault names the file, and the row where there is one.
 """
 
 from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import itertools
 import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from kdtutor.data.rows import Read, Wanted, check_columns, table_of_rows
+from kdtutor.data.packed import PACKED, unpacked
+from kdtutor.data.rows import Read, Wanted, check_columns, flattened, table_of_rows
 from kdtutor.errors import KDTutorError
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -32,7 +34,7 @@ LARGEST_BLOCK = 2**31 - 1  # bytes that pyarrow parses at once
 def format_of(path: Path) -> str | None:
     """Return the format that a file's name tells, such as ".csv" for mine.csv.gz; None if there is no reader."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
+    if suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
     return suffixes[-1] if suffixes and suffixes[-1] in READERS else None
 
@@ -40,13 +42,22 @@ def format_of(path: Path) -> str | None:
 def read_file(path: Path, wanted: Wanted) -> Read:
     """Read the wanted columns of one file. Raises KDTutorError if it can't be read or lacks a column."""
     if not path.is_file():
-        raise KDTutorError(f"there is no file {path} (looked in {path.absolute().parent})")
+        pattern = "; name one file or a folder, not a pattern" if {*"*?["} & {*path.name} else ""
+        raise KDTutorError(f"there is no file {path} (looked in {path.absolute().parent}){pattern}")
     kind = format_of(path)
     assert kind is not None
     try:
         return READERS[kind](path, wanted)
-    # pyarrow, gzip and the file system raise several types; all mean the same to the reader.
-    except (pa.ArrowException, OSError, EOFError, ValueError, RecursionError, MemoryError) as error:
+    # pyarrow, what unpacks and the file system raise several types; all mean the same to the reader.
+    except (
+        pa.ArrowException,
+        OSError,
+        EOFError,
+        ValueError,
+        RecursionError,
+        MemoryError,
+        LZMAError,
+    ) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise KDTutorError(f"{path} can't be read as {kind[1:]}: {reason[:200]}") from error
 
@@ -54,26 +65,21 @@ def read_file(path: Path, wanted: Wanted) -> Read:
 # ------------------------------------------------------------------------------------------- bytes to text
 
 
-def _bytes_of(path: Path) -> bytes:
-    data = path.read_bytes()
-    return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-
-
 def decode(data: bytes, encoding: str | None, where: object) -> tuple[str, list[str]]:
     """Decode a file: as `encoding` says, or as UTF-8, UTF-16, and where neither fits Windows-1252, which is said."""
     if encoding is not None:
         try:
-            return data.decode(encoding).removeprefix("\ufeff"), []
+            return data.decode(encoding).lstrip("\ufeff"), []
         except LookupError:
             raise KDTutorError(
                 f'there is no encoding "{encoding}"; usual ones are utf-8, cp1252, utf-16'
             ) from None
         except UnicodeError as error:
             raise KDTutorError(f"{where} isn't written in {encoding}: {error}") from error
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16"), []
+    if wide := _wide(data):
+        return data.decode(wide).lstrip("\ufeff"), []
     try:
-        text = data.decode("utf-8").removeprefix("\ufeff")
+        return data.decode("utf-8").lstrip("\ufeff"), []
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         way_out = 'name its encoding: encoding="…" (--encoding …)'
@@ -87,20 +93,36 @@ def decode(data: bytes, encoding: str | None, where: object) -> tuple[str, list[
         return text, [
             f"read as Windows-1252, since line {line} isn't UTF-8: “{excerpt}”; if that is wrong, {way_out}"
         ]
-    if "\0" in text[:1000]:  # UTF-16 without a mark
-        text = data.decode("utf-16-le" if data[1:2] == b"\0" else "utf-16-be")
-    return text, []
+
+
+def _wide(data: bytes) -> str | None:
+    """Name the encoding of two or four bytes a letter, told by a mark or by where the first two letters have zeros."""
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    zeros = "".join("0" if byte == 0 else "x" for byte in data[:8])
+    without_mark = {
+        "x000x000": "utf-32-le",
+        "000x000x": "utf-32-be",
+        "x0x0": "utf-16-le",
+        "0x0x": "utf-16-be",
+    }
+    return next((name for start, name in without_mark.items() if zeros.startswith(start)), None)
 
 
 # ------------------------------------------------------------------------------------------- CSV, TSV
 
 
 def _read_csv(path: Path, wanted: Wanted) -> Read:
-    text, notes = decode(_bytes_of(path), wanted.encoding, path)
+    text, notes = decode(unpacked(path), wanted.encoding, path)
     if not text or text.isspace():
         raise ValueError("the file is empty")
+    # Excel's way to say what stands between columns.
+    if mark := re.match(r"sep=(.)\r?\n", text):
+        text, wanted = text[mark.end() :], replace(wanted, delimiter=wanted.delimiter or mark[1])
     delimiter, names = _header(text, wanted)
-    check_columns(names, path, wanted)
+    check_columns(names, path, wanted, _about_header(names))
     if delimiter != ",":
         notes.append(f"its columns are divided by {DELIMITERS.get(delimiter, delimiter)}")
     # Of a large file only one copy is kept: its text is decoded again where a fault has to be found in it.
@@ -152,6 +174,15 @@ def _header(text: str, wanted: Wanted) -> tuple[str, list[str]]:
 
     best = given or max(DELIMITERS, key=fit)
     return best, names(best)
+
+
+def _about_header(names: list[str]) -> str:
+    """Say what may be wrong with a header that lacks a column."""
+    if names and names[0].lstrip().startswith("{"):
+        return "; it looks like JSON lines: name it .jsonl"
+    if len(names) == 1:
+        return "; the first line is the header, and has one column: delimiter=… (--delimiter …) says what divides them"
+    return "; the first line is the header"
 
 
 def _parse_csv(data: bytes, delimiter: str, quote: str | None, columns: list[str]) -> pa.Table:
@@ -230,12 +261,26 @@ def _any_length() -> Iterator[None]:
 
 
 def _read_json(path: Path, wanted: Wanted) -> Read:
-    text, notes = decode(_bytes_of(path), wanted.encoding, path)
+    text, notes = decode(unpacked(path), wanted.encoding, path)
     return Read(table_of_rows(_json_rows(text, path), path, wanted), notes)
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(max(names, key=names.count))
+    return row
+
+
+class _Twice(ValueError):
+    """A name stands twice in one object."""
+
+
 # Numbers are kept as they are written; NaN and Infinity are no JSON: a missing value.
-_JSON = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=lambda _: None)
+_JSON = json.JSONDecoder(
+    parse_int=str, parse_float=str, parse_constant=lambda _: None, object_pairs_hook=_once
+)
 
 
 def _json_rows(text: str, path: Path) -> list[Any]:
@@ -265,6 +310,8 @@ def _decoded(text: str, path: Path, what: str) -> Any:
         return _JSON.decode(text)
     except RecursionError:
         raise KDTutorError(f"{path}, {what} is nested too deeply") from None
+    except _Twice as error:
+        raise KDTutorError(f"{path}, {what} gives {error} twice") from None
     except ValueError as error:
         raise KDTutorError(f"{path}, {what} is no JSON: {error} ({text.strip()[:40]!r})") from error
 
@@ -277,7 +324,10 @@ def _rows_of_object(value: Mapping, path: Path) -> list[Any]:
         return first
     if lists and len({len(cells) for cells in lists.values()}) == 1:
         return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
-    raise KDTutorError(f"{path} holds one object; expected are one object a line, or an array of objects")
+    raise KDTutorError(
+        f"{path} holds one object; expected are one object a line, or an array of objects (of a DataFrame: "
+        'to_json(path, orient="records"))'
+    )
 
 
 # ------------------------------------------------------------------------------------------- Parquet, Arrow, datasets
@@ -288,17 +338,25 @@ def _read_parquet(path: Path, wanted: Wanted) -> Read:
 
     # Not memory-mapped: who reads may write the file anew.
     with parquet.ParquetFile(path) as file:
-        names = file.schema_arrow.names
-        check_columns(names, path, wanted)
-        return Read(file.read(columns=wanted.columns))
+        return _selected(lambda columns: file.read(columns=columns), file.schema_arrow.names, path, wanted)
 
 
 def _read_arrow(path: Path, wanted: Wanted) -> Read:
     from pyarrow import feather
 
     table = feather.read_table(path, memory_map=False)
-    check_columns(table.column_names, path, wanted)
-    return Read(table.select(wanted.columns))
+    return _selected(table.select, table.column_names, path, wanted)
+
+
+def _selected(read: Callable[[list[str]], pa.Table], names: list[str], path: Path, wanted: Wanted) -> Read:
+    """Read what is wanted alone; "review.text" is the column text within the column review."""
+    outer = [name if name in names else name.partition(".")[0] for name in wanted.columns]
+    if outer != wanted.columns and {*outer} <= {*names}:
+        table = flattened(read([*dict.fromkeys(outer)]))
+        check_columns(table.column_names, path, wanted)
+        return Read(table.select(wanted.columns))
+    check_columns(names, path, wanted)
+    return Read(read(wanted.columns))
 
 
 READERS: dict[str, Callable[[Path, Wanted], Read]] = {

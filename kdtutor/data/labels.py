@@ -6,6 +6,7 @@ import ast
 import json
 import math
 import re
+import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,6 +20,8 @@ from kdtutor.errors import KDTutorError, nearest
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*\Z")
 _LIST = re.compile(r"\s*(\[.*\]|\{.*\}|\(.*,.*\))\s*\Z", re.DOTALL)
 SHOWN = 8  # classes whose counts are printed
+#: words that tables have where there is no value
+NOTHING = {"nan", "none", "null", "na", "n/a", "<na>", "#n/a", "?", "-", "unlabeled", "unlabelled"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,9 @@ def _numbers(
 ) -> Labels:
     for number, label in enumerate(written):
         if not _NUMBER.match(label) or not math.isfinite(float(label)):
-            refuse(number, "is no finite number")
+            with_point = label.replace(",", ".", 1)
+            hint = f", {with_point} with a decimal point," if _NUMBER.match(with_point) else ""
+            refuse(number, f"is no finite number{hint}")
     if (codes < 0).any():
         row = int(np.flatnonzero(codes < 0)[0])
         raise KDTutorError(
@@ -188,19 +193,36 @@ def _sorted(written: list[str]) -> list[int]:
 
 
 def _alike(written: list[str]) -> list[str]:
-    """Name labels that differ only by case or blanks, or by how a number is written."""
-    notes = []
-    for key, what in (
-        (lambda label: " ".join(label.casefold().split()), "case or blanks"),
-        (_as_number, "notation"),
+    """Name labels that differ only by case or blanks, by what nobody sees, or by how a number is written; and words
+    that may stand for none."""
+    notes, folded = [], {_folded(label): label for label in written}
+    for key, among, how in (
+        (_folded, written, "differ only by case or blanks"),
+        (_seen, folded.values(), "can't be told apart by eye"),
+        (_as_number, written, "differ only by notation"),
     ):
         groups = defaultdict(list)
-        for label in written:
+        for label in among:
             groups[key(label)].append(label)
         alike = [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
         if alike:
-            notes.append(f"WARNING: labels that differ only by {what} are different classes: {_few(alike)}")
+            notes.append(f"WARNING: labels that {how} are different classes: {_few(alike)}")
+    for label in written:
+        if _folded(label) in NOTHING:
+            notes.append(
+                f"WARNING: the class {label} may stand for a missing label: leave such cells empty if it does"
+            )
     return notes
+
+
+def _folded(label: str) -> str:
+    return " ".join(label.casefold().split())
+
+
+def _seen(label: str) -> str:
+    """Return what is seen of a label: letters in one form, without those that have no width."""
+    plain = unicodedata.normalize("NFKC", label)
+    return _folded("".join(letter for letter in plain if unicodedata.category(letter) not in ("Cf", "Cc")))
 
 
 def _as_number(label: str) -> object:

@@ -23,7 +23,8 @@ from kdtutor.assets import verified
 from kdtutor.data.files import READERS, format_of, is_saved_dataset
 from kdtutor.data.hub import hub_access, unavailable
 from kdtutor.data.kinds import KINDS
-from kdtutor.data.own import PARTS, from_file, from_folder, from_object, from_parts
+from kdtutor.data.own import from_file, from_folder, from_object, from_parts, has_train
+from kdtutor.data.packed import advice
 from kdtutor.data.rows import Wanted, is_table
 from kdtutor.data.task import Split, Task
 from kdtutor.errors import KDTutorError, nearest
@@ -61,7 +62,7 @@ def load_task(
 ) -> Task:
     """Load a task by name (embedded or Hub), from a file or a folder of files, or from a Python object with rows.
 
-    Files are CSV, TSV, JSON lines or arrays, Parquet or Arrow, the first three also as .gz; objects a DataFrame, a
+    Files are CSV, TSV, JSON lines or arrays, also as .gz, .bz2, .xz or .zst, Parquet or Arrow; objects a DataFrame, a
     Dataset, a dict of columns, a list of dicts, of (text, label) or of texts. text, pair, label: their columns. A
     folder holds train.*, and validation.* and test.* or what `datasets` reads; a missing part is cut from train. With a
     task.json, as in those that ship, that says what the task is.
@@ -106,7 +107,10 @@ def load_task(
 def _load(name: object, wanted: Wanted, kind: str | None, stratify: bool, seed: int) -> Task:
     if not isinstance(name, (str, os.PathLike)):
         if not is_table(name):
-            raise KDTutorError(f"a task is a name, a file or rows, not a {type(name).__name__}")
+            raise KDTutorError(
+                f"a task is a name, a file or rows, not a {type(name).__name__}; texts and labels apart are "
+                "list(zip(texts, labels))"
+            )
         return from_object(name, wanted, kind, stratify, seed)
 
     if "://" in str(name):
@@ -120,12 +124,13 @@ def _load(name: object, wanted: Wanted, kind: str | None, stratify: bool, seed: 
         return _as_kind(_load_with_card(path), kind)
     if str(name) in HUB:
         return _load_hub(str(name), wanted, kind, stratify)
-    if path.is_dir() and (is_saved_dataset(path) or any(path.glob(f"{PARTS['train'][0]}.*"))):
+    if path.is_dir() and (is_saved_dataset(path) or has_train(path)):
         return from_folder(path, wanted, kind, stratify, seed)
     if format_of(path):
         return from_file(path, wanted, kind, stratify, seed)
     if path.is_file():
-        raise KDTutorError(f"{path}: files are read as {', '.join(READERS)}, not as {path.suffix or 'this'}")
+        kinds = f"{', '.join(READERS)}, not as {path.suffix or 'this'}"
+        raise KDTutorError(f"{path}: files are read as {kinds}{advice(path.suffix)}")
     if not path.is_dir() and str(name).startswith((".", "~", os.sep)):
         raise KDTutorError(f"there is no file or folder {path.absolute()}")
     return _load_hub(str(path), wanted, kind, stratify)
@@ -178,7 +183,8 @@ def _load_hub(name: str, wanted: Wanted, kind: str | None, stratify: bool) -> Ta
     """Load a task by a short name of HUB, as "owner/dataset" or "owner/dataset:configuration", or from a folder.
 
     Examples whose class is hidden (-1, as in GLUE's test parts) are left out. Without a validation part, or if that
-    plays the test, 5 % of train (2,000 at most) become the validation part.
+    plays the test, 5 % of train (2,000 at most) become the validation part; of a folder, or where there is nothing but
+    train, what is missing is cut as from a file.
     """
     folder = Path(name).is_dir()
     if name in HUB:
@@ -197,8 +203,8 @@ def _load_hub(name: str, wanted: Wanted, kind: str | None, stratify: bool) -> Ta
     ):
         raise KDTutorError(f"the folder {path} holds more than {MANY:,} files: is it a data set?")
     raw = _fetch(name, path, configuration)
-    if kind in KINDS and KINDS[kind].writes and {*raw} == {"train"}:
-        # As of most collections of translations: both other parts are cut from it, by a hash of each text.
+    if folder or {*raw} == {"train"}:
+        # As of most collections of translations: what is missing is cut from it, by a hash of each text.
         return from_parts(raw, wanted, Path(name).name if folder else name, kind, stratify, of_others=True)
     for split in ("train", test):
         if split not in raw:
@@ -210,7 +216,7 @@ def _load_hub(name: str, wanted: Wanted, kind: str | None, stratify: bool) -> Ta
         share = min(0.05, 2000 / len(raw["train"]))
         held = raw["train"].train_test_split(test_size=share, seed=0)
         parts |= {"train": held["train"], "validation": held["test"]}
-    task = from_parts(parts, wanted, Path(name).name if folder else name, kind, stratify, of_others=True)
+    task = from_parts(parts, wanted, name, kind, stratify, of_others=True)
     return replace(task, notes=()) if name in HUB else task
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,17 @@ from kdtutor.data.columns import Columns, columns_of, joined
 from kdtutor.data.files import READERS, format_of, is_saved_dataset, read_file, saved_dataset
 from kdtutor.data.kinds import KINDS
 from kdtutor.data.labels import SHOWN, Labels, read_labels
+from kdtutor.data.packed import PACKED
 from kdtutor.data.parts import SPLITS, STRATIFY, TRAIN
-from kdtutor.data.rows import Wanted, read_object
+from kdtutor.data.rows import Wanted, is_table, read_object
 from kdtutor.data.task import Split, Task
 from kdtutor.data.tokens import IGNORED
-from kdtutor.errors import KDTutorError
+from kdtutor.errors import KDTutorError, nearest
 
 #: Kinds of raw text, the first one where none is named.
 RAW = ("masked-lm", "causal-lm")
-#: What the files of a folder may be called.
-PARTS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+#: What parts, and the files of a folder, may be called.
+PARTS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev", "eval"), "test": ("test",)}
 
 
 def from_file(path: Path, wanted: Wanted, kind: str | None, stratify: bool, seed: int) -> Task:
@@ -50,6 +51,10 @@ def from_folder(folder: Path, wanted: Wanted, kind: str | None, stratify: bool, 
     for split, file in files.items():
         if file is not None:
             parts[split] = _part(lambda wanted, file=file: read_file(file, wanted), split, wanted, str(file))
+    others = [
+        path.name for path in sorted(folder.iterdir()) if format_of(path) and path not in files.values()
+    ]
+    parts["train"].notes += _left_out(others)
     return _task(name, parts, wanted, kind, stratify, seed)
 
 
@@ -57,11 +62,7 @@ def from_object(
     value: Any, wanted: Wanted, kind: str | None, stratify: bool, seed: int, where: str = "your rows"
 ) -> Task:
     """Make a task of rows in Python, or of several such by the names of their parts."""
-    if (
-        isinstance(value, Mapping)
-        and value.keys() & {"train"}
-        and not isinstance(value["train"], (list, tuple))
-    ):
+    if _has_parts(value):
         return from_parts(value, wanted, where, kind, stratify, seed)
     if (
         wanted.text is None
@@ -76,19 +77,46 @@ def from_object(
     return _task("own", {"train": columns}, wanted, kind, stratify, seed)
 
 
+def _has_parts(value: Any) -> bool:
+    """Tell whether rows stand in parts by name, rather than in columns."""
+    return isinstance(value, Mapping) and any(
+        is_table(part) and not isinstance(part, (list, tuple)) for part in value.values()
+    )
+
+
 def from_parts(
     tables: Mapping[str, Any], wanted: Wanted, name: str, kind: str | None, stratify: bool, seed: int = 0,
     of_others: bool = False,
 ) -> Task:  # fmt: skip
     """Make a task of tables for each part. of_others: headings and hidden labels are left out, as the Hub has them."""
-    parts = {}
-    for split in SPLITS:
-        if (table := tables.get(split)) is None:
+    parts, found = {}, {split: _named(split, tables) for split in SPLITS}
+    if found["train"] is None:
+        raise KDTutorError(nearest(f"part of {name}", "train", tables))
+    for split, given in found.items():
+        if given is None:
             continue
         where = f"{name}, {split} part"
+        table = tables[given]
         columns = _part(lambda wanted, t=table: read_object(t, wanted, name), split, wanted, where, of_others)
         parts[split] = _usable(columns, split, name) if of_others else columns
+    parts["train"].notes += _left_out([str(part) for part in tables if part not in found.values()])
     return _task(name, parts, wanted, kind, stratify, seed)
+
+
+def _named(split: str, names: Iterable[str]) -> str | None:
+    """Find what a part is called; the names in the order of PARTS."""
+    return next((name for part in PARTS[split] for name in names if str(name).lower() == part), None)
+
+
+def _left_out(names: list[str]) -> list[str]:
+    return [f"left out, since they are no parts: {', '.join(names[:SHOWN])}"] if names else []
+
+
+def has_train(folder: Path) -> bool:
+    """Tell whether a folder has a file for the train part."""
+    return any(
+        path.stem.split(".")[0].lower() in PARTS["train"] for path in folder.iterdir() if path.is_file()
+    )
 
 
 def _file_of(folder: Path, split: str) -> Path | None:
@@ -96,10 +124,10 @@ def _file_of(folder: Path, split: str) -> Path | None:
     found = [
         path
         for path in sorted(folder.iterdir())
-        if path.name.split(".")[0] in PARTS[split] and path.is_file() and format_of(path)
+        if path.name.split(".")[0].lower() in PARTS[split] and path.is_file() and format_of(path)
     ]
     return min(
-        found, key=lambda path: (path.suffix == ".gz", [*READERS].index(format_of(path))), default=None
+        found, key=lambda path: (path.suffix in PACKED, [*READERS].index(format_of(path))), default=None
     )
 
 
@@ -176,16 +204,12 @@ def _task(
     if held_out:
         part, more = _cut(part, keys, classes, held_out, fewest if stratify else 0)
         notes += more
-        cutting.refuse_small(part, keys, columns.where[0][0], fewest)
+        cutting.refuse_small(part, keys, columns.where[0][0], fewest, stratify)
     notes += cutting.overlaps(keys, part) if len(given) > 1 else []
     if labels:
-        cure = ["add examples of them, or leave them out"]
-        if held_out and not stratify:
-            cure.insert(0, f"{STRATIFY} cuts each class by itself")
+        by_hash = () if stratify else held_out
         notes += (
-            _check_classes(columns, wanted.label, labels, part, "; or ".join(cure))
-            if labels.codes is not None
-            else []
+            _check_classes(columns, wanted.label, labels, part, by_hash) if labels.codes is not None else []
         )
 
     title = f"{os.path.basename(columns.where[0][0])}: {len(columns):,} rows"
@@ -230,8 +254,18 @@ def _cut(
     ] if seen.any() else []
 
 
-def _check_classes(columns: Columns, column: str, labels: Labels, part: np.ndarray, cure: str) -> list[str]:
-    """Count classes in each part; refuse what can't be learned, name what can't be measured, with a cure."""
+def _cure(split: int, by_hash: tuple[int, ...]) -> str:
+    ways = [f"{STRATIFY} cuts each class by itself"] if split in by_hash else []
+    return "; or ".join([*ways, "add examples of them, or leave them out"])
+
+
+def _check_classes(
+    columns: Columns, column: str, labels: Labels, part: np.ndarray, by_hash: tuple[int, ...]
+) -> list[str]:
+    """Count classes in each part; refuse what can't be learned, name what can't be measured, with a cure.
+
+    by_hash: the parts that were cut by a hash.
+    """
     where, values, several = columns.where[0][0], labels.codes, labels.kind == "multi-label"
     if several:
         counts = np.stack([(labels.values[part == p] > 0).sum(0) for p in range(3)])
@@ -246,7 +280,7 @@ def _check_classes(columns: Columns, column: str, labels: Labels, part: np.ndarr
             listed = ", ".join(f'"{labels.names[i]}"' for i in unseen[:SHOWN])
             raise KDTutorError(
                 f'{where}: column "{column}": the {SPLITS[p]} part has labels never seen in training ({listed}); '
-                f'{cure}; or they are numbers: kind="regression" (--kind regression)'
+                f'{_cure(p, by_hash)}; or they are numbers: kind="regression" (--kind regression)'
             )
         if len(missing := np.flatnonzero(values[part == p] < 0)):
             row = int(np.flatnonzero(part == p)[missing[0]])
@@ -268,7 +302,7 @@ def _check_classes(columns: Columns, column: str, labels: Labels, part: np.ndarr
     for p in range(1, 3):
         if len(absent := np.flatnonzero((counts[p] == 0) & (counts[TRAIN] > 0))):
             listed = ", ".join(labels.names[i] for i in absent[:SHOWN])
-            way_out = "" if several else f"; {cure}"
+            way_out = "" if several else f"; {_cure(p, by_hash)}"
             notes.append(f"WARNING: the {SPLITS[p]} part has no example of {listed}{way_out}")
     return notes
 

@@ -91,13 +91,17 @@ def overlaps(keys: np.ndarray, part: np.ndarray) -> list[str]:
     return notes
 
 
-def refuse_small(part: np.ndarray, keys: np.ndarray, where: str, fewest: int = 1) -> None:
+def refuse_small(
+    part: np.ndarray, keys: np.ndarray, where: str, fewest: int = 1, stratify: bool = False
+) -> None:
     """Refuse a cut that leaves nothing to train on or to measure on."""
     sizes = np.bincount(part[part >= 0], minlength=3)
     if (sizes >= fewest).all():
         return
     listed = ", ".join(f"{name} {size}" for name, size in zip(SPLITS, sizes, strict=True))
+    what = f"{where} has {len(part)} rows with {len(np.unique(keys))} different texts, too few to be cut"
+    if stratify:
+        raise KDTutorError(f"{what} class by class ({listed}): a class needs 3 texts to be in all parts")
     raise KDTutorError(
-        f"{where} has {len(part)} rows with {len(np.unique(keys))} different texts, too few to be cut by chance "
-        f"({listed}); {STRATIFY} cuts exactly, and then 10 different texts will do"
+        f"{what} by chance ({listed}); {STRATIFY} cuts exactly, and then 10 different texts will do"
     )

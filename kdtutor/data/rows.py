@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import torch
 
 from kdtutor.errors import KDTutorError, nearest
 
@@ -36,8 +38,8 @@ class Read:
     notes: list[str] = field(default_factory=list)
 
 
-def check_columns(names: Sequence[str], where: object, wanted: Wanted) -> None:
-    """Refuse a column that isn't there, is there twice, or is named for two purposes."""
+def check_columns(names: Sequence[str], where: object, wanted: Wanted, about: str = "") -> None:
+    """Refuse a column that isn't there, is there twice, or is named for two purposes; about: of the first, why."""
     if wanted.text is None:
         listing = ", ".join(f'"{name}"' for name in names[:50]) + (", …" if len(names) > 50 else "")
         raise KDTutorError(
@@ -45,7 +47,9 @@ def check_columns(names: Sequence[str], where: object, wanted: Wanted) -> None:
         )
     for column in wanted.columns:
         if column not in names:
-            raise KDTutorError(nearest(f"column of {where}", column, names))
+            alike = [name for name in names if _letters(name) == _letters(column)]
+            hint = f"; it is written {alike[0]!r} there" if alike else about
+            raise KDTutorError(nearest(f"column of {where}", column, names) + hint)
         if [*names].count(column) > 1:
             raise KDTutorError(f'{where} has {[*names].count(column)} columns named "{column}"')
     purposes: dict[str, str] = {}
@@ -57,6 +61,11 @@ def check_columns(names: Sequence[str], where: object, wanted: Wanted) -> None:
             )
         if column is not None:
             purposes[column] = purpose
+
+
+def _letters(name: str) -> str:
+    """Return a name without case, blanks and marks."""
+    return "".join(filter(str.isalnum, name.casefold()))
 
 
 def is_table(value: object) -> bool:
@@ -74,15 +83,45 @@ def read_object(value: Any, wanted: Wanted, where: str) -> Read:
         if not all(isinstance(row, Mapping) for row in value):
             value = [_named(row, number, wanted, where) for number, row in enumerate(value, 1)]
         return Read(table_of_rows(value, where, wanted))
+    if _is_dataset(value) and not hasattr(value, "__len__"):
+        raise KDTutorError(f"{where} are a stream, whose parts can't be cut: list(stream.take(10_000))")
     try:
         table = _arrow_table(value)
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        raise KDTutorError(f"{where} can't be read as a table: {str(error).splitlines()[0][:200]}") from error
-    # Of columns with several values by name, as of translations, each is a column: "translation.en".
-    while any(pa.types.is_struct(kind) for kind in table.schema.types):
-        table = table.flatten()
+    except pa.ArrowException as error:
+        # A column of a DataFrame may mix types.
+        if not hasattr(value, "to_dict"):
+            raise KDTutorError(f"{where} can't be read as a table: {_first_line(error)}") from error
+        check_columns([*map(str, value.columns)], where, wanted)
+        chosen = value[[name for name in value.columns if str(name) in wanted.columns]]
+        return Read(table_of_rows(chosen.to_dict("records"), where, wanted))
+    except (TypeError, ValueError) as error:
+        raise KDTutorError(f"{where} can't be read as a table: {_first_line(error)}") from error
+    table = flattened(table)
     check_columns(table.column_names, where, wanted)
     return Read(table.select(wanted.columns))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200]
+
+
+def flattened(table: pa.Table) -> pa.Table:
+    """Make a column of each value in columns with several values by name, as of translations: "translation.en"."""
+    while any(pa.types.is_struct(kind) for kind in table.schema.types):
+        table = table.flatten()
+    return table
+
+
+def _flat(row: Any, before: str = "") -> Any:
+    """Do so with one object."""
+    if not isinstance(row, Mapping):
+        return row
+    cells: dict[str, Any] = {}
+    for name, value in row.items():
+        cells |= (
+            _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": value}
+        )
+    return cells
 
 
 def _named(row: Any, number: int, wanted: Wanted, where: str) -> dict[str, Any]:
@@ -106,6 +145,8 @@ def _arrow_table(value: Any) -> pa.Table:
 
 def table_of_rows(rows: Sequence[Any], where: object, wanted: Wanted) -> pa.Table:
     """Make a table of objects; a value that is no single one is refused by its row."""
+    if any("." in column for column in wanted.columns):
+        rows = [*map(_flat, rows)]
     names: dict[str, None] = {}
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
@@ -145,6 +186,8 @@ def _cell(value: Any, where: object, row: int, column: str) -> str | None:
         return value
     if value is None or value != value:  # NaN
         return None
+    if isinstance(value, np.bool_) or (isinstance(value, torch.Tensor) and value.numel() == 1):
+        value = value.item()
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (int, float)):
@@ -153,5 +196,10 @@ def _cell(value: Any, where: object, row: int, column: str) -> str | None:
         raise KDTutorError(
             f'{where}: column "{column}", row {row} holds a {type(value).__name__}, not one text or number: '
             f"{str(value)[:40]!r}"
+            + (
+                f'; "{column}.{next(iter(value))}" names one of its values'
+                if isinstance(value, Mapping) and value
+                else ""
+            )
         )
     return str(value)

@@ -612,9 +612,9 @@ def test_a_folder_in_the_hubs_format_is_a_task_pairs_too(tmp_path):
     )
 
 
-def test_a_hub_folder_without_a_test_part_is_refused(tmp_path):
-    folder = hub_folder(tmp_path / "half", splits=("train",))
-    assert '"test"; there are: train' in refused(folder, text="sentence", label="label")
+def test_a_hub_folder_without_a_train_part_is_refused(tmp_path):
+    folder = hub_folder(tmp_path / "half", splits=("test",))
+    assert '"train"; there are: test' in refused(folder, text="sentence", label="label")
 
 
 def test_raw_text_from_the_hub_comes_without_blank_lines_and_headings(tmp_path, monkeypatch):

@@ -1,0 +1,216 @@
+"""Files that aren't what their names say, or are written as few are: read, or refused with what would be right."""
+
+from __future__ import annotations
+
+import bz2
+import io
+import json
+import lzma
+import zipfile
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from helpers import refusal
+from pyarrow import parquet
+from test_own_data import CSV, LINES, OBJECTS, TEXTS, WORDS, csv_with, load, rows_of, write
+
+from kdtutor.data.load import load_task
+
+NESTED = "\n".join(json.dumps({"review": {"body": t}, "label": y}) for t, y in zip(TEXTS, WORDS, strict=True))
+
+
+def zipped() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        file.writestr("mine.csv", CSV)
+    return out.getvalue()
+
+
+def zstd() -> bytes:
+    out = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(out, "zstd") as file:
+        file.write(CSV.encode())
+    return out.getvalue().to_pybytes()
+
+
+# ----------------------------------------------------------------------- what is read
+
+SAME = {
+    "mine.csv.bz2": (bz2.compress(CSV.encode()), {}),
+    "mine.csv.xz": (lzma.compress(CSV.encode()), {}),
+    "mine.csv.zst": (zstd(), {}),
+    "excel.csv": ("sep=;\r\n" + CSV.replace(",", ";"), {}),
+    "two_marks.csv": ("\ufeff\ufeff" + CSV, {}),
+    "utf32.csv": (CSV.encode("utf-32"), {}),
+    "utf16be.csv": (CSV.encode("utf-16-be"), {}),
+    "nested.jsonl": (NESTED, {"text": "review.body"}),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_the_same_rows_are_read_however_they_are_packed(tmp_path, name):
+    content, options = SAME[name]
+    task = load(write(tmp_path / name, content), **options)
+    assert rows_of(task) == dict(zip(TEXTS, WORDS, strict=True))
+
+
+def test_a_nul_in_a_text_makes_no_other_encoding_of_the_file(tmp_path):
+    task = load(write(tmp_path / "mine.csv", CSV.replace("number 3 was warm", "number\0 3 was warm")))
+    assert "the soup number\0 3 was warm" in rows_of(task)
+
+
+def test_values_within_values_are_named_with_a_dot(tmp_path):
+    table = pa.table({"review": [{"body": t, "by": "x"} for t in TEXTS], "label": WORDS})
+    parquet.write_table(table, tmp_path / "mine.parquet")
+    assert rows_of(load(tmp_path / "mine.parquet", text="review.body")) == dict(
+        zip(TEXTS, WORDS, strict=True)
+    )
+    said = refusal(load, write(tmp_path / "mine.jsonl", NESTED), text="review")
+    assert '"review.body" names one of its values' in said
+
+
+def test_values_of_numpy_and_torch_are_labels_as_pythons_are(tmp_path):
+    for labels in (
+        [np.bool_(n % 2) for n in range(80)],
+        [torch.tensor(n % 2 == 1) for n in range(80)],
+        [n % 2 == 1 for n in range(80)],
+    ):
+        assert load_task([*zip(TEXTS, labels, strict=True)]).labels == ("false", "true")
+
+
+def test_a_column_of_a_frame_may_mix_words_and_numbers():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"text": TEXTS, "label": [1, "one"] * 40, "other": [object()] * 80})
+    assert load(frame).labels == ("1", "one")
+
+
+# ----------------------------------------------------------------------- what is no table
+
+#: a file's name and content → what must be said
+REFUSED = {
+    "a workbook": ("m.xlsx", b"PK\x03\x04x", "Excel"),
+    "a workbook named CSV": ("m.csv", zipped(), "an Excel workbook or a zip archive"),
+    "an old workbook named CSV": ("m.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 99, "Excel workbook"),
+    "an archive": ("m.csv.zip", zipped(), "unpack it"),
+    "lines of text": ("m.txt", "a text\nanother text\n", "named .csv"),
+    "Parquet named CSV": ("m.csv", b"PAR1\x15\x04\x15\x80", "is Parquet"),
+    "JSON lines named CSV": ("m.csv", LINES, "name it .jsonl"),
+    "a web page": ("m.csv", "<!DOCTYPE html>\n<html>Not found, sorry</html>", "a web page"),
+    "a pointer": ("m.csv", "version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "git lfs pull"),
+    "no header": ("m.csv", CSV.split("\n", 1)[1], "the first line is the header"),
+    "a comment": ("m.csv", "# made by hand\n" + CSV, "the first line is the header"),
+    "an odd delimiter": ("m.csv", CSV.replace(",", "^"), "delimiter"),
+    "blanks in the header": ("m.csv", CSV.replace(",", ", "), "it is written ' label' there"),
+    "a header in capitals": ("m.csv", CSV.replace("label", "Label"), "it is written 'Label' there"),
+    "a key twice": ("m.jsonl", LINES + '\n{"text": "a", "label": "x", "label": "y"}', "line 81 gives label twice"),
+    "an object of objects": ("m.json", json.dumps({"a": OBJECTS[0], "b": OBJECTS[1]}), 'orient="records"'),
+    "a pattern": (None, "*.csv", "one file or a folder"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_table_is_refused_with_what_would_be_right(tmp_path, case):
+    name, content, said = REFUSED[case]
+    message = refusal(load, write(tmp_path / name, content) if name else tmp_path / content)
+    assert said in message and "\n" not in message and len(message) < 700
+
+
+def test_a_name_of_many_letters_is_cut_in_the_list_of_columns(tmp_path):
+    message = refusal(load, write(tmp_path / "m.csv", "x" * 5000 + ",label\na b,c\n"))
+    assert "unknown column" in message and len(message) < 500
+
+
+def test_python_objects_that_are_no_rows_are_refused_with_what_is(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    dataset = Dataset.from_list(OBJECTS)
+    assert "take(" in refusal(load, dataset.to_iterable_dataset())
+    assert "list(zip(texts, labels))" in refusal(load, np.array(OBJECTS))
+    assert 'unknown part of your rows "train"; there are: ' in refusal(
+        load, DatasetDict(a=dataset, b=dataset)
+    )
+
+
+# ----------------------------------------------------------------------- labels that look wrong
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["good", "good\u200b", "bad", "bad"], "'good' and 'good\\u200b'"),
+        (["café", "cafe\u0301", "tea", "tea"], "can't be told apart by eye"),
+        (["NaN", "good", "bad", "bad"], "NaN may stand for a missing label: leave such cells empty"),
+        (["?", "good", "bad", "bad"], "? may stand for a missing label"),
+    ],
+)
+def test_labels_that_look_alike_or_like_none_are_named(tmp_path, capsys, labels, said):
+    load(csv_with(tmp_path / "mine.csv", labels * 20))
+    assert f"WARNING: {''}" in (printed := capsys.readouterr().out) and said in printed
+
+
+def test_decimal_commas_are_named(tmp_path):
+    table = "text;label\n" + "".join(f"{t};{n},5\n" for n, t in enumerate(TEXTS))
+    said = refusal(load, write(tmp_path / "mine.csv", table), kind="regression")
+    assert "row 1: the label is no finite number, 0.5 with a decimal point, ('0,5')" in said
+
+
+def test_letters_that_were_read_in_another_encoding_before_are_said(tmp_path, capsys):
+    load(csv_with(tmp_path / "mine.csv", WORDS, [f"cafÃ© number {n}" for n in range(80)]))
+    assert "WARNING: 80 of 80 texts hold letters such as “cafÃ©" in capsys.readouterr().out
+    load(
+        csv_with(
+            tmp_path / "mine.csv",
+            WORDS,
+            [f"Über São Paulo, â bientôt {n}".replace(",", "") for n in range(80)],
+        )
+    )
+    assert "letters such as" not in capsys.readouterr().out
+
+
+# ----------------------------------------------------------------------- parts
+
+
+def test_parts_have_the_names_that_people_give_them_and_what_is_none_is_said(tmp_path, capsys):
+    from datasets import Dataset, DatasetDict
+
+    one, two = Dataset.from_list(OBJECTS[:60]), Dataset.from_list(OBJECTS[60:])
+    for name in ("dev", "eval", "valid"):
+        task = load(DatasetDict({"train": one, name: two, "unsupervised": one}))
+        assert sorted(task.texts("validation")) == sorted(TEXTS[60:])
+        assert "left out, since they are no parts: unsupervised" in capsys.readouterr().out
+    lines = CSV.split("\n")
+    write(tmp_path / "Train.csv", "\n".join(lines[:61]))
+    write(tmp_path / "eval.csv", "\n".join([lines[0], *lines[61:]]))
+    write(tmp_path / "train.jsonl", LINES)
+    task = load(tmp_path)
+    assert sorted(task.texts("validation")) == sorted(TEXTS[60:])
+    assert "left out, since they are no parts: train.jsonl" in capsys.readouterr().out
+
+
+def test_a_folder_of_files_without_names_of_parts_is_cut_as_one_file_is(tmp_path, monkeypatch):
+    from datasets import config
+
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    lines = CSV.split("\n")
+    (tmp_path / "mine").mkdir()
+    write(tmp_path / "mine" / "a.csv", "\n".join(lines[:41]))
+    write(tmp_path / "mine" / "b.csv", "\n".join([lines[0], *lines[41:]]))
+    task, whole = load(tmp_path / "mine"), load(write(tmp_path / "mine.csv", CSV))
+    for split in ("train", "validation", "test"):
+        assert sorted(task.texts(split)) == sorted(whole.texts(split))
+
+
+def test_a_flag_that_cuts_is_not_advised_for_a_part_that_was_given(tmp_path):
+    write(tmp_path / "train.csv", CSV)
+    write(tmp_path / "test.csv", "text,label\na text,pos\nanother one,neg\n")
+    message = refusal(load, tmp_path)
+    assert 'the test part has labels never seen in training ("neg", "pos")' in message
+    assert "stratify" not in message
+
+
+def test_a_flag_that_was_given_is_not_advised(tmp_path):
+    path = csv_with(tmp_path / "mine.csv", [f"class {n}" for n in range(80)])
+    message = refusal(load, path, stratify=True)
+    assert "a class needs 3 texts" in message and "cuts exactly" not in message
