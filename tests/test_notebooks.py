@@ -115,6 +115,16 @@ def test_the_minutes_of_its_sections_add_up_to_the_time_that_it_states(notebook)
     assert not headings or total == pytest.approx(stated, rel=0.07)
 
 
+def test_what_installs_is_folded_away_in_jupyter_and_on_the_site(notebook):
+    installing = [
+        cell for cell in code_cells(notebook) if re.search(r"^ +%pip install", cell.source, re.MULTILINE)
+    ]
+    assert [cell.execution_count for cell in installing] == [1]
+    for cell in installing:
+        assert cell.metadata.get("jupyter") == {"source_hidden": True}
+        assert "hide-input" in cell.metadata.get("tags", ())
+
+
 def test_it_has_its_exercises(notebook):
     found = re.findall(r"^#{2,5} .*\bExercise\b", prose(notebook), re.MULTILINE)
     assert len(found) >= EXERCISES.get(notebook.path.name[:2], 3)
