@@ -31,8 +31,8 @@ from kdtutor.exercises.words import describe, factor_in_words, missing_term, qua
 ROWS = 8, 64  # for which torch operations are counted: a loop over the rows needs eight times as many
 INDENT = "    "
 DRAWN = (
-    "On equal arguments your function gives other numbers each time. Is something drawn in it, or is a dropout on? "
-    "Nothing of it should be left to chance."
+    "On equal arguments your function gives other numbers each time. Is something drawn in it, is a dropout on, or is "
+    "the computer's own clock read? Nothing of it should be left to chance."
 )
 IN_THIS_ORDER = "wrong type", "wrong shape", "NaN", "wrong dtype", "detached", "another mistake"
 
@@ -89,7 +89,7 @@ def _compared(
         if (differences or failed) and (verdict := _explained(exercise, answer, probes, mine, right, again)):
             return verdict
         if failed:
-            return _did_not_finish(failed, nothing_is_right=right[0].returned is None)
+            return _did_not_finish(failed, right[0].returned)
         if changed and not differences:
             names = _listed([name for name in exercise.arguments if name in changed])
             text = (
@@ -315,8 +315,8 @@ def _did_not_end(outcome: sandbox.Outcome) -> Verdict:
     return Verdict(False, "raises", f"Not yet. Your function stopped with {outcome.error}{where}.")
 
 
-def _did_not_finish(mine: Run, nothing_is_right: bool) -> Verdict:
-    """The verdict on a function that raised."""
+def _did_not_finish(mine: Run, due: Any) -> Verdict:
+    """The verdict on a function that raised, or whose result could not be used; `due` is a right result."""
     failure, where = mine.failure, f", in {mine.failure.line}" if mine.failure.line else ""
     kind, text = "raises", f"Your function stopped with {failure.words}{where}."
     if "ellipsis" in failure.words.lower():
@@ -336,11 +336,20 @@ def _did_not_finish(mine: Run, nothing_is_right: bool) -> Verdict:
         text = f"Your function calls exit(), which would end the whole program{where}. return is enough."
     elif "KeyboardInterrupt" in failure.kinds:
         text = f"Your function raised KeyboardInterrupt{where}."
-    elif mine.has_returned and mine.returned is None and not nothing_is_right:
+    elif mine.has_returned and mine.returned is None and due is not None:
         kind, text = "returns nothing", "Your function returns None: is there a return?"
+    elif mine.has_returned and isinstance(due, tuple) and _parts(mine.returned) != len(due):
+        kind, text = (
+            "wrong type",
+            f"Your function returns {describe(mine.returned)}, and {len(due)} values are due, with a comma between.",
+        )
     elif mine.has_returned:  # and then its result was used, or its gradient computed
         text = f"What your function returned, {describe(mine.returned)}, cannot be used: {failure.words}."
     return Verdict(False, kind, f"Not yet. {text}")
+
+
+def _parts(returned: Any) -> int:
+    return len(returned) if isinstance(returned, tuple | list) else 1
 
 
 def _finished(verdict: Verdict, printed: sandbox.Printed) -> Verdict:

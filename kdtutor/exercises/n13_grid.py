@@ -21,6 +21,8 @@ def quantize_rows(weights: Tensor, bits: int, wrong: frozenset[str] = RIGHT) -> 
         most = 2 ** (bits - 1)
     if "the sign takes no bit" in wrong:
         most = 2**bits - 1
+    if "eight bits, whatever was asked for" in wrong:
+        most = 127
     size = weights if "the most negative forgotten" in wrong else weights.abs()
     largest = size.amax(1, keepdim=True)
     if "one scale for all" in wrong:
@@ -28,8 +30,16 @@ def quantize_rows(weights: Tensor, bits: int, wrong: frozenset[str] = RIGHT) -> 
     if "a scale for each column" in wrong:
         largest = size.amax(0, keepdim=True)
     scale = largest / most
+    least = weights.amin(1, keepdim=True)
+    if {"a grid for activations", "a grid for activations, not shifted"} & wrong:
+        scale = (weights.amax(1, keepdim=True) - least) / (2**bits - 1)
     values = weights / scale
     values = values.trunc() if "cut off, not rounded" in wrong else values.round()
+    if "a grid for activations" in wrong:
+        values = values + (-least / scale).round()
+    if "one number too many, above cut off" in wrong:
+        scale = largest / (most + 1)
+        values = (weights / scale).round().clamp(-most - 1, most)
     if "the scale upside down" in wrong:
         scale = 1 / scale
     return values, scale
@@ -58,6 +68,17 @@ QUANTIZE_ROWS = Exercise(
         Mistake(
             "one number too many",
             "Your largest weight becomes one more than the largest number that so many bits hold, with a sign.",
+            also=("one number too many, above cut off",),
+        ),
+        Mistake(
+            "eight bits, whatever was asked for",
+            "Your numbers reach to ±127, however many bits are given. Whence does 127 come?",
+        ),
+        Mistake(
+            "a grid for activations",
+            "Your scale comes from the distance between a row's least and largest weight. Such a grid is shifted; "
+            "around 0 it has to be the same on both sides.",
+            also=("a grid for activations, not shifted",),
         ),
         Mistake(
             "the sign takes no bit",
@@ -100,14 +121,24 @@ def activation_grid(
         x = torch.cat([*seen.values()])
     if "calibrated on validation" in wrong:
         x = seen["validation"]
+    if "calibrated on validation as well" in wrong:
+        x = torch.cat([seen["train"], seen["validation"]])
+    if "the outermost left out" in wrong:
+        x = x.clamp(x.quantile(0.01), x.quantile(0.99))
+    if "the outermost of a thousand left out" in wrong:
+        x = x.clamp(x.quantile(0.001), x.quantile(0.999))
     low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
     if "0 is off the grid" in wrong:
         low = float(x.min())
     if "0 is off the grid, above" in wrong:
         high = float(x.max())
+    if "0 is off the grid, at either end" in wrong:
+        low, high = float(x.min()), float(x.max())
     if "the same on both sides" in wrong:
         high = max(high, -low)
         low = -high
+    if "eight bits, whatever was asked for" in wrong:
+        bits = 8
     scale = (high - low) / (2**bits if "steps are not numbers" in wrong else 2**bits - 1)
     zero = -low / scale
     if "the zero point has the other sign" in wrong:
@@ -163,17 +194,27 @@ ACTIVATION_GRID = Exercise(
         Mistake(
             "calibrated on validation",
             "Validation is there to choose between what has been calibrated: it can't be what you calibrate on.",
+            also=("calibrated on validation as well",),
         ),
         Mistake(
             "0 is off the grid",
             "Where all activations lie on one side of 0, your grid has no number for 0. Padding and everything that a "
             "ReLU has cut off is exactly 0.",
-            also=("0 is off the grid, above",),
+            also=("0 is off the grid, above", "0 is off the grid, at either end"),
         ),
         Mistake(
             "the same on both sides",
             "Your grid reaches as far below 0 as above. Activations don't: half of the numbers are never used.",
             also=("the same on both sides, and no zero point",),
+        ),
+        Mistake(
+            "eight bits, whatever was asked for",
+            "Your grid has 256 numbers, however many bits are given. Whence does 255 come?",
+        ),
+        Mistake(
+            "the outermost left out",
+            "Your grid ends before the activations do. That can be a good idea; this grid was to hold all of them.",
+            also=("the outermost of a thousand left out",),
         ),
         Mistake(
             "steps are not numbers",
@@ -210,7 +251,8 @@ def layers_to_quantize(
     error, bytes (n,): what int8 in this layer alone does to the logits, and its size in float32. One layer after the
     other goes, that of the least error for each byte saved first. Returns their numbers in increasing order.
     """
-    saved = bytes * (1 if "a layer in int8 is free" in wrong else 0.75)
+    share = 1 if "a layer in int8 is free" in wrong else 0.25 if "a quarter is saved" in wrong else 0.75
+    saved = bytes * share
     price = error / saved
     if "size does not count" in wrong:
         price = error
@@ -220,18 +262,28 @@ def layers_to_quantize(
         price = -price
     chosen, left = [], float(bytes.sum())
     for i in price.argsort(stable=True).tolist():
-        if left <= budget and not ("a layer more where the budget is just met" in wrong and left == budget):
+        met = left < budget if "a layer more where the budget is just met" in wrong else left <= budget
+        if "one layer in any case" in wrong:
+            met = met and bool(chosen)
+        if met and "what is rounded fills the budget" not in wrong:
+            break
+        if "what is rounded fills the budget" in wrong and float(bytes[[*chosen, i]].sum()) > budget:
             break
         if "stops a layer too early" in wrong and left - float(saved[i]) <= budget:
             break
         chosen.append(i)
         left -= float(saved[i])
+    if "those that stay" in wrong:
+        chosen = sorted({*range(len(bytes))} - {*chosen})
+    if "yes or no for each layer" in wrong:
+        return [int(i in chosen) for i in range(len(bytes))]
     return chosen if "in the order they went" in wrong else sorted(chosen)
 
 
 def _layer_probes(generator: torch.Generator) -> list[tuple]:
     probes = []
-    for n, share in ((6, 0.7), (9, 0.5), (8, 0.6), (7, None)):
+    # of the last but one exactly the budget is reached, and of the last nothing has to go
+    for n, share in ((6, 0.7), (9, 0.5), (8, 0.6), (7, None), (5, 1.1)):
         bytes = torch.randint(1, 40, (n,), generator=generator).float() * 4
         error = torch.rand(n, generator=generator) * bytes.sqrt()
         saved = 0.75 * bytes[(error / bytes).argsort()]
@@ -266,6 +318,22 @@ LAYERS_TO_QUANTIZE = Exercise(
         Mistake(
             "a layer more where the budget is just met",
             "Where all bytes together are exactly the budget, you let one more layer go. At most, it said.",
+        ),
+        Mistake("a quarter is saved", "Of a layer in int8 a quarter stays. How much of it is saved, then?"),
+        Mistake(
+            "what is rounded fills the budget",
+            "You add up the layers that went until they fill the budget. It is for all bytes together, of those that "
+            "stayed and of what is left of the others.",
+        ),
+        Mistake(
+            "one layer in any case",
+            "Where the bytes are within the budget from the beginning, you still let a layer go: when do you look?",
+        ),
+        Mistake(
+            "those that stay", "Those are the layers that stay in float32, and the others were asked for."
+        ),
+        Mistake(
+            "yes or no for each layer", "You say of each layer whether it went; their numbers were asked for."
         ),
         Mistake("in the order they went", "Those are the layers. They were to be named in increasing order."),
     ),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from statistics import mean, median
+from statistics import mean, median, median_high, median_low
 
 import torch
 
 from kdtutor.exercises.banks import RIGHT
+from kdtutor.exercises.comparing import RESULT
 from kdtutor.exercises.definitions import Exercise, Mistake
 from kdtutor.exercises.toys import TinyClassifier
 
@@ -22,10 +23,12 @@ class Device:
 
     def __init__(self, first: float, costs: Sequence[float]) -> None:
         self.now, self.first, self.costs, self.calls = 0.0, first, list(costs), 0
+        self.was_asked = False  # for the time
         self.free = 0.0  # the time at which it is through with everything handed over
 
     def clock(self) -> float:
         """Return the time, in seconds."""
+        self.was_asked = True
         return self.now
 
     def start(self, text: str) -> Pending:
@@ -51,12 +54,22 @@ class Pending:
 
 def median_latency(device: Device, texts: Sequence[str], wrong: frozenset[str] = RIGHT) -> float:
     """Warm up with the first text, then time each text alone, until its answer is there: the median, milliseconds."""
-    if "the first call counts" not in wrong:
+    if not {"the first call counts", "the first call counts, with the others"} & wrong:
         warm_up = device.start(texts[0])
         if "the warm-up is not waited for" not in wrong:
             warm_up.wait()
     times = []
     begin = device.clock()
+    if "all handed over at once" in wrong:
+        under_way = [(device.clock(), device.start(text)) for text in texts]
+        for begin, pending in under_way:
+            pending.wait()
+            times.append(device.clock() - begin)
+        texts = []
+    if "the first text is not timed" in wrong:
+        texts = texts[1:]
+    if "the first call counts, with the others" in wrong:
+        texts = [texts[0], *texts]
     for text in texts:
         if "the clock started once" not in wrong:
             begin = device.clock()
@@ -69,16 +82,19 @@ def median_latency(device: Device, texts: Sequence[str], wrong: frozenset[str] =
                 begin = device.clock()
             pending.wait()
             times.append(device.clock() - begin)
-    average = (
-        mean
-        if "the mean" in wrong
-        else max
-        if "the slowest" in wrong
-        else min
-        if "the fastest" in wrong
-        else median
-    )
-    return average(times) * (1 if "seconds" in wrong else 1000)
+    averages = {"the mean": mean, "the slowest": max, "the fastest": min}
+    averages |= {
+        "one of the two in the middle": median_high,
+        "the lower of the two in the middle": median_low,
+    }
+    average = next((other for name, other in averages.items() if name in wrong), median)
+    return average(times) * (1 if "seconds" in wrong else 1e6 if "microseconds" in wrong else 1000)
+
+
+def _observe_latency(function: Callable, device: Device, texts: Sequence[str]) -> dict:
+    device.was_asked = False
+    found = function(device, texts)
+    return {"whether device.clock() is asked for the time": device.was_asked, RESULT: found}
 
 
 def _latency_probes(generator: torch.Generator) -> list[tuple]:
@@ -111,6 +127,16 @@ MEDIAN_LATENCY = Exercise(
         Mistake(
             "the first call counts",
             "Among your times is that of a device which had nothing prepared. It is worth measuring, but by itself.",
+            also=("the first call counts, with the others",),
+        ),
+        Mistake(
+            "the first text is not timed",
+            "The text that warmed the device up is missing among those you time. It is a text like the others.",
+        ),
+        Mistake(
+            "all handed over at once",
+            "All texts are under way before you wait for one: each then waits behind those in front. Each was to be "
+            "timed alone.",
         ),
         Mistake(
             "the warm-up is not waited for",
@@ -124,11 +150,18 @@ MEDIAN_LATENCY = Exercise(
         Mistake(
             "the slowest", "That is the worst text, and the median was asked for.", also=("the fastest",)
         ),
+        Mistake(
+            "one of the two in the middle",
+            "Of an even number of times two lie in the middle. You take one of them: what does a median do?",
+            also=("the lower of the two in the middle",),
+        ),
+        Mistake("microseconds", "Your figure is in microseconds; milliseconds were asked for."),
         Mistake("seconds", "Your figure is in seconds; milliseconds were asked for."),
     ),
     planted=("the clock stopped too early",),
     symptom="Every model takes the same tenth of a millisecond, the teacher too.",
     probes=_latency_probes,
+    observe=_observe_latency,
 )
 
 # ----------------------------------------------------------------------------------------- 13.5 a tokenizer left out
@@ -154,6 +187,9 @@ def answer_texts(
         rows = [
             [numbers.setdefault(word, len(numbers) + 1) for word in text.lower().split()] for text in texts
         ]
+    if "words numbered by the alphabet" in wrong:
+        table = sorted({word for text in texts for word in text.lower().split()})
+        rows = [[table.index(word) + 1 for word in text.lower().split()] for text in texts]
     longest = max(map(len, rows))
     if "cut to the shortest" in wrong:
         longest = min(map(len, rows))
@@ -162,6 +198,9 @@ def answer_texts(
     if "padded on the left, masked on the right" in wrong:
         ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    if "a word stands for padding" in wrong:
+        ids = ids.masked_fill(mask == 0, 1)
+        mask = (ids != 1).long()
     if "padding is read" in wrong:
         mask = torch.ones_like(mask)
     model.train("in train mode" in wrong)
@@ -177,7 +216,7 @@ def _observe_answers(function: Callable, model: TinyClassifier, *rest: object) -
     found = function(model, *rest)
     return {
         "whether the model answers in eval mode": not any(model.in_train_mode),
-        "the answers": torch.tensor([int(i) for i in found], dtype=torch.float64),
+        "the list of answers": torch.tensor([int(i) for i in found], dtype=torch.float64),
     }
 
 
@@ -205,6 +244,15 @@ ANSWER_TEXTS = Exercise(
         Mistake(
             "words numbered as they come",
             "The model gets a number for each word, but who chose it? It has learned with one table; yours is another.",
+        ),
+        Mistake(
+            "words numbered by the alphabet",
+            "A word's number no longer depends on the order of the texts, but still on which words they have. The "
+            "model has learned with one table: who has it?",
+        ),
+        Mistake(
+            "a word stands for padding",
+            "You fill up with 1, and 1 is a word: wherever a text has that word, it is masked, too.",
         ),
         Mistake("padding is read", "The places behind a short text are read as if they were words."),
         Mistake("cut to the shortest", "All texts end where the shortest does: what stood behind is lost."),
