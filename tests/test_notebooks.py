@@ -100,6 +100,14 @@ def test_it_checks_at_least_one_claim(notebook):
     assert claims(notebook)
 
 
+def test_its_first_code_cell_installs_what_is_missing_and_keeps_cells_for_a_processor_on_it(notebook):
+    """A student trained on a GPU stays there, and the cells after it compute with what lies on the processor."""
+    first = code_cells(notebook)[0].source
+    assert 'find_spec("kdtutor") is None' in first and "%pip install --quiet --no-deps" in first
+    is_for_a_gpu = notebook.path.name.startswith("14")
+    assert ('os.environ.setdefault("ACCELERATE_USE_CPU", "true")' in first) is not is_for_a_gpu
+
+
 def test_its_first_cell_is_a_title_with_the_time_needed_and_what_one_will_be_able_to_do(notebook):
     first = notebook.cells[0]
     assert first.cell_type == "markdown"
