@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from difflib import SequenceMatcher
+from difflib import SequenceMatcher, get_close_matches
 from numbers import Real
 from reprlib import Repr
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 LISTED = 100  # names that a sentence lists at most
 
@@ -32,6 +34,38 @@ def nearest(kind: str, name: object, options: Iterable[str]) -> str:
     more = f" and {len(ranked) - LISTED:,} more" if len(ranked) > LISTED else ""
     listing = f"there are: {', '.join(ranked[:LISTED])}{more}" if ranked else "there are none"
     return f'unknown {kind} "{shown}"; {listing}'
+
+
+def did_you_mean(kind: str, name: str, options: Iterable[str], dashes: str = "") -> str:
+    """Return what `nearest` does, and ask first for the one that was most likely meant, if one is close.
+
+    >>> did_you_mean("field", "epoch", ["model", "epochs"], "--")
+    'unknown field "epoch": did you mean --epochs? There are: epochs, model'
+    """
+    options = [*options]
+    listing, close = nearest(kind, name, options), get_close_matches(name, options, 1, 0.7)
+    return (
+        listing.replace("; there are", f": did you mean {dashes}{close[0]}? There are", 1)
+        if close
+        else listing
+    )
+
+
+class Flags(argparse.ArgumentParser):
+    """A parser of flags that refuses in one sentence, as a KDTutorError, with the flag that was likely meant."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Read the flags; an unknown one is refused by the command, or the part of it, that lacks it."""
+        read, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            names = dict.fromkeys(re.findall(r"--([\w-]+)", self.format_usage()))
+            name = unknown[0].lstrip("-").partition("=")[0]
+            self.error(did_you_mean("field", name, names, "--"))
+        return read, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the sentence; argparse itself would print how the command is used, and leave."""
+        raise KDTutorError(f"{self.prog.removeprefix('kdtutor ')}: {message}")
 
 
 # ------------------------------------------------------------------------------------------------ checks

@@ -16,7 +16,7 @@ import sys
 
 from kdtutor.cli.arguments import SearchArguments, TrainArguments
 from kdtutor.cli.commands import COMMANDS, parse
-from kdtutor.errors import KDTutorError, nearest
+from kdtutor.errors import KDTutorError, did_you_mean
 
 #: Commands that read their flags themselves, and what they do.
 OTHERS = {
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
 
             return classroom(rest)
         if command not in COMMANDS:
-            raise KDTutorError(nearest("command", command, [*COMMANDS, *OTHERS]))
+            raise KDTutorError(did_you_mean("command", command, [*COMMANDS, *OTHERS]))
         kind, run = COMMANDS[command]
         arguments = parse(kind, rest, f"kdtutor {command}", asks_for_task=issubclass(kind, TrainArguments))
         return run(arguments, " ".join(["kdtutor", *map(shlex.quote, argv)])) or 0

@@ -28,7 +28,7 @@ from kdtutor.cli.arguments import (
     TrainArguments,
 )
 from kdtutor.cli.training import train
-from kdtutor.errors import SWITCH, KDTutorError, nearest
+from kdtutor.errors import SWITCH, KDTutorError, did_you_mean, nearest
 from kdtutor.files import write_atomically
 from kdtutor.training.settings import Settings
 
@@ -72,7 +72,7 @@ def parse(kind: type, argv: list[str], name: str, recipe: Sequence[str] = (), as
     if unknown and unknown[0].endswith((".yaml", ".yml")):
         raise KDTutorError(f"name the YAML file before the flags: {name} {unknown[0]} …")
     if unknown:
-        raise KDTutorError(nearest("field", unknown[0].lstrip("-").split("=")[0], known))
+        raise KDTutorError(did_you_mean("field", unknown[0].lstrip("-").split("=")[0], known, "--"))
     chosen = vars(parser.parse_args(recipe)) | vars(parsed)
     read = kind(**chosen)
     if asks_for_task and "task" not in chosen:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import signal
@@ -11,7 +10,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from kdtutor.errors import KDTutorError, nearest
+from kdtutor.errors import Flags, KDTutorError, nearest
 from kdtutor.studies import STUDIES
 from kdtutor.studies.stored import Stored, forget, results_file
 
@@ -21,7 +20,7 @@ TASKS = {"sequences": "pronunciation", "robustness": "sentiment"}
 
 def main(argv: list[str]) -> int:
     """Run `kdtutor study NAME`."""
-    parser = argparse.ArgumentParser(prog="kdtutor study", description=__doc__.splitlines()[0])
+    parser = Flags(prog="kdtutor study", description=__doc__.splitlines()[0])
     parser.add_argument("name", help=f"one of: {', '.join(STUDIES)}")
     parser.add_argument("--output", type=Path, help="results file (default: the one that notebooks show)")
     parser.add_argument("--teacher", help="another teacher: a folder, say (default: the embedded one)")

@@ -9,7 +9,6 @@ The report reads the JSON files that `check.progress("ada.json", name="Ada")` wr
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
@@ -19,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdtutor.errors import KDTutorError
+from kdtutor.errors import Flags, KDTutorError
 from kdtutor.exercises import load_exercises
 from kdtutor.exercises.progress import ProgressError, Record, read
 from kdtutor.files import write_atomically
@@ -29,7 +28,7 @@ SOLUTION = re.compile(r"\n*<details>\s*<summary><b>Solution</b></summary>(.*?)</
 
 def main(argv: Sequence[str]) -> int:
     """Run `kdtutor class …`."""
-    parser = argparse.ArgumentParser(prog="kdtutor class", description=__doc__.splitlines()[0])
+    parser = Flags(prog="kdtutor class", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("report", help="read a folder of progress files")
     command.add_argument("folder", type=Path)

@@ -145,11 +145,20 @@ def test_the_recipes_that_ship_are_good(capsys):
 
 
 def test_unknown_names_list_what_there_is_nearest_first(capsys, mine):
-    assert 'unknown command "distil"; there are: distill, ' in refused(capsys, "distil")
-    assert 'unknown field "batchsize"; there are: batch_size, ' in refused(
+    assert 'unknown command "distil": did you mean distill? There are: distill, ' in refused(capsys, "distil")
+    assert 'unknown field "batchsize": did you mean --batch_size? There are: batch_size, ' in refused(
         capsys, "distill", "--batchsize", "3"
     )
-    assert 'unknown field "temprature"' in refused(capsys, "distill", "--temprature=4")
+    for line, meant in (
+        ("doctor --hub-timeut 3", "--hub-timeout"),
+        ("study logits --proceses 2", "--processes"),
+        ("class report folder --picure x", "--picture"),
+    ):
+        assert f": did you mean {meant}? There are: " in refused(capsys, *line.split())
+    assert 'unknown field "zebra"; there are: ' in refused(capsys, "distill", "--zebra")
+    assert 'unknown field "temprature": did you mean --temperature? ' in refused(
+        capsys, "distill", "--temprature=4"
+    )
     assert 'unknown task "supersens"; there are: supersense, ' in refused(
         capsys, "finetune", "--task", "supersens"
     )
