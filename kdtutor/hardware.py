@@ -7,7 +7,11 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from kdtutor.errors import KDTutorError
 
 POWERCAP = Path("/sys/class/powercap")  # where Linux tells what energy an Intel or AMD processor has used
 CGROUP = Path("/sys/fs/cgroup")  # where Linux mounts the limits of the container that this process is in
@@ -64,7 +68,19 @@ def memory(cgroup: Path = CGROUP) -> tuple[int, int]:
             cache = int(statistics.get("inactive_file", 0))  # counted as used, but given back on demand
             total = int(allowed)
             free = min(free, total - int(_read(folder / usage) or 0) + cache)
+    if (limit := _limit_of_addresses()) < total:
+        total, free = limit, min(free, limit - psutil.Process().memory_info().vms)
     return total, free
+
+
+def _limit_of_addresses() -> int:
+    """Return what `ulimit -v` allows a process, as on many clusters; where there is no such thing, no limit."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return sys.maxsize
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 def room(device) -> int:
@@ -76,6 +92,37 @@ def room(device) -> int:
     import psutil  # comes with accelerate
 
     return memory()[1] + psutil.Process().memory_info().rss
+
+
+class MemoryFull(KDTutorError):
+    """There was no memory. What was there before is as it was."""
+
+
+def is_full(error: BaseException) -> bool:
+    """Tell whether this is how Python, pyarrow or torch say that there is no memory, a GPU's or the machine's."""
+    said = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+    )
+
+
+@contextmanager
+def within_memory(what: str, cure: str, device=None) -> Iterator[None]:
+    """Raise MemoryFull, with a `cure`, where there is no memory for `what` on a torch.device (None: main memory)."""
+    try:
+        yield
+    except Exception as error:
+        if not is_full(error):
+            raise
+        raise MemoryFull(
+            f"{what} found no memory; {_free(device)} are there for this process. {cure}"
+        ) from error
+
+
+def _free(device) -> str:
+    import torch
+
+    return format_bytes(room(device or torch.device("cpu")))
 
 
 def format_bytes(count: float) -> str:

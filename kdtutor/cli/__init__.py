@@ -17,6 +17,7 @@ import sys
 from kdtutor.cli.arguments import SearchArguments, TrainArguments
 from kdtutor.cli.commands import COMMANDS, parse
 from kdtutor.errors import KDTutorError, did_you_mean
+from kdtutor.hardware import within_memory
 
 #: Commands that read their flags themselves, and what they do.
 OTHERS = {
@@ -45,27 +46,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     command, *rest = argv
     try:
-        if command == "doctor":
-            from kdtutor.doctor import main as doctor
-
-            return doctor(rest) or 0
-        if command == "study":
-            from kdtutor.cli.study import main as study
-
-            return study(rest) or 0
-        if command == "search":
-            from kdtutor.cli.search import main as search
-
-            return search(rest)
-        if command == "class":
-            from kdtutor.exercises.classroom import main as classroom
-
-            return classroom(rest)
-        if command not in COMMANDS:
-            raise KDTutorError(did_you_mean("command", command, [*COMMANDS, *OTHERS]))
-        kind, run = COMMANDS[command]
-        arguments = parse(kind, rest, f"kdtutor {command}", asks_for_task=issubclass(kind, TrainArguments))
-        return run(arguments, " ".join(["kdtutor", *map(shlex.quote, argv)])) or 0
+        with within_memory(
+            f"kdtutor {command}", "A smaller model, batch_size, max_length or file takes less"
+        ):
+            return _run(command, rest, " ".join(["kdtutor", *map(shlex.quote, argv)]))
     except KDTutorError as error:
         print(f"kdtutor: {error}", file=sys.stderr)
         return 1
@@ -77,3 +61,28 @@ def main(argv: list[str] | None = None) -> int:
         )
         print(f"kdtutor: interrupted; {how}", file=sys.stderr)
         return 130
+
+
+def _run(command: str, rest: list[str], line: str) -> int:
+    """Run one command; line: as it was typed."""
+    if command == "doctor":
+        from kdtutor.doctor import main as doctor
+
+        return doctor(rest) or 0
+    if command == "study":
+        from kdtutor.cli.study import main as study
+
+        return study(rest) or 0
+    if command == "search":
+        from kdtutor.cli.search import main as search
+
+        return search(rest)
+    if command == "class":
+        from kdtutor.exercises.classroom import main as classroom
+
+        return classroom(rest)
+    if command not in COMMANDS:
+        raise KDTutorError(did_you_mean("command", command, [*COMMANDS, *OTHERS]))
+    kind, run = COMMANDS[command]
+    arguments = parse(kind, rest, f"kdtutor {command}", asks_for_task=issubclass(kind, TrainArguments))
+    return run(arguments, line) or 0

@@ -76,11 +76,12 @@ def _read(a: PredictArguments, wanted):
     """Read the texts of a file, once it is known that the answers can be written."""
     from kdtutor.data.columns import columns_of
     from kdtutor.data.files import READERS, format_of, read_file
+    from kdtutor.data.packed import advice
     from kdtutor.training.checkpoints import writable
 
     path = Path(a.task).expanduser()
     if not format_of(path):
-        raise KDTutorError(f"{path}: files are read as {', '.join(READERS)}")
+        raise KDTutorError(f"{path}: files are read as {', '.join(READERS)}{advice(path.suffix)}")
     writable(Path(a.output).parent)  # said now, not after the work
     return columns_of(read_file(path, wanted), wanted, str(path))
 

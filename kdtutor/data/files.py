@@ -48,6 +48,8 @@ def read_file(path: Path, wanted: Wanted) -> Read:
     assert kind is not None
     try:
         return READERS[kind](path, wanted)
+    except MemoryError:
+        raise  # said of the file as a whole
     # pyarrow, what unpacks and the file system raise several types; all mean the same to the reader.
     except (
         pa.ArrowException,
@@ -55,7 +57,6 @@ def read_file(path: Path, wanted: Wanted) -> Read:
         EOFError,
         ValueError,
         RecursionError,
-        MemoryError,
         LZMAError,
     ) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -28,6 +28,7 @@ from kdtutor.data.packed import advice
 from kdtutor.data.rows import Wanted, is_table
 from kdtutor.data.task import Split, Task
 from kdtutor.errors import KDTutorError, nearest
+from kdtutor.hardware import format_bytes, memory, within_memory
 
 EMBEDDED = ("supersense", "sentiment", "valence", "glosses", "pronunciation")
 #: Hub names a learner meets in the course: dataset path, configuration, text column(s), label column
@@ -41,6 +42,7 @@ HUB = {
     "wikitext": ("Salesforce/wikitext", "wikitext-2-raw-v1", ("text",), None, "test"),
 }
 
+TIMES = 3  # as much memory as a file has bytes
 MANY = 10_000  # files, or folders, that no data set in a folder has
 
 
@@ -94,13 +96,27 @@ def load_task(
                 f'kind = "{kind}" reads one column and writes another: text="…", label="…" name them'
             )
         wanted = replace(wanted, pair=label, label=None)
-    task = _load(name, wanted, kind, stratify, seed)
+    with within_memory(
+        str(name) if isinstance(name, (str, os.PathLike)) else "the rows", _what_would_fit(name)
+    ):
+        task = _load(name, wanted, kind, stratify, seed)
     if task.notes and os.environ.get("RANK", "0") == "0":
         print("\n  ".join(task.notes), flush=True)
     return replace(
         task,
         tokenizer_name=tokenizer or task.tokenizer_name,
         max_length=min(max_length, task.max_length if task.tokenizer_name else max_length),
+    )
+
+
+def _what_would_fit(name: object) -> str:
+    """Say how much of a file finds room as a task: it takes about three times as much (benchmarks/loading.py)."""
+    if not isinstance(name, (str, os.PathLike)) or not os.path.isfile(name):
+        return "Take fewer rows"
+    size = format_bytes(os.path.getsize(name))
+    most = format_bytes(memory()[1] / TIMES)
+    return (
+        f"The file has {size}; unpacked, one of about {most} would fit, since rows take {TIMES} times as much"
     )
 
 

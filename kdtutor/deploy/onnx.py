@@ -35,7 +35,7 @@ from kdtutor.deploy.session import OnnxModel
 from kdtutor.errors import KDTutorError, one_of
 from kdtutor.evaluation.scores import SCORES
 from kdtutor.files import remove_forsaken
-from kdtutor.hardware import format_bytes, release_freed_memory
+from kdtutor.hardware import format_bytes, is_full, release_freed_memory, within_memory
 from kdtutor.models.forward import inputs_of, logits_of
 from kdtutor.models.load import check_fits
 from kdtutor.models.reading import read_by
@@ -114,7 +114,12 @@ def export(
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_forsaken(folder)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-", suffix=".partial") as temporary:
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    told = f"its {format_bytes(weights)} of weights are there several times meanwhile"
+    with (
+        within_memory("the export", f"Take a smaller model, or end other programs: {told}"),
+        TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-", suffix=".partial") as temporary,
+    ):
         made = Path(temporary)
         length = _write_about(model, task, made)
         if graph is None:
@@ -178,6 +183,8 @@ def write_graph(model: PreTrainedModel, task: Task, file: Path) -> None:
         _forget_origins(file)
     # Each step of the exporter has errors of its own, and some are torch.export's.
     except Exception as error:
+        if is_full(error):
+            raise
         raise KDTutorError(f"a {type(model).__name__} can't be exported: {_why(error)}") from error
     finally:
         model.to(device).train(was_training)

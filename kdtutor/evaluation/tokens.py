@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import length_bucketed_batches
 from kdtutor.errors import KDTutorError
-from kdtutor.models.forward import forward, unembedding
+from kdtutor.models.forward import as_memory_allows, forward, unembedding
 from kdtutor.neighbours import beside_neighbours
 
 AT_ONCE = 2048  # tokens that have their logits at the same time
@@ -46,13 +46,16 @@ def token_scores(
         order = length_bucketed_batches(encoded.lengths, batch_size)
         for index in beside_neighbours(order, device):
             batch = task.rules.with_labels(encoded.batch(index), task.tokenizer, masking, generator)
-            rows = task.rules.counted(batch, "masked").flatten().nonzero()[:, 0]
-            batch = {name: value.to(device) for name, value in batch.items()}
-            labels = batch["labels"].flatten()[rows]
-            for logits, truth in _by_chunk(model, batch, rows.to(device), labels, fast):
-                loss += float(F.cross_entropy(logits, truth, reduction="sum"))
-                right += int((logits.argmax(-1) == truth).sum())
-            count += len(labels)
+
+            def scored(texts: Tensor, batch: dict[str, Tensor] = batch) -> tuple[float, int, int]:
+                part = {name: value[texts].to(device) for name, value in batch.items()}
+                rows = task.rules.counted(part, "masked").flatten().nonzero()[:, 0]
+                return _scored(model, part, rows, fast)
+
+            for more in as_memory_allows(
+                scored, torch.arange(len(index)), device, batch["input_ids"].shape[1]
+            ):
+                loss, right, count = loss + more[0], right + more[1], count + more[2]
     finally:
         model.train(was_training)
 
@@ -68,6 +71,17 @@ def token_scores(
         "accuracy": right / count,
         "masked_tokens" if task.rules.masks else "tokens": count,
     }
+
+
+def _scored(
+    model: PreTrainedModel, batch: dict[str, Tensor], rows: Tensor, fast: bool
+) -> tuple[float, int, int]:
+    """Sum the loss of some tokens, and count those that are right, and all."""
+    labels, loss, right = batch["labels"].flatten()[rows], 0.0, 0
+    for logits, truth in _by_chunk(model, batch, rows, labels, fast):
+        loss += float(F.cross_entropy(logits, truth, reduction="sum"))
+        right += int((logits.argmax(-1) == truth).sum())
+    return loss, right, len(labels)
 
 
 def _by_chunk(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from kdtutor.data.tokens import Encoded, length_bucketed_batches, round_up
 from kdtutor.errors import KDTutorError
+from kdtutor.hardware import MemoryFull, is_full, within_memory
 from kdtutor.models import lean
 from kdtutor.models.families import PLAIN_ATTENTION, PLAIN_HEADS, ROBERTAS, reads_types
 from kdtutor.models.names import attention_modules
@@ -26,6 +27,9 @@ from kdtutor.neighbours import beside_neighbours
 #: what an objective may need of every layer's attention, and the module that makes it, as names.py calls it
 ATTENTION_PARTS = {"queries": "query", "keys": "key", "values": "value"}
 RECORDED = "_kdtutor_recorded"  # an attribute of a compiled model: what its hooks saw in the last call
+
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -221,12 +225,44 @@ def logits_by_batch(
     model.eval()
     try:
         for index in beside_neighbours(order, device):
-            batch = encoded.batch(index, rounded=True)
-            batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-            with autocast or nullcontext():
-                yield forward(model, batch, fast=fast).logits.float()
+
+            def answered(index: Tensor) -> Tensor:
+                batch = encoded.batch(index, rounded=True)
+                batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+                with autocast or nullcontext():
+                    return forward(model, batch, fast=fast).logits.float()
+
+            parts = [*as_memory_allows(answered, index, device, int(encoded.lengths[index].max()))]
+            yield parts[0] if len(parts) == 1 else torch.cat(parts)
     finally:
         model.train(was_training)
+
+
+def as_memory_allows(
+    compute: Callable[[Tensor], T], index: Tensor, device: torch.device, length: int
+) -> Iterator[T]:
+    """Compute something of the texts `index` (n,) at once, or, where there is no memory for that, half by half.
+
+    Raises MemoryFull if one text, of `length` tokens at most, finds none.
+    """
+    one = within_memory(
+        f"one text of at most {length} tokens",
+        "Take a smaller max_length (--max_length), or a smaller model",
+        device,
+    )
+    try:
+        with one if len(index) == 1 else nullcontext():
+            found = [compute(index)]
+    except RuntimeError as error:
+        if isinstance(error, MemoryFull) or not is_full(error):
+            raise
+        found = []
+    if not found:  # out here, where the error no longer holds what the pass had in hand
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        for half in index.tensor_split(2):
+            yield from as_memory_allows(compute, half, device, length)
+    yield from found
 
 
 def refuse_non_finite(logits: Tensor, index: Tensor) -> Tensor:

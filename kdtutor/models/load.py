@@ -20,6 +20,7 @@ from kdtutor.data.kinds import KINDS
 from kdtutor.data.load import as_task
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError, nearest
+from kdtutor.hardware import format_bytes, within_memory
 from kdtutor.models.ensemble import Ensemble, Weights, is_ensemble, read_listed
 from kdtutor.models.families import positions
 from kdtutor.models.outputs import LabelMap, few, is_unnamed, order_of, output_names, reorder
@@ -140,7 +141,10 @@ def _load(
                 order = order_of(names, task, str(name), label_map)
             for key, value in label_config(task).items():
                 setattr(config, key, value)
-            model, report = _from_pretrained(auto, source, config, safe)
+            size = sum(file.stat().st_size for file in Path(source).glob("*.safetensors"))
+            told = f"the model {name}{f' ({format_bytes(size)} on disk)' if size else ''}"
+            with within_memory(told, "Take a smaller model, or end other programs"):
+                model, report = _from_pretrained(auto, source, config, safe)
     except KDTutorError:
         raise
     # No network, an unknown name, a damaged file, remote code: a different type for each.

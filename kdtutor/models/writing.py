@@ -8,6 +8,7 @@ generate(student, task, ["hello"] * 5, temperature=1.0)         # drawn
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from kdtutor.data.task import Task
 from kdtutor.data.tokens import Encoded, end_of_text, length_bucketed_batches
 from kdtutor.errors import COUNT, POSITIVE, SEED, KDTutorError
 from kdtutor.models.families import positions
+from kdtutor.models.forward import as_memory_allows
 from kdtutor.neighbours import beside_neighbours
 
 AT_ONCE = 256  # texts, at most
@@ -46,11 +48,16 @@ def generate(
     found = [""] * len(texts)
     order = beside_neighbours(length_bucketed_batches(encoded.lengths, AT_ONCE), model.device)
     for number, index in enumerate(order):
-        ids, _ = generated_ids(
-            model, task, encoded.batch(index), beams=beams, temperature=temperature,
-            max_new_tokens=max_new_tokens, seed=seed + number,
-        )  # fmt: skip
-        said = task.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+        def written(index: Tensor, number: int = number) -> list[str]:
+            ids, _ = generated_ids(
+                model, task, encoded.batch(index), beams=beams, temperature=temperature,
+                max_new_tokens=max_new_tokens, seed=seed + number,
+            )  # fmt: skip
+            return task.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+        length = int(encoded.lengths[index].max())
+        said = chain.from_iterable(as_memory_allows(written, index, model.device, length))
         for row, text in zip(index.tolist(), said, strict=True):
             found[row] = text.strip()
     return found

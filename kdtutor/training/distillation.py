@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from kdtutor.data.load import load_task
 from kdtutor.data.task import Task
-from kdtutor.hardware import peak_memory, release_freed_memory
+from kdtutor.hardware import peak_memory, release_freed_memory, within_memory
 from kdtutor.models.forward import forward, record_for_good
 from kdtutor.models.load import freeze, load_teacher
 from kdtutor.neighbours import Neighbours
@@ -380,7 +380,9 @@ class Distillation(Resumable):
         for model in filter(None, (self.student, self.teacher)):
             if "attentions" in self.objective.needs:
                 model.set_attn_implementation("eager")  # fused attention returns no maps
-            model.to(self.device)
+            cure = "Take a smaller student, or a smaller teacher"
+            with within_memory(f"the weights on {self.device}", cure, self.device):
+                model.to(self.device)
         self.objective.to(self.device)
         if self.teacher is not None:
             freeze(self.teacher)

@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from kdtutor.training.memory import is_full, what_would_fit
+from kdtutor.hardware import is_full
+from kdtutor.training.memory import what_would_fit
 
 T = TypeVar("T")
 

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdtutor.errors import KDTutorError
-from kdtutor.hardware import format_bytes, room
+from kdtutor.hardware import MemoryFull, format_bytes, room
 from kdtutor.models.forward import Outputs, forward, unembedding
 from kdtutor.objectives.terms import Term
 from kdtutor.training import vocabulary
@@ -153,15 +152,6 @@ def _bytes(tensors) -> int:
 
 
 # ------------------------------------------------------------------------------------------------ when it is full
-
-
-class MemoryFull(KDTutorError):
-    """A step found no memory. The weights are those from before it."""
-
-
-def is_full(error: RuntimeError) -> bool:
-    """Tell whether this is how torch says that there is no memory, a GPU's or the machine's."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def what_would_fit(run: Any, error: RuntimeError) -> MemoryFull:

@@ -11,7 +11,7 @@ from kdtutor.data.task import Task
 from kdtutor.data.tokens import Encoded
 from kdtutor.errors import KDTutorError
 from kdtutor.hardware import memory
-from kdtutor.models.forward import Outputs
+from kdtutor.models.forward import Outputs, as_memory_allows
 from kdtutor.objectives.logits import SoftCrossEntropy, SoftTargets
 from kdtutor.objectives.terms import Batch, Term
 from kdtutor.training.asking import Answers, Inference
@@ -57,8 +57,13 @@ class TopLogits(Answers):
             tokens = torch.zeros(last - first, self.k, device=accelerator.device, dtype=torch.int64)
             left = torch.zeros((), device=accelerator.device)
             if len(mine := part[rank::world]):
-                where = (_places(data, mine) - first).to(accelerator.device)
-                log_p[where], tokens[where], left = self._largest(mine)
+                length = int(data.lengths[mine].max())
+                for index, best in as_memory_allows(
+                    lambda index: (index, self._largest(index)), mine, accelerator.device, length
+                ):
+                    where = (_places(data, index) - first).to(accelerator.device)
+                    log_p[where], tokens[where] = best[:2]
+                    left += best[2]
             self.log_p[first:last] = sum_values(accelerator, log_p).half().cpu()
             self.tokens[first:last] = sum_values(accelerator, tokens).int().cpu()
             outside += float(sum_values(accelerator, left))
