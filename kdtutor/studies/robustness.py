@@ -3,10 +3,12 @@
     kdtutor study robustness --processes 2     # makes the runs that the file lacks; may be stopped at any time
 
 One student, a small CNN on film reviews, learns from a few labels, from smoothed ones, from the teacher's answers to
-the same texts, to these and broken copies of them, and to many more; then from labels of which some are wrong. All in
-equally many steps. Each arm chooses its learning rate on whole validation texts, at one seed outside the five; the
-test split is only reported. Measured are whole and broken texts, two attacks, the teacher's own adversarial texts,
-another domain, calibration before and after a temperature fitted on validation, and whether foreign texts are noticed.
+the same texts, to these and broken copies of them, and to many more; then from labels of which some are wrong, with a
+teacher that knows the true ones, and with teachers that were fine-tuned on these very labels. All in equally many
+steps. Each arm chooses its learning rate on whole validation texts, at one seed outside the five (students of misled
+teachers have that of their twins); the test split is only reported. Measured are whole and broken texts, two attacks,
+the teacher's own adversarial texts, another domain, calibration before and after a temperature fitted on validation,
+and whether foreign texts are noticed; where a teacher was misled, whole texts alone.
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ from kdtutor.data.corruption import CORRUPTIONS, corrupt, with_copies
 from kdtutor.data.load import load_task
 from kdtutor.data.task import Task, random_rows
 from kdtutor.evaluation.attacks import METHODS, Attacked
+from kdtutor.models import load_model, load_teacher, set_dropout
 from kdtutor.models.forward import logits_of
 from kdtutor.models.students import make_student
 from kdtutor.objectives.formulas import entropy
 from kdtutor.studies.bench import Bench
+from kdtutor.studies.runner import as_stored, kept, random_weights
 from kdtutor.studies.stored import SPLITS, Stored
 from kdtutor.studies.training import scores, scores_from, train
 
@@ -41,12 +45,13 @@ ARMS = {
     "soft targets, broken copies": ("broken", "SoftTargets(2)"),
     "soft targets, many texts": ("many", "SoftTargets(2)"),
 }
-#: the same with some wrong labels, of which a teacher knows nothing
+#: the same with some wrong labels, of which the teacher knows nothing
 NOISY = {
     "hard labels": "HardLabels()",
     "label smoothing": SMOOTHED,
     "labels and teacher": "0.5 * HardLabels() + 0.5 * SoftTargets(2)",
 }
+MISLED = "misled teacher"
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,22 @@ class Configuration:
     objective: str | None
 
 
+@dataclass(frozen=True)
+class Misled(Configuration):
+    """A teacher that was told the same wrong labels, or its student, which has the next teacher at each seed.
+
+    The other fields say how it is fine-tuned: as the course's own teacher of this task, but in as many texts as a
+    student has, and from a body that is shipped. teachers: their seeds.
+    """
+
+    body: str = "bert-glosses"
+    passes: int = 3
+    learning_rate: float = 1e-4
+    warmup: float = 0.1
+    dropout: float = 0.1
+    teachers: tuple[int, ...] = (0, 1)
+
+
 def configurations(plan: Plan) -> list[Configuration]:
     """List what is compared: the runs are made in this order."""
     clean = [Configuration(arm, arm, texts, 0.0, formula) for arm, (texts, formula) in ARMS.items()]
@@ -86,7 +107,13 @@ def configurations(plan: Plan) -> list[Configuration]:
         for share in plan.noise
         for arm, formula in NOISY.items()
     ]
-    return [Configuration(TEACHER, TEACHER, "few", 0.0, None), *clean, *noisy]
+    # The worst first: it tells most.
+    told_the_same = [
+        Misled(f"{arm}, {share:.0%} wrong", arm, "few", share, formula)
+        for share in reversed(plan.noise)
+        for arm, formula in ((MISLED, None), (f"labels and {MISLED}", NOISY["labels and teacher"]))
+    ]
+    return [Configuration(TEACHER, TEACHER, "few", 0.0, None), *clean, *noisy, *told_the_same]
 
 
 def run(plan: Plan, file: Path, folder: Path, task: Task, teacher: PreTrainedModel, report=print) -> Stored:
@@ -107,8 +134,15 @@ class Robustness(Bench):
         super().__init__(plan, configurations(plan), task, teacher, folder)
         self.texts, self.against_teacher = cache(self._texts), cache(self._against_teacher)
 
+    def seeds(self, c: Configuration) -> Sequence[int | None]:
+        return c.teachers if c.arm == MISLED else super().seeds(c)
+
+    def chosen_by(self, c: Configuration) -> str:
+        """Name the arm whose rate is taken: a misled teacher's student differs from its twin in the teacher alone."""
+        return f"labels and teacher, {c.noise:.0%} wrong" if isinstance(c, Misled) else c.name
+
     def bar(self, c: Configuration, seed: int | None) -> dict:
-        return self.measured(self.teacher)
+        return self.misled(c, seed)[1] if isinstance(c, Misled) else self.measured(self.teacher)
 
     def trained(self, c: Configuration, seed: int, settings: dict, splits: Sequence[str]) -> dict:
         """Train a student, and measure it: on validation alone while a rate is chosen, else in everything."""
@@ -117,10 +151,39 @@ class Robustness(Bench):
         student = make_student(name, None, self.task, seed, **options)
         how = {"steps": plan.steps, "batch_size": plan.batch_size, "max_norm": plan.max_norm, "seed": seed}
         how |= {"precision": "fp32", "cache": self.folder / "answers"}
-        found = train(student, self.teacher, self.texts(c.texts, c.noise), c.objective, **how, **settings)
-        if "test" in splits:
+        teacher = self.teacher
+        if isinstance(c, Misled):
+            folder, _ = self.misled(c, c.teachers[seed % len(c.teachers)])
+            teacher = load_teacher(self.task, folder)
+        found = train(student, teacher, self.texts(c.texts, c.noise), c.objective, **how, **settings)
+        if "test" in splits and not isinstance(c, Misled):
             return found | self.measured(student)
-        return found | {"validation": scores(student, self.task, "validation")}
+        return found | {split: scores(student, self.task, split, right=split == "test") for split in splits}
+
+    def misled(self, c: Misled, seed: int) -> tuple[Path, dict]:
+        """Fine-tune a teacher on the labels of `c`, or find it: its folder, and what it answers.
+
+        told: the share of its training texts of which it repeats the label that it was told; true: the true one.
+        """
+        plan, told = self.plan, self.texts(c.texts, c.noise)
+
+        def make() -> tuple[PreTrainedModel, dict]:
+            with random_weights(seed):
+                model = set_dropout(load_model(c.body, self.task), c.dropout)
+            how = {"epochs": c.passes, "learning_rate": c.learning_rate, "warmup": c.warmup, "seed": seed}
+            found = train(
+                model, None, told, "HardLabels()", batch_size=plan.batch_size, max_norm=plan.max_norm, **how
+            )
+            found |= {split: scores(model, self.task, split, right=split == "test") for split in SPLITS}
+            answers = evaluation.predict(model, told, "train")
+            for name, texts in {"told": told, "true": self.texts(c.texts, 0.0)}.items():
+                found[name] = round(evaluation.accuracy(answers, texts.targets("train")), 6)
+            return model, found
+
+        others = ("name", "arm", "objective", "teachers")
+        about = {name: value for name, value in as_stored(c).items() if name not in others}
+        decides = [about, seed, plan.few, plan.batch_size, plan.max_norm, self.task.fingerprint]
+        return kept(self.folder / "models" / f"misled-{c.noise:.0%}-seed-{seed}", decides, make)
 
     # ------------------------------------------------------------------------------------------ measuring
 

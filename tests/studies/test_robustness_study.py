@@ -14,9 +14,10 @@ from kdtutor import data, evaluation, models, studies
 from kdtutor.data.corruption import CORRUPTIONS
 from kdtutor.data.tokens import IGNORED
 from kdtutor.evaluation.statistics import paired_seeds_test
+from kdtutor.models.fingerprint import fingerprint
 from kdtutor.objectives.parse import parse_objective
 from kdtutor.studies import robustness
-from kdtutor.studies.robustness import ARMS, NOISY, Plan, configurations
+from kdtutor.studies.robustness import ARMS, MISLED, NOISY, Plan, configurations
 
 PLAN = Plan(
     few=8,
@@ -60,23 +61,29 @@ def made(task, teacher, tmp_path_factory):
 
 def test_each_arm_reads_as_a_formula_and_noise_has_a_control():
     made = configurations(Plan())
-    assert len(made) == len({c.name for c in made}) == 1 + len(ARMS) + 3 * len(NOISY)
+    assert len(made) == len({c.name for c in made}) == 1 + len(ARMS) + 3 * (len(NOISY) + 2)
     assert len(Plan().seeds) == 5 and Plan().choosing_seed not in Plan().seeds
     for c in made[1:]:
-        parse_objective(c.objective)
+        assert c.arm == MISLED or parse_objective(c.objective)
     assert "robustness" in studies.STUDIES
 
 
 def test_each_arm_chooses_on_validation_alone_and_is_measured_at_every_seed(made):
     record, said, again = made
-    arms = len(ARMS) + len(NOISY)
+    arms, teachers = len(ARMS) + len(NOISY) + 1, 1 + 2
     assert all("test" not in row and row["seed"] == 5 for row in record["choosing"])
-    assert len(record["choosing"]) == arms and len(record["runs"]) == 1 + arms * 3
-    assert len(said) == arms + 1 + arms * 2 and len(again) == arms, "what is there is not made again"
+    # A misled teacher's student has its twin's rate.
+    assert len(record["choosing"]) == arms - 1 and len(record["runs"]) == teachers + arms * 3
+    assert len(said) == arms - 1 + teachers + arms * 2 and len(again) == arms, (
+        "what is there is not made again"
+    )
 
 
 def test_everything_is_measured_of_every_model(made):
     for row in made[0]["runs"]:
+        if MISLED in row["configuration"]:
+            assert set(row["validation"]) <= set(row["test"]) and "broken" not in row
+            continue
         assert set(row["broken"]) == set(CORRUPTIONS)
         assert set(row["attacks"]) == set(row["transfer"]) == {"synonyms", "gradient"}
         assert row["broken"]["case"] == [row["test"]["accuracy"]], "our tokenizer has no capitals"
@@ -106,6 +113,27 @@ def test_broken_copies_have_no_label_and_a_share_of_labels_is_wrong(task, tmp_pa
     assert bench.texts("many", 0.0).split("train").labelled.sum() == 8
 
 
+def test_a_misled_teacher_learns_the_wrong_labels_and_teaches_every_second_student(task, teacher, tmp_path):
+    bench = robustness.Robustness(PLAN, task, teacher, tmp_path)
+    misled, student = configurations(PLAN)[-2:]
+    assert (misled.objective, misled.noise, student.noise) == (None, 0.25, 0.25)
+    found = [bench.misled(misled, seed) for seed in bench.seeds(misled)]
+    assert len({folder for folder, _ in found}) == 2
+    # 6 of 8 labels are the true ones: who repeats a label that is wrong is not right.
+    assert all(about["steps"] == 6 and 0 <= about["told"] <= 1 for _, about in found)
+    read = models.load_teacher(task, found[0][0])
+    told = bench.texts("few", 0.25)
+    share = evaluation.accuracy(evaluation.predict(read, told, "train"), told.targets("train"))
+    assert share == pytest.approx(found[0][1]["told"])
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(robustness, "train", lambda student, teacher, *a, **how: asked.append(teacher) or {})
+        for seed in (0, 1, 2):
+            bench.trained(student, seed, {"learning_rate": 1e-3}, ("validation",))
+    first, second, third = map(fingerprint, asked)
+    assert first == third == fingerprint(read) != second
+
+
 def test_what_the_results_page_says_of_robustness_is_what_it_found():
     shipped = studies.load("robustness")
     page = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
@@ -132,6 +160,16 @@ def test_what_the_results_page_says_of_robustness_is_what_it_found():
     for name in ("soft targets", "soft targets, many texts"):
         gaps = [paired_seeds_test(values(name, m), values("hard labels", m)) for m in measures]
         assert f"| *{name}, minus hard labels* | {' | '.join(map(points, gaps))} |" in page
+    abroad = lambda row: row["transfer"]["synonyms"], lambda row: row["products"]
+    for name in ARMS:
+        means = [f"{100 * np.mean(values(name, measure)):.1f}" for measure in abroad]
+        assert f"| {name} | {' | '.join(means)} |" in page
+    for name in ("soft targets, broken copies", "soft targets, many texts"):
+        gaps = [paired_seeds_test(values(name, m), values("hard labels", m)) for m in abroad]
+        assert f"| *{name}, minus hard labels* | {' | '.join(map(points, gaps))} |" in page
+    assert all(found.difference > found.half_width for found in gaps)
+    attacks = values("teacher", lambda row: row["attacks"]["synonyms"])[0]
+    assert round(attacks["before"] * 100) - round(attacks["after"] * 100) == 26
     for percent in (10, 20, 40):
         arms = [
             f"{arm}, {percent}% wrong" for arm in ("hard labels", "label smoothing", "labels and teacher")
