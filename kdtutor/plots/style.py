@@ -39,6 +39,8 @@ OTHERS = (
 TWIN = OTHERS[3]  # the same student without a teacher
 MODELS = {"teacher": TEACHER, "student": STUDENT, "twin": TWIN}
 TERMS = {"soft": OTHERS[0], "hard": OTHERS[1], "label": OTHERS[2]}  # as in "label smoothing"
+# What learned by a term, and is told apart from a second of its kind: "distilled student", "smoothed student".
+LEARNED = TERMS | {"distilled": STUDENT, "smoothed": OTHERS[2]}
 STYLE = {
     "font.size": 12, "axes.titlesize": 13, "legend.fontsize": 11.5, "legend.frameon": False,
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
@@ -112,11 +114,11 @@ def looks_of(names: Iterable[str]) -> dict[str, Look]:
 
     A second "soft targets" is told apart from the first; teachers and students look like what they are.
     """
-    looks: dict[str, Look] = {}
     first_words = {name: re.match(r"\w*", name.lower()).group() for name in names}
+    looks = {name: MODELS[word] for name, word in first_words.items() if word in MODELS}
     for name, word in first_words.items():
-        if word in MODELS or (word in TERMS and TERMS[word] not in looks.values()):
-            looks[name] = (MODELS | TERMS)[word]
+        if word in LEARNED and LEARNED[word] not in looks.values():
+            looks[name] = LEARNED[word]
     left = itertools.cycle([look for look in OTHERS if look not in looks.values()] or OTHERS)
     return {name: looks.get(name) or next(left) for name in first_words}
 

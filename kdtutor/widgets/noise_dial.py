@@ -1,6 +1,6 @@
 """The noise dial: a text is broken bit by bit, and a teacher and its students answer on the way. Find the flip.
 
-    dial = NoiseDial({"teacher": teacher, "student, labels": hard, "student, distilled": soft}, task)
+    dial = NoiseDial({"teacher": teacher, "distilled student": soft, "hard student": hard}, task)
     dial.kind, dial.strength = "typo", 0.4       # moves the picture
     dial.text = "a warm and funny film"          # all models read it, at every strength
     dial.flips()                                 # at which strength each model's answer changes first

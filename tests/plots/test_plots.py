@@ -392,6 +392,19 @@ def test_teacher_student_and_the_terms_of_the_loss_look_the_same_in_every_figure
     assert len(set(looks.values())) == 5
 
 
+def test_a_students_look_says_what_it_learned_from_in_whatever_order_it_stands():
+    names = ["hard student", "smoothed student", "distilled student", "teacher"]
+    looks = plots.looks_of(names)
+    assert looks == plots.looks_of(names[::-1]) and len(set(looks.values())) == 4
+    assert looks["distilled student"] == plots.STUDENT
+    terms = plots.looks_of(["hard labels", "label smoothing"])
+    assert (looks["hard student"], looks["smoothed student"]) == tuple(terms.values())
+    for pair in (["student", "distilled again"], ["distilled again", "student"]):
+        assert (
+            len(set(plots.looks_of(pair).values())) == 2 and plots.looks_of(pair)["student"] == plots.STUDENT
+        )
+
+
 def test_two_of_a_kind_are_told_apart():
     assert (
         len(set(plots.looks_of(["soft targets, T = 1", "soft targets, T = 2", "hard labels"]).values())) == 3

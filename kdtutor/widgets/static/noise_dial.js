@@ -7,7 +7,7 @@
 //             answer-0, answer-1, …: a tile for each model, data-value the step at which it flips first ("" if never)
 //   texts     problem (role=alert), status, summary
 
-const LOOK_OF = ["teacher", "student", "green"]; // of the models, in their order
+const LOOK_OF = ["teacher", "student", "grey"]; // of a teacher, its student, and one that learned from labels, in this order
 const SHOWN = 6; // classes
 
 const best = (p) => p.reduce((most, value, c) => (value > p[most] ? c : most), 0);
