@@ -13,10 +13,12 @@ import torch
 from helpers import make_task, model, refusal, sharp_teacher, texts
 
 import kdtutor
+from kdtutor.data.load import load_task
 from kdtutor.data.task import Split, Task
 from kdtutor.deploy.cold import cold_start
 from kdtutor.deploy.onnx import export
 from kdtutor.deploy.session import OnnxModel
+from kdtutor.models import load_teacher
 from kdtutor.models.forward import logits_of
 from kdtutor.models.recurrent import gru_student, lstm_student
 from kdtutor.models.save import save
@@ -92,6 +94,15 @@ def test_fewer_bits_are_fewer_bytes_and_other_logits(made, tmp_path, precision):
     assert said.bytes < (0.55 if precision == "float16" else 0.45) * float32.bytes
     assert 0 < said.difference < 1
     assert said.agreement > 0.5
+
+
+def test_our_teacher_answers_real_texts_in_float16_as_in_float32(tmp_path):
+    task = load_task("sentiment")
+    teacher = load_teacher(task)
+    said = export(teacher, task, tmp_path / "half", "float16", texts=128)
+    assert said.bytes < 0.55 * 4 * teacher.num_parameters()
+    assert 1e-5 < said.difference < 0.05
+    assert said.agreement >= 127 / 128 and abs(said.score - said.torch_score) <= 1 / 128
 
 
 def test_numbers_have_no_agreement(tmp_path):

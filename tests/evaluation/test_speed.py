@@ -45,7 +45,13 @@ def test_median_percentile_and_throughput_are_of_the_times_taken(monkeypatch):
 def test_energy_is_per_text(monkeypatch):
     spent = iter(range(0, 1000, 6))
     monkeypatch.setattr(speed, "joules", lambda: float(next(spent)))
-    assert speeds({"x": Exported()}, make_task(), "test", texts=12, rounds=2)["x"].joules == 0.5
+    found = speeds({"x": Exported()}, make_task(), "test", texts=12, rounds=2)
+    assert found["x"].joules == 0.5 and str(found).splitlines()[1].endswith("500.0 mJ")
+    monkeypatch.setattr(speed, "joules", lambda: None)
+    found = speeds({"x": Exported()}, make_task(), "test", texts=12, rounds=2)
+    assert str(found).splitlines()[1].endswith("unknown"), (
+        "where the machine does not tell, nothing is made up"
+    )
 
 
 def test_models_of_both_kinds_stand_in_one_table_and_keep_their_mode():
