@@ -40,7 +40,17 @@ def next_token_loss(
         mask = attention_mask[:, :-1]
     elif "shifted twice" in wrong:
         z, y, mask = logits[:, :-2], input_ids[:, 2:], attention_mask[:, 2:]
+    if "token 0 is padding" in wrong:
+        mask = mask * (y != 0)
+    if "zeros in place of the padding's logits" in wrong:
+        return F.cross_entropy((z * mask[..., None]).flatten(0, 1), y.flatten())
     losses = F.cross_entropy(z.transpose(1, 2), y, reduction="none")  # (B, L − 1)
+    if "logits for log-probabilities" in wrong:
+        losses = -z.gather(-1, y[..., None]).squeeze(-1)
+    if "the sign" in wrong:
+        losses = -losses
+    if "a sum" in wrong:
+        return (losses * mask).sum()
     if "padding counted" in wrong:
         return losses.mean()
     if "padding divides" in wrong:
@@ -92,6 +102,21 @@ NEXT_TOKEN_LOSS = Exercise(
             "You average within each text first. A token of a short text then counts more than one of a long text.",
         ),
         Mistake("divided by the texts", "You divide by the number of texts, not of predicted tokens."),
+        Mistake("a sum", "That is the sum over all predicted tokens, and the mean was asked for."),
+        Mistake(
+            "token 0 is padding",
+            "You leave token 0 out wherever it stands. Here it is a token like the others: who says what is padding?",
+        ),
+        Mistake(
+            "zeros in place of the padding's logits",
+            "You set the logits of padding to 0. That isn't nothing: all tokens are then equally likely there, and "
+            "the loss log V counts.",
+        ),
+        Mistake(
+            "logits for log-probabilities",
+            "You take the logits for log-probabilities: nothing says that their exponentials add up to 1.",
+        ),
+        Mistake("the sign", "Your loss falls where the right token becomes less likely."),
     ),
     probes=lambda generator: [(_logits(generator), *_texts(generator)) for _ in range(3)],
     gradients=(0,),
@@ -124,12 +149,20 @@ def word_level(
         counts = (asked >= prompt).expand(len(s), -1)
     elif "the mask not shifted" in wrong:
         counts = attention_mask[:, :-1].bool() & (asked >= prompt)
+    elif "no shift" in wrong or "no shift, and from the prompt's last place" in wrong:
+        first = prompt if "no shift" in wrong else prompt - 1
+        s, t = (teacher_logits, student_logits) if s is teacher_logits else (student_logits, teacher_logits)
+        counts = attention_mask.bool() & (torch.arange(len(attention_mask[0])) >= first)
     kl = F.kl_div(s.log_softmax(-1), t.log_softmax(-1), reduction="none", log_target=True)
     kl = kl.mean(-1) if "mean over the vocabulary" in wrong else kl.sum(-1)  # (B, L − 1)
     if "each text the same" in wrong:
         return ((kl * counts).sum(1) / counts.sum(1)).mean()
     if "divided by the texts" in wrong:
         return (kl * counts).sum() / len(kl)
+    if "what does not count divides" in wrong:
+        return (kl * counts).mean()
+    if "the prompt divides" in wrong:
+        return (kl * counts).sum() / attention_mask[:, 1:].sum()
     return (kl * counts).sum() / counts.sum()
 
 
@@ -172,6 +205,17 @@ WORD_LEVEL = Exercise(
         Mistake("mean over the vocabulary", "A divergence is a sum over the vocabulary; you take its mean."),
         Mistake("each text the same", "You average within each text first; all written tokens count alike."),
         Mistake("divided by the texts", "You divide by the number of texts, not of written tokens."),
+        Mistake(
+            "what does not count divides",
+            "Prompt and padding are 0 in your sum, but they still divide it.",
+        ),
+        Mistake("the prompt divides", "The prompt is 0 in your sum, but its tokens still divide it."),
+        Mistake(
+            "no shift",
+            "You weigh each row by the token that it has just read. The row at place t is about token t + 1, and the "
+            "last one is about none.",
+            also=("no shift, and from the prompt's last place",),
+        ),
     ),
     planted=("the prompt in the loss",),
     symptom="The loss changes when the models disagree about the prompt alone, of which the student writes nothing.",
@@ -189,15 +233,24 @@ def generalised_jsd(
     student_logits: Tensor, teacher_logits: Tensor, beta: float, wrong: Wrong = RIGHT
 ) -> Tensor:
     """β KL(p_T ‖ M) + (1 − β) KL(p_S ‖ M), M = β p_T + (1 − β) p_S, mean over the rows; KLs themselves at both ends."""
-    log_s, log_t = student_logits.log_softmax(-1), teacher_logits.log_softmax(-1)
+    axis = 0 if "softmax over the rows" in wrong else -1
+    log_s, log_t = student_logits.log_softmax(axis), teacher_logits.log_softmax(axis)
 
     def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
         losses = log_p.exp() * (log_p - log_q)
-        return (losses.mean(-1) if "mean over the vocabulary" in wrong else losses.sum(-1)).mean()
+        losses = losses.mean(-1) if "mean over the vocabulary" in wrong else losses.sum(-1)
+        return losses.sum() if "summed over the rows" in wrong else losses.mean()
 
     ends = {0: (log_t, log_s), 1: (log_s, log_t)}
     if "the two ends exchanged" in wrong:
         ends = {0: ends[1], 1: ends[0]}
+    if "a mean of the two KLs" in wrong:
+        return (1 - beta) * kl(*ends[0]) + beta * kl(*ends[1])
+    if "the Jensen-Shannon divergence" in wrong:
+        log_m = (log_t.exp() / 2 + log_s.exp() / 2).log()
+        return (kl(log_t, log_m) + kl(log_s, log_m)) / 2
+    if "nothing at β = 0" in wrong or "nothing at β = 1" in wrong:
+        ends.pop(0 if "nothing at β = 0" in wrong else 1)
     if beta in ends and "nothing at the ends" not in wrong:
         return kl(*ends[beta])
     share = 1 - beta if "the mixture the other way round" in wrong else beta
@@ -207,9 +260,13 @@ def generalised_jsd(
     log_m = mixture.log()
     if "a mixture of the logits" in wrong:
         log_m = (beta * teacher_logits + (1 - beta) * student_logits).log_softmax(-1)
+    if "a mixture of the logarithms" in wrong:
+        log_m = beta * log_t + (1 - beta) * log_s
     first, second = (log_t, log_s) if "the weights exchanged" not in wrong else (log_s, log_t)
     if "M before the bar" in wrong:
         return beta * kl(log_m, first) + (1 - beta) * kl(log_m, second)
+    if "half of each divergence" in wrong:
+        beta = 0.5
     return beta * kl(first, log_m) + (1 - beta) * kl(second, log_m)
 
 
@@ -237,7 +294,33 @@ GENERALISED_JSD = Exercise(
             "a mixture of the logits",
             "You mix logits. The softmax of mixed logits is a geometric mean, and M is an arithmetic one,"
             " of probabilities.",
+            also=("a mixture of the logarithms",),
         ),
+        Mistake(
+            "half of each divergence",
+            "The mixture follows β, and before the two divergences stands 1/2. What does the formula have there?",
+        ),
+        Mistake(
+            "the Jensen-Shannon divergence",
+            "That is the Jensen-Shannon divergence, whatever β is: here it is one case of many, and not at the ends.",
+        ),
+        Mistake(
+            "a mean of the two KLs",
+            "You go from one KL to the other in a straight line. Where is the mixture M?",
+        ),
+        Mistake(
+            "nothing at β = 1",
+            "One end is right. At β = 1 your loss is 0, whatever the models say.",
+        ),
+        Mistake(
+            "nothing at β = 0",
+            "One end is right. At β = 0 your loss is 0, whatever the models say.",
+        ),
+        Mistake(
+            "softmax over the rows",
+            "Your softmax runs along the rows of the batch. Which axis is the vocabulary's?",
+        ),
+        Mistake("summed over the rows", "You add up the rows, and their mean was asked for."),
         Mistake("M before the bar", "The mixture stands behind the bar, in both: KL(p ‖ M)."),
         Mistake("mean over the vocabulary", "A divergence is a sum over the vocabulary; you take its mean."),
     ),

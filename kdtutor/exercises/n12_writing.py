@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from difflib import SequenceMatcher
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 
 from kdtutor.exercises.banks import RIGHT, Wrong
 from kdtutor.exercises.definitions import Exercise, Experiment, Misconception, Mistake
+from kdtutor.exercises.toys import keeps_graph
 
 VOCABULARY = 7
 
@@ -44,7 +48,16 @@ def on_policy_loss(
         rows = slice(0, -1)
     elif "one place late" in wrong:
         rows = slice(first + 1, None)
-    s, t = student(ids)[:, rows], teacher(ids)[:, rows]
+    elif "one row too many" in wrong:
+        rows = slice(first, None)
+    elif "the last token left out" in wrong:
+        rows = slice(first, -2)
+    read = ids
+    if "the teacher reads its own text" in wrong:
+        read = prompts
+        for _ in range(tokens):
+            read = torch.cat([read, teacher(read)[:, -1:].argmax(-1)], 1)
+    s, t = student(ids)[:, rows], teacher(read)[:, rows]
     if "its own samples as the truth" in wrong:
         return F.cross_entropy(s.flatten(0, 1), ids[:, 1:][:, rows.start :].flatten())
     if "the teacher's likeliest as the truth" in wrong:
@@ -52,7 +65,14 @@ def on_policy_loss(
     t = t if "the teacher learns too" in wrong else t.detach()
     if "student and teacher swapped" in wrong:
         s, t = t, s
-    kl = F.kl_div(s.log_softmax(-1), t.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+    if "the distance of the logits" in wrong:
+        return F.mse_loss(s, t)
+    if "cross-entropy with the teacher" in wrong:
+        return F.cross_entropy(s.flatten(0, 1), t.flatten(0, 1).softmax(-1))
+    kl = F.kl_div(s.log_softmax(-1), t.log_softmax(-1), reduction="none", log_target=True)
+    kl = kl.mean(-1) if "mean over the vocabulary" in wrong else kl.sum(-1)
+    if "nothing flows back" in wrong:
+        kl = kl.detach()
     return kl.sum() / len(kl) if "divided by the texts" in wrong else kl.mean()
 
 
@@ -62,10 +82,17 @@ def _observe_writing(
     for model in (student, teacher):
         model.zero_grad()
     loss = function(student, teacher, *rest)
-    loss.backward()
-    found = {"the loss": loss.detach(), "the teacher gets a gradient": teacher.table.grad is not None}
+    if keeps_graph(loss):
+        loss.backward()
+    found = {
+        "the loss": loss.detach(),
+        "whether the loss can be learned from": keeps_graph(loss),
+        "the teacher gets a gradient": teacher.table.grad is not None,
+    }
     gradient = student.table.grad
-    return found | {"the student's gradient": torch.zeros(()) if gradient is None else gradient.clone()}
+    return found | {
+        "the student's gradient": torch.zeros_like(student.table) if gradient is None else gradient.clone()
+    }
 
 
 def _writing_probes(generator: torch.Generator) -> list[tuple]:
@@ -101,6 +128,16 @@ ON_POLICY_LOSS = Exercise(
             "Your rows begin one place late: the row at the prompt's last place predicts the first token that was "
             "written, and the last row predicts one that nobody wrote.",
         ),
+        Mistake(
+            "one row too many",
+            "Your last row predicts a token that nobody wrote.",
+        ),
+        Mistake("the last token left out", "The last token that the student wrote is judged by nobody."),
+        Mistake(
+            "the teacher reads its own text",
+            "Student and teacher each go on from the prompt by themselves, and are compared at different texts. Which "
+            "one is the teacher to judge?",
+        ),
         Mistake("the teacher learns too", "A gradient flows into the teacher: it is a constant here."),
         Mistake(
             "student and teacher swapped",
@@ -108,6 +145,20 @@ ON_POLICY_LOSS = Exercise(
             "the one asked for.",
         ),
         Mistake("divided by the texts", "You divide by the number of texts, not of written tokens."),
+        Mistake(
+            "nothing flows back",
+            "The value is right, and no gradient flows back to the student. Which part of it may do without a graph: "
+            "the writing, the teacher's answer, the student's?",
+        ),
+        Mistake("mean over the vocabulary", "A divergence is a sum over the vocabulary; you take its mean."),
+        Mistake(
+            "cross-entropy with the teacher",
+            "The gradient is right, and the value is too large by an entropy: whose?",
+        ),
+        Mistake(
+            "the distance of the logits",
+            "You compare logits by their squared distance, and a divergence of probabilities was asked for.",
+        ),
     ),
     planted=("its own samples as the truth",),
     symptom="The loss falls, and the student comes no nearer: another teacher gives it the same gradient.",
@@ -119,26 +170,45 @@ ON_POLICY_LOSS = Exercise(
 # ------------------------------------------------------------------------------------------------ 12.5 errors
 
 
+def _distance(a: list[str], b: list[str], wrong: Wrong) -> int:
+    """The fewest insertions, deletions and substitutions that make `b` of `a`."""
+    there = sum(x != y for x, y in zip(a, b, strict=False))
+    if "place by place" in wrong:
+        return there + abs(len(a) - len(b))
+    if "place by place, to the end of the shorter one" in wrong:
+        return there
+    if "the order does not count" in wrong:
+        mine, due = Counter(a), Counter(b)
+        return max((mine - due).total(), (due - mine).total())
+    if "the longest common block first" in wrong:
+        steps = SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
+        return sum(max(j - i, m - k) for step, i, j, k, m in steps if step != "equal")
+    cost = 2 if "a substitution counts twice" in wrong else 1
+    row = [*range(len(b) + 1)]
+    for i, x in enumerate(a, 1):
+        before, row[0] = row[0], 0 if "each row begins with 0" in wrong else i
+        for j, y in enumerate(b, 1):
+            ways = [before + cost * (x != y)]
+            ways += [row[j] + 1] if "nothing is too much" not in wrong else []
+            ways += [row[j - 1] + 1] if "nothing is missing" not in wrong else []
+            before, row[j] = row[j], min(ways)
+            if "above left is the field just filled" in wrong:
+                before = row[j]
+    return row[-1]
+
+
 def error_rate(written: Sequence[str], references: Sequence[str], wrong: Wrong = RIGHT) -> float:
     """The edit distance, summed over all texts, per token of the references; tokens stand between spaces."""
-
-    def distance(a: list[str], b: list[str]) -> int:
-        if "place by place" in wrong:
-            return sum(x != y for x, y in zip(a, b, strict=False)) + abs(len(a) - len(b))
-        cost = 2 if "a substitution counts twice" in wrong else 1
-        row = [*range(len(b) + 1)]
-        for i, x in enumerate(a, 1):
-            before, row[0] = row[0], i
-            for j, y in enumerate(b, 1):
-                ways = [before + cost * (x != y)]
-                ways += [row[j] + 1] if "nothing is too much" not in wrong else []
-                ways += [row[j - 1] + 1] if "nothing is missing" not in wrong else []
-                before, row[j] = row[j], min(ways)
-        return row[-1]
-
     split = (lambda text: list(text)) if "letters instead of tokens" in wrong else str.split
     pairs = [(split(w), split(r)) for w, r in zip(written, references, strict=True)]
-    errors = [distance(w, r) for w, r in pairs]
+    if "all texts in one" in wrong:
+        pairs = [tuple([*chain.from_iterable(texts)] for texts in zip(*pairs, strict=True))]
+    errors = [_distance(w, r, wrong) for w, r in pairs]
+    if "letters per token" in wrong:
+        letters = [_distance(list(w), list(r), wrong) for w, r in zip(written, references, strict=True)]
+        return sum(letters) / sum(len(r.split()) for r in references)
+    if "divided by the longer of the two" in wrong:
+        return sum(errors) / sum(max(len(w), len(r)) for w, r in pairs)
     if "the share of wrong texts" in wrong:
         return sum(e > 0 for e in errors) / len(pairs)
     if "the mean of the rates" in wrong:
@@ -147,7 +217,8 @@ def error_rate(written: Sequence[str], references: Sequence[str], wrong: Wrong =
         return sum(errors) / len(pairs)
     if "divided by what was written" in wrong:
         return sum(errors) / sum(len(w) for w, _ in pairs)
-    return sum(errors) / sum(len(r) for _, r in pairs)
+    rate = sum(errors) / sum(len(r) for _, r in pairs)
+    return 1 - rate if "the share that is right" in wrong else rate * (100 if "percent" in wrong else 1)
 
 
 def _spoken(generator: torch.Generator) -> list[tuple]:
@@ -157,7 +228,7 @@ def _spoken(generator: torch.Generator) -> list[tuple]:
         return [sounds[i] for i in torch.randint(len(sounds), (count,), generator=generator).tolist()]
 
     probes = []
-    for _ in range(3):
+    for times in (1, 2, 3):
         references = [draw(n) for n in (3, 8, 5, 4, 9, 5)]
         # A token too few at the beginning, one too many, another one, none at all, one too few in the middle,
         # one too many at the beginning.
@@ -170,6 +241,16 @@ def _spoken(generator: torch.Generator) -> list[tuple]:
             ["ZH", *references[5]],
         ]
         written[2][1] = "OY"
+        # Two tokens in each other's place, and texts whose parting by the longest common block costs more errors.
+        a, b, c, d = (sounds[i] for i in torch.randperm(len(sounds), generator=generator)[:4].tolist())
+        references += [[a, b, c], [a, b, c, d, a, b]]
+        written += [[a, c, b], [d, a, b, c, "OY", d]]
+        # What a text has too many at its end, the next one lacks at its beginning.
+        references += [[a, b], [c, d, a]]
+        written += [[a, b, c], [d, a]]
+        # Not as often in each probe: else two mistakes whose sums are equal once are equal in all of them.
+        references += times * [[a, b, c, d]]
+        written += times * [[a, "OY", c, "ZH"]]
         probes.append(tuple([" ".join(text) for text in texts] for texts in (written, references)))
     return probes
 
@@ -183,6 +264,7 @@ ERROR_RATE = Exercise(
         Mistake(
             "place by place",
             "You compare place by place. One sound left out at the beginning, and all that follow count as wrong.",
+            also=("place by place, to the end of the shorter one",),
         ),
         Mistake(
             "the mean of the rates", "You average each word's rate: a short word's error then weighs more."
@@ -210,7 +292,39 @@ ERROR_RATE = Exercise(
         Mistake(
             "a substitution counts twice", "Your substitution costs as much as a deletion and an insertion."
         ),
-        Mistake("letters instead of tokens", "You compare letters. A phoneme such as NG is one token."),
+        Mistake(
+            "letters instead of tokens",
+            "You compare letters. A phoneme such as NG is one token.",
+            also=("letters per token",),
+        ),
+        Mistake(
+            "the order does not count",
+            "You compare which tokens occur, and how often. K AE T and T AE K would be the same.",
+        ),
+        Mistake(
+            "the longest common block first",
+            "Your two texts are laid beside each other by their longest common block. Another way may need fewer "
+            "errors, and the fewest are asked for.",
+        ),
+        Mistake(
+            "all texts in one",
+            "You join all texts into one. What one text has too many may then stand for what the next one lacks.",
+        ),
+        Mistake(
+            "divided by the longer of the two",
+            "You divide by the longer text of each pair. The references alone are the measure.",
+        ),
+        Mistake("percent", "Your rate is in percent; a fraction was asked for."),
+        Mistake("the share that is right", "That is 1 minus the rate of errors."),
+        Mistake(
+            "above left is the field just filled",
+            "Where two tokens are equal, you go on from the field that you have just filled. *Above left* is in the "
+            "row before: is it kept long enough?",
+        ),
+        Mistake(
+            "each row begins with 0",
+            "A text against nothing at all costs nothing in your table: what are the fields at its edge?",
+        ),
     ),
     probes=_spoken,
 )
