@@ -1,9 +1,8 @@
-"""The exercises of notebook 11: a grid, the best of k, a comparison that is tuned on both sides, and one report."""
+"""The exercises of notebook 11 on the search itself: a grid of rates, and what the best of k trials is worth."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -26,9 +25,22 @@ def rate_grid(low: float, high: float, points: int, wrong: Wrong = RIGHT) -> Ten
         return low * (high / low) ** (torch.arange(points) / points)
     if "without the ends" in wrong:
         return low * (high / low) ** (torch.arange(1, points + 1) / (points + 1))
+    if "without the lower end" in wrong:
+        return low * (high / low) ** (torch.arange(1, points + 1) / points)
+    if "rates for exponents" in wrong:
+        return torch.logspace(low, high, points)
     grid = low * (high / low) ** (torch.arange(points) / (points - 1))
+    steps = torch.arange(points)
+    if "the factor divided, not its root" in wrong:
+        grid = low * (high / low / (points - 1)) ** steps
+    if "the factor added" in wrong:
+        grid = low + (high / low) ** (1 / (points - 1)) * steps
+    if "multiples of the factor" in wrong:
+        grid = torch.where(steps == 0, low, low * (high / low) ** (1 / (points - 1)) * steps)
     if "doubled each time" in wrong:
-        grid = low * 2.0 ** torch.arange(points)
+        grid = low * 2.0**steps
+    if "ten times each time" in wrong:
+        grid = low * 10.0**steps
     return grid.flip(0) if "from the highest" in wrong else grid
 
 
@@ -57,6 +69,24 @@ RATE_GRID = Exercise(
             "doubled each time",
             "You double from point to point. The factor is to be the one that leads from low to high.",
         ),
+        Mistake(
+            "ten times each time",
+            "You go up by tens. The factor is to be the one that leads from low to high in so many steps.",
+        ),
+        Mistake("without the lower end", "Your grid begins a step above low, and low belongs to it."),
+        Mistake(
+            "rates for exponents",
+            "`torch.logspace` is given exponents of 10, and you give it the rates themselves.",
+        ),
+        Mistake(
+            "the factor divided, not its root",
+            "You divide the way from low to high by the steps. It is *multiplied* so many times: what undoes that?",
+        ),
+        Mistake("the factor added", "You add the factor from point to point. It is to be multiplied."),
+        Mistake(
+            "multiples of the factor",
+            "You take one, two, three times the factor. It is to be applied once more at each point: its power.",
+        ),
         Mistake("from the highest", "The rates are right; the lowest should come first."),
     ),
     # 2e-2 is no whole multiple of 3e-3: a quotient rounded down is seen.
@@ -83,14 +113,43 @@ def expected_best(scores: Tensor, k: int, wrong: Wrong = RIGHT) -> Tensor:
         values = scores
     if "a quantile" in wrong:
         return values[min(n - 1, math.floor(n * k / (k + 1)))]
+    if "the quantile of k in k + 1" in wrong:
+        return values.quantile(k / (k + 1))
+    if "the mean of the k best" in wrong:
+        return values[-k:].mean()
+    if "the best of each k in turn" in wrong:
+        return torch.stack([some.max() for some in scores.split(k)]).mean()
+    if "without replacement" in wrong:
+        chances = [math.comb(i, k - 1) / math.comb(n, k) for i in range(n)]
+        return (values * torch.tensor(chances, dtype=values.dtype)).sum()
+    if "the best, or an average one" in wrong:
+        return values.mean() + (values[-1] - values.mean()) * (1 - (1 - 1 / n) ** k)
+    if "the formula of a normal distribution" in wrong:
+        return values.mean() + values.std() * math.sqrt(2 * math.log(k))
     below = torch.arange(n, dtype=values.dtype) / n
     upto = (torch.arange(n, dtype=values.dtype) + 1) / n
     power = k - 1 if "one trial too few" in wrong else k
+    if "one score too few below" in wrong:
+        upto, below = (
+            torch.arange(n, dtype=values.dtype) / (n - 1),
+            (torch.arange(n, dtype=values.dtype) - 1) / (n - 1),
+        )
+        below = below.clamp(min=0)
+    if "the best score left out" in wrong:
+        values, upto, below = values[1:], below[1:], below[:-1]
     chance = upto**power - below**power
+    if "a density for a chance" in wrong:
+        chance = k * upto ** (k - 1) / n
+    if "all equally likely, k times" in wrong:
+        chance = torch.full_like(values, k / n)
+    if "the chance that all are below, made to add up to 1" in wrong:
+        chance = upto**k / (upto**k).sum()
     if "the worst of k" in wrong:
         chance = chance.flip(0)
     if "the chance that all are below" in wrong:
         chance = upto**power
+    if "divided once more by N" in wrong:
+        chance = chance / n
     return (values * chance).sum()
 
 
@@ -122,177 +181,55 @@ EXPECTED_BEST = Exercise(
             "the chance that all are below",
             "(i/N)^k is the chance that the best of k is *at most* the i-th score. The chance that it *is* the i-th is "
             "the difference to the one below.",
+            also=("the chance that all are below, made to add up to 1",),
         ),
+        Mistake(
+            "without replacement",
+            "You draw k different trials. Here each of the N is equally likely *every* time: it may be drawn twice.",
+        ),
+        Mistake(
+            "the mean of the k best",
+            "That is the mean of the k best trials. Who draws k by chance rarely gets those.",
+        ),
+        Mistake(
+            "the best of each k in turn",
+            "You cut the trials into groups of k as they come. That is one way to draw, and the mean over all is due.",
+        ),
+        Mistake(
+            "the best, or an average one",
+            "You reckon with two cases, the very best or an average one. The second best is worth something, too.",
+        ),
+        Mistake(
+            "the formula of a normal distribution",
+            "That is a rule of thumb for numbers of a normal distribution. From these N the mean is exact.",
+        ),
+        Mistake(
+            "one score too few below",
+            "Your chances have N − 1 below the line. Of N scores the i-th has i that are *at most* as large.",
+        ),
+        Mistake(
+            "the best score left out",
+            "The chances belong to the scores, but moved by one: your largest has the chance of the one below, and all "
+            "chances together are less than 1.",
+        ),
+        Mistake(
+            "a density for a chance",
+            "k F^(k − 1) is a density, right where scores are without end. Of N scores take the difference of F^k.",
+        ),
+        Mistake(
+            "all equally likely, k times",
+            "Your chances add up to k. Where does k enter the chance that all draws are at most the i-th score?",
+        ),
+        Mistake("divided once more by N", "The chances add up to 1 already: nothing is left to divide by."),
         Mistake("one trial too few", "The exponent is the number of draws."),
         Mistake("the worst of k", "You have the mean of the *worst* of k."),
-        Mistake("a quantile", "A quantile is near it, and not the mean of the largest."),
+        Mistake(
+            "a quantile",
+            "A quantile is near it, and not the mean of the largest.",
+            also=("the quantile of k in k + 1",),
+        ),
     ),
     probes=_score_probes,
 )
 
-
-# ------------------------------------------------------------------------------------------- 11.3 tuned on both sides
-
-
-def tuned_difference(
-    student_validation: Tensor, student_test: Tensor, control_validation: Tensor, control_test: Tensor,
-    wrong: Wrong = RIGHT,
-) -> Tensor:  # fmt: skip
-    """Student minus control on test, each at the rate with its own best mean on validation. All (rates, seeds)."""
-
-    def best(scores: Tensor) -> int:
-        return int((scores.amax(1) if "the luckiest seed chooses" in wrong else scores.mean(1)).argmax())
-
-    chosen, other = best(student_validation), best(control_validation)
-    if "the control has the student's rate" in wrong:
-        other = chosen
-    if "the control has the first rate" in wrong:
-        other = 0
-    if "the student has the control's rate" in wrong:
-        chosen = other
-    if "both chosen on test" in wrong:
-        chosen, other = best(student_test), best(control_test)
-    if "the student chosen on test" in wrong:
-        chosen = best(student_test)
-    if "the difference on validation" in wrong:
-        return student_validation[chosen].mean() - control_validation[other].mean()
-    mine, theirs = student_test[chosen], control_test[other]
-    if "the best seed of each" in wrong:
-        return mine.max() - theirs.max()
-    if "control minus student" in wrong:
-        return theirs.mean() - mine.mean()
-    return mine.mean() - theirs.mean()
-
-
-def _tuning_probes(generator: torch.Generator) -> list[tuple]:
-    """Two arms whose best rates differ, with seeds that differ as much as rates do.
-
-    Many, for a wrong choice of one rate among few is right now and then.
-    """
-    probes = []
-    for rates, seeds in ((4, 3), (5, 5), (6, 2)) * 4:
-        made = []
-        for _ in range(2):
-            height = torch.rand(rates, 1, generator=generator, dtype=torch.double)
-            made += [
-                height + torch.rand(rates, seeds, generator=generator, dtype=torch.double) for _ in range(2)
-            ]
-        probes.append(tuple(made))
-    return probes
-
-
-TUNED_DIFFERENCE = Exercise(
-    name="tuned_difference",
-    number="11.3",
-    title="How much tuning did the control get?",
-    reference=tuned_difference,
-    mistakes=(
-        Mistake(
-            "the control has the student's rate",
-            "Your control was trained at the rate that is best for the student. Who chose one for the control?",
-        ),
-        Mistake(
-            "the control has the first rate",
-            "One of your arms was not tuned at all: it has a rate that nobody chose for it.",
-            also=("the student has the control's rate",),
-        ),
-        Mistake(
-            "both chosen on test",
-            "Your rates were chosen by the test split: what is reported is then the luckiest, and no split is left "
-            "to say so.",
-            also=("the student chosen on test",),
-        ),
-        Mistake(
-            "the luckiest seed chooses",
-            "Your rate is the one with the best single seed. The best of many seeds is luck: which rate is best on "
-            "average?",
-        ),
-        Mistake("the best seed of each", "You compare the best seed of each arm. Compare their means."),
-        Mistake(
-            "the difference on validation",
-            "Your difference is that on validation, by which both were chosen. Test is what is reported.",
-        ),
-        Mistake("control minus student", "The sign is the other way round: yours is control minus student."),
-    ),
-    planted=("the control has the student's rate",),
-    symptom="The gain over the control is large at every temperature, and gone as soon as somebody else repeats it.",
-    probes=_tuning_probes,
-)
-
-
-# ------------------------------------------------------------------------------------------- 11.4 the report
-
-
-def report(validation: Tensor, test: Tensor, wrong: Wrong = RIGHT) -> tuple[int, float, float]:
-    """Number of the chosen trial, its score to report, and its optimism; validation and test: (trials,)."""
-    by = {"by test": test, "by both": (validation + test) / 2}.get(next(iter(wrong), ""), validation)
-    winner = int(by.argmin() if "the lowest" in wrong else by.argmax())
-    score = test[winner]
-    if "validation reported" in wrong:
-        score = validation[winner]
-    if "the best test score reported" in wrong:
-        score = test.max()
-    if "the mean of all trials" in wrong:
-        score = test.mean()
-    gap = (
-        test[winner] - validation[winner]
-        if "test minus validation" in wrong
-        else validation[winner] - test[winner]
-    )
-    if "the gap of all trials" in wrong:
-        gap = (validation - test).mean()
-    return winner, float(score), float(gap)
-
-
-def _observe_report(function: Callable, *arguments: Tensor) -> dict:
-    winner, score, gap = function(*arguments)
-    return {
-        "which trial is chosen": torch.tensor(float(winner), dtype=torch.double),
-        "the score that is reported": torch.tensor(float(score), dtype=torch.double),
-        "its optimism": torch.tensor(float(gap), dtype=torch.double),
-    }
-
-
-def _report_probes(generator: torch.Generator) -> list[tuple]:
-    probes = []
-    for trials, kinder in ((8, 0.0), (15, 0.0), (30, 0.0), (8, 0.4), (15, 0.0), (30, 0.4)):
-        # Where the test split is the kinder one, the optimism is negative.
-        worth = 0.1 * torch.rand(trials, generator=generator, dtype=torch.double)
-        luck = [0.3 * torch.rand(trials, generator=generator, dtype=torch.double) for _ in range(2)]
-        probes.append((0.5 + worth + luck[0], 0.5 + worth + luck[1] + kinder))
-    return probes
-
-
-REPORT = Exercise(
-    name="report",
-    number="11.4",
-    title="One number from the test split",
-    reference=report,
-    mistakes=(
-        Mistake(
-            "by test",
-            "You chose by the test split. Of so many trials the best on test was lucky on test, and nothing unseen is "
-            "left to show it.",
-            also=("by both",),
-        ),
-        Mistake(
-            "validation reported",
-            "You report the score by which the winner was chosen: the best of k is too good to be true.",
-        ),
-        Mistake(
-            "the best test score reported",
-            "Your score is the best on test of all trials; the chosen trial's is asked for.",
-        ),
-        Mistake("the mean of all trials", "One student goes into use: report that one's score."),
-        Mistake(
-            "the gap of all trials",
-            "Your optimism is the mean gap of all trials. The winner's is larger, since it was chosen for it.",
-        ),
-        Mistake("test minus validation", "Optimism is by how much validation said too much."),
-        Mistake("the lowest", "You chose the trial with the lowest score."),
-    ),
-    probes=_report_probes,
-    observe=_observe_report,
-)
-
-EXERCISES = [RATE_GRID, EXPECTED_BEST, TUNED_DIFFERENCE, REPORT]
+EXERCISES = [RATE_GRID, EXPECTED_BEST]
