@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from kdtutor.errors import KDTutorError, nearest
 from kdtutor.hardware import format_bytes, within_memory
 from kdtutor.models.ensemble import Ensemble, Weights, is_ensemble, read_listed
 from kdtutor.models.families import positions
+from kdtutor.models.folders import refuse_incomplete, refuse_other_layers, refuse_quantized, wrapped
 from kdtutor.models.outputs import LabelMap, few, is_unnamed, order_of, output_names, reorder
 from kdtutor.models.reading import (
     own_tokenizer,
@@ -110,10 +111,10 @@ def _load(
 ) -> tuple[PreTrainedModel, list[str]]:
     """Load the model, and name the parameters that the checkpoint lacks: those of its head, then of its pooler."""
     place = verified(f"models/{name}") if str(name) in shipped() else Path(name)
-    if os.path.isdir(place) and not any(place.glob("*.safetensors")):
-        raise KDTutorError(
-            f"{name} holds no .safetensors file; kdtutor loads no other format, since a pickle can run code"
-        )
+    if os.path.isfile(place):
+        raise KDTutorError(f"{name} is a file: name its folder, {place.parent}")
+    if os.path.isdir(place):
+        refuse_incomplete(place)
 
     # The architecture is the checkpoint's, the head is the one that the task needs.
     source, safe = str(place) if os.path.isdir(place) else str(name), {"trust_remote_code": False}
@@ -122,6 +123,7 @@ def _load(
         with hub_access(place), quiet():
             config = AutoConfig.from_pretrained(source, **safe)
             _check_architecture(config, task, str(name), auto)
+            refuse_quantized(config, place, str(name))
             has_head = _has_head(config, task.rules.head)
             # A teacher of classes may read with a tokenizer of its own: its answers belong to the text.
             beside = tokenizer_of(name) or asset_path("tokenizer") if str(name) in shipped() else source
@@ -136,6 +138,8 @@ def _load(
                     task, tokenizer_name=own, max_length=int(min(task.max_length, positions(config)))
                 )
             _check_config(config, task, str(name), has_head)
+            if teaches and has_head:
+                _check_answers(config, task, str(name))
             names, order = output_names(config), None
             if has_head and task.rules.named:
                 order = order_of(names, task, str(name), label_map)
@@ -155,7 +159,11 @@ def _load(
         raise KDTutorError(known + unavailable("model", name, error)) from error
 
     missing = sorted(report["missing_keys"], key=lambda key: (".pooler." in key, key))
-    _refuse_without_body(model, missing, str(name))
+    _refuse_without_body(model, missing, report["unexpected_keys"], str(name))
+    refuse_other_layers(config, report["unexpected_keys"], str(name))
+    if teaches and not missing and not has_head and config.architectures:
+        made = f"is a {config.architectures[0]}, whose head answers something else"
+        raise KDTutorError(f'{name} can\'t teach "{task.name}": it {made}; run kdtutor finetune first')
 
     model.reads_with = own
     check_fits(model, task, str(name))
@@ -205,13 +213,23 @@ def classes_with(config: PretrainedConfig, head: str) -> tuple[type, ...]:
     return found if isinstance(found, tuple) else (found,)
 
 
-def _refuse_without_body(model: PreTrainedModel, missing: list[str], name: str) -> None:
+def _check_answers(config: PretrainedConfig, task: Task, name: str) -> None:
+    """Refuse a teacher of several labels a text where there is one: its logits are no log-probabilities of classes."""
+    several = "multi_label_classification"
+    if config.problem_type == several and task.rules.problem_type not in (None, several):
+        raise KDTutorError(
+            f'{name} answers each label by itself ({several}), but "{task.name}" is a {task.kind} task'
+        )
+
+
+def _refuse_without_body(
+    model: PreTrainedModel, missing: list[str], unused: Iterable[str], name: str
+) -> None:
     """Refuse a checkpoint that lacks more than a head and the pooler, which belongs to the head."""
     body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key]
     if body:
-        raise KDTutorError(
-            f"{name} is no {type(model).__name__}: {len(body)} parameters are missing, such as {body[0]}"
-        )
+        told = f"{len(body)} parameters are missing, such as {body[0]}{wrapped(unused)}"
+        raise KDTutorError(f"{name} is no {type(model).__name__}: {told}")
 
 
 def tokenizer_of(name: str | os.PathLike) -> str | None:
@@ -242,6 +260,13 @@ def _from_pretrained(auto, source: str, config: PretrainedConfig, safe: dict) ->
         if "scaled_dot_product_attention" not in str(error):
             raise
         return read("eager")
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise KDTutorError(
+            f"{source}: its weights have other shapes than its config.json says: do they belong together, and has "
+            "id2label an entry for each output?"
+        ) from error
 
 
 @contextmanager
