@@ -69,13 +69,18 @@ def refuse_quantized(config: PretrainedConfig, folder: Path, name: str) -> None:
 
 
 def _has_whole_weights(folder: Path) -> bool:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     for file in folder.glob("*.safetensors"):
-        with safe_open(file, "pt") as weights:
-            names = [name for name in weights.keys() if name.endswith("weight")]  # noqa: SIM118 - no mapping
-            if any(weights.get_slice(name).get_dtype()[:1] in "IU" for name in names):
-                return True
+        try:
+            with safe_open(file, "pt") as weights:
+                names = [name for name in weights.keys() if name.endswith("weight")]  # noqa: SIM118 - no mapping
+                if any(weights.get_slice(name).get_dtype()[:1] in "IU" for name in names):
+                    return True
+        except SafetensorError as error:
+            raise KDTutorError(
+                f"{file} is no whole safetensors file ({error}): fetch or save it again"
+            ) from error
     return False
 
 

@@ -86,6 +86,11 @@ def pointer(folder, task):
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:a\n")
 
 
+def cut(folder, task):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
 def whole_numbers(folder, task):
     rewrite(folder, lambda found: {name: (value * 100).to(torch.int8) for name, value in found.items()})
 
@@ -106,6 +111,7 @@ REFUSED = {
     without_index: "lacks model.safetensors.index.json",
     without_a_part: "which model.safetensors.index.json names",
     pointer: "git lfs pull",
+    cut: "model.safetensors is no whole safetensors file",
     whole_numbers: "holds quantised weights: take the model that it was made from",
     lambda folder, task: edit(
         folder, quantization_config={"quant_method": "gptq", "bits": 4}
