@@ -5,6 +5,7 @@ marked `gpu` train on the GPU, and say that they did not where there is none: `p
 """
 
 import os
+import signal
 
 import pytest
 
@@ -13,6 +14,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Accelerate's, for processes that tests start as well.
 os.environ["ACCELERATE_USE_CPU"] = "true"
+
+# A shell that starts a program in the background has it ignore Ctrl-C, which tests send to themselves.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from hypothesis import settings
 
