@@ -178,6 +178,26 @@ def test_what_the_results_page_says_of_robustness_is_what_it_found():
         gaps = [points(shipped.compare(arms[2], arm)) for arm in arms[:2]]
         assert f"| {percent} % | {' | '.join([*means, *gaps])} |" in page
 
+    # Teachers that were told the same wrong labels: the page, and notebook 10.
+    lesson = next((Path(__file__).parents[2] / "notebooks").glob("10_*.ipynb")).read_text(encoding="utf-8")
+    misled = "labels and misled teacher, 40% wrong"
+    others = [f"{arm}, 40% wrong" for arm in ("hard labels", "label smoothing", "labels and teacher")]
+    gaps, reached = (
+        [shipped.compare(misled, arm) for arm in others],
+        f"{100 * shipped.mean(misled).mean:.1f} %",
+    )
+    assert list(shipped.rows(misled)) == [0, 1, 2, 3, 4]
+    assert f"| 40 % | {reached} | {' | '.join(map(points, gaps))} |" in page
+    left, of = (100 * shipped.compare(arm, others[0]).difference for arm in (misled, others[2]))
+    right = " and ".join(f"{100 * score:.1f} %" for score in shipped.scores(f"{MISLED}, 40% wrong"))
+    for text in (page, lesson):
+        assert right in text and f"Of {of:.1f} points {left:.1f} are left" in text
+    assert f"{reached}, {points(gaps[0])} beside hard labels and {points(gaps[2])} beside" in lesson
+    assert gaps[0].difference > gaps[0].half_width and -gaps[2].difference > gaps[2].half_width
+    assert left < of / 2
+    told = [f"{100 * row['told']:.0f}" for row in shipped.rows(f"{MISLED}, 40% wrong").values()]
+    assert f"repeats only {' and '.join(told)} of a hundred labels" in lesson
+
     # What the page and notebook 10 say in words.
     def gap(name, place):
         return paired_seeds_test(values(name, measures[place]), values("hard labels", measures[place]))
