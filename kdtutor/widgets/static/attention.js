@@ -47,7 +47,7 @@ function attentionCard({ name, model, change, choose, unfold }) {
   head.onchange((v) => change(name, "head", v));
   mean.onchange((on) => change(name, "head", on ? MEAN : head.value()));
 
-  const title = el("span", { class: "kd-att-title", "data-kd": `${name}-title` });
+  const title = el("span", { class: "kd-att-title kd-hidden-text", "data-kd": `${name}-title` });
   const source = el("span", { class: "kd-note", "data-kd": `${name}-source` });
   const queries = el("div", { class: "kd-att-tokens", role: "listbox", "aria-label": `${name}: the token that looks`, "data-kd": `${name}-tokens` });
   const lines = svg("svg", { "aria-hidden": "true", class: "kd-att-lines", preserveAspectRatio: "none" });
@@ -74,7 +74,7 @@ function attentionCard({ name, model, change, choose, unfold }) {
   const named = (i) => tokens[i] + (kinds[i] === "word" ? "" : ` (${KINDS[kinds[i]]})`);
 
   function tokenList() {
-    step = tokens.length > 12 ? 24 : 27;
+    step = tokens.length > 9 ? 24 : 27;
     root.style.setProperty("--kd-step", `${step}px`);
     rows = tokens.map((token, i) => {
       const option = el("div", {

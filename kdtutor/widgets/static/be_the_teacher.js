@@ -238,7 +238,7 @@ function render({ model, el: host }) {
     el("div", { class: "kd-btt-bar" }, lessonText, presets),
     notice, pieces,
     el("div", { class: "kd-chart-head" }, key("your target: drag its bars", "teacher").root,
-      el("span", { class: "kd-btt-keys" }, "how sure of the true class, and is it the first guess? ", key("your student", "student").root, key("the label's student", "hard").root, el("span", { class: "kd-key" }, el("i", { class: "kd-btt-mark" }), "before"))),
+      el("span", { class: "kd-btt-keys" }, "belief in the true class, ✓ if first ", key("your student", "student").root, key("the label's student", "hard").root, el("span", { class: "kd-key" }, el("i", { class: "kd-btt-mark" }), "before"))),
     board,
     el("div", { class: "kd-row kd-btt-controls" }, steps.root, el("div", { class: "kd-btt-replay" }, replay, now)),
     summary, more, details);

@@ -141,16 +141,16 @@ function render({ model, el: host }) {
   for (const name of ["speed", "left"]) tiles[name].root.hidden = exported();
   if (!plan.scored) for (const who of runs) tiles[`score-${who}`].root.hidden = true;
 
-  const progress = el("progress", { class: "kd-live-progress", max: plan.total, value: 0, "aria-label": "Training", "data-kd": "progress" });
+  const progress = el("progress", { class: "kd-live-progress", max: plan.total, value: 0, "aria-label": "Training", "data-kd": "progress", hidden: exported() });
   const end = el("p", { class: "kd-live-end", "data-kd": "end", hidden: true });
   const noKernel = el("p", { class: "kd-note kd-live-warning", "data-kd": "no-kernel", hidden: true });
 
-  const scoreChart = lineChart({ title: capital(plan.score), xmin: 0, xmax: plan.total, ymin: plan.fraction ? 0 : undefined, ymax: plan.fraction ? 1 : undefined, height: 160,
+  const scoreChart = lineChart({ title: capital(plan.score), xmin: 0, xmax: plan.total, ymin: plan.fraction ? 0 : undefined, ymax: plan.fraction ? 1 : undefined, height: 134,
     guides: plan.goal === null ? [] : [{ y: plan.goal, label: `the teacher: ${plan.fraction ? percent(plan.goal, 1) : number(plan.goal)}`, look: "teacher" }],
     formatY: plan.fraction ? (v) => percent(v) : (v) => minus(String(v)), series: [] });
   const points = Math.ceil(plan.total / plan.width), window = Math.max(1, Math.floor(points / 20));
   const over = window * plan.width;
-  const lossChart = lineChart({ title: "Losses", xlabel: over > 1 ? `step (each point is the mean over ${over})` : "step", xmin: 0, xmax: plan.total, ymin: 0, height: 170, formatY: (v) => minus(String(v)), series: [] });
+  const lossChart = lineChart({ title: "Losses", xlabel: over > 1 ? `step (each point is the mean over ${over})` : "step", xmin: 0, xmax: plan.total, ymin: 0, height: 160, formatY: (v) => minus(String(v)), series: [] });
   const isValue = plan.probe.kind === "value";
   const probeChart = barChart({ thickness: 12, room: 54, title: isValue ? "Their answers" : "Their probabilities", format: isValue ? (v) => minus(v.toFixed(2)) : (v) => percent(v, 1), tickFormat: isValue ? undefined : (v) => percent(v), signed: isValue,
     rows: [], series: plan.probe.who.map((who) => ({ name: who, look: who, values: [] })) });
