@@ -20,9 +20,11 @@ from typing import Any
 import torch
 
 from kdtutor.exercises import naming, sandbox
-from kdtutor.exercises.comparing import RESULT, Difference, compare, same
+from kdtutor.exercises.comparing import GRADIENT, RESULT, Difference, compare, same
 from kdtutor.exercises.definitions import Exercise, Verdict
 from kdtutor.exercises.localising import ONE_LINE
+from kdtutor.exercises.raising import meaning
+from kdtutor.exercises.relating import relation_in_words
 from kdtutor.exercises.repairing import Repair, repair
 from kdtutor.exercises.running import Run, everything_as_it_was, operations, replaced_functions, run
 from kdtutor.exercises.stressing import in_float64, unstable, wrong_far_out
@@ -33,6 +35,10 @@ INDENT = "    "
 DRAWN = (
     "On equal arguments your function gives other numbers each time. Is something drawn in it, is a dropout on, or is "
     "the computer's own clock read? Nothing of it should be left to chance."
+)
+NAN_IN_THE_GRADIENT = (
+    "The value itself is finite. A root, a norm and a logarithm have an infinite slope at 0, and what is masked or "
+    "selected afterwards still sends 0 · inf = NaN back through it: keep the 0 away before it is taken."
 )
 IN_THIS_ORDER = "wrong type", "wrong shape", "NaN", "wrong dtype", "detached", "another mistake"
 
@@ -193,6 +199,8 @@ def _most_telling(
             f"No gradient flows back from what you return ({describe(returned)}) to {names}, so nobody could "
             "learn from it. Is there a .detach(), .item(), .data, float(…), torch.tensor(…) or no_grad in the way?"
         )
+    if first.kind == "NaN" and first.what.startswith(GRADIENT):
+        return f"{first.text} {NAN_IN_THE_GRADIENT}"
     pairs = {probe: found.values for probe, found in differences if found.what == first.what and found.values}
     if first.kind != "another mistake" or not pairs:
         return first.text
@@ -202,6 +210,8 @@ def _most_telling(
         sides = ([side.item() for side in both] for both in zip(*pairs.values(), strict=True))
         always = missing_term(*sides, sizes, dict(exercise.terms))
     always = always or factor_in_words(list(pairs.values()), sizes)
+    if not always and len(pairs) == len(probes):
+        always = relation_in_words(list(pairs.values()))
     right_value = exercise.observe is None and all(RESULT not in found.what for _, found in differences)
     return f"{'the values are right. ' if right_value else ''}{sentence(always + first.text)}"
 
@@ -318,7 +328,7 @@ def _did_not_end(outcome: sandbox.Outcome) -> Verdict:
 def _did_not_finish(mine: Run, due: Any) -> Verdict:
     """The verdict on a function that raised, or whose result could not be used; `due` is a right result."""
     failure, where = mine.failure, f", in {mine.failure.line}" if mine.failure.line else ""
-    kind, text = "raises", f"Your function stopped with {failure.words}{where}."
+    kind, text = "raises", f"Your function stopped with {failure.words}{where}. {meaning(failure.words)}"
     if "ellipsis" in failure.words.lower():
         text = f"Not finished yet. There still is a ... in your function{where}."
         return Verdict(False, "not attempted", text)
@@ -344,7 +354,10 @@ def _did_not_finish(mine: Run, due: Any) -> Verdict:
             f"Your function returns {describe(mine.returned)}, and {len(due)} values are due, with a comma between.",
         )
     elif mine.has_returned:  # and then its result was used, or its gradient computed
-        text = f"What your function returned, {describe(mine.returned)}, cannot be used: {failure.words}."
+        found = describe(mine.returned)
+        text = f"What your function returned, {found}, cannot be used: {failure.words}."
+        if due is not None and found != describe(due):
+            text = f"Your function returned {found}, and {describe(due)} is due."
     return Verdict(False, kind, f"Not yet. {text}")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdtutor.exercises.relating import shape_in_words
 from kdtutor.exercises.words import describe, number, short
 
 RTOL, ATOL = 1e-4, 2e-6  # float32, by other formulas than ours; no mistake is as small as that
@@ -77,18 +78,16 @@ def _tensor_differences(wrong: Callable, mine: Any, right: Tensor, rtol: float) 
     if right.dim() == 0 and isinstance(mine, Number) and not isinstance(mine, bool):
         mine = torch.tensor(as_float(mine), dtype=right.dtype)
     if not isinstance(mine, Tensor):
-        yield wrong("wrong type", f"is {describe(mine)}, and a torch tensor is due.")
+        yield wrong("wrong type", f"is {describe(mine)}, and a torch tensor is due.{_within(mine, right)}")
         return
     mine, right = mine.detach(), right.detach()
     if mine.shape != right.shape:
-        yield wrong(
-            "wrong shape", f"has the shape {tuple(mine.shape)}, {_shape_hint(mine.shape, right.shape)}."
-        )
+        yield wrong("wrong shape", f"has the shape {tuple(mine.shape)}, {_shape_hint(mine, right)}.")
         return
     equal = _close(mine.double(), right.double(), 0 if not right.is_floating_point() else rtol)
     if _family(mine.dtype) != _family(right.dtype):
         kinds = f"holds {_family(mine.dtype)} numbers, where {_family(right.dtype)} is due"
-        yield wrong("wrong dtype", f"{kinds}{'; the numbers are right' if equal.all() else ''}.")
+        yield wrong("wrong dtype", f"{kinds}{'; the numbers are right' if equal.all() else _places(mine)}.")
     elif not equal.all():
         yield _number_difference(wrong, mine.double(), right.double(), equal)
 
@@ -111,7 +110,7 @@ def _number_differences(wrong: Callable, mine: Any, right: Number, rtol: float) 
     if isinstance(mine, (Tensor, np.ndarray, np.generic)) and _numel(mine) == 1:
         mine = mine.item()
     if not isinstance(mine, Number) or (isinstance(right, bool) and mine not in (0, 1)):
-        yield wrong("wrong type", f"is {describe(mine)}, and {describe(right)} is due.")
+        yield wrong("wrong type", f"is {describe(mine)}, and {describe(right)} is due.{_within(mine, right)}")
     elif isinstance(right, bool):
         if bool(mine) != right:
             said, due = ("yes" if value else "no" for value in (mine, right))
@@ -140,7 +139,24 @@ def _close(mine: Tensor, right: Tensor, rtol: float) -> Tensor:
     return torch.isclose(mine, right, rtol=rtol, atol=ATOL + rtol * largest, equal_nan=True)
 
 
-def _shape_hint(mine: torch.Size, right: torch.Size) -> str:
+def _within(mine: Any, right: Any) -> str:
+    """Where in a list or a tuple the right value stands, said if it does."""
+    parts = mine if isinstance(mine, (list, tuple)) else ()
+    place = next((k for k, part in enumerate(parts) if same({RESULT: part}, {RESULT: right})), None)
+    return "" if place is None else f" What is due is one part of it, number {place}."
+
+
+def _places(mine: Tensor) -> str:
+    """What whole numbers in the place of others may be."""
+    if _family(mine.dtype) != "integer":
+        return ""
+    return ": are these places (argmax, argsort, indices), where the values that stand there are asked for"
+
+
+def _shape_hint(values: Tensor, due_values: Tensor) -> str:
+    mine, right = values.shape, due_values.shape
+    if seen := shape_in_words(values, due_values):
+        return f"and {tuple(right)} is due: {seen}"
     due = f"and {tuple(right)} is due" if len(right) else "and a single number is due"
     if not len(right):
         return f"{due}: a mean or a sum over the rest is missing"

@@ -22,6 +22,7 @@ from kdtutor.exercises.slips import shown
 
 # What may be missing around a value X, by what it is called: for every kind of value, and for a tensor with axes.
 AROUND = {
+    "thin": {"the removal of an axis of size 1": "X.squeeze()"},
     "float": {
         "a sign": "-X",
         "its complement to 1": "1 - X",
@@ -142,7 +143,7 @@ def left_out(tree: ast.Module, seen: dict[ast.AST | str, Any]) -> Iterator[Edit]
 def _additions(value: Any, seen: dict, names: list[str]) -> Iterator[tuple[str, str, str]]:
     """What can be done with a value: what it would be called, its form, and the variable in it."""
     kinds, found = kinds_of(value), []
-    some = [(what, forms, "") for kind in kinds for what, forms in AROUND.get(kind, {}).items()]
+    some = [(what, forms, "") for kind in AROUND if kind in kinds for what, forms in AROUND[kind].items()]
     for name in names if kinds & {"tensor", "number"} else ():
         of_it = kinds_of(seen.get(name)) & set(WITH)
         some += [(what, forms, name) for kind in of_it for what, forms in WITH[kind].items()]
@@ -231,7 +232,8 @@ def kinds_of(value: Any) -> set[str]:
     """Of which kinds a value is: "tensor", "axes", "float", …"""
     if isinstance(value, Tensor):
         kind = "float" if value.is_floating_point() else "bool" if value.dtype == torch.bool else "int"
-        return {"tensor", kind, f"{kind} tensor"} | ({"axes" if value.dim() else "scalar"})
+        thin = {"thin"} if 1 in value.shape else set()
+        return {"tensor", kind, f"{kind} tensor", "axes" if value.dim() else "scalar"} | thin
     if isinstance(value, bool):
         return {"bool"}
     if value is None:

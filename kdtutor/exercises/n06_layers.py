@@ -24,21 +24,39 @@ def linear_cka(x: Tensor, y: Tensor, mask: Tensor, wrong: Wrong = RIGHT) -> Tens
     if early:
         x, y = x - x.mean((0, 1)), y - y.mean((0, 1))
     real = torch.ones_like(mask) if "padding counted" in wrong else mask
-    x, y = x[real.bool()], y[real.bool()]
+    if "one vector for each text" in wrong:
+        x, y = ((z * mask[..., None]).sum(1) / mask.sum(1, keepdim=True) for z in (x, y))
+    elif "padding as zeros" in wrong:
+        x, y = ((z * mask[..., None]).flatten(0, 1) for z in (x, y))
+    else:
+        x, y = x[real.bool()], y[real.bool()]
     if "each token centred by itself" in wrong:
         x, y = (z - z.mean(-1, keepdim=True) for z in (x, y))
     elif not early and "not centred" not in wrong:
         x, y = x - x.mean(0), y - y.mean(0)
     if "divided by spread" in wrong:
         x, y = x / x.std(0), y / y.std(0)
+    if "another norm" in wrong:
+        return _cka_by("nuc", x, y)
+    if "the largest singular value for a norm" in wrong:
+        return _cka_by(2, x, y)
     top = (y.T @ x).norm()
     top = top if "the square left out" in wrong else top.square()
     if "not divided" in wrong:
         return top
     if "divided by the layers' own norms" in wrong:
         return top / (x.norm() * y.norm()).square()
+    if "divided by one layer alone" in wrong:
+        return top / (x.T @ x).norm().square()
+    if "divided by the other layer alone" in wrong:
+        return top / (y.T @ y).norm().square()
     bottom = (x.T @ x).norm() * (y.T @ y).norm()
     return top / (bottom.square() if "both norms squared" in wrong else bottom)
+
+
+def _cka_by(norm: str | int, x: Tensor, y: Tensor) -> Tensor:
+    top, left, right = (torch.linalg.norm(m, norm) for m in (y.T @ x, x.T @ x, y.T @ y))
+    return top.square() / (left * right)
 
 
 def _two_layers(generator: torch.Generator) -> tuple:
@@ -83,6 +101,26 @@ LINEAR_CKA = Exercise(
             "You take off each token's own mean. Centring is done down the columns: each coordinate gets the mean 0 "
             "over all tokens.",
         ),
+        Mistake(
+            "padding as zeros",
+            "Your padding is zeros now, and still rows of the matrix: it pulls the means towards 0, and after the "
+            "centring it is not even 0 any more. Select the tokens first.",
+        ),
+        Mistake(
+            "one vector for each text",
+            "You average each text's tokens first, and compare texts. The rows are to be the tokens.",
+        ),
+        Mistake(
+            "divided by one layer alone",
+            "Below the bar one layer stands twice. Each of the two has its own norm there, or a stretched copy would "
+            "not be 1.",
+            also=("divided by the other layer alone",),
+        ),
+        Mistake(
+            "another norm",
+            "That is another norm of a matrix. Frobenius' is the root of the sum of all squares.",
+            also=("the largest singular value for a norm",),
+        ),
         Mistake("the square left out", "The norm above the fraction bar is to be squared."),
         Mistake(
             "not divided", "Your number grows with the layers' size: there is a fraction bar in the formula."
@@ -113,8 +151,15 @@ def even_map(student_depth: int, teacher_depth: int, wrong: Wrong = RIGHT) -> di
         return {i: i for i in range(1, m + 1)}
     if "the first from the first" in wrong:
         return {i + 1: 1 + (round(i * (n - 1) / (m - 1)) if m > 1 else 0) for i in range(m)}
+    if "the first from the first, rounded down" in wrong:
+        return {i + 1: 1 + (i * (n - 1) // (m - 1) if m > 1 else 0) for i in range(m)}
     rounded = math.floor if "rounded down" in wrong else math.ceil
+    rounded = round if "rounded to the nearest" in wrong else rounded
     pairs = {i: rounded(i * n / m) for i in range(1, m + 1)}
+    if "one step for all" in wrong:
+        pairs = {i: i * (n // m) for i in range(1, m + 1)}
+    if "one step for all, rounded up" in wrong:
+        pairs = {i: i * math.ceil(n / m) for i in range(1, m + 1)}
     if "embeddings taken for the first layer" in wrong:
         pairs = {i - 1: j - 1 for i, j in pairs.items()}
     if "the embeddings as well" in wrong:
@@ -146,6 +191,14 @@ EVEN_MAP = Exercise(
             "the first from the first",
             "You spread from the first layer to the last. Here the student's first layer already does the work of "
             "several of the teacher's, so it learns from the last of these.",
+            also=("the first from the first, rounded down",),
+        ),
+        Mistake("rounded to the nearest", "You round to the nearest layer. The map rounds up."),
+        Mistake(
+            "one step for all",
+            "You round the quotient of the depths, and then count in such steps: where they do not divide, you end "
+            "below the teacher's last layer, or above it. Round each product by itself.",
+            also=("one step for all, rounded up",),
         ),
         Mistake(
             "the first layers",
@@ -176,11 +229,16 @@ def train_with_hints(
         held = [*student.parameters()]
     if "only the projection learns" in wrong:
         held = [*projection.parameters()]
-    optimizer, losses = torch.optim.SGD(held, lr=learning_rate), []
+    if "only the projection's matrix learns" in wrong:
+        held = [*student.parameters(), projection.weight]
+    optimizer, losses = _optimizer(held, learning_rate, wrong), []
     for _ in range(steps):
         hidden = student(inputs)
         hidden = hidden.detach() if "the student detached" in wrong else hidden
-        difference = projection(hidden) - teacher_hidden
+        if "the teacher projected" in wrong:
+            difference = hidden - projection(teacher_hidden)
+        else:
+            difference = projection(hidden) - teacher_hidden
         if "summed over the width" in wrong:
             loss = difference.square().sum(-1).mean()
         elif "distances not squared" in wrong:
@@ -195,7 +253,19 @@ def train_with_hints(
         losses.append(loss)
     if "the first loss" in wrong:
         return losses[0].item()
+    if "the mean of the losses" in wrong:
+        return torch.stack(losses).mean().item()
+    if "the loss after the last step" in wrong:
+        return (projection(student(inputs)) - teacher_hidden).square().mean().item()
     return losses[-1] if "the returned loss keeps its graph" in wrong else losses[-1].item()
+
+
+def _optimizer(held: list[Tensor], rate: float, wrong: Wrong) -> torch.optim.Optimizer:
+    if "Adam" in wrong:
+        return torch.optim.Adam(held, lr=rate)
+    if "AdamW" in wrong:
+        return torch.optim.AdamW(held, lr=rate)
+    return torch.optim.SGD(held, lr=rate, momentum=0.9 if "another optimiser" in wrong else 0)
 
 
 def _observe_hints(function: Callable, student: nn.Module, projection: nn.Module, *rest) -> dict:
@@ -215,7 +285,8 @@ def _observe_hints(function: Callable, student: nn.Module, projection: nn.Module
 def _hint_probes(generator: torch.Generator) -> list[tuple]:
     probes = []
     for texts, steps in ((7, 3), (5, 2)):
-        student, projection = nn.Linear(4, 3), nn.Linear(3, 6, bias=False)
+        # with a bias in the second: who hands over the matrix alone forgets it
+        student, projection = nn.Linear(4, 3), nn.Linear(3, 6, bias=texts == 5)
         for weights in (*student.parameters(), *projection.parameters()):
             nn.init.normal_(weights, generator=generator)
         inputs = torch.randn(texts, 4, generator=generator)
@@ -239,6 +310,27 @@ TRAIN_WITH_HINTS = Exercise(
             "Your projection learns and the student does not: no optimiser holds it, or its states were cut off from "
             "their graph. A good translator of a layer that stays as it was.",
             also=("the student detached",),
+        ),
+        Mistake(
+            "only the projection's matrix learns",
+            "A projection may have a bias as well, and yours never learns. A module's parameters() are all it has.",
+        ),
+        Mistake(
+            "another optimiser",
+            "Your steps are those of another optimiser. Plain SGD was there, and nothing was wrong with it.",
+            also=("Adam", "AdamW"),
+        ),
+        Mistake(
+            "the teacher projected",
+            "You send the teacher's states through the projection. It maps the student's to the teacher's width.",
+        ),
+        Mistake(
+            "the mean of the losses", "You return a mean over the steps. The last step's loss was asked for."
+        ),
+        Mistake(
+            "the loss after the last step",
+            "The training is right. Your loss is measured once more at the end; the one asked for is that of the last "
+            "step, before its weights moved.",
         ),
         Mistake(
             "never cleared",

@@ -21,7 +21,9 @@ def attention_loss(
         s, t = t, s
     if "heads averaged first" in wrong:
         s, t = s.mean(1, keepdim=True), t.mean(1, keepdim=True)
-    tiny = torch.finfo(t.dtype).tiny
+    if "softmax once more" in wrong:
+        s, t = s.softmax(-1), t.softmax(-1)
+    tiny = 0 if "the logarithm of 0" in wrong else torch.finfo(t.dtype).tiny
     log_s, log_t = (z.clamp(min=tiny).log() for z in (s, t))
     summands = t * ((0 if "the teacher's entropy is missing" in wrong else log_t) - log_s)
     if "squared differences of the weights" in wrong:
@@ -60,6 +62,15 @@ ATTENTION_LOSS = Exercise(
         Mistake(
             "rows of the padding counted",
             "Rows whose query is padding count in your loss. Their weights are those of a token that is not there.",
+        ),
+        Mistake(
+            "the logarithm of 0",
+            "The columns of the padding have the weight 0, and 0 · log 0 is NaN in floating point. What must stand "
+            "there before the logarithm is taken?",
+        ),
+        Mistake(
+            "softmax once more",
+            "You take a softmax of weights that have had theirs: rows become flat, and padding gets a share.",
         ),
         Mistake(
             "padding divides too",
@@ -112,17 +123,24 @@ def relational_distance(student_vectors: Tensor, teacher_vectors: Tensor, wrong:
             F.normalize(z, dim=-1) @ F.normalize(z, dim=-1).T for z in (student_vectors, teacher_vectors)
         )
         return F.smooth_l1_loss(*cosines)
+    if "only the next text" in wrong:
+        s, t = ((z[1:] - z[:-1]).norm(dim=-1) for z in (student_vectors, teacher_vectors))
+        return F.smooth_l1_loss(s / s.mean(), t / t.mean())
     s, t = (_distances(z, wrong) for z in (student_vectors, teacher_vectors))
     apart = ~torch.eye(len(s), dtype=torch.bool)
     counted = torch.ones_like(apart) if "each text beside itself" in wrong else apart
     mean_of = torch.ones_like(apart) if "itself in the mean distance" in wrong else counted
-    if "not divided by the mean distance" not in wrong:
+    if "each text by its own mean distance" in wrong:
+        s, t = (z / z.sum(1, keepdim=True) * (len(z) - 1) for z in (s, t))
+    elif "not divided by the mean distance" not in wrong:
         scale_s, scale_t = s[mean_of].mean(), t[mean_of].mean()
         if "the largest distance for the mean" in wrong:
             scale_s, scale_t = s.max(), t.max()
         s, t = s / (scale_t if "both by the teacher's mean" in wrong else scale_s), t / scale_t
     reduction = "sum" if "summed over the pairs" in wrong else "mean"
     loss = F.mse_loss if "squared error" in wrong else F.smooth_l1_loss
+    if "divided by the texts" in wrong:
+        return loss(s[counted], t[counted], reduction="sum") / len(s)
     return (F.l1_loss if "absolute differences" in wrong else loss)(
         s[counted], t[counted], reduction=reduction
     )
@@ -132,7 +150,13 @@ def _distances(vectors: Tensor, wrong: Wrong) -> Tensor:
     """Euclidean distances of every two rows: (N, D) → (N, N)."""
     if "dot products" in wrong:
         return vectors @ vectors.T
+    if "one minus the cosine" in wrong:
+        return 1 - F.normalize(vectors, dim=-1) @ F.normalize(vectors, dim=-1).T
+    if "vectors normalised" in wrong:
+        vectors = F.normalize(vectors, dim=-1)
     between = vectors[:, None] - vectors[None]
+    if "city blocks" in wrong:
+        return between.abs().sum(-1)
     squares = between.square().sum(-1)
     if "distances squared" in wrong:
         return squares
@@ -156,6 +180,22 @@ RELATIONAL_DISTANCE = Exercise(
         Mistake(
             "cosines in place of distances",
             "You compare the angles between vectors. That is a relation too, and another one: how *far* are two apart?",
+            also=("one minus the cosine", "vectors normalised"),
+        ),
+        Mistake(
+            "city blocks", "You add up absolute differences of the coordinates. Distances are Euclidean here."
+        ),
+        Mistake(
+            "only the next text",
+            "You compare each text with the next one alone. All pairs of different texts are asked for.",
+        ),
+        Mistake(
+            "each text by its own mean distance",
+            "You divide each text's distances by their own mean. One mean, over all pairs, is μ.",
+        ),
+        Mistake(
+            "divided by the texts",
+            "You divide by the number of texts. There are N · (N − 1) pairs, and their mean is asked for.",
         ),
         Mistake(
             "not divided by the mean distance",

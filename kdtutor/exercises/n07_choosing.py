@@ -32,8 +32,13 @@ def distil_epoch(
     if "the first batch's answers for all" in wrong:
         answers = [answers[0]] * len(batches)
 
-    optimizer, losses = torch.optim.SGD(student.parameters(), lr=0.1), []
-    for inputs, p_t in zip(batches, answers, strict=True):
+    pairs = [*zip(batches, answers, strict=True)]
+    if "each batch with all answers" in wrong:
+        pairs = [(inputs, p_t) for inputs in batches for p_t in answers]
+    student.train("the student in eval mode" not in wrong)
+    kind = torch.optim.Adam if "another optimiser" in wrong else torch.optim.SGD
+    optimizer, losses = kind(student.parameters(), lr=0.1), []
+    for place, (inputs, p_t) in enumerate(pairs):
         log_p_s = (student(**inputs).logits / temperature).log_softmax(-1)
         if "soft targets never used" in wrong:
             p_t = p_t.argmax(-1, keepdim=True).eq(torch.arange(p_t.shape[-1])).float()
@@ -42,7 +47,8 @@ def distil_epoch(
         if "never cleared" not in wrong:
             optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        if "one step for all batches" not in wrong or place == len(pairs) - 1:
+            optimizer.step()
         losses.append(loss if GRAPH_KEPT.name in wrong else loss.item())
     return losses
 
@@ -55,6 +61,7 @@ def _observe_epoch(
     losses = function(student.train(), teacher, *rest)
     return {
         "whether the teacher answers in eval mode": not any(teacher.in_train_mode),
+        "whether the student learns in train mode": all(student.in_train_mode),
         "whether gradients reach the teacher": any(w.grad is not None for w in teacher.parameters()),
         "the losses that are returned": torch.tensor(losses),
         "whether the returned losses keep their graphs": keeps_graph(*losses),
@@ -104,6 +111,20 @@ DISTIL_EPOCH = Exercise(
             "temperature on one side",
             "The temperature divides the logits of one of the two only.",
         ),
+        Mistake(
+            "the student in eval mode",
+            "Your student learns in eval mode, in which its dropout is off. It came in train mode: leave it there.",
+        ),
+        Mistake(
+            "each batch with all answers",
+            "Your student takes a step on every batch with the answers to every batch. Each batch has its own: walk "
+            "through the two side by side, not one inside the other.",
+        ),
+        Mistake(
+            "one step for all batches",
+            "Your student takes a single step at the end. A step on each batch is asked for.",
+        ),
+        Mistake("another optimiser", "Your steps are those of another optimiser: plain SGD is asked for."),
         Mistake("no T²", "Your losses are too small: what does a temperature do to the gradient?"),
         Mistake(
             "soft targets never used",
@@ -128,6 +149,8 @@ def pareto_front(cost: Tensor, score: Tensor, wrong: frozenset[str] = RIGHT) -> 
 
     cost, score: (N,). The numbers of these models, from the cheapest to the dearest; of two equal ones, both.
     """
+    if swept := SWEEPS & wrong:
+        return _swept(cost, score, *swept)
     front = []
     for i in range(len(cost)):
         cheaper, better = cost <= cost[i], score >= score[i]
@@ -151,13 +174,39 @@ def pareto_front(cost: Tensor, score: Tensor, wrong: frozenset[str] = RIGHT) -> 
         front.sort(key=lambda i: (float(cost[i]), i))
     if "from the dearest" in wrong:
         front.reverse()
+    if "the costs, not the models" in wrong:
+        return sorted(float(cost[i]) for i in front)
+    if "the scores, not the models" in wrong:
+        return [float(score[i]) for i in front]
+    if "places in the sorted list" in wrong:
+        order = cost.argsort(stable=True).tolist()
+        return sorted(order.index(i) for i in front)
     if "the dominated ones" in wrong:
         front = [i for i in cost.argsort(stable=True).tolist() if i not in front]
     return front
 
 
+SWEEPS = frozenset(
+    ("better than all before", "as good as all before", "better than the one before", "by the quotient")
+)
+
+
+def _swept(cost: Tensor, score: Tensor, how: str) -> list[int]:
+    """From the cheapest to the dearest, those that are better than what came before."""
+    if how == "by the quotient":
+        return (score / cost).argsort(descending=True, stable=True).tolist()
+    front, best = [], -torch.inf
+    for i in cost.argsort(stable=True).tolist():
+        if score[i] > best or (how == "as good as all before" and score[i] == best):
+            front.append(i)
+            best = score[i]
+        elif how == "better than the one before":
+            best = score[i]
+    return front
+
+
 def _observe_front(function: Callable, *arguments: Tensor) -> dict:
-    front = [int(i) for i in function(*arguments)]
+    front = [float(i) for i in function(*arguments)]
     return {
         "how many models there are": len(front),
         "the list of their numbers": torch.tensor(front, dtype=torch.float64),
@@ -209,6 +258,28 @@ PARETO_FRONT = Exercise(
             "in the order given",
             "Those are the models. They were to be named from the cheapest to the dearest.",
             also=("from the dearest",),
+        ),
+        Mistake(
+            "better than all before",
+            "You go from the cheapest up and keep what is better than all before it. Of two that cost the same, the "
+            "first may be the worse one, and of two that are equal in both, both are to stay.",
+            also=("as good as all before",),
+        ),
+        Mistake(
+            "better than the one before",
+            "You compare each model with its neighbour alone. Any other one may dominate it.",
+        ),
+        Mistake(
+            "by the quotient", "You order all models by what a point costs. Which of them are not dominated?"
+        ),
+        Mistake(
+            "the costs, not the models",
+            "Those are the right models' figures. Their numbers are asked for: which ones are they?",
+            also=("the scores, not the models",),
+        ),
+        Mistake(
+            "places in the sorted list",
+            "You give places in the list that you have sorted. Which numbers did these models have before that?",
         ),
         Mistake("the dominated ones", "Those are the models that are *not* worth a look."),
     ),

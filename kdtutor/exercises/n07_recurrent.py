@@ -17,10 +17,12 @@ def lstm_step(
     x: Tensor, h: Tensor, c: Tensor, W: Tensor, U: Tensor, b: Tensor, wrong: frozenset[str] = RIGHT
 ) -> tuple[Tensor, Tensor]:
     """One step of an LSTM: h and c (B, H) after reading x (B, D). W (4H, D), U (4H, H), b (4H): gates i, f, g, o."""
-    gates = x @ W.T + b
+    gates = x @ W.T + (0 if "the biases left out" in wrong else b)
     if "what was read before is ignored" not in wrong:
         gates = gates + h @ U.T
     i, f, g, o = gates.chunk(4, dim=-1)
+    if "every fourth number" in wrong:
+        i, f, g, o = gates.reshape(len(x), -1, 4).unbind(-1)
     if "forget and input exchanged" in wrong:
         i, f = f, i
     if "candidate and output exchanged" in wrong:
@@ -98,6 +100,12 @@ LSTM_STEP = Exercise(
             "gate.",
         ),
         Mistake("the old cell is shown", "The cell is right, but the state shows the old one."),
+        Mistake("the biases left out", "Your gates have no bias: where is b?"),
+        Mistake(
+            "every fourth number",
+            "You take every fourth number for a part. The parts stand one below the other, each of them H numbers in a "
+            "row.",
+        ),
         Mistake("c before h", "You return the cell first, and the state second."),
     ),
     probes=_step_probes,
@@ -134,6 +142,12 @@ def last_state(
         return out.mean(1)
     if "the mean over the text" in wrong:
         return (out * attention_mask[..., None]).sum(1) / lengths[:, None]
+    if "the longest text's end for all" in wrong:
+        return out[:, int(lengths.max()) - 1]
+    if "every text's end in every text" in wrong:
+        return out[:, lengths - 1]
+    if "what is read, not what is kept" in wrong:
+        return embedded[rows, lengths - 1]
     if "the shortest text's end for all" in wrong:
         return out[:, int(lengths.min()) - 1]
     return out[rows, lengths - 1]
@@ -192,6 +206,18 @@ LAST_STATE = Exercise(
             "the shortest text's end for all",
             "You take the same place for all texts: where the shortest one ends.",
         ),
+        Mistake(
+            "the longest text's end for all",
+            "You take the same place for all texts, where the longest one ends: for the others that is padding.",
+        ),
+        Mistake(
+            "every text's end in every text",
+            "A colon takes all rows, and from each of them the ends of all texts. Which row goes with which place?",
+        ),
+        Mistake(
+            "what is read, not what is kept",
+            "That is the last token's own vector. What the LSTM has made of the text until there was asked for.",
+        ),
     ),
     planted=("the last place of the batch",),
     symptom="The same text gets another answer when a longer one stands beside it in the batch.",
@@ -200,6 +226,13 @@ LAST_STATE = Exercise(
 
 
 # ------------------------------------------------------------------------------------------------ 7.3 the largest
+
+
+# what may stand in the padding's place, and is left there where a text has no token
+NEVER_THE_LARGEST = {
+    f"{number:g} for an empty text": number
+    for number in (-1e4, -1e5, -1e6, -1e9, -1e10, -1e12, -1e30, torch.finfo(torch.float32).min)
+}
 
 
 def max_pool(states: Tensor, attention_mask: Tensor, wrong: frozenset[str] = RIGHT) -> Tensor:
@@ -213,12 +246,24 @@ def max_pool(states: Tensor, attention_mask: Tensor, wrong: frozenset[str] = RIG
         return states.masked_fill(~real, -torch.inf).amax(2)
     if "the mean" in wrong:
         return (states * real).sum(1) / real.sum(1).clamp(min=1)
+    if "the furthest from 0" in wrong:
+        places = (states * real).abs().argmax(1, keepdim=True)
+        return states.gather(1, places)[:, 0] * real.any(1)
+    if "one number for all features" in wrong:
+        states = states.amax(-1, keepdim=True).expand_as(states)
     if "the smallest" in wrong:
         best = states.masked_fill(~real, torch.inf).amin(1)
     elif "the mask turned round" in wrong:
         best = states.masked_fill(real, -torch.inf).amax(1)
     else:
-        best = states.masked_fill(~real, -torch.inf).amax(1)
+        low = {"-1": -1.0, "-10": -10.0, "-100": -100.0}
+        filled = next((low[name] for name in low if f"padding as {name}" in wrong), -torch.inf)
+        best = states.masked_fill(~real, filled).amax(1)
+        if filled != -torch.inf:
+            return best * real.any(1)
+    for name, number in NEVER_THE_LARGEST.items():
+        if name in wrong:
+            return best.clamp(min=number)
     if "minus infinity for an empty text" in wrong:
         return best
     return best.masked_fill(best.isinf(), 0)
@@ -226,11 +271,11 @@ def max_pool(states: Tensor, attention_mask: Tensor, wrong: frozenset[str] = RIG
 
 def _pool_probes(generator: torch.Generator) -> list[tuple]:
     probes = []
-    for lengths in ((3, 5, 2), (1, 4, 0), (6, 2, 0, 3)):
+    for lengths, down in (((3, 5, 2), 5), ((1, 4, 0), 40), ((6, 2, 0, 3), 150)):
         longest = max(lengths) + 1
         mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
         states = torch.randn(len(lengths), longest, 4, generator=generator)
-        states[..., 0] -= 5  # a feature that is negative in every text
+        states[..., 0] -= down  # a feature that is negative in every text
         probes.append((states, mask))
     return probes
 
@@ -257,6 +302,24 @@ MAX_POOL = Exercise(
         ),
         Mistake(
             "the mean", "That is the mean over the real tokens. Of each feature the largest was asked for."
+        ),
+        Mistake(
+            "a low number for an empty text",
+            "A text without any token keeps the low number that you put in the padding's place. It is to have 0.",
+            also=tuple(NEVER_THE_LARGEST),
+        ),
+        Mistake(
+            "padding as -1",
+            "What you put in the padding's place is larger than some features are. What is smaller than anything?",
+            also=("padding as -10", "padding as -100"),
+        ),
+        Mistake(
+            "the furthest from 0",
+            "You look for the largest size, with either sign. Of −6 and 1 the larger one is 1.",
+        ),
+        Mistake(
+            "one number for all features",
+            "Each of your texts has one number in all its features. Each feature has a largest value of its own.",
         ),
         Mistake("the smallest", "You take the smallest value of each feature."),
         Mistake("the mask turned round", "You mask the real tokens, and keep the padding."),

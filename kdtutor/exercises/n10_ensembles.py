@@ -33,6 +33,16 @@ def ensemble_targets(
     if "votes" in wrong:
         votes = torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
         return (w * votes).sum(0)
+    if "weights inside the softmax" in wrong:
+        return (w * z).softmax(-1).sum(0)
+    if "the mean of logarithms" in wrong:
+        return (w * z.log_softmax(-1)).sum(0).exp()
+    if "the heaviest teacher alone" in wrong:
+        return z[weights.argmax()].softmax(-1)
+    if "the surest teacher alone" in wrong:
+        return z.softmax(-1).amax(0)
+    if "probabilities divided" in wrong:
+        return (w * logits.softmax(-1)).sum(0) / temperature
     if "softened afterwards" in wrong:
         mixed = (w * logits.softmax(-1)).sum(0)
         return (mixed / temperature).softmax(-1)
@@ -75,6 +85,24 @@ ENSEMBLE_TARGETS = Exercise(
             "You mix at temperature 1 and soften the mixture. Softening is not linear: each teacher is to be softened "
             "before they are mixed.",
         ),
+        Mistake(
+            "probabilities divided",
+            "You divide probabilities by the temperature, so that they do not add up to 1. It divides logits.",
+        ),
+        Mistake(
+            "weights inside the softmax",
+            "You weigh the logits, and softmax makes something else of that. Probabilities are to be weighed.",
+        ),
+        Mistake(
+            "the mean of logarithms",
+            "You average logarithms: that is a geometric mean, in which one teacher has a veto, and its rows do not "
+            "add up to 1.",
+        ),
+        Mistake(
+            "the heaviest teacher alone",
+            "You ask one teacher alone. All of them have a say, each by its weight.",
+            also=("the surest teacher alone",),
+        ),
         Mistake("no temperature", "The temperature changes nothing in your answer."),
         Mistake("all alike", "Every teacher weighs the same in your answer. What are the weights for?"),
         Mistake("a sum for a mean", "Your rows don't add up to 1: there are as many beliefs as teachers."),
@@ -96,18 +124,38 @@ def risk_at(logits: Tensor, labels: Tensor, coverage: float, wrong: frozenset[st
     """The share of errors among the surest `coverage` of the texts, rounded up: logits (N, C), labels (N,)."""
     p = logits.softmax(-1)
     sure = p.amax(-1)
+    if "by the distance to the second" in wrong:
+        first, second = p.topk(2).values.T
+        sure = first - second
+    if "by the logits' distance to the second" in wrong:
+        first, second = logits.topk(2).values.T
+        sure = first - second
+    if "by the entropy" in wrong:
+        sure = (p * p.log()).sum(-1)
+    if "by the class's number" in wrong:
+        sure = logits.argmax(-1)
     if "by the raw logit" in wrong:
         sure = logits.amax(-1)
     if "by the label's probability" in wrong:
         sure = p.gather(1, labels[:, None])[:, 0]
     order = sure.argsort(descending="the least sure first" not in wrong)
     exact = coverage * len(labels)
-    answered = order[
-        : int(exact) if "rounded down" in wrong else round(exact) if "rounded" in wrong else math.ceil(exact)
-    ]
+    count = (
+        int(exact) if "rounded down" in wrong else round(exact) if "rounded" in wrong else math.ceil(exact)
+    )
+    if "one more than the share" in wrong:
+        count = int(exact) + 1
+    answered = order[:count]
+    if "the surest left out" in wrong:
+        answered = order[1:count]
     if "a threshold for a share" in wrong:
         answered = sure >= coverage
-    errors = (logits.argmax(-1) != labels)[answered].float()
+    if "others' labels" in wrong:
+        errors = (logits[answered].argmax(-1) != labels[:count]).float()
+    elif "others' answers" in wrong:
+        errors = (logits[:count].argmax(-1) != labels[answered]).float()
+    else:
+        errors = (logits.argmax(-1) != labels)[answered].float()
     if "the right ones counted" in wrong:
         return 1 - errors.mean().item()
     if "of all texts" in wrong:
@@ -121,9 +169,9 @@ def _observe_risk(function: Callable, *arguments: object) -> dict:
 
 def _risk_probes(generator: torch.Generator) -> list[tuple]:
     probes = []
-    for coverage in (0.25, 0.5, 0.75):
+    for coverage in (0.25, 0.5, 0.75, 0.6):
         # The first guess is right in two of three texts, more often where it is sure; a shift that softmax ignores.
-        # Of 45, the share is never a whole number of texts.
+        # Of 45, the share is a whole number of texts in the last probe alone.
         logits = 2 * torch.randn(45, 4, generator=generator)
         labels = logits.argmax(-1)
         doubtful = logits.softmax(-1).amax(-1).argsort()[:28]
@@ -154,6 +202,27 @@ RISK_AT = Exercise(
             "by the label's probability",
             "You rank by the probability of the true class. Who decides whether to answer does not know it.",
         ),
+        Mistake(
+            "by the distance to the second",
+            "You rank by how far the first class is ahead of the second. That is a measure of doubt too; here the "
+            "confidence, the largest probability, is the one.",
+            also=("by the logits' distance to the second", "by the entropy"),
+        ),
+        Mistake(
+            "by the class's number",
+            "You rank by which class is the likeliest. How likely it is, is the confidence.",
+        ),
+        Mistake(
+            "others' labels",
+            "You compare the answers to the surest texts with the labels of others: both are to be taken by the same "
+            "places.",
+            also=("others' answers",),
+        ),
+        Mistake(
+            "one more than the share",
+            "You answer one text more. Where the share is a whole number of texts there is nothing to round up.",
+        ),
+        Mistake("the surest left out", "Your answers begin with the second surest text."),
         Mistake("of all texts", "You divide the errors by all texts, also by those without an answer."),
         Mistake(
             "rounded down",

@@ -34,7 +34,7 @@ def scaled_loss(
             torch.cat([validation_logits, test_logits]),
             torch.cat([validation_labels, test_labels]),
         )
-    losses = [loss(*fitted, t) for t in temperatures]
+    losses = [loss(*fitted, t) * (t * t if "a loss times T²" in wrong else 1) for t in temperatures]
     worst = "the largest loss" in wrong
     best = temperatures[losses.index(max(losses) if worst else min(losses))]
     if "by accuracy" in wrong:
@@ -44,10 +44,16 @@ def scaled_loss(
         best = min(
             temperatures, key=lambda t: abs(float((fitted[0] / t).softmax(-1).amax(-1).mean() - right))
         )
+    if "by squares" in wrong:
+        hot = F.one_hot(fitted[1], fitted[0].shape[-1])
+        best = min(temperatures, key=lambda t: float(((fitted[0] / t).softmax(-1) - hot).square().mean()))
+    if "the accuracy" in wrong:
+        return best, float((test_logits.argmax(-1) == test_labels).float().mean())
     measured = fitted if "the loss where it was fitted" in wrong else (test_logits, test_labels)
     if "not applied" in wrong:
         return best, float(F.cross_entropy(test_logits, test_labels))
-    return temperatures.index(best) if "its place in the list" in wrong else best, loss(*measured, best)
+    found = loss(*measured, best) * (best * best if "a loss times T²" in wrong else 1)
+    return temperatures.index(best) if "its place in the list" in wrong else best, found
 
 
 def _observe_scaled(function: Callable, *arguments: object) -> dict:
@@ -103,6 +109,16 @@ SCALED_LOSS = Exercise(
             "fitted on both",
             "You choose the temperature on validation and test together. The part that judges may not choose.",
         ),
+        Mistake(
+            "a loss times T²",
+            "You multiply by T², as soft targets are. Here labels are hard and nothing is distilled: T² only favours "
+            "low temperatures.",
+        ),
+        Mistake(
+            "by squares",
+            "You choose by squared differences of probabilities, Brier's score. The cross-entropy is asked for.",
+        ),
+        Mistake("the accuracy", "Your second value is an accuracy. The cross-entropy on test is asked for."),
         Mistake("by accuracy", "You choose by accuracy, which is the same at every temperature."),
         Mistake("the loss where it was fitted", "Your loss is that of validation: test is to be measured."),
         Mistake("not applied", "The temperature is right, and your loss is that of the logits as they were."),
@@ -118,10 +134,23 @@ SCALED_LOSS = Exercise(
 # ------------------------------------------------------------------------------------- 10.3 fixed bins
 
 
+UNWEIGHTED = frozenset(("every bin alike", "gaps added up", "the largest gap", "divided by all bins"))
+
+
+def _equal_mass(confidence: Tensor, right: Tensor, bins: int) -> float:
+    """The error in bins that hold equally many texts."""
+    parts = confidence.argsort().chunk(bins)
+    return sum(
+        len(p) / len(right) * abs(float(right[p].float().mean() - confidence[p].mean())) for p in parts
+    )
+
+
 def calibration_error(confidence: Tensor, right: Tensor, bins: int, wrong: frozenset[str] = RIGHT) -> float:
     """Σ_b n_b / N · |accuracy_b − confidence_b| over equal bins of (0, 1]: confidence (N,), right (N,), 0 or 1."""
 
     def error(count: int) -> float:
+        if "as many texts in each bin" in wrong:
+            return _equal_mass(confidence, right, count)
         which = (confidence * count).ceil().long().clamp(1, count) - 1
         if "each bin with its lower end" in wrong:
             which = (confidence * count).floor().long()
@@ -138,10 +167,10 @@ def calibration_error(confidence: Tensor, right: Tensor, bins: int, wrong: froze
                 gap = gap**2 if "squared gaps" in wrong else gap
                 gap = gap if "signs kept" in wrong else gap.abs()
                 share = inside.float().mean()
-                gaps.append(
-                    gap if {"every bin alike", "gaps added up", "the largest gap"} & wrong else share * gap
-                )
+                gaps.append(gap if UNWEIGHTED & wrong else share * gap)
         total = torch.stack(gaps)
+        if "divided by all bins" in wrong:
+            return float(total.sum() / count)
         if "every bin alike" in wrong:
             return float(total.mean())
         return float(total.max() if {"the worst bin", "the largest gap"} & wrong else total.sum())
@@ -214,7 +243,15 @@ CALIBRATION_ERROR = Exercise(
         ),
         Mistake("the largest gap", "That is the largest gap, known as the maximum calibration error."),
         Mistake("signs kept", "Your gaps keep their signs, and cancel each other."),
-        Mistake("every bin alike", "A bin with two texts weighs as much as one with two hundred."),
+        Mistake(
+            "every bin alike",
+            "A bin with two texts weighs as much as one with two hundred.",
+            also=("divided by all bins",),
+        ),
+        Mistake(
+            "as many texts in each bin",
+            "Your bins hold equally many texts. Here their ends are fixed beforehand, equally far apart.",
+        ),
         Mistake("the worst bin", "That is the largest share of one bin, not the sum."),
         Mistake(
             "text by text",
@@ -251,6 +288,16 @@ def attack_success(
     found = tried & fooled
     if "of all texts" in wrong:
         return float(found.float().mean())
+    if "of those that it had right" in wrong:
+        return float(found.sum() / was_right.sum())
+    if "of those that keep their label" in wrong:
+        return float(found.sum() / kept.sum())
+    if "a count" in wrong:
+        return float(found.sum())
+    if "the points lost" in wrong:
+        return float((before == labels).float().mean() - (after == labels).float().mean())
+    if "the points lost, of those it had right" in wrong:
+        return float(1 - (after == labels).sum() / (before == labels).sum())
     share = float(found.sum() / tried.sum())
     return 1 - share if "who withstood" in wrong else share
 
@@ -296,6 +343,21 @@ ATTACK_SUCCESS = Exercise(
             "any change of the answer", "You count every change of the answer, also from wrong to right."
         ),
         Mistake("of all texts", "You divide by all texts: by those, too, on which no attack could succeed."),
+        Mistake(
+            "of those that it had right",
+            "What you count is right. You divide by all texts that it had right, also by those whose label changed.",
+        ),
+        Mistake(
+            "of those that keep their label",
+            "What you count is right. You divide by all texts that keep their label, also those it had wrong before.",
+        ),
+        Mistake("a count", "You return how many they are: which share of the texts is that?"),
+        Mistake(
+            "the points lost",
+            "You compare two accuracies. Texts that were wrong before and are right now hide some of the attacks: look "
+            "at each text by itself.",
+            also=("the points lost, of those it had right",),
+        ),
         Mistake("who withstood", "That is the share that withstood."),
     ),
     probes=_success_probes,

@@ -131,6 +131,57 @@ def takes_the_dear_in_the_order_given(cost, score):
     return front
 
 
+@named("linear_cka", "padding as zeros")
+def empties_the_padding_and_centres(x, y, mask):
+    x, y = ((z * mask[..., None]).flatten(0, 1) for z in (x, y))
+    x, y = x - x.mean(0), y - y.mean(0)
+    return (y.T @ x).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm())
+
+
+@named("attention_loss", "the logarithm of 0")
+def takes_the_logarithm_of_0(student_weights, teacher_weights, mask):
+    rows = (teacher_weights * (teacher_weights.log() - student_weights.log())).sum(-1)
+    return (rows * mask[:, None]).sum() / (mask.sum() * rows.shape[1])
+
+
+@named("train_with_hints", "only the projection's matrix learns")
+def forgets_the_bias(student, projection, inputs, teacher_hidden, steps, learning_rate):
+    optimizer = torch.optim.SGD([*student.parameters(), projection.weight], lr=learning_rate)
+    for _ in range(steps):
+        loss = F.mse_loss(projection(student(inputs)), teacher_hidden)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+
+@named("max_pool", "a low number for an empty text")
+def leaves_a_billion(states, attention_mask):
+    return states.masked_fill(~attention_mask[..., None].bool(), -1e9).amax(1)
+
+
+@named("pareto_front", "better than all before")
+def sweeps_from_the_cheapest(cost, score):
+    best, front = -float("inf"), []
+    for i in cost.argsort(stable=True).tolist():
+        if score[i] > best:
+            best = score[i]
+            front.append(i)
+    return front
+
+
+@named("risk_at", "one more than the share")
+def always_one_more(logits, labels, coverage):
+    answered = logits.softmax(-1).amax(-1).argsort(descending=True)[: int(coverage * len(labels)) + 1]
+    return (logits[answered].argmax(-1) != labels[answered]).float().mean().item()
+
+
+@named("attack_success", "of those that it had right")
+def divides_by_all_that_it_had_right(before, after, labels, human):
+    fooled = (before == labels) & (human == labels) & (after != labels)
+    return fooled.sum().item() / (before == labels).sum().item()
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(("exercise", "answer", "names"), NAMED)
 def test_it_is_named(exercise, answer, names, seed):
