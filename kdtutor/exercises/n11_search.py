@@ -214,7 +214,7 @@ EXPECTED_BEST = Exercise(
         ),
         Mistake(
             "a density for a chance",
-            "k F^(k − 1) is a density, right where scores are without end. Of N scores take the difference of F^k.",
+            "That is a density, k F^(k − 1), right where scores are without end. Of N scores take differences of F^k.",
         ),
         Mistake(
             "all equally likely, k times",

@@ -154,11 +154,15 @@ def word_level(
         s, t = (teacher_logits, student_logits) if s is teacher_logits else (student_logits, teacher_logits)
         counts = attention_mask.bool() & (torch.arange(len(attention_mask[0])) >= first)
     kl = F.kl_div(s.log_softmax(-1), t.log_softmax(-1), reduction="none", log_target=True)
+    if "cross-entropy with the teacher" in wrong:
+        kl = -t.softmax(-1) * s.log_softmax(-1)
     kl = kl.mean(-1) if "mean over the vocabulary" in wrong else kl.sum(-1)  # (B, L − 1)
     if "each text the same" in wrong:
         return ((kl * counts).sum(1) / counts.sum(1)).mean()
     if "divided by the texts" in wrong:
         return (kl * counts).sum() / len(kl)
+    if "a sum" in wrong:
+        return (kl * counts).sum()
     if "what does not count divides" in wrong:
         return (kl * counts).mean()
     if "the prompt divides" in wrong:
@@ -208,6 +212,11 @@ WORD_LEVEL = Exercise(
         Mistake(
             "what does not count divides",
             "Prompt and padding are 0 in your sum, but they still divide it.",
+        ),
+        Mistake("a sum", "That is the sum over all written tokens, and the mean was asked for."),
+        Mistake(
+            "cross-entropy with the teacher",
+            "The gradient is right, and the value is too large by an entropy: whose?",
         ),
         Mistake("the prompt divides", "The prompt is 0 in your sum, but its tokens still divide it."),
         Mistake(

@@ -143,6 +143,10 @@ def activation_grid(
     zero = -low / scale
     if "the zero point has the other sign" in wrong:
         zero = -zero
+    if "the zero point in the middle" in wrong:
+        zero = 2 ** (bits - 1)
+    if "the zero point as an activation" in wrong:
+        zero = -low
     if "the same on both sides, and no zero point" in wrong:
         return float(x.abs().max()) / (2 ** (bits - 1) - 1), 0
     if "the zero point cut off" in wrong:
@@ -223,6 +227,14 @@ ACTIVATION_GRID = Exercise(
         Mistake(
             "the zero point has the other sign",
             "Your zero point lies on the wrong side: it stands for 0 itself.",
+        ),
+        Mistake(
+            "the zero point in the middle",
+            "Your zero point is the grid's middle, wherever 0 lies among the activations.",
+        ),
+        Mistake(
+            "the zero point as an activation",
+            "Your zero point is as far from the least activation as 0 is, counted in activations. Count it in steps.",
         ),
         Mistake(
             "the zero point cut off",
