@@ -557,7 +557,7 @@ def test_python_m_kdtutor_is_the_same():
         [sys.executable, "-m", "kdtutor", "evalute"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.startswith('kdtutor: unknown command "evalute"; there are: evaluate')
+    assert done.stderr.startswith('kdtutor: unknown command "evalute": did you mean evaluate?')
 
 
 def test_evaluating_takes_no_field_of_training(capsys):
