@@ -421,6 +421,27 @@ def test_what_the_pages_say_of_the_study_is_what_it_found():
     early = shipped.compare(logits.name_of(arms[3], 2), logits.name_of(HARD, 2))
     assert f"{-100 * early.difference:.1f} ± {100 * early.half_width:.1f}\n*behind* hard labels" in results
 
+
+def test_what_the_pages_say_of_few_labels_is_what_the_study_found():
+    shipped = studies.load("logits")
+    pages = (ROOT.parents[1] / page for page in ("README.md", "docs/results.md"))
+    readme, results = (page.read_text(encoding="utf-8") for page in pages)
+
+    alone, pool, truth = f"{HARD}, few", f"{logits.soft(4)}, few and pool", f"{HARD}, few and pool"
+    score = {name: f"{100 * shipped.mean(name).mean:.1f}" for name in (alone, pool, truth)}
+    assert f"from {score[alone]} to {score[pool]} %" in readme and f"true labels ({score[truth]} %)" in readme
+    for name in (f"{logits.soft(4)}, few", pool, truth):
+        gap = shipped.compare(name, alone)
+        row = f"{100 * shipped.mean(name).mean:.1f} % | +{100 * gap.difference:.1f} ± {100 * gap.half_width:.1f} |"
+        assert row in results
+    over = shipped.compare(pool, truth)
+    assert f"are worth {100 * over.difference:.1f} ± {100 * over.half_width:.1f} points *more*" in results
+
     rows = ("few, true labels", "few and pool, argmax labels", "few and pool, true labels")
     few, taught, true = (f"{100 * shipped.mean(f'{WORDS}, {row}').mean:.1f}" for row in rows)
-    assert f"from {few} to {taught} %" in readme and f"with their true labels {true} %" in results
+    for score in (
+        f"{few} % from the 2,000 labels",
+        f"{taught} % with the teacher's",
+        f"{true} % with its true labels",
+    ):
+        assert score in " ".join(results.split())
