@@ -65,14 +65,14 @@ def by_another_formula(scores, k):
     n = len(scores)
     s = scores.sort().values
     i = torch.arange(1, n + 1)
-    p = k * (i / n) ** (k - 1) / n
+    p = k * ((i - 0.5) / n) ** (k - 1) / n
     return (p * s).sum()
 
 
 def test_where_one_line_alone_is_wrong_it_is_shown():
     verdict = judge(EXERCISES["expected_best"], by_another_formula, seed=1)
     assert verdict.mistakes == ("the wrong line",)
-    assert "p = k * (i / n)" in " ".join(str(verdict).split())
+    assert "p = k * ((i - 0.5) / n)" in " ".join(str(verdict).split())
 
 
 def drawn(scores, k):
