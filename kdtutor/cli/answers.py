@@ -59,7 +59,7 @@ def _several(cell: str, columns, names: tuple, a: LabelArguments) -> str:
     from kdtutor.data.labels import split_cell
 
     separator = None if cell.strip()[:1] in "[({" else a.separator
-    found = split_cell(cell, separator, columns.several)
+    found = split_cell(cell, separator, bool(columns.several))
     found = {cell} if found is None else found
     _refuse_unknown(found, names, a)
     return a.separator.join(name for name in names if name in found) or a.separator

@@ -45,7 +45,9 @@ class DataArguments(Checked):
     task: str = field_of("supersense", TEXT, "embedded task, Hub task, or a file or folder of your own data")
     text: str | None = field_of(None, optional(TEXT), "text column of your own file")
     pair: str | None = field_of(None, optional(TEXT), "second text column")
-    label: str | None = field_of(None, optional(TEXT), "label column")
+    label: str | None = field_of(
+        None, optional(TEXT), "label column; several, as in food,staff, say 0 or 1 of one label each"
+    )
     kind: str | None = field_of(
         None,
         optional(one_of("classification", "multi-label", "regression", "masked-lm", "causal-lm", "seq2seq")),

@@ -18,8 +18,8 @@ from kdtutor.errors import KDTutorError
 class Columns:
     """Rows that belong together. texts: one column, or two of pairs. labels: as written, null where there is none.
 
-    several: whether each label is a list of labels, as JSON. names: those that whole numbers stand for, of datasets'
-    ClassLabel. where: (file or part, its first row here).
+    several: why each label is a list of labels, as JSON; empty where it is one. names: those that whole numbers stand
+    for, of datasets' ClassLabel or columns of 0 and 1. where: (file or part, its first row here).
     """
 
     texts: tuple[list[str], ...]
@@ -27,7 +27,7 @@ class Columns:
     names: tuple[str, ...] | None = None
     where: list[tuple[str, int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    several: bool = False
+    several: str = ""
 
     def __len__(self) -> int:
         return len(self.texts[0])
@@ -46,14 +46,51 @@ def columns_of(read: Read, wanted: Wanted, where: str, blank: bool = False) -> C
     texts = tuple(
         _texts(table[name], name, where, blank) for name in (wanted.text, wanted.pair) if name is not None
     )
-    labels = None if wanted.label is None else _written(table[wanted.label], wanted.label, where)
-    names = None if wanted.label is None else class_names(table.schema, wanted.label)
-    several = wanted.label is not None and _is_list(table[wanted.label].type)
+    labels, names, several = _labels(table, wanted.label, where)
     notes = [
         *read.notes,
         *(note for name in (wanted.text, wanted.pair) if name for note in _misread(table[name])),
     ]
     return Columns(texts, labels, names, [(where, 0)], notes, several)
+
+
+def _labels(
+    table: pa.Table, label: str | tuple[str, ...] | None, where: str
+) -> tuple[pa.Array | None, tuple[str, ...] | None, str]:
+    """Return labels as written, the names that numbers in them stand for, and why each is a list."""
+    if label is None:
+        return None, None, ""
+    if isinstance(label, tuple):
+        return _marked(table, label, where), label, "there is a column for each label"
+    several = "labels are lists" if _is_list(table[label].type) else ""
+    return _written(table[label], label, where), class_names(table.schema, label), several
+
+
+YES, NO = ("1", "1.0", "true"), ("0", "0.0", "false")
+
+
+def _marked(table: pa.Table, names: tuple[str, ...], where: str) -> pa.Array:
+    """Return the labels of columns of 0 and 1, one for each: lists of their numbers, null where all are empty."""
+    marks = []
+    for name in names:
+        cells = pc.utf8_lower(_written(table[name], name, where))
+        wrong = pc.and_(pc.is_valid(cells), pc.invert(pc.is_in(cells, value_set=pa.array([*YES, *NO]))))
+        if (row := pc.index(wrong, True).as_py()) >= 0:
+            said = f"says 0 or 1 of its label, and no {cells[row].as_py()[:40]!r}"
+            raise KDTutorError(
+                f'{where}: column "{name}", row {row + 1}: each of several label columns {said}'
+            )
+        marks.append(cells.to_pylist())
+
+    lists: list[str | None] = []
+    for row, marked in enumerate(zip(*marks, strict=True), 1):
+        empty = [name for name, mark in zip(names, marked, strict=True) if mark is None]
+        if empty and len(empty) < len(names):
+            raise KDTutorError(
+                f'{where}: column "{empty[0]}", row {row} is empty, and others of its row are not'
+            )
+        lists.append(None if empty else json.dumps([i for i, mark in enumerate(marked) if mark in YES]))
+    return pa.array(lists, pa.string())
 
 
 def joined(parts: list[Columns]) -> Columns:

@@ -146,7 +146,7 @@ def _several_labels(
     """Read lists of labels, or texts in which `separator` stands between labels."""
     sets = []
     for number, cell in enumerate(written):
-        labels = split_cell(cell, separator, columns.several)
+        labels = split_cell(cell, separator, bool(columns.several))
         if labels is None:
             refuse(number, "is no list: separator=\";\" (--separator ';') says what stands between labels")
         sets.append(labels)
@@ -165,7 +165,7 @@ def _several_labels(
 
     values, labelled = table[codes], codes >= 0
     mean = values[labelled].sum() / labelled.sum()
-    why = "since labels are lists" if columns.several else "as you say"
+    why = f"since {columns.several}" if columns.several else "as you say"
     note = (
         f'label column "{column}": multi-label, {why}; {mean:.1f} of {len(names)} labels a text, '
         f"{int((values[labelled].sum(1) == 0).sum()):,} texts with none; "

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -51,7 +52,7 @@ def load_task(
     *,
     text: str | None = None,
     pair: str | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     kind: str | None = None,
     stratify: bool = False,
     delimiter: str | None = None,
@@ -73,11 +74,11 @@ def load_task(
     when the file grows. `stratify` cuts each class exactly instead. Labels are classes as they are written; numbers
     with fractions that hardly repeat are a regression, and `kind` ("classification", "regression") decides otherwise.
     A column of lists is a multi-label task, and so is one of texts in which `separator` stands between labels, as in
-    "food;staff"; there an empty cell is unlabelled, and the separator alone means no label. Rows without a label are
-    trained on by what needs none. No label column: a masked-LM task, or, with kind="causal-lm", one of next tokens.
-    With kind="seq2seq" the label is the text that is to be written. What was guessed or looks wrong is printed, and
-    kept in `task.notes`. delimiter, encoding: of a text file, by default what fits; quote: what stands around
-    its cells, '"' by default, or "none".
+    "food;staff"; there an empty cell is unlabelled, and the separator alone means no label. Several label columns, as
+    in label=("food", "staff"), say 0 or 1 of one label each. Rows without a label are trained on by what needs none.
+    No label column: a masked-LM task, or, with kind="causal-lm", one of next tokens. With kind="seq2seq" the label is
+    the text that is to be written. What was guessed or looks wrong is printed, and kept in `task.notes`. delimiter,
+    encoding: of a text file, by default what fits; quote: what stands around its cells, '"' by default, or "none".
 
     tokenizer: a name or folder for `AutoTokenizer`; by default the course's own vocabulary. Texts are cut to
     `max_length` tokens; those of your own masked-LM task (WikiText's paragraphs, say) are split there, so none is lost.
@@ -89,9 +90,11 @@ def load_task(
         raise KDTutorError(
             f"max_length = {max_length}: [CLS] and [SEP] leave no room for a text; take 4 at least"
         )
+    if label is not None and not isinstance(label, str):
+        label = tuple(label) if len(label) > 1 else label[0]
     wanted = Wanted(text, pair, label, delimiter, encoding, separator, quote)
     if kind in KINDS and KINDS[kind].writes:
-        if pair is not None or (text is not None and label is None):
+        if pair is not None or isinstance(label, tuple) or (text is not None and label is None):
             raise KDTutorError(
                 f'kind = "{kind}" reads one column and writes another: text="…", label="…" name them'
             )

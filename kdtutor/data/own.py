@@ -136,7 +136,7 @@ def _part(read, split: str, wanted: Wanted, where: str, blank: bool = False) -> 
     try:
         return columns_of(read(wanted), wanted, where, blank)
     except KDTutorError as error:
-        if split != "test" or wanted.label is None or f'"{wanted.label}"; there are' not in str(error):
+        if split != "test" or not any(f'"{label}"; there are' in str(error) for label in wanted.labels):
             raise
         columns = columns_of(read(replace(wanted, label=None)), replace(wanted, label=None), where, blank)
         columns.labels = pa.nulls(len(columns), pa.string())
@@ -189,8 +189,8 @@ def _task(
         given = {split: columns for split, columns in given.items() if split != "test"}
 
     held_out = tuple(number for number, split in enumerate(SPLITS) if split not in given)
-    columns = joined([*given.values()])
-    labels = None if wanted.label is None else read_labels(columns, wanted.label, kind, wanted.separator)
+    columns, label = joined([*given.values()]), ", ".join(wanted.labels)
+    labels = None if wanted.label is None else read_labels(columns, label, kind, wanted.separator)
     part = np.concatenate([np.full(len(rows), SPLITS.index(split)) for split, rows in given.items()])
     classes = labels.codes if labels else None
 
@@ -208,9 +208,7 @@ def _task(
     notes += cutting.overlaps(keys, part) if len(given) > 1 else []
     if labels:
         by_hash = () if stratify else held_out
-        notes += (
-            _check_classes(columns, wanted.label, labels, part, by_hash) if labels.codes is not None else []
-        )
+        notes += _check_classes(columns, label, labels, part, by_hash) if labels.codes is not None else []
 
     title = f"{os.path.basename(columns.where[0][0])}: {len(columns):,} rows"
     sizes = ", ".join(f"{split} {int((part == number).sum()):,}" for number, split in enumerate(SPLITS))

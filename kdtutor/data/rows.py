@@ -15,11 +15,14 @@ from kdtutor.errors import KDTutorError, nearest
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be read: names of columns (None: not there), and how a text file is written (None: to be found)."""
+    """What is to be read: names of columns (None: not there), and how a text file is written (None: to be found).
+
+    label: one column, or a tuple of columns that say 0 or 1 of one label each.
+    """
 
     text: str | None
     pair: str | None = None
-    label: str | None = None
+    label: str | tuple[str, ...] | None = None
     delimiter: str | None = None
     encoding: str | None = None
     separator: str | None = None  # between the labels of one text
@@ -27,7 +30,11 @@ class Wanted:
 
     @property
     def columns(self) -> list[str]:
-        return [name for name in (self.text, self.pair, self.label) if name is not None]
+        return [name for name in (self.text, self.pair, *self.labels) if name is not None]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.label if isinstance(self.label, tuple) else () if self.label is None else (self.label,)
 
 
 @dataclass
@@ -53,8 +60,8 @@ def check_columns(names: Sequence[str], where: object, wanted: Wanted, about: st
         if [*names].count(column) > 1:
             raise KDTutorError(f'{where} has {[*names].count(column)} columns named "{column}"')
     purposes: dict[str, str] = {}
-    for purpose in ("text", "pair", "label"):
-        column = getattr(wanted, purpose)
+    named = [("text", wanted.text), ("pair", wanted.pair), *(("label", name) for name in wanted.labels)]
+    for purpose, column in named:
         if column in purposes:
             raise KDTutorError(
                 f'{where}: {purposes[column]} and {purpose} are the same column, "{column}": each needs its own'

@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,9 @@ from helpers import refusal
 from pyarrow import parquet
 from test_own_data import CSV, LINES, OBJECTS, TEXTS, WORDS, csv_with, load, rows_of, write
 
+import kdtutor as kd
+from kdtutor.cli.arguments import DataArguments
+from kdtutor.cli.commands import task_of
 from kdtutor.data.load import load_task
 
 NESTED = "\n".join(json.dumps({"review": {"body": t}, "label": y}) for t, y in zip(TEXTS, WORDS, strict=True))
@@ -214,3 +218,52 @@ def test_a_flag_that_was_given_is_not_advised(tmp_path):
     path = csv_with(tmp_path / "mine.csv", [f"class {n}" for n in range(80)])
     message = refusal(load, path, stratify=True)
     assert "a class needs 3 texts" in message and "cuts exactly" not in message
+
+
+# ------------------------------------------------------------------------------- a column for each label, 0 or 1
+
+
+def marked(cells: dict, **options):
+    rows = {"text": [f"a review of the place, number {i}" for i in range(40)]}
+    return kd.load_task(rows | cells, text="text", label=[*cells], **options)
+
+
+def test_columns_of_0_and_1_are_labels_of_one_text():
+    cells = {"food": [1, 0] * 20, "staff": [0, 0, 1, 1] * 10, "parking": [0] * 40}
+    task = marked(cells)
+    assert task.kind == "multi-label" and task.labels == ("food", "staff", "parking")
+    assert "since there is a column for each label" in " ".join(task.notes)
+    for split in ("train", "validation", "test"):
+        for text, target in zip(task.texts(split), task.targets(split).tolist(), strict=True):
+            row = int(text.rpartition(" ")[2])
+            assert target == [float(column[row]) for column in cells.values()]
+
+
+@pytest.mark.parametrize("pair", [("1", "0"), (1.0, 0.0), (True, False), ("TRUE", "False")])
+def test_marks_may_be_written_as_tables_write_them(pair):
+    yes, no = pair
+    task = marked({"food": [yes, no] * 20, "staff": [no] * 39 + [yes]})
+    assert sum(task.targets(split).sum() for split in ("train", "validation", "test")) == 21
+
+
+def test_a_row_without_any_mark_is_unlabelled_and_half_a_row_is_refused():
+    task = marked({"food": [1, 0, None, 1] * 10, "staff": [0, 1, None, 1] * 10}, stratify=True)
+    assert "10 rows have no label" in " ".join(task.notes)
+    with pytest.raises(
+        kd.KDTutorError, match=r'column "staff", row 3 is empty, and others of its row are not'
+    ):
+        marked({"food": [1, 0, 1, 1] * 10, "staff": [0, 1, None, 1] * 10})
+    with pytest.raises(
+        kd.KDTutorError, match=r"column \"food\", row 2: .* says 0 or 1 of its label, and no '2'"
+    ):
+        marked({"food": [1, 2, 1, 1] * 10, "staff": [0, 1, 0, 1] * 10})
+
+
+def test_on_the_command_line_they_stand_with_commas_between(tmp_path):
+    (tmp_path / "rows.csv").write_text(
+        "text,food,staff\n" + "".join(f"a review of the place {i},{i % 2},{i % 3 % 2}\n" for i in range(60))
+    )
+    arguments = DataArguments(task=str(tmp_path / "rows.csv"), text="text", label="food, staff")
+    assert task_of(arguments).labels == ("food", "staff")
+    with pytest.raises(kd.KDTutorError, match='"stuff"; there are: staff'):
+        task_of(replace(arguments, label="food,stuff"))
