@@ -45,5 +45,5 @@ MEANINGS = {
 
 
 def meaning(words: str) -> str:
-    """A sentence on what an exception means and what to look for; empty where nothing is known of it."""
+    """Say what an exception means and what to look for; empty where nothing is known of it."""
     return next((text for pattern, text in MEANINGS.items() if re.search(pattern, words)), "")

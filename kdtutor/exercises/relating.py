@@ -29,7 +29,7 @@ SUMMARIES = {
 
 
 def relation_in_words(pairs: Sequence[tuple[Tensor, Tensor]]) -> str:
-    """A sentence on what the learner's numbers are to the right ones in all probes; none is known: an empty one."""
+    """Say what the learner's numbers are to the right ones in all probes; empty where nothing is known."""
     pairs = [(mine.double(), right.double()) for mine, right in pairs]
     if sum(right.numel() for _, right in pairs) < 3 or not all(right.isfinite().all() for _, right in pairs):
         return ""
@@ -49,7 +49,7 @@ def relation_in_words(pairs: Sequence[tuple[Tensor, Tensor]]) -> str:
 
 
 def shape_in_words(mine: Tensor, right: Tensor) -> str:
-    """What would make the learner's shape the right one, if its numbers allow to say it; empty otherwise."""
+    """Say what would make the learner's shape the right one, if its numbers tell; empty otherwise."""
     mine, right = mine.double(), right.double()
     if mine.numel() == right.numel() and right.numel() and _near(mine.reshape(right.shape), right):
         how = "in another shape"
@@ -76,7 +76,7 @@ def _not_among(some: Tensor, others: Tensor) -> list[str]:
 
 
 def _rows_sorted(values: Tensor) -> Tensor:
-    """The rows by the size of their first number."""
+    """Sort rows by their first number."""
     rows = values.reshape(len(values), -1)
     return rows[rows[:, 0].argsort()] if rows.numel() else rows
 

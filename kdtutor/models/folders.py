@@ -11,11 +11,8 @@ from transformers import PretrainedConfig
 
 from kdtutor.errors import KDTutorError
 
-WRAPPERS = (
-    "module.",
-    "_orig_mod.",
-    "model.",
-)  # what DataParallel, torch.compile and Lightning put before each name
+# What DataParallel, torch.compile and Lightning put before each name.
+WRAPPERS = ("module.", "_orig_mod.", "model.")
 LFS = b"version https://git-lfs"
 
 
@@ -60,7 +57,7 @@ def _instead(folder: Path) -> str:
 def refuse_quantized(config: PretrainedConfig, folder: Path, name: str) -> None:
     """Refuse weights of integers or of 8 bits: read as they are, they are other numbers."""
     how = (getattr(config, "quantization_config", None) or {}).get("quant_method")
-    if how is None and not _has_whole_weights(folder):
+    if how is None and not _has_integer_weights(folder):
         return
     raise KDTutorError(
         f"{name} holds quantised weights{f' ({how})' if how else ''}: take the model that it was made from, and "
@@ -68,7 +65,8 @@ def refuse_quantized(config: PretrainedConfig, folder: Path, name: str) -> None:
     )
 
 
-def _has_whole_weights(folder: Path) -> bool:
+def _has_integer_weights(folder: Path) -> bool:
+    """Tell whether a weight is stored in integers; a file that is cut or empty is refused by its name."""
     from safetensors import SafetensorError, safe_open
 
     for file in folder.glob("*.safetensors"):
