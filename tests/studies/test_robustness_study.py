@@ -188,6 +188,18 @@ def test_what_the_results_page_says_of_robustness_is_what_it_found():
     )
     assert list(shipped.rows(misled)) == [0, 1, 2, 3, 4]
     assert f"| 40 % | {reached} | {' | '.join(map(points, gaps))} |" in page
+    for percent in (10, 20):
+        told_the_same = f"labels and misled teacher, {percent}% wrong"
+        beside = [
+            shipped.compare(told_the_same, f"{arm}, {percent}% wrong")
+            for arm in ("hard labels", "label smoothing", "labels and teacher")
+        ]
+        reaches = f"{100 * shipped.mean(told_the_same).mean:.1f} %"
+        assert f"| {percent} % | {reaches} | {' | '.join(map(points, beside))} |" in page
+        assert points(beside[0]) in lesson
+        assert (
+            beside[0].difference > beside[0].half_width and abs(beside[2].difference) < beside[2].half_width
+        )
     left, of = (100 * shipped.compare(arm, others[0]).difference for arm in (misled, others[2]))
     right = " and ".join(f"{100 * score:.1f} %" for score in shipped.scores(f"{MISLED}, 40% wrong"))
     for text in (page, lesson):
