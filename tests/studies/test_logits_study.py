@@ -439,6 +439,8 @@ def test_what_the_pages_say_of_few_labels_is_what_the_study_found():
 
     rows = ("few, true labels", "few and pool, argmax labels", "few and pool, true labels")
     few, taught, true = (f"{100 * shipped.mean(f'{WORDS}, {row}').mean:.1f}" for row in rows)
+    lesson = next((ROOT.parents[1] / "notebooks").glob("00_*.ipynb")).read_text(encoding="utf-8")
+    assert all(f"from {few} to {taught} %" in page for page in (readme, lesson))
     for score in (
         f"{few} % from the 2,000 labels",
         f"{taught} % with the teacher's",
