@@ -437,6 +437,18 @@ def test_what_the_pages_say_of_few_labels_is_what_the_study_found():
     over = shipped.compare(pool, truth)
     assert f"are worth {100 * over.difference:.1f} ± {100 * over.half_width:.1f} points *more*" in results
 
+    fifth = next((ROOT.parents[1] / "notebooks").glob("05_*.ipynb")).read_text(encoding="utf-8")
+    assert f"our small student makes {score[alone]} %" in fifth
+    assert (
+        f"fifteen thousand texts {score[pool]} %, and of the true labels of all of them {score[truth]} %"
+        in fifth
+    )
+    assert (
+        f"nearly 24 points over the same 2,000 labels alone, and {100 * over.difference:.1f} points over"
+        in fifth
+    )
+    assert 23.5 <= 100 * shipped.compare(pool, alone).difference < 24
+
     rows = ("few, true labels", "few and pool, argmax labels", "few and pool, true labels")
     few, taught, true = (f"{100 * shipped.mean(f'{WORDS}, {row}').mean:.1f}" for row in rows)
     lesson = next((ROOT.parents[1] / "notebooks").glob("00_*.ipynb")).read_text(encoding="utf-8")
