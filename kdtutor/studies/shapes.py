@@ -2,11 +2,12 @@
 
     kdtutor study shapes --processes 2     # makes the runs that the file lacks; may be stopped at any time
 
-Every architecture learns from a few labels, from the teacher's answers to the same texts, to these and their variants
-(`kd.augment`, Tang et al. 2019), and to these and the pool, in equally many steps. Each arm of each architecture
-chooses its learning rate on validation, at one seed outside the five, by one rule for all; the test split is only
-reported. A seed decides initial weights and order; texts and variants are the same at every seed. The bars are the
-teacher, and TF-IDF with a linear model on the same labels.
+Every architecture learns from a few labels, sharp and smoothed, from the teacher's answers to the same texts, to these
+and their variants (`kd.augment`, Tang et al. 2019), and to these and the pool, in equally many steps. Then the same
+shapes wider or deeper, at equal multiply-adds or in equal time, and the pool in twice the steps: was that long enough?
+Each arm of each architecture chooses its learning rate on validation, at one seed outside the five, by one rule for
+all; the test split is only reported. A seed decides initial weights and order; texts and variants are the same at every
+seed. The bars are the teacher, and TF-IDF with a linear model on the same labels.
 """
 
 from __future__ import annotations
@@ -29,23 +30,29 @@ TEACHER, WORDS = "teacher", "TF-IDF"
 #: what is learned from: its texts and its objective
 ARMS = {
     "hard labels": ("few", "HardLabels()"),
+    "label smoothing": ("few", "0.9 * HardLabels() + 0.1 * UniformTargets()"),
     "soft targets": ("few", "SoftTargets(2)"),
     "soft targets, variants": ("variants", "SoftTargets(2)"),
     "soft targets, pool": ("pool", "SoftTargets(2)"),
 }
+LONGER = "soft targets, pool, longer"
+#: what is asked of other widths and depths
+MAIN = ("hard labels", "soft targets, pool")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes, the same for every run: some four hours of one core, of which the BERT takes half.
+    """Sizes, the same for every run.
 
-    shapes: students of the register, each with its options. few: labelled texts; copies: variants of each. The first of
-    the rates is the one that is kept until its turn comes.
+    shapes: students of the register, each with its options; sizes: the same shapes, wider or deeper. few: labelled
+    texts; copies: variants of each. longer: how many times the steps, of "longer". The first of the rates is the one
+    that is kept until its turn comes.
     """
 
     few: int = 2000
     copies: int = 4
     steps: int = 2000
+    longer: int = 2
     batch_size: int = 64
     max_norm: float = 10.0
     rates: tuple[float, ...] = (1e-2, 3e-3, 1e-3)
@@ -56,13 +63,19 @@ class Plan:
         ("GRU", "gru", {"width": 128}),
         ("BERT", "small-bert", {"layers": 2, "width": 128, "dropout": 0.0}),
     )
+    sizes: tuple[tuple[str, str, dict], ...] = (
+        ("LSTM, 1 × 64", "lstm", {"width": 64}),
+        ("BERT, 1 × 64", "small-bert", {"layers": 1, "width": 64, "dropout": 0.0}),
+        ("LSTM, 4 × 64", "lstm", {"layers": 4, "width": 64}),
+        ("BERT, 8 × 64", "small-bert", {"layers": 8, "width": 64, "dropout": 0.0}),
+    )
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     choosing_seed: int = 5
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """A row of a table. shape: of the plan's; arm: of `ARMS`; objective: its formula, None for a bar."""
+    """A row of a table. shape: of the plan's; arm: of `ARMS`, or `LONGER`; objective: its formula, None for a bar."""
 
     name: str
     shape: str
@@ -74,11 +87,13 @@ class Configuration:
 def configurations(plan: Plan) -> list[Configuration]:
     """List what is compared, one architecture after the other: the runs are made in this order."""
     bars = [Configuration(name, "", name, "few", None) for name in (TEACHER, WORDS)]
-    return bars + [
-        Configuration(f"{shape}, {arm}", shape, arm, texts, objective)
-        for shape, _, _ in plan.shapes
-        for arm, (texts, objective) in ARMS.items()
+    arms = ARMS | {LONGER: ARMS["soft targets, pool"]}
+    compared = [
+        *((shape, arm) for shape, _, _ in plan.shapes for arm in ARMS),
+        *((size, arm) for size, _, _ in plan.sizes for arm in MAIN),
+        *((shape, LONGER) for shape, _, _ in plan.shapes),
     ]
+    return bars + [Configuration(f"{shape}, {arm}", shape, arm, *arms[arm]) for shape, arm in compared]
 
 
 def run(plan: Plan, file: Path, folder: Path, task: Task, teacher: PreTrainedModel, report=print) -> Stored:
@@ -103,14 +118,16 @@ class Shapes(Bench):
     def trained(self, c: Configuration, seed: int, settings: dict, splits: Sequence[str]) -> dict:
         """Train a student, and measure it in these splits."""
         student, plan = self.student(c.shape, seed), self.plan
-        how = {"steps": plan.steps, "batch_size": plan.batch_size, "max_norm": plan.max_norm, "seed": seed}
+        steps = plan.steps * plan.longer if c.arm == LONGER else plan.steps
+        how = {"steps": steps, "batch_size": plan.batch_size, "max_norm": plan.max_norm, "seed": seed}
         how |= {"precision": "fp32", "cache": self.folder / "answers"}
         found = train(student, self.teacher, self.texts(c.texts), c.objective, **how, **settings)
         return found | {split: scores(student, self.task, split, right=split == "test") for split in splits}
 
     def student(self, shape: str, seed: int) -> PreTrainedModel:
         """Make a student; of another shape, with the teacher's vectors of the tokens, which are asked for once."""
-        _, name, options = next(row for row in self.plan.shapes if row[0] == shape)
+        known = (*self.plan.shapes, *self.plan.sizes)
+        _, name, options = next(row for row in known if row[0] == shape)
         if name == "small-bert":
             return make_student(name, self.teacher, self.task, seed, **options)
         student = make_student(name, None, self.task, seed, **options)

@@ -11,7 +11,7 @@ import torch
 from kdtutor import data, models, studies
 from kdtutor.objectives.parse import parse_objective
 from kdtutor.studies import shapes
-from kdtutor.studies.shapes import ARMS, Plan, configurations
+from kdtutor.studies.shapes import ARMS, MAIN, Plan, configurations
 
 PLAN = Plan(
     few=8,
@@ -20,6 +20,7 @@ PLAN = Plan(
     batch_size=4,
     rates=(1e-3,),
     shapes=(("LSTM", "lstm", {"width": 8}), ("static", "static", {"width": 8})),
+    sizes=(("LSTM, 2 × 4", "lstm", {"layers": 2, "width": 4}),),
     seeds=(0, 1),
 )
 
@@ -54,21 +55,29 @@ def made(task, tmp_path_factory):
 
 def test_every_architecture_has_every_arm_and_each_reads_as_a_formula():
     made = configurations(Plan())
-    assert len(made) == len({c.name for c in made}) == 2 + 5 * len(ARMS)
+    assert len(made) == len({c.name for c in made}) == 2 + 5 * len(ARMS) + 4 * len(MAIN) + 5
     assert len(Plan().seeds) == 5 and Plan().choosing_seed not in Plan().seeds
     for c in made[2:]:
         parse_objective(c.objective)
-    assert {name for _, name, _ in Plan().shapes} <= {*models.student_names()}
+    assert {name for _, name, _ in (*Plan().shapes, *Plan().sizes)} <= {*models.student_names()}
+
+
+@pytest.mark.parametrize("wide, deep", [("LSTM", "LSTM, 4 × 64"), ("BERT", "BERT, 8 × 64")])
+def test_wide_and_deep_cost_about_the_same(task, tmp_path, wide, deep):
+    bench = shapes.Shapes(Plan(), task, models.freeze(models.small_bert(task, layers=1, width=128)), tmp_path)
+    work = [models.sizes(bench.student(shape, 0), 20).multiply_adds for shape in (wide, deep)]
+    assert work[0] == pytest.approx(work[1], rel=0.1)
 
 
 def test_each_arm_chooses_on_validation_alone_and_is_measured_at_every_seed(made):
     record, said, again = made
-    arms = 2 * len(ARMS)
+    arms = 2 * len(ARMS) + len(MAIN) + 2
     assert all("test" not in row and row["seed"] == 5 for row in record["choosing"])
     assert len(record["choosing"]) == arms and len(record["runs"]) == 2 + arms * 3
     assert len(said) == arms + 2 + arms * 2 and len(again) == arms, "what is there is not made again"
     for row in record["runs"][2:]:
-        assert row["settings"] == {"learning_rate": 1e-3} and row["steps"] == 2
+        assert row["settings"] == {"learning_rate": 1e-3}
+        assert row["steps"] == (4 if "longer" in row["configuration"] else 2)
         assert 0 <= row["test"]["accuracy"] <= 1 and "right" in row["test"]
     assert "shapes" in studies.STUDIES
 
