@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import pyarrow as pa
@@ -47,6 +47,7 @@ def columns_of(read: Read, wanted: Wanted, where: str, blank: bool = False) -> C
         _texts(table[name], name, where, blank) for name in (wanted.text, wanted.pair) if name is not None
     )
     labels, names, several = _labels(table, wanted.label, where)
+    _refuse_header(texts[0], labels, wanted, where)
     notes = [
         *read.notes,
         *(note for name in (wanted.text, wanted.pair) if name for note in _misread(table[name])),
@@ -93,10 +94,26 @@ def _marked(table: pa.Table, names: tuple[str, ...], where: str) -> pa.Array:
     return pa.array(lists, pa.string())
 
 
+def _refuse_header(texts: list[str], labels: pa.Array | None, wanted: Wanted, where: str) -> None:
+    """Refuse a row that repeats the names of the columns: its label would be a class."""
+    if labels is not None and wanted.text in texts:
+        row = texts.index(wanted.text)
+        if labels[row].as_py() == wanted.label:
+            raise KDTutorError(
+                f"{where}, row {row + 1} repeats the header: was a file put behind another one? Leave that row out"
+            )
+
+
 def joined(parts: list[Columns]) -> Columns:
     """Put the rows of several files one after the other."""
     if len(parts) == 1:
         return parts[0]
+    # A number may stand for another name in each.
+    if len({part.names for part in parts}) > 1:
+        parts = [spelt_out(part) for part in parts]
+    if len({bool(part.several) for part in parts}) > 1:
+        one, other = (next(p for p in parts if bool(p.several) is several) for several in (False, True))
+        raise KDTutorError(f"{other.where[0][0]} has lists of labels, and {one.where[0][0]} has none")
     where, first = [], 0
     for part in parts:
         where += [(name, first + start) for name, start in part.where]
@@ -105,6 +122,27 @@ def joined(parts: list[Columns]) -> Columns:
     labels = None if parts[0].labels is None else pa.concat_arrays([part.labels for part in parts])
     notes = [f"{part.where[0][0]}: {note}" for part in parts for note in part.notes]
     return Columns(texts, labels, parts[0].names, where, notes, parts[0].several)
+
+
+def spelt_out(part: Columns) -> Columns:
+    """Write each label as the name that it stands for."""
+    if part.names is None:
+        return part
+    names = {str(number): name for number, name in enumerate(part.names)} | {"-1": None}
+
+    def name_of(cell: str, row: int) -> str | None:
+        try:
+            return (
+                json.dumps([names[str(number)] for number in json.loads(cell)])
+                if part.several
+                else names[cell]
+            )
+        except KeyError:
+            said = f"is none of the {len(part.names)} that the file names"
+            raise KDTutorError(f"{part.place(row)}: the label {said} ({cell[:40]!r})") from None
+
+    cells = [cell and name_of(cell, row) for row, cell in enumerate(part.labels.to_pylist())]
+    return replace(part, names=None, labels=pa.array(cells, pa.string()))
 
 
 def class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:

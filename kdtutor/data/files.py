@@ -123,7 +123,7 @@ def _read_csv(path: Path, wanted: Wanted) -> Read:
     if mark := re.match(r"sep=(.)\r?\n", text):
         text, wanted = text[mark.end() :], replace(wanted, delimiter=wanted.delimiter or mark[1])
     delimiter, names = _header(text, wanted)
-    check_columns(names, path, wanted, _about_header(names))
+    check_columns(names, path, wanted, f"; {notes[0]}" if notes else _about_header(names))
     if delimiter != ",":
         notes.append(f"its columns are divided by {DELIMITERS.get(delimiter, delimiter)}")
     # Of a large file only one copy is kept: its text is decoded again where a fault has to be found in it.

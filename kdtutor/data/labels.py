@@ -8,12 +8,13 @@ import math
 import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 import numpy as np
 
-from kdtutor.data.columns import Columns
+from kdtutor.data.columns import NO, YES, Columns
 from kdtutor.data.tokens import IGNORED
 from kdtutor.errors import KDTutorError, nearest
 
@@ -52,7 +53,9 @@ def read_labels(columns: Columns, column: str, kind: str | None, separator: str 
             f"{_before_row(columns, row, column)}: the label {what} ({written[number][:40]!r})"
         )
 
-    if columns.several or separator is not None or kind == "multi-label":
+    if kind == "classification" and _alone(columns, written):
+        written = [str(json.loads(cell)[0]) for cell in written]
+    elif columns.several or separator is not None or kind == "multi-label":
         if kind not in (None, "multi-label"):
             raise KDTutorError(
                 f'kind = "{kind}", but column "{column}" has several labels a text: "multi-label"'
@@ -78,6 +81,7 @@ def read_labels(columns: Columns, column: str, kind: str | None, separator: str 
     notes = (
         f'label column "{column}": classification, {why}; {_counted(names, counts[order])}',
         *_alike(written),
+        *_in_one(written),
     )
     return Labels("classification", names, renumbered[codes], notes, renumbered[codes])
 
@@ -144,16 +148,21 @@ def _several_labels(
     columns: Columns, column: str, written: list[str], codes: np.ndarray, separator: str | None, refuse
 ) -> Labels:
     """Read lists of labels, or texts in which `separator` stands between labels."""
-    sets = []
+    lists = []
     for number, cell in enumerate(written):
         labels = split_cell(cell, separator, bool(columns.several))
         if labels is None:
             refuse(number, "is no list: separator=\";\" (--separator ';') says what stands between labels")
-        sets.append(labels)
+        lists.append(labels)
+    why = f"since {columns.several}" if columns.several else "as you say"
+    if not columns.names and separator is None and _are_marks(lists):
+        lists = [[str(place) for place, mark in enumerate(marks) if mark.lower() in YES] for marks in lists]
+        why = "since labels are lists of 0 and 1, for each label by its place"
+    sets = [{*labels} for labels in lists]
     if len({frozenset(labels) for labels in sets}) < 2:
         raise KDTutorError(f'{columns.where[0][0]}: column "{column}" says the same of every text')
 
-    found = [*dict.fromkeys(label for labels in sets for label in labels)]
+    found = [*dict.fromkeys(label for labels in lists for label in labels)]
     names = columns.names or tuple(found[i] for i in _sorted(found))
     number_of = {str(i) if columns.names else name: i for i, name in enumerate(names)}
     table = np.zeros((len(written) + 1, len(names)), np.float32)
@@ -165,7 +174,8 @@ def _several_labels(
 
     values, labelled = table[codes], codes >= 0
     mean = values[labelled].sum() / labelled.sum()
-    why = f"since {columns.several}" if columns.several else "as you say"
+    if _alone(columns, written):
+        why += ' (each text has one: kind="classification", --kind classification, takes them as classes)'
     note = (
         f'label column "{column}": multi-label, {why}; {mean:.1f} of {len(names)} labels a text, '
         f"{int((values[labelled].sum(1) == 0).sum()):,} texts with none; "
@@ -174,15 +184,29 @@ def _several_labels(
     return Labels("multi-label", names, values, (note, *_alike([*names])), codes)
 
 
-def split_cell(cell: str, separator: str | None, is_json: bool) -> set[str] | None:
+def _alone(columns: Columns, written: list[str]) -> bool:
+    """Tell whether labels stand in lists of one each."""
+    return bool(columns.several) and all(len(json.loads(cell)) == 1 for cell in written)
+
+
+def _are_marks(lists: list[list[str]]) -> bool:
+    """Tell whether lists say of each of several labels, by its place, whether a text has it: as long, of 0 and 1."""
+    widths = {len(marks) for marks in lists}
+    return len(widths) == 1 < max(widths) and {mark.lower() for marks in lists for mark in marks} <= {
+        *YES,
+        *NO,
+    }
+
+
+def split_cell(cell: str, separator: str | None, is_json: bool) -> list[str] | None:
     """Return the labels of one cell; None if it is neither a list nor to be split."""
     if separator is not None and not is_json:
-        return {label.strip() for label in cell.split(separator) if label.strip()}
+        return [label.strip() for label in cell.split(separator) if label.strip()]
     try:
         found = json.loads(cell) if is_json else ast.literal_eval(cell.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
-    return {*map(str, found)} if isinstance(found, (list, tuple, set)) else None
+    return [*map(str, found)] if isinstance(found, (list, tuple, set)) else None
 
 
 def _sorted(written: list[str]) -> list[int]:
@@ -213,6 +237,34 @@ def _alike(written: list[str]) -> list[str]:
                 f"WARNING: the class {label} may stand for a missing label: leave such cells empty if it does"
             )
     return notes
+
+
+def _in_one(written: list[str]) -> list[str]:
+    """Say that a label looks like several, of which one is a label by itself."""
+    for separator in ";|,":
+        for label in written:
+            parts = [part.strip() for part in label.split(separator)]
+            if len(parts) > 1 and {*parts} & {*written} and not _NUMBER.match(label.replace(",", ".")):
+                ways = f"separator={separator!r} (--separator '{separator}')"
+                return [
+                    f"WARNING: {label!r} is taken as one class: does it stand for several? {ways} reads them"
+                ]
+    return []
+
+
+def as_numbers(names: Sequence[str]) -> str:
+    """Say how labels are read as numbers, after a semicolon; nothing if they are words."""
+    if not all(_NUMBER.match(name.replace(",", ".", 1)) for name in names):
+        return ""
+    point = ", to be written with a decimal point" if any("," in name for name in names) else ""
+    return f'; or they are numbers{point}: kind="regression" (--kind regression)'
+
+
+def otherwise(label: str, names: Iterable[str]) -> str:
+    """Say how a label is written among others, after a semicolon; nothing if it isn't."""
+    same = (n for n in names if any(key(n) == key(label) for key in (_folded, _seen, _as_number)))
+    found = next(same, None)
+    return "" if found is None else f'; "{label}" is "{found}" there'
 
 
 def _folded(label: str) -> str:

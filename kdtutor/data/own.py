@@ -17,7 +17,7 @@ from kdtutor.data import parts as cutting
 from kdtutor.data.columns import Columns, columns_of, joined
 from kdtutor.data.files import READERS, format_of, is_saved_dataset, read_file, saved_dataset
 from kdtutor.data.kinds import KINDS
-from kdtutor.data.labels import SHOWN, Labels, read_labels
+from kdtutor.data.labels import SHOWN, Labels, as_numbers, otherwise, read_labels
 from kdtutor.data.packed import PACKED
 from kdtutor.data.parts import SPLITS, STRATIFY, TRAIN
 from kdtutor.data.rows import Wanted, is_table, read_object
@@ -276,9 +276,12 @@ def _check_classes(
     for p in range(1, 3):
         if len(unseen := np.flatnonzero((counts[TRAIN] == 0) & (counts[p] > 0))) and not several:
             listed = ", ".join(f'"{labels.names[i]}"' for i in unseen[:SHOWN])
+            trained = [labels.names[i] for i in np.flatnonzero(counts[TRAIN])]
+            first = int(np.flatnonzero((part == p) & (values == unseen[0]))[0])
             raise KDTutorError(
-                f'{where}: column "{column}": the {SPLITS[p]} part has labels never seen in training ({listed}); '
-                f'{_cure(p, by_hash)}; or they are numbers: kind="regression" (--kind regression)'
+                f'{columns.place(first)}: column "{column}": the {SPLITS[p]} part has labels never seen in training '
+                f"({listed}){otherwise(labels.names[unseen[0]], trained)}; {_cure(p, by_hash)}"
+                f"{as_numbers(labels.names)}"
             )
         if len(missing := np.flatnonzero(values[part == p] < 0)):
             row = int(np.flatnonzero(part == p)[missing[0]])

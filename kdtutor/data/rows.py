@@ -56,6 +56,9 @@ def check_columns(names: Sequence[str], where: object, wanted: Wanted, about: st
         if column not in names:
             alike = [name for name in names if _letters(name) == _letters(column)]
             hint = f"; it is written {alike[0]!r} there" if alike else about
+            whole = [name for name in names if _letters(name) == _letters("".join(wanted.labels))]
+            if len(wanted.labels) > 1 and whole:
+                hint = f"; one column with a comma in its name is --label '\"{whole[0]}\"'"
             raise KDTutorError(nearest(f"column of {where}", column, names) + hint)
         if [*names].count(column) > 1:
             raise KDTutorError(f'{where} has {[*names].count(column)} columns named "{column}"')
@@ -181,10 +184,10 @@ def _cells(value: Any, where: object, row: int, column: str) -> list[str | None]
         raise KDTutorError(
             f'{where}: column "{column}", row {row} holds no list, as others do: {str(value)[:40]!r}'
         )
-    return None if value is None else [_cell(label, where, row, column) for label in value]
+    return None if value is None else [_cell(label, where, row, column, alone=False) for label in value]
 
 
-def _cell(value: Any, where: object, row: int, column: str) -> str | None:
+def _cell(value: Any, where: object, row: int, column: str, alone: bool = True) -> str | None:
     if isinstance(value, str):
         if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
             raise KDTutorError(
@@ -205,7 +208,7 @@ def _cell(value: Any, where: object, row: int, column: str) -> str | None:
             f"{str(value)[:40]!r}"
             + (
                 f'; "{column}.{next(iter(value))}" names one of its values'
-                if isinstance(value, Mapping) and value
+                if alone and isinstance(value, Mapping) and value
                 else ""
             )
         )

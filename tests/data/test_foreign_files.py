@@ -173,7 +173,116 @@ def test_letters_that_were_read_in_another_encoding_before_are_said(tmp_path, ca
     assert "letters such as" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("labels", "separator"),
+    [(["food|staff", "food", "staff", "price|food"], "|"), (["food, staff", "staff", "food", "food"], ",")],
+)
+def test_a_class_that_looks_like_several_labels_is_named(tmp_path, capsys, labels, separator):
+    cells = [f'"{label}"' for label in labels * 20]
+    task = load(csv_with(tmp_path / "mine.csv", cells))
+    said = f"WARNING: '{labels[0]}' is taken as one class: does it stand for several? separator='{separator}'"
+    assert said in capsys.readouterr().out and task.kind == "classification"
+    assert load(tmp_path / "mine.csv", separator=separator).labels[0] == "food"
+    assert "is taken as one" not in capsys.readouterr().out
+    for sound in (["Paris, France", "Lyon, France"], ["1,5", "1", "5", "2"]):
+        load(csv_with(tmp_path / "mine.csv", [f'"{label}"' for label in sound * (80 // len(sound))]))
+        assert "is taken as one" not in capsys.readouterr().out
+
+
+def test_lists_of_one_label_are_multi_label_and_may_be_read_as_classes(capsys):
+    rows = [(text, [label]) for text, label in zip(TEXTS, WORDS, strict=True)]
+    assert load_task(rows).kind == "multi-label"
+    assert '(each text has one: kind="classification", --kind classification' in capsys.readouterr().out
+    assert rows_of(load_task(rows, kind="classification")) == dict(zip(TEXTS, WORDS, strict=True))
+    rows[7] = (TEXTS[7], ["good", "bad"])
+    assert "has several labels a text" in refusal(load_task, rows, kind="classification")
+
+
+@pytest.mark.parametrize("yes, no", [(1, 0), (1.0, 0.0), (True, False), ("1", "0")])
+def test_lists_of_0_and_1_are_marks_of_labels_by_their_place(tmp_path, yes, no):
+    marks = [(yes, no, yes), (no, no, no), (no, yes, no), (no, no, no)] * 20
+    expected = {text: [float(mark is yes) for mark in row] for text, row in zip(TEXTS, marks, strict=True)}
+    parquet.write_table(pa.table({"text": TEXTS, "label": marks}), tmp_path / "mine.parquet")
+    for task in (load_task([*zip(TEXTS, map(list, marks), strict=True)]), load(tmp_path / "mine.parquet")):
+        assert (task.kind, task.labels) == ("multi-label", ("0", "1", "2"))
+        assert (
+            "for each label by its place" in "\n".join(task.notes)
+            and "each text has one" not in task.notes[1]
+        )
+        for split in task.split_names:
+            for text, target in zip(task.texts(split), task.targets(split).tolist(), strict=True):
+                assert target == expected[text]
+
+
+def test_a_header_in_the_middle_is_no_row(tmp_path):
+    lines = CSV.split("\n")
+    twice = "\n".join([*lines[:41], lines[0], *lines[41:]])
+    said = refusal(load, write(tmp_path / "mine.csv", twice))
+    assert "mine.csv, row 41 repeats the header" in said
+
+
 # ----------------------------------------------------------------------- parts
+
+
+def test_numbers_that_stand_for_other_names_in_each_file_are_matched_by_name(tmp_path):
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    def named(names: list[str], words: list[str]) -> dict:
+        return {"names": names, "numbers": [names.index(word) for word in words]}
+
+    def put(file, texts, names, numbers):
+        features = Features(text=Value("string"), label=ClassLabel(names=names))
+        Dataset.from_dict({"text": texts, "label": numbers}, features=features).to_parquet(file)
+
+    test = TEXTS[60:], WORDS[60:]
+    put(tmp_path / "train.parquet", TEXTS[:60], **named(["bad", "good"], WORDS[:60]))
+    put(tmp_path / "test.parquet", test[0], **named(["good", "bad"], test[1]))
+    assert rows_of(load(tmp_path)) == dict(zip(TEXTS, WORDS, strict=True))
+    (tmp_path / "test.parquet").unlink()
+    csv_with(tmp_path / "test.csv", test[1], test[0])
+    assert rows_of(load(tmp_path)) == dict(zip(TEXTS, WORDS, strict=True))
+    csv_with(tmp_path / "test.csv", ["1", "0"] * 10, test[0])
+    assert 'labels never seen in training ("0", "1")' in refusal(load, tmp_path)
+
+
+def test_lists_of_labels_in_one_file_and_none_in_another_are_refused(tmp_path):
+    write(tmp_path / "train.jsonl", LINES.replace('"good"', '["good"]').replace('"bad"', '["good", "bad"]'))
+    write(tmp_path / "test.csv", "text,label\na text,good;bad\nanother,bad\n")
+    for options in ({}, {"separator": ";"}):
+        said = refusal(load, tmp_path, **options)
+        assert "train.jsonl has lists of labels, and " in said and "test.csv has none" in said
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "said"),
+    [
+        ("good", "Good", '"Good" is "good" there'),
+        ("1", "1.0", '"1.0" is "1" there'),
+        ("good", "great", "in training"),
+    ],
+)
+def test_a_label_that_training_writes_otherwise_is_named_with_its_file(tmp_path, theirs, ours, said):
+    csv_with(tmp_path / "train.csv", [theirs, "bad"] * 40)
+    write(tmp_path / "test.csv", f"text,label\na text,bad\nanother,{ours}\n")
+    message = refusal(load, tmp_path)
+    assert "test.csv, row 2: column " in message and said in message
+    assert ("there" in message) == ("there" in said) and "they are numbers" not in message
+
+
+def test_words_that_a_part_lacks_are_not_advised_to_be_numbers_and_decimal_commas_are_named(tmp_path):
+    csv_with(tmp_path / "mine.csv", [f'"{n},5"' for n in range(80)])
+    said = refusal(load, tmp_path / "mine.csv")
+    assert 'or they are numbers, to be written with a decimal point: kind="regression"' in said
+    csv_with(tmp_path / "mine.csv", [f"word {n}" for n in range(80)])
+    assert "they are numbers" not in refusal(load, tmp_path / "mine.csv")
+
+
+def test_a_header_in_another_encoding_is_said_to_be_a_guess(tmp_path):
+    content = CSV.replace("text,label", "текст,метка")
+    said = refusal(load, write(tmp_path / "mine.csv", content, "cp1251"), text="текст", label="метка")
+    assert "read as Windows-1252, since line 1 isn't UTF-8" in said and "--encoding" in said
+    task = load(tmp_path / "mine.csv", text="текст", label="метка", encoding="cp1251")
+    assert rows_of(task) == dict(zip(TEXTS, WORDS, strict=True))
 
 
 def test_parts_have_the_names_that_people_give_them_and_what_is_none_is_said(tmp_path, capsys):
@@ -267,3 +376,16 @@ def test_on_the_command_line_they_stand_with_commas_between(tmp_path):
     assert task_of(arguments).labels == ("food", "staff")
     with pytest.raises(kd.KDTutorError, match='"stuff"; there are: staff'):
         task_of(replace(arguments, label="food,stuff"))
+
+
+def test_a_column_with_a_comma_in_its_name_stands_in_quotation_marks(tmp_path):
+    rows = "".join(f"a review of the place {i},{i % 2},{i % 3 % 2}\n" for i in range(60))
+    (tmp_path / "rows.csv").write_text(f'text,"food, drinks",staff\n{rows}')
+    arguments = DataArguments(task=str(tmp_path / "rows.csv"), text="text", label='"food, drinks",staff')
+    assert task_of(arguments).labels == ("food, drinks", "staff")
+    alone = task_of(replace(arguments, label='"food, drinks"'))
+    assert (alone.kind, alone.labels) == ("classification", ("0", "1"))
+    with pytest.raises(
+        kd.KDTutorError, match="one column with a comma in its name is --label '\"food, drinks\"'"
+    ):
+        task_of(replace(arguments, label="food, drinks"))
