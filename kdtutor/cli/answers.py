@@ -6,7 +6,7 @@ import csv
 import io
 from pathlib import Path
 
-from kdtutor.cli.arguments import LabelArguments, PredictArguments
+from kdtutor.cli.arguments import LabelArguments, PredictArguments, columns_named
 from kdtutor.errors import KDTutorError
 
 
@@ -35,14 +35,20 @@ def predict(a: PredictArguments, command: str) -> None:
 def label(a: LabelArguments, command: str) -> None:
     """Write every text with its own label, or with the teacher's where it has none.
 
-    Of several labels a text: with --separator between them, and the separator alone where none fits, as files are read.
+    Of several labels a text: with --separator between them, and the separator alone where none fits, or as 0 and 1 in
+    a column each, as files are read.
     """
+    from kdtutor.data.columns import spelt_out
     from kdtutor.data.rows import Wanted
 
-    columns, answers, kind = _answered(
-        a, Wanted(a.text, a.pair, a.label, a.delimiter, a.encoding, quote=a.quote)
-    )
-    given, (names, _) = columns.labels.to_pylist(), _names(a)
+    (names, config), column = _names(a), columns_named(a.label)
+    each = column if isinstance(column, tuple) else ()
+    if each and (config.problem_type != "multi_label_classification" or {*each} != {*names}):
+        raise KDTutorError(f"{a.model} knows {', '.join(names)}: it fills no columns {', '.join(each)}")
+    wanted = Wanted(a.text, a.pair, column, a.delimiter, a.encoding, quote=a.quote)
+    columns, answers, kind = _answered(a, wanted)
+    columns = spelt_out(columns)
+    given = columns.labels.to_pylist()
     if kind == "multi-label":
         given = [mine and _several(mine, columns, names, a) for mine in given]
         answers = [(theirs[0] or a.separator,) for theirs in answers]
@@ -50,7 +56,8 @@ def label(a: LabelArguments, command: str) -> None:
         _refuse_unknown({*given} - {None}, names, a)
     filled = [theirs[0] if mine is None else mine for mine, theirs in zip(given, answers, strict=True)]
     by = ["teacher" if mine is None else "given" for mine in given]
-    _write(a, [a.text, a.pair, a.label, "label_by"], columns.texts, [filled, by])
+    marks = [[int(name in cell.split(a.separator)) for cell in filled] for name in each]
+    _write(a, [a.text, a.pair, *(each or [column]), "label_by"], columns.texts, [*(marks or [filled]), by])
     print(f"{by.count('teacher'):,} of {len(columns):,} labels are by {a.model}, written to {a.output}")
 
 
@@ -59,8 +66,8 @@ def _several(cell: str, columns, names: tuple, a: LabelArguments) -> str:
     from kdtutor.data.labels import split_cell
 
     separator = None if cell.strip()[:1] in "[({" else a.separator
-    found = split_cell(cell, separator, bool(columns.several))
-    found = {cell} if found is None else found
+    parts = split_cell(cell, separator, bool(columns.several))
+    found = {cell} if parts is None else {*parts}
     _refuse_unknown(found, names, a)
     return a.separator.join(name for name in names if name in found) or a.separator
 

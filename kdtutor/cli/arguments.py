@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -40,14 +41,23 @@ def field_of(default: object, check: Check, help: str, **more: object):
     return field(default=default, metadata={"check": check, "help": help, **more})
 
 
+LABEL = "label column; several, as in food,staff, say 0 or 1 of one label each (a name with a comma: '\"a, b\",c')"
+
+
+def columns_named(label: str | None) -> str | tuple[str, ...] | None:
+    """Read the names of label columns with commas between, in quotation marks those that have commas themselves."""
+    if label is None or "," not in label:
+        return label
+    names = tuple(name.strip() for name in next(csv.reader([label], skipinitialspace=True)))
+    return names if len(names) > 1 else names[0]
+
+
 @dataclass(frozen=True)
 class DataArguments(Checked):
     task: str = field_of("supersense", TEXT, "embedded task, Hub task, or a file or folder of your own data")
     text: str | None = field_of(None, optional(TEXT), "text column of your own file")
     pair: str | None = field_of(None, optional(TEXT), "second text column")
-    label: str | None = field_of(
-        None, optional(TEXT), "label column; several, as in food,staff, say 0 or 1 of one label each"
-    )
+    label: str | None = field_of(None, optional(TEXT), LABEL)
     kind: str | None = field_of(
         None,
         optional(one_of("classification", "multi-label", "regression", "masked-lm", "causal-lm", "seq2seq")),
@@ -261,7 +271,7 @@ class PredictArguments(Checked):
 class LabelArguments(PredictArguments):
     """Fill the empty cells of a label column with a teacher's answers; labels that are there stay."""
 
-    label: str = field_of("label", TEXT, "label column")
+    label: str = field_of("label", TEXT, LABEL)
     output: str = field_of("labelled.csv", TEXT, "CSV file to write")
 
 

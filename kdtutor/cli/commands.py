@@ -26,6 +26,7 @@ from kdtutor.cli.arguments import (
     PretrainArguments,
     ServeArguments,
     TrainArguments,
+    columns_named,
 )
 from kdtutor.cli.training import train
 from kdtutor.errors import SWITCH, KDTutorError, did_you_mean, nearest
@@ -338,8 +339,7 @@ def task_of(a: DataArguments):
         "max_length",
     )
     options = {name: getattr(a, name) for name in names}
-    if a.label and "," in a.label:
-        options["label"] = [column.strip() for column in a.label.split(",")]
+    options["label"] = columns_named(a.label)
     # What is said of your own data stays out of what is to be JSON.
     with redirect_stdout(sys.stderr if a.json else sys.stdout):
         task = load_task(a.task, tokenizer=a.tokenizer or _own_tokenizer(a), **options)

@@ -312,3 +312,27 @@ def test_a_separator_that_is_part_of_a_label_is_refused(tmp_path, capsys):
     (tmp_path / "few.csv").write_text("text,label\nthe soup was warm,food\nthe soup was cold,\n")
     assert labelled(tmp_path, "--separator", "oo", code=1) == []
     assert "the label 'food' has --separator 'oo' in its name" in capsys.readouterr().err
+
+
+def test_a_teacher_fills_in_a_column_for_each_label(tmp_path, capsys):
+    given = ["1,0,1", "0,0,0", *[",,"] * 18]
+    lines = [f"{text},{cells}" for text, cells in zip(TEXTS, given, strict=False)]
+    (tmp_path / "few.csv").write_text("\n".join(["text,food,price,staff", *lines]))
+    head, *rows = labelled(tmp_path, "--label", "staff,food,price")
+    asked = Task("few", "multi-label", NAMES, {"train": Split((TEXTS[2:20],), None)}, max_length=24)
+    marks = [
+        dict(zip(NAMES, row, strict=True)) for row in predict(undecided_teacher()[0], asked, "train") > 0
+    ]
+    expected = [[str(int(row[name])) for name in ("staff", "food", "price")] for row in marks]
+    assert head == ["text", "staff", "food", "price", "label_by"]
+    assert [row[1:] for row in rows] == [
+        ["1", "1", "0", "given"], ["0", "0", "0", "given"], *([*marks, "teacher"] for marks in expected)
+    ]  # fmt: skip
+    assert "18 of 20 labels are by" in capsys.readouterr().out
+    assert (
+        load_task(tmp_path / "filled.csv", text="text", label=("staff", "food", "price")).kind
+        == "multi-label"
+    )
+
+    assert labelled(tmp_path, "--label", "food,price", "--output", str(tmp_path / "no.csv"), code=1)
+    assert "knows food, price, staff: it fills no columns food, price" in capsys.readouterr().err
