@@ -112,7 +112,6 @@ TWO_STACKS = {
 #: Language models whose logits are one matrix times the last vectors of their body, and nothing else.
 PLAIN_HEADS = (
     "gpt2", "gpt_neo", "gpt_neox", "opt", "llama", "mistral", "qwen2", "qwen3", "bart", "mbart", "marian", "pegasus",
-    "kdtutor-recurrent-lm",
 )  # fmt: skip
 #: Encoder–decoders, where nothing is to be written, and what answers otherwise when a text is padded.
 REFUSED = {

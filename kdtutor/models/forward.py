@@ -275,7 +275,8 @@ def refuse_non_finite(logits: Tensor, index: Tensor) -> Tensor:
 def unembedding(model: nn.Module) -> nn.Linear | None:
     """Return a language model's last matrix, D → V, with its bias if it has one; None if its head is not known here."""
     kind = getattr(getattr(model, "config", None), "model_type", None)
-    last = model.get_output_embeddings() if kind in (*_MASKED_LM_HEADS, *PLAIN_HEADS) else None
+    is_known = kind in _MASKED_LM_HEADS or _has_plain_head(model)
+    last = model.get_output_embeddings() if is_known else None
     if not isinstance(last, nn.Linear) or (kind in _MASKED_LM_HEADS and last.bias is None):
         return None
     # What BART's kin add to their logits besides; in its own checkpoints it is 0.
@@ -283,9 +284,18 @@ def unembedding(model: nn.Module) -> nn.Linear | None:
     return last if more is None or not more.any() else None
 
 
+def _has_plain_head(model: nn.Module) -> bool:
+    """Tell whether a model's logits are one matrix times the last vectors of its body, and nothing else.
+
+    A class that the table of families does not know says so itself: `plain_head = True`.
+    """
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    return getattr(model, "plain_head", kind in PLAIN_HEADS)
+
+
 def _features(model: nn.Module, hidden: Tensor) -> Tensor:
     """Run a language model's head but for its `unembedding`: (n, D) → (n, D)."""
-    if model.config.model_type in PLAIN_HEADS:
+    if _has_plain_head(model):
         return hidden
     if hasattr(model, "vocab_transform"):
         return model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))

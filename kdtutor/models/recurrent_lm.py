@@ -71,6 +71,7 @@ class RecurrentForCausalLM(PreTrainedModel, GenerationMixin):
     config_class = RecurrentLMConfig
     base_model_prefix = "reader"
     gives: ClassVar[frozenset[str]] = frozenset({"logits", "hidden_states"})
+    plain_head: ClassVar[bool] = True  # see forward.py
     # Press & Wolf 2017, arXiv:1608.05859.
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "reader.embeddings.weight"}
 
