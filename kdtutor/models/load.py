@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -39,6 +40,9 @@ TEACHERS = {
     "glosses": "bert-glosses",
     "pronunciation": "bart-pronunciation",
 }
+
+#: No code that comes with a checkpoint is ever run.
+SAFE = {"trust_remote_code": False}
 
 
 def load_teacher(
@@ -106,79 +110,113 @@ def load_model(name: str | os.PathLike, task: Task | str) -> PreTrainedModel:
     return _load(name, as_task(task))[0]
 
 
+class Described(NamedTuple):
+    """What a checkpoint says of itself before its weights are read. task: as this model reads it."""
+
+    config: PretrainedConfig
+    has_head: bool
+    task: Task
+    own_tokenizer: str | None
+    outputs: list[str]
+    order: list[int] | None  # which of its outputs answers each class; None as they stand
+
+
 def _load(
     name: str | os.PathLike, task: Task, label_map: LabelMap | None = None, teaches: bool = False
 ) -> tuple[PreTrainedModel, list[str]]:
     """Load the model, and name the parameters that the checkpoint lacks: those of its head, then of its pooler."""
-    place = verified(f"models/{name}") if str(name) in shipped() else Path(name)
-    if os.path.isfile(place):
-        raise KDTutorError(f"{name} is a file: name its folder, {place.parent}")
-    if os.path.isdir(place):
-        refuse_incomplete(place)
-
-    # The architecture is the checkpoint's, the head is the one that the task needs.
-    source, safe = str(place) if os.path.isdir(place) else str(name), {"trust_remote_code": False}
-    auto = getattr(transformers, f"AutoModelFor{task.rules.head}")
-    try:
-        with hub_access(place), quiet():
-            config = AutoConfig.from_pretrained(source, **safe)
-            _check_architecture(config, task, str(name), auto)
-            refuse_quantized(config, place, str(name))
-            has_head = _has_head(config, task.rules.head)
-            # A teacher of classes may read with a tokenizer of its own: its answers belong to the text.
-            beside = tokenizer_of(name) or asset_path("tokenizer") if str(name) in shipped() else source
-            own = own_tokenizer(beside, task)
-            if own and not (teaches and not task.rules.per_token):
-                raise KDTutorError(
-                    f'{source} has another tokenizer than "{task.name}": load_task(…, tokenizer="{source}") '
-                    f"(--tokenizer {source})"
-                )
-            if own:
-                task = replace(
-                    task, tokenizer_name=own, max_length=int(min(task.max_length, positions(config)))
-                )
-            _check_config(config, task, str(name), has_head)
-            if teaches and has_head:
-                _check_answers(config, task, str(name))
-            names, order = output_names(config), None
-            if has_head and task.rules.named:
-                order = order_of(names, task, str(name), label_map)
-            for key, value in label_config(task).items():
-                setattr(config, key, value)
-            size = sum(file.stat().st_size for file in Path(source).glob("*.safetensors"))
-            told = f"the model {name}{f' ({format_bytes(size)} on disk)' if size else ''}"
-            with within_memory(told, "Take a smaller model, or end other programs"):
-                model, report = _from_pretrained(auto, source, config, safe)
-    except KDTutorError:
-        raise
-    # No network, an unknown name, a damaged file, remote code: a different type for each.
-    except Exception as error:
-        known = (
-            "" if os.path.isdir(place) or "/" in str(name) else nearest("model", str(name), shipped()) + "; "
-        )
-        raise KDTutorError(known + unavailable("model", name, error)) from error
+    place, name = _place_of(name), str(name)
+    source = str(place) if os.path.isdir(place) else name
+    with _reading(name, place):
+        config, has_head, task, own, outputs, order = _describe(name, place, source, task, label_map, teaches)
+        size = sum(file.stat().st_size for file in Path(source).glob("*.safetensors"))
+        told = f"the model {name}{f' ({format_bytes(size)} on disk)' if size else ''}"
+        with within_memory(told, "Take a smaller model, or end other programs"):
+            model, report = _from_pretrained(_auto(task), source, config)
 
     missing = sorted(report["missing_keys"], key=lambda key: (".pooler." in key, key))
-    _refuse_without_body(model, missing, report["unexpected_keys"], str(name))
-    refuse_other_layers(config, report["unexpected_keys"], str(name))
+    _refuse_without_body(model, missing, report["unexpected_keys"], name)
+    refuse_other_layers(config, report["unexpected_keys"], name)
     if teaches and not missing and not has_head and config.architectures:
         made = f"is a {config.architectures[0]}, whose head answers something else"
         raise KDTutorError(f'{name} can\'t teach "{task.name}": it {made}; run kdtutor finetune first')
 
     model.reads_with = own
-    check_fits(model, task, str(name))
-    settle_padding(model, task, str(name))
-    refuse_if_it_sees_ahead(model, task, str(name))
+    check_fits(model, task, name)
+    settle_padding(model, task, name)
+    refuse_if_it_sees_ahead(model, task, name)
 
     if order is not None:
         reorder(model, order, task)
-        names = [names[number] for number in order]
+        outputs = [outputs[number] for number in order]
     # For whoever has to say which output is meant, or knows the teacher already.
-    model.output_names, model.is_shipped = tuple(names), str(name) in shipped()
+    model.output_names, model.is_shipped = tuple(outputs), name in shipped()
     return model, missing
 
 
-def _check_architecture(config: PretrainedConfig, task: Task, name: str, auto) -> None:
+def _place_of(name: str | os.PathLike) -> Path:
+    """Tell where a model lies: embedded, in a folder, whose files must be complete, or nowhere here."""
+    place = verified(f"models/{name}") if str(name) in shipped() else Path(name)
+    if os.path.isfile(place):
+        raise KDTutorError(f"{name} is a file: name its folder, {place.parent}")
+    if os.path.isdir(place):
+        refuse_incomplete(place)
+    return place
+
+
+@contextmanager
+def _reading(name: str, place: Path) -> Iterator[None]:
+    """Read in silence, from the Hub where no folder lies there; whatever goes wrong is one sentence."""
+    try:
+        with hub_access(place), quiet():
+            yield
+    except KDTutorError:
+        raise
+    # No network, an unknown name, a damaged file, remote code: a different type for each.
+    except Exception as error:
+        known = "" if os.path.isdir(place) or "/" in name else nearest("model", name, shipped()) + "; "
+        raise KDTutorError(known + unavailable("model", name, error)) from error
+
+
+def _describe(
+    name: str, place: Path, source: str, task: Task, label_map: LabelMap | None, teaches: bool
+) -> Described:
+    """Read the configuration, refuse what does not fit, and write the task's outputs into it."""
+    config = AutoConfig.from_pretrained(source, **SAFE)
+    _check_architecture(config, task, name)
+    refuse_quantized(config, place, name)
+    has_head = _has_head(config, task.rules.head)
+
+    # A teacher of classes may read with a tokenizer of its own: its answers belong to the text.
+    own = own_tokenizer(
+        (tokenizer_of(name) or asset_path("tokenizer")) if name in shipped() else source, task
+    )
+    if own and not (teaches and not task.rules.per_token):
+        raise KDTutorError(
+            f'{source} has another tokenizer than "{task.name}": load_task(…, tokenizer="{source}") '
+            f"(--tokenizer {source})"
+        )
+    if own:
+        task = replace(task, tokenizer_name=own, max_length=int(min(task.max_length, positions(config))))
+
+    # The architecture is the checkpoint's, the head is the one that the task needs.
+    _check_config(config, task, name, has_head)
+    if teaches and has_head:
+        _check_answers(config, task, name)
+    outputs, order = output_names(config), None
+    if has_head and task.rules.named:
+        order = order_of(outputs, task, name, label_map)
+    for key, value in label_config(task).items():
+        setattr(config, key, value)
+    return Described(config, has_head, task, own, outputs, order)
+
+
+def _auto(task: Task) -> Any:
+    """Return transformers' class that finds models with the head that a task needs."""
+    return getattr(transformers, f"AutoModelFor{task.rules.head}")
+
+
+def _check_architecture(config: PretrainedConfig, task: Task, name: str) -> None:
     """Refuse encoder–decoders where nothing is written, a classifier where each token is to be answered, and what has
     no such head."""
     if config.is_encoder_decoder and not task.rules.writes:
@@ -191,7 +229,7 @@ def _check_architecture(config: PretrainedConfig, task: Task, name: str, auto) -
             f'{name} answers with classes, but "{task.name}" has no label column: label="…" (--label …) names '
             "it; its cells may be empty, where a text is there to be answered by the teacher"
         )
-    if type(config) not in auto._model_mapping:  # noqa: SLF001 - AutoModel tells it nowhere else
+    if type(config) not in _auto(task)._model_mapping:  # noqa: SLF001 - AutoModel tells it nowhere else
         forms = {"MaskedLM": "masked LM", "CausalLM": "causal LM", "Seq2SeqLM": "encoder–decoder"}
         head = forms.get(task.rules.head, "head for classes or numbers")
         raise KDTutorError(
@@ -240,7 +278,7 @@ def tokenizer_of(name: str | os.PathLike) -> str | None:
     return None if tokenizer_at(name) is None else str(name)
 
 
-def _from_pretrained(auto, source: str, config: PretrainedConfig, safe: dict) -> tuple[PreTrainedModel, dict]:
+def _from_pretrained(auto, source: str, config: PretrainedConfig) -> tuple[PreTrainedModel, dict]:
     """Read the weights; with fused attention where the architecture has it."""
 
     def read(attention: str) -> tuple[PreTrainedModel, dict]:
@@ -251,7 +289,7 @@ def _from_pretrained(auto, source: str, config: PretrainedConfig, safe: dict) ->
             use_safetensors=True,
             attn_implementation=attention,
             output_loading_info=True,
-            **safe,
+            **SAFE,
         )
 
     try:
