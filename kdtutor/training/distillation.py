@@ -117,15 +117,7 @@ class Distillation(Resumable):
 
         # What both forward passes compute.
         self._prepare_models()
-        if given.check_teacher and self.objective.needs_teacher:
-            check_teacher(self.teacher, task, given.fast)
-        self.chunked = (
-            given.chunked
-            and task.rules.per_token
-            and vocabulary.can_chunk(self.objective, student, self.teacher)
-        )
-        self.needs, self.teacher_needs = vocabulary.forward_needs(self.objective, self.chunked)
-        processes.start_alike(self.accelerator, (student, self.objective))
+        self._decide_needs()
 
         # What learns, at what rate, and how far it is.
         self._learning = Learning(student, self.objective, given.weight_decay, self.device)
@@ -389,6 +381,18 @@ class Distillation(Resumable):
         if self.settings.compile:
             record_for_good(self.student, self.objective.needs)
             self.student.base_model.compile(dynamic=True)
+        if self.settings.check_teacher and self.objective.needs_teacher:
+            check_teacher(self.teacher, self.task, self.settings.fast)
+        processes.start_alike(self.accelerator, (self.student, self.objective))
+
+    def _decide_needs(self) -> None:
+        """Decide whether logits are made chunk by chunk, and so what either model computes."""
+        self.chunked = (
+            self.settings.chunked
+            and self.task.rules.per_token
+            and vocabulary.can_chunk(self.objective, self.student, self.teacher)
+        )
+        self.needs, self.teacher_needs = vocabulary.forward_needs(self.objective, self.chunked)
 
 
 Distillation.__doc__ += f"\n{describe()}\n"
