@@ -41,7 +41,7 @@ def _draws(generator: torch.Generator) -> list[tuple]:
     return probes
 
 
-# ------------------------------------------------------------------------------------------------ 3.3 its loss
+# ------------------------------------------------------------------------------------------------ 3.4 its loss
 
 
 def masked_lm_loss(logits: Tensor, labels: Tensor, wrong: Wrong = RIGHT) -> Tensor:

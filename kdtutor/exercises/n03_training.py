@@ -10,7 +10,7 @@ from kdtutor.exercises.definitions import Exercise, Mistake
 from kdtutor.exercises.stepping import STEPPING, take_step
 from kdtutor.exercises.toys import CLASSES, TinyClassifier, labels_with_gaps, weights_of
 
-# ------------------------------------------------------------------------------------------------ 3.5 fine-tuning
+# ------------------------------------------------------------------------------------------------ 3.6 fine-tuning
 
 
 def fine_tune(
@@ -120,7 +120,7 @@ def _measured(probe: tuple, wrong: Wrong) -> float:
     return _observe_fine_tuning(lambda *args: fine_tune(*args, wrong=wrong), *probe)["the accuracy"]
 
 
-# ------------------------------------------------------------------------------------------------ 3.6 parameters
+# ------------------------------------------------------------------------------------------------ 3.7 parameters
 
 
 def masked_lm_parameters(

@@ -93,7 +93,7 @@ def _is_clear(ids: Tensor, special_ids: Tensor, counts: Tensor, chance: Tensor, 
     return 0.05 < 0.15 * n % 1 < 0.95 and (0.15 * n % 1 < 0.5) == below_half and bool(next_one > 1.001 * last)
 
 
-# ------------------------------------------------------------------------------------------------ 8.4 triple loss
+# ------------------------------------------------------------------------------------------------ 8.5 triple loss
 
 
 def triple_loss(
