@@ -59,7 +59,11 @@ def hard_labels(
     if labels.is_floating_point():
         return reduce_losses((z_s[:, 0] - y).square(), mask, reduction)
     weights = None if class_weights is None else class_weights.to(z_s)
-    return reduce_losses(F.cross_entropy(z_s, y.long(), weights, reduction="none"), mask, reduction)
+    try:
+        losses = F.cross_entropy(z_s, y.long(), weights, reduction="none")
+    except IndexError as error:  # on a GPU nobody looks
+        raise ObjectiveError(f"a label is none of the classes 0 to {z_s.shape[-1] - 1} ({error})") from error
+    return reduce_losses(losses, mask, reduction)
 
 
 def soft_targets(

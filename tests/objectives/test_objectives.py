@@ -913,6 +913,11 @@ def test_settings_are_plain_python_floats():
 # ----------------------------------------------------------------------- refusals
 
 
+def test_a_label_that_is_no_class_is_one_sentence():
+    with pytest.raises(ObjectiveError, match=r"a label is none of the classes 0 to 2 \(Target 5"):
+        kd.hard_labels(torch.zeros(2, 3), torch.tensor([0, 5]))
+
+
 NOT_TEMPERATURES = [0, -1, 1e-300, 1e300, math.nan, math.inf, "4", None, torch.tensor(4.0)]
 
 
