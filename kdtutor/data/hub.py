@@ -70,6 +70,6 @@ def unavailable(what: str, name: str | os.PathLike, error: Exception) -> str:
         return f"can't load the {what} in the folder {name} ({reason})"
     return (
         f'can\'t load the {what} "{name}" (tried: a folder of that name, the local cache, {constants.ENDPOINT}; '
-        f'{reason}); to go on offline, take what ships, such as load_task("supersense") and load_teacher(task), '
+        f'{reason}); to go on offline, take what ships, such as the task "supersense" or the model "bert-supersense", '
         "or give a folder of your own"
     )

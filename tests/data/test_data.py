@@ -649,7 +649,7 @@ def test_without_a_network_a_hub_name_gets_one_sentence_soon(monkeypatch, offlin
         'can\'t load the task "sst2" (tried: a folder of that name, the local cache, http://127.0.0.1:9; '
         in message
     )
-    assert 'to go on offline, take what ships, such as load_task("supersense")' in message
+    assert 'to go on offline, take what ships, such as the task "supersense"' in message
     with pytest.raises(KDTutorError, match=r'the tokenizer "bert-base-uncased" \(tried'):
         load_tokenizer("bert-base-uncased")
     assert constants.HF_HUB_OFFLINE is offline  # what was set stays set
