@@ -39,7 +39,7 @@ def label(a: LabelArguments, command: str) -> None:
     a column each, as files are read.
     """
     from kdtutor.data.columns import spelt_out
-    from kdtutor.data.rows import Wanted
+    from kdtutor.data.rows import BY, TEACHER, Wanted
 
     (names, config), column = _names(a), columns_named(a.label)
     each = column if isinstance(column, tuple) else ()
@@ -55,10 +55,10 @@ def label(a: LabelArguments, command: str) -> None:
     elif kind == "classification":
         _refuse_unknown({*given} - {None}, names, a)
     filled = [theirs[0] if mine is None else mine for mine, theirs in zip(given, answers, strict=True)]
-    by = ["teacher" if mine is None else "given" for mine in given]
+    by = [TEACHER if mine is None else "given" for mine in given]
     marks = [[int(name in cell.split(a.separator)) for cell in filled] for name in each]
-    _write(a, [a.text, a.pair, *(each or [column]), "label_by"], columns.texts, [*(marks or [filled]), by])
-    print(f"{by.count('teacher'):,} of {len(columns):,} labels are by {a.model}, written to {a.output}")
+    _write(a, [a.text, a.pair, *(each or [column]), BY], columns.texts, [*(marks or [filled]), by])
+    print(f"{by.count(TEACHER):,} of {len(columns):,} labels are by {a.model}, written to {a.output}")
 
 
 def _several(cell: str, columns, names: tuple, a: LabelArguments) -> str:

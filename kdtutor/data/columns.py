@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdtutor.data.rows import Read, Wanted
+from kdtutor.data.rows import BY, TEACHER, Read, Wanted
 from kdtutor.errors import KDTutorError
 
 
@@ -19,7 +20,8 @@ class Columns:
     """Rows that belong together. texts: one column, or two of pairs. labels: as written, null where there is none.
 
     several: why each label is a list of labels, as JSON; empty where it is one. names: those that whole numbers stand
-    for, of datasets' ClassLabel or columns of 0 and 1. where: (file or part, its first row here).
+    for, of datasets' ClassLabel or columns of 0 and 1. where: (file or part, its first row here). by_teacher: bool
+    (N,), whether a label is a teacher's; None where none is.
     """
 
     texts: tuple[list[str], ...]
@@ -28,6 +30,7 @@ class Columns:
     where: list[tuple[str, int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     several: str = ""
+    by_teacher: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.texts[0])
@@ -52,7 +55,11 @@ def columns_of(read: Read, wanted: Wanted, where: str, blank: bool = False) -> C
         *read.notes,
         *(note for name in (wanted.text, wanted.pair) if name for note in _misread(table[name])),
     ]
-    return Columns(texts, labels, names, [(where, 0)], notes, several)
+    by = None
+    if BY in table.column_names and BY not in wanted.columns:
+        said = np.array([cell == TEACHER for cell in table[BY].to_pylist()])
+        by = said if said.any() else None
+    return Columns(texts, labels, names, [(where, 0)], notes, several, by)
 
 
 def _labels(
@@ -121,7 +128,10 @@ def joined(parts: list[Columns]) -> Columns:
     texts = tuple([*chain(*columns)] for columns in zip(*(part.texts for part in parts), strict=True))
     labels = None if parts[0].labels is None else pa.concat_arrays([part.labels for part in parts])
     notes = [f"{part.where[0][0]}: {note}" for part in parts for note in part.notes]
-    return Columns(texts, labels, parts[0].names, where, notes, parts[0].several)
+    by = None
+    if any(part.by_teacher is not None for part in parts):
+        by = np.concatenate([np.zeros(len(p), bool) if p.by_teacher is None else p.by_teacher for p in parts])
+    return Columns(texts, labels, parts[0].names, where, notes, parts[0].several, by)
 
 
 def spelt_out(part: Columns) -> Columns:

@@ -123,7 +123,7 @@ def _read_csv(path: Path, wanted: Wanted) -> Read:
     if mark := re.match(r"sep=(.)\r?\n", text):
         text, wanted = text[mark.end() :], replace(wanted, delimiter=wanted.delimiter or mark[1])
     delimiter, names = _header(text, wanted)
-    check_columns(names, path, wanted, f"; {notes[0]}" if notes else _about_header(names))
+    columns = check_columns(names, path, wanted, f"; {notes[0]}" if notes else _about_header(names))
     if delimiter != ",":
         notes.append(f"its columns are divided by {DELIMITERS.get(delimiter, delimiter)}")
     # Of a large file only one copy is kept: its text is decoded again where a fault has to be found in it.
@@ -131,7 +131,7 @@ def _read_csv(path: Path, wanted: Wanted) -> Read:
     del text
     _refuse_stray_quotes(data, delimiter, _quote(wanted), path)
     try:
-        table = _parse_csv(data, delimiter, _quote(wanted), wanted.columns)
+        table = _parse_csv(data, delimiter, _quote(wanted), columns)
         pa.default_memory_pool().release_unused()
         return Read(table, notes)
     except pa.ArrowInvalid as error:
@@ -354,10 +354,8 @@ def _selected(read: Callable[[list[str]], pa.Table], names: list[str], path: Pat
     outer = [name if name in names else name.partition(".")[0] for name in wanted.columns]
     if outer != wanted.columns and {*outer} <= {*names}:
         table = flattened(read([*dict.fromkeys(outer)]))
-        check_columns(table.column_names, path, wanted)
-        return Read(table.select(wanted.columns))
-    check_columns(names, path, wanted)
-    return Read(read(wanted.columns))
+        return Read(table.select(check_columns(table.column_names, path, wanted)))
+    return Read(read(check_columns(names, path, wanted)))
 
 
 READERS: dict[str, Callable[[Path, Wanted], Read]] = {

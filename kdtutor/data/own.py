@@ -165,7 +165,8 @@ def _rows(columns: Columns, keep: np.ndarray) -> Columns:
     rows = keep.tolist()
     texts = tuple([column[row] for row in rows] for column in columns.texts)
     labels = None if columns.labels is None else columns.labels.take(pa.array(keep))
-    return replace(columns, texts=texts, labels=labels)
+    by = None if columns.by_teacher is None else columns.by_teacher[keep]
+    return replace(columns, texts=texts, labels=labels, by_teacher=by)
 
 
 # ------------------------------------------------------------------------------------------- the task
@@ -202,10 +203,11 @@ def _task(
     if labels and labels.kind == "multi-label":
         classes = np.minimum(classes, 0)  # combinations of labels are too many to be cut each by itself
     if held_out:
-        part, more = _cut(part, keys, classes, held_out, fewest if stratify else 0)
+        part, more = _cut(part, keys, classes, held_out, fewest if stratify else 0, columns.by_teacher)
         notes += more
         cutting.refuse_small(part, keys, columns.where[0][0], fewest, stratify)
     notes += cutting.overlaps(keys, part) if len(given) > 1 else []
+    notes += [] if columns.by_teacher is None else cutting.taught(columns.by_teacher, part)
     if labels:
         by_hash = () if stratify else held_out
         notes += _check_classes(columns, label, labels, part, by_hash) if labels.codes is not None else []
@@ -230,14 +232,17 @@ def _how(held_out: tuple[int, ...], stratify: bool) -> str:
 
 
 def _cut(
-    part: np.ndarray, keys: np.ndarray, classes: np.ndarray | None, held_out: tuple[int, ...], fewest: int
-) -> tuple[np.ndarray, list[str]]:
-    """Cut the parts that are not given from the labelled rows of train; unlabelled ones are trained on.
+    part: np.ndarray, keys: np.ndarray, classes: np.ndarray | None, held_out: tuple[int, ...], fewest: int,
+    by_teacher: np.ndarray | None = None,
+) -> tuple[np.ndarray, list[str]]:  # fmt: skip
+    """Cut the parts that are not given from the rows of train with a label of their own; the others are trained on.
 
     fewest: texts that a class has at least in a part held out, in a stratified cut; 0 for one by hash.
     """
     part, rows = part.copy(), np.flatnonzero(part == TRAIN)
     unlabelled = np.zeros(len(part), bool) if classes is None else classes < 0
+    if by_teacher is not None:
+        unlabelled |= by_teacher
     labelled = rows[~unlabelled[rows]]
     if fewest:
         own = None if classes is None else classes[labelled]
@@ -248,7 +253,7 @@ def _cut(
     seen = unlabelled & (part == TRAIN) & np.isin(keys, keys[part != TRAIN])
     part[seen] = -1
     return part, [
-        f"{int(seen.sum()):,} unlabelled rows left out: they repeat texts to measure on"
+        f"{int(seen.sum()):,} rows without a label of their own left out: they repeat texts to measure on"
     ] if seen.any() else []
 
 

@@ -91,6 +91,20 @@ def overlaps(keys: np.ndarray, part: np.ndarray) -> list[str]:
     return notes
 
 
+def taught(by_teacher: np.ndarray, part: np.ndarray) -> list[str]:
+    """Count the labels that are a teacher's: measured on them, a score says how alike student and teacher are."""
+    notes = [
+        f"{int((by_teacher & (part == TRAIN)).sum()):,} training labels are a teacher's, as label_by says"
+    ]
+    for measured in (VALIDATION, TEST):
+        if count := int((by_teacher & (part == measured)).sum()):
+            notes.append(
+                f"WARNING: {count:,} of {int((part == measured).sum()):,} {SPLITS[measured]} labels are a teacher's: "
+                "scores there say how alike the two are, not what is right"
+            )
+    return notes
+
+
 def refuse_small(
     part: np.ndarray, keys: np.ndarray, where: str, fewest: int = 1, stratify: bool = False
 ) -> None:

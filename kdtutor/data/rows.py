@@ -12,6 +12,9 @@ import torch
 
 from kdtutor.errors import KDTutorError, nearest
 
+#: The column in which `kdtutor label` says whose each label is, and what it says of a teacher's.
+BY, TEACHER = "label_by", "teacher"
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -45,8 +48,11 @@ class Read:
     notes: list[str] = field(default_factory=list)
 
 
-def check_columns(names: Sequence[str], where: object, wanted: Wanted, about: str = "") -> None:
-    """Refuse a column that isn't there, is there twice, or is named for two purposes; about: of the first, why."""
+def check_columns(names: Sequence[str], where: object, wanted: Wanted, about: str = "") -> list[str]:
+    """Refuse a column that isn't there, is there twice, or is named for two purposes; about: of the first, why.
+
+    Returns the columns to read: those that are wanted, and the one that says whose labels they are.
+    """
     if wanted.text is None:
         listing = ", ".join(f'"{name}"' for name in names[:50]) + (", …" if len(names) > 50 else "")
         raise KDTutorError(
@@ -71,6 +77,8 @@ def check_columns(names: Sequence[str], where: object, wanted: Wanted, about: st
             )
         if column is not None:
             purposes[column] = purpose
+    by = wanted.label is not None and BY in names and BY not in wanted.columns
+    return [*wanted.columns, BY] if by else wanted.columns
 
 
 def _letters(name: str) -> str:
@@ -101,14 +109,13 @@ def read_object(value: Any, wanted: Wanted, where: str) -> Read:
         # A column of a DataFrame may mix types.
         if not hasattr(value, "to_dict"):
             raise KDTutorError(f"{where} can't be read as a table: {_first_line(error)}") from error
-        check_columns([*map(str, value.columns)], where, wanted)
-        chosen = value[[name for name in value.columns if str(name) in wanted.columns]]
+        columns = check_columns([*map(str, value.columns)], where, wanted)
+        chosen = value[[name for name in value.columns if str(name) in columns]]
         return Read(table_of_rows(chosen.to_dict("records"), where, wanted))
     except (TypeError, ValueError) as error:
         raise KDTutorError(f"{where} can't be read as a table: {_first_line(error)}") from error
     table = flattened(table)
-    check_columns(table.column_names, where, wanted)
-    return Read(table.select(wanted.columns))
+    return Read(table.select(check_columns(table.column_names, where, wanted)))
 
 
 def _first_line(error: Exception) -> str:
@@ -165,9 +172,8 @@ def table_of_rows(rows: Sequence[Any], where: object, wanted: Wanted) -> pa.Tabl
             )
         if not names.keys() >= row.keys():
             names |= dict.fromkeys(row)
-    check_columns([str(name) for name in names], where, wanted)
     columns = {}
-    for column in wanted.columns:
+    for column in check_columns([str(name) for name in names], where, wanted):
         several = column == wanted.label and any(isinstance(row.get(column), _SEVERAL) for row in rows)
         read, kind = (_cells, pa.list_(pa.string())) if several else (_cell, pa.string())
         cells = [read(row.get(column), where, number, column) for number, row in enumerate(rows, 1)]

@@ -500,6 +500,30 @@ def test_rows_without_a_label_are_trained_on_and_never_measured_on(tmp_path, cap
     assert "40 rows have no label: trained on by what needs none" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("stratify", [False, True])
+def test_labels_of_a_teacher_are_trained_on_and_never_measured_on(tmp_path, capsys, stratify):
+    by = ["teacher" if n % 3 else "given" for n in range(80)]
+    lines = [",".join(row) for row in zip(TEXTS, WORDS, by, strict=True)]
+    write(tmp_path / "mine.csv", "\n".join(["text,label,label_by", *lines]))
+    rows = [{"text": t, "label": y, "label_by": who} for t, y, who in zip(TEXTS, WORDS, by, strict=True)]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "mine.parquet")
+    for source in (tmp_path / "mine.csv", tmp_path / "mine.parquet", rows):
+        task = load(source, stratify=stratify)
+        assert rows_of(task) == dict(zip(TEXTS, WORDS, strict=True))
+        held_out = {*task.texts("validation"), *task.texts("test")}
+        assert held_out and held_out <= {text for text, who in zip(TEXTS, by, strict=True) if who == "given"}
+        assert "53 training labels are a teacher's, as label_by says" in capsys.readouterr().out
+
+
+def test_labels_of_a_teacher_in_a_part_that_was_given_are_counted(tmp_path, capsys):
+    write(tmp_path / "train.csv", CSV)
+    write(tmp_path / "test.csv", "text,label,label_by\na text,good,given\nb text,bad,teacher\n")
+    load(tmp_path)
+    assert (
+        "WARNING: 1 of 2 test labels are a teacher's: scores there say how alike" in capsys.readouterr().out
+    )
+
+
 def test_a_part_to_measure_on_needs_all_its_labels(tmp_path):
     write(tmp_path / "train.csv", CSV)
     write(tmp_path / "validation.csv", "text,label\na,good\nb,\n")
