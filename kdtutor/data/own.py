@@ -205,7 +205,8 @@ def _task(
     if held_out:
         part, more = _cut(part, keys, classes, held_out, fewest if stratify else 0, columns.by_teacher)
         notes += more
-        cutting.refuse_small(part, keys, columns.where[0][0], fewest, stratify)
+        taught = 0 if columns.by_teacher is None else int(columns.by_teacher.sum())
+        cutting.refuse_small(part, keys, columns.where[0][0], fewest, stratify, taught)
     notes += cutting.overlaps(keys, part) if len(given) > 1 else []
     notes += [] if columns.by_teacher is None else cutting.taught(columns.by_teacher, part)
     if labels:

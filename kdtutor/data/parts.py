@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 
 from kdtutor.data.columns import Columns
+from kdtutor.data.rows import BY
 from kdtutor.errors import KDTutorError
 
 SPLITS = ("train", "validation", "test")
@@ -106,14 +107,17 @@ def taught(by_teacher: np.ndarray, part: np.ndarray) -> list[str]:
 
 
 def refuse_small(
-    part: np.ndarray, keys: np.ndarray, where: str, fewest: int = 1, stratify: bool = False
+    part: np.ndarray, keys: np.ndarray, where: str, fewest: int = 1, stratify: bool = False, taught: int = 0
 ) -> None:
     """Refuse a cut that leaves nothing to train on or to measure on."""
     sizes = np.bincount(part[part >= 0], minlength=3)
     if (sizes >= fewest).all():
         return
     listed = ", ".join(f"{name} {size}" for name, size in zip(SPLITS, sizes, strict=True))
-    what = f"{where} has {len(part)} rows with {len(np.unique(keys))} different texts, too few to be cut"
+    what = f"{where} has {len(part)} rows with {len(np.unique(keys))} different texts"
+    if taught:
+        what += f" and {len(part) - taught} labels that are no teacher's (without its column {BY} all are measured on)"
+    what += ", too few to be cut"
     if stratify:
         raise KDTutorError(f"{what} class by class ({listed}): a class needs 3 texts to be in all parts")
     raise KDTutorError(
