@@ -48,8 +48,7 @@ def train(a: TrainArguments, command: str, flags: Sequence[str], model, teacher,
 
         _go_on(run, a.resume, say)
         say(models.sizes(model))
-        size = f"{len(task.split('train')):,} examples, {run.total_steps:,} steps on {run.device}"
-        say(f"{size}; objective {objective}; teacher {run.teacher_mode}")
+        _say_what_is_read(run, say)
         _steps(run, say, report)
     if run.accelerator.is_main_process:
         student, card = _save(run, a, output, command, flags, say)
@@ -89,6 +88,17 @@ def _go_on(run, resume: bool, say: Say) -> None:
         say(f"going on after step {run.resume().done}")
     elif resume:
         say("no checkpoint yet: beginning with the first step")
+
+
+def _say_what_is_read(run, say: Say) -> None:
+    """Say what is trained on, and how many texts are cut."""
+    task, texts = run.task, len(run.task.split("train"))
+    size = f"{texts:,} examples, {run.total_steps:,} steps on {run.device}"
+    say(f"{size}; objective {run.objective}; teacher {run.teacher_mode}")
+    full = int((task.encode("train").lengths >= task.max_length).sum())
+    if full and not task.splits_long:
+        reach = f"reach {task.max_length:,} tokens (--max_length)"
+        say(f"{full:,} of {texts:,} training texts {reach}: what is beyond is not read")
 
 
 def _steps(run, say: Say, report: Report = lambda values, step: None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kdtutor.data.kinds import KINDS, Kind
-from kdtutor.data.tokens import IGNORED, Encoded, load_tokenizer
+from kdtutor.data.tokens import IGNORED, Encoded, load_tokenizer, unread
 from kdtutor.errors import KDTutorError, nearest
 
 
@@ -45,6 +46,10 @@ class Split:
     def sample(self, n: int, seed: int = 0) -> Split:
         """Draw `n` random rows, in the split's own order; all of them if there are fewer."""
         return self.select(random_rows(len(self), n, seed))
+
+
+#: the share of a split's tokens from which on it is said that its tokenizer can't read them
+MUCH = 0.2
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,13 @@ class Task:
             part.encodings[key] = self.rules.tokenize(
                 self.tokenizer, part.texts, self.max_length, self.splits_long
             )
+            if (share := unread(part.encodings[key], self.tokenizer)) > MUCH:
+                warnings.warn(
+                    f"{share:.0%} of the tokens of {self.name}, {split} split, are {self.tokenizer.unk_token}: its "
+                    "tokenizer can't read them, and nothing is learned from them; a multilingual model's can "
+                    "(tokenizer=…, --tokenizer …)",
+                    stacklevel=2,
+                )
         return replace(part.encodings[key], labels=part.targets)
 
     def encode_texts(self, texts: Sequence[str]) -> Encoded:

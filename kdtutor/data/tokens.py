@@ -163,6 +163,15 @@ def tokenize(tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split
     return Encoded(flat("input_ids", np.int32), offsets, None, types, tokenizer.pad_token_id or 0)
 
 
+def unread(encoded: Encoded, tokenizer) -> float:
+    """Tell which share of the tokens stands for what a tokenizer doesn't know, special ones left out."""
+    if tokenizer.unk_token_id is None:
+        return 0.0
+    unknown = encoded.ids == tokenizer.unk_token_id
+    special = torch.isin(encoded.ids, torch.tensor(tokenizer.all_special_ids, dtype=encoded.ids.dtype))
+    return float(unknown.sum()) / max(1, int((unknown | ~special).sum()))
+
+
 def tokenize_both(tokenizer, texts: tuple[Sequence[str], ...], max_length: int) -> Encoded:
     """Tokenize what is read, and beside it what is to be written, if that is known; each ends with its end of text.
 

@@ -263,3 +263,13 @@ def test_the_plan_counts_the_best_weights_that_are_kept(distilled, capsys):
     for flags, is_kept in (([], False), (["--keep_best"], True)):
         assert main([*distilled, "--dry_run", *flags]) == 0
         assert ("best weights" in capsys.readouterr().out) is is_kept
+
+
+def test_texts_that_are_cut_are_counted(distilled, mine, capsys):
+    assert main([*distilled, "--steps", "1", "--max_length", "6"]) == 0
+    texts = card()["data"]["train"]
+    assert f"{texts} of {texts} training texts reach 6 tokens (--max_length): what is beyond is not read" in (
+        capsys.readouterr().out
+    )
+    assert main([*distilled, "--steps", "1", "--output", "longer"]) == 0
+    assert "reach" not in capsys.readouterr().out

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 
 import pyarrow as pa
@@ -727,3 +728,15 @@ def test_encoded_texts_without_pairs_need_no_types():
     assert batch["input_ids"].tolist() == [[5, 9], [6, 7]]
     assert batch["attention_mask"].tolist() == [[1, 0], [1, 1]]
     assert batch["input_ids"].dtype == batch["attention_mask"].dtype == torch.int64
+
+
+def test_it_is_said_where_a_tokenizer_can_not_read_the_texts():
+    texts = [f"这家餐厅的汤很好喝 {n}" for n in range(60)]
+    task = load_task(texts)
+    with pytest.warns(
+        UserWarning, match=r"8\d% of the tokens of own, train split, are \[UNK\]: .* --tokenizer"
+    ):
+        task.encode("train")
+    with warnings.catch_warnings(action="error"):
+        task.encode("train")  # once
+        load_task([f"a dish of fish, number {n}" for n in range(60)]).encode("train")
