@@ -84,6 +84,11 @@ def decode(data: bytes, encoding: str | None, where: object) -> tuple[str, list[
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         way_out = 'name its encoding: encoding="…" (--encoding …)'
+        # One damaged letter among many that are sound: in another encoding all of them would be others.
+        read = data.decode("utf-8", errors="replace")
+        if len(read) - len(read.encode("ascii", "ignore")) > 2 * read.count("\ufffd"):
+            at = f"byte {data[error.start]:#x} of line {line}"
+            raise KDTutorError(f"{where} is UTF-8 but for {at}: mend it there, or {way_out}") from error
         try:
             text = data.decode("cp1252")
         except UnicodeDecodeError:

@@ -264,7 +264,7 @@ def otherwise(label: str, names: Iterable[str]) -> str:
     """Say how a label is written among others, after a semicolon; nothing if it isn't."""
     same = (n for n in names if any(key(n) == key(label) for key in (_folded, _seen, _as_number)))
     found = next(same, None)
-    return "" if found is None else f'; "{label}" is "{found}" there'
+    return "" if found is None else f'; "{label[:60]}" is "{found[:60]}" there'
 
 
 def _folded(label: str) -> str:
@@ -287,7 +287,7 @@ def _before_row(columns: Columns, row: int, column: str) -> str:
 
 
 def _counted(names, counts) -> str:
-    listed = [f"{name} {count:,}" for name, count in zip(names, counts, strict=True)]
+    listed = [f"{name[:60]} {count:,}" for name, count in zip(names, counts, strict=True)]
     return _few(listed)
 
 

@@ -281,7 +281,7 @@ def _check_classes(
         raise KDTutorError(f'{where}: column "{column}" has {only}; there is nothing to learn')
     for p in range(1, 3):
         if len(unseen := np.flatnonzero((counts[TRAIN] == 0) & (counts[p] > 0))) and not several:
-            listed = ", ".join(f'"{labels.names[i]}"' for i in unseen[:SHOWN])
+            listed = ", ".join(f'"{labels.names[i][:60]}"' for i in unseen[:SHOWN])
             trained = [labels.names[i] for i in np.flatnonzero(counts[TRAIN])]
             first = int(np.flatnonzero((part == p) & (values == unseen[0]))[0])
             raise KDTutorError(
@@ -301,14 +301,14 @@ def _check_classes(
         notes.append(f"{have} no label: trained on by what needs none, a teacher's soft targets")
     if len(labels.names) <= SHOWN:
         for p, split in enumerate(SPLITS):
-            listed = ", ".join(f"{n} {c:,}" for n, c in zip(labels.names, counts[p], strict=True))
+            listed = ", ".join(f"{n[:60]} {c:,}" for n, c in zip(labels.names, counts[p], strict=True))
             notes.append(f"{split}: {listed}")
     if several and len(absent := np.flatnonzero(counts[TRAIN] == 0)):
-        listed = ", ".join(labels.names[i] for i in absent[:SHOWN])
+        listed = ", ".join(labels.names[i][:60] for i in absent[:SHOWN])
         notes.append(f"WARNING: no training text has the label {listed}: it can't be learned")
     for p in range(1, 3):
         if len(absent := np.flatnonzero((counts[p] == 0) & (counts[TRAIN] > 0))):
-            listed = ", ".join(labels.names[i] for i in absent[:SHOWN])
+            listed = ", ".join(labels.names[i][:60] for i in absent[:SHOWN])
             way_out = "" if several else f"; {_cure(p, by_hash)}"
             notes.append(f"WARNING: the {SPLITS[p]} part has no example of {listed}{way_out}")
     return notes

@@ -389,3 +389,19 @@ def test_a_column_with_a_comma_in_its_name_stands_in_quotation_marks(tmp_path):
         kd.KDTutorError, match="one column with a comma in its name is --label '\"food, drinks\"'"
     ):
         task_of(replace(arguments, label="food, drinks"))
+
+
+def test_a_damaged_letter_makes_no_other_encoding_of_a_file(tmp_path):
+    data = CSV.replace("soup", "café").encode()
+    said = refusal(load, write(tmp_path / "mine.csv", data.replace("é".encode(), b"\xe9", 1)))
+    assert "mine.csv is UTF-8 but for byte 0xe9 of line 2: mend it there, or name its encoding" in said
+    # Of letters that are all read otherwise none is damaged.
+    assert "café" in load(write(tmp_path / "mine.csv", data.replace("é".encode(), b"\xe9"))).texts("train")[0]
+
+
+def test_labels_that_are_texts_are_cut_in_what_is_said(tmp_path, capsys):
+    long = "the soup that we had was as warm as it should be, and so was the bread " * 9
+    load(csv_with(tmp_path / "mine.csv", [f'"{long}{n % 2}"' for n in range(80)], TEXTS))
+    assert len(capsys.readouterr().out) < 1200
+    csv_with(tmp_path / "mine.csv", [f'"{n} {long}"' for n in range(80)], TEXTS)
+    assert len(refusal(load, tmp_path / "mine.csv")) < 1000
