@@ -95,7 +95,7 @@ assets: $(READY) ## make the embedded data, tokenizer and models again (hours on
 	$(BIN)/python tools/build_assets.py install runs/distilbert-glosses
 	$(BIN)/python tools/build_assets.py answers bert-supersense bert-sentiment
 
-fuzz: $(READY) ## 1,000 generated cases (files, flags, formulas, settings, label maps), and how each ends; minutes
+fuzz: $(READY) ## 1,000 generated cases (files, folders, flags, formulas, settings, label maps), and how each ends; minutes
 	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py
 
 constraints: ## take the newest versions of everything into constraints.txt; then `make test`

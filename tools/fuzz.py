@@ -2,10 +2,10 @@
 
     python tools/fuzz.py --cases 1000 --seed 7
 
-Files, flags, formulas, settings and label maps, half of them sound, half damaged; the seed decides all. Each case ends
-as good (accepted, and what was understood is what was meant), refused (one short sentence), wrong (accepted, and
-understood as something else, or a sound one refused), raw (another exception than KDTutorError) or hang. Anything but
-good and refused is printed with its case, and ends the program with 1.
+Files, folders, flags, formulas, settings and label maps, sound ones and damaged ones; the seed decides all. Each
+case ends as good (accepted, and what was understood is what was meant), refused (one short sentence), wrong (accepted,
+and understood as something else, or a sound one refused), raw (another exception than KDTutorError) or hang. Anything
+but good and refused is printed with its case, and ends the program with 1.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import parquet
 
 from kdtutor.cli.commands import COMMANDS, parse
 from kdtutor.data.load import load_task
@@ -93,6 +96,68 @@ def file_case(draw: random.Random, folder: Path) -> Case:
     meant = dict(zip(texts, labels, strict=True))
     # Too few rows, or a class too rare, may be refused; what is read must be what was written.
     return what, run, ANY if damaged else ("or refused", meant)
+
+
+def folder_case(draw: random.Random, folder: Path) -> Case:
+    """Parts in files of several formats, of classes or of lists of labels; Parquet has its own numbers for names."""
+    several = draw.random() < 0.4
+    classes = draw.sample(["good", "bad", "a b", "naïve", "東京", "1", "NA"], draw.choice([2, 3]))
+    place = folder / f"parts{draw.randrange(10**9)}"
+    place.mkdir()
+    meant: dict[str, object] = {}
+    for part in ("train", "validation", "test"):
+        texts = [f"{draw.choice(WORDS)} of {part}, number {n}" for n in range(12)]
+        # Each class by itself first, so that all are learned and measured.
+        labels = [[classes[n % len(classes)]] for n in range(12)]
+        if several:
+            labels = [
+                draw.sample(classes, draw.randrange(len(classes) + 1)) if n > 5 else labels[n]
+                for n in range(12)
+            ]
+        _write_part(draw, place, part, texts, labels, several)
+        meant |= {text: sorted(own) if several else own[0] for text, own in zip(texts, labels, strict=True)}
+
+    def run() -> object:
+        task = load_task(str(place), text="text", label="label", kind="multi-label" if several else None)
+        rows: dict[str, object] = {}
+        for split in task.split_names:
+            for text, target in zip(task.texts(split), task.targets(split).tolist(), strict=True):
+                found = (
+                    [name for name, mark in zip(task.labels, target, strict=True) if mark]
+                    if several
+                    else target
+                )
+                rows[text] = sorted(found) if several else task.labels[found]
+        return rows
+
+    return (
+        f"folder of {classes}, {'lists' if several else 'one each'}, {sorted(os.listdir(place))}",
+        run,
+        meant,
+    )
+
+
+def _write_part(
+    draw: random.Random, place: Path, part: str, texts: list, labels: list, several: bool
+) -> None:
+    """Write one part of a folder as JSON lines, CSV or Parquet, there with numbers that stand for names."""
+    kind = draw.choice(["jsonl", "parquet"] if several else ["jsonl", "csv", "parquet"])
+    file = place / f"{part}.{kind}"
+    cells = labels if several else [own[0] for own in labels]
+    if kind == "jsonl":
+        rows = [{"text": text, "label": cell} for text, cell in zip(texts, cells, strict=True)]
+        file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    elif kind == "csv":
+        with file.open("w", newline="", encoding="utf-8") as out:
+            csv.writer(out).writerows([("text", "label"), *zip(texts, cells, strict=True)])
+    else:
+        names = sorted({name for own in labels for name in own}, key=lambda _: draw.random())
+        feature: dict = {"names": names, "_type": "ClassLabel"}
+        about = {"info": {"features": {"label": {"feature": feature} if several else feature}}}
+        numbers = [[names.index(name) for name in own] if several else names.index(own[0]) for own in labels]
+        kind = pa.list_(pa.int64()) if several else pa.int64()
+        table = pa.table({"text": pa.array(texts), "label": pa.array(numbers, kind)})
+        parquet.write_table(table.replace_schema_metadata({"huggingface": json.dumps(about)}), file)
 
 
 def _damaged(draw: random.Random, data: bytes) -> bytes:
@@ -223,6 +288,7 @@ def label_map_case(draw: random.Random, folder: Path) -> Case:
 
 KINDS = {
     "files": file_case,
+    "folders": folder_case,
     "formulas": formula_case,
     "settings": setting_case,
     "flags": flag_case,
