@@ -2,10 +2,11 @@
 
     python benchmarks/memory.py                                       the table of benchmarks/README.md
     python benchmarks/memory.py --steps 600 --kinds classification    a quick look
-    python benchmarks/memory.py --steps 200 --width 256 --rounds 2    what few shapes cost a larger student, in turns
+    python benchmarks/memory.py --steps 200 --width 256 --rounds 5    speed: what few shapes cost a larger student
 
 A small student distils from a small teacher with random weights, asked at every step: supersense by soft and hard
-labels, glosses by DistilBERT's objective. Each run is a process of its own; the two arms take turns.
+labels, glosses by DistilBERT's objective. Each run is a process of its own; the two arms take turns, and the second
+table has the ratio of their times, round by round: above 1 few shapes are the faster.
 
     few shapes    as the package is: batches and rows padded to one of few sizes, freed memory returned to the system
     every shape   the same with both switched off, as it was before
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -59,6 +61,7 @@ def main() -> None:
                     continue
                 results.append(json.loads(done.stdout.splitlines()[-1]))
                 print(row(results[-1]), flush=True)
+    print("\n".join(speeds(results)))
     if a.output:
         a.output.write_text(json.dumps({"machine": describe(), "results": results}, indent=1) + "\n")
 
@@ -98,11 +101,12 @@ def measure(arm: str, kind: str, precision: str, steps: int, width: int) -> dict
         cache=False,
         progress=False,
     )
-    process, began, resident, shapes = psutil.Process(), time.process_time(), {}, set()
+    process, resident, shapes = psutil.Process(), {}, set()
+    began, began_by_the_clock = time.process_time(), time.perf_counter()
     for step in run:
         if step.number in (min(EARLY, steps), steps):
             resident[step.number] = process.memory_info().rss
-    seconds = time.process_time() - began
+    seconds, by_the_clock = time.process_time() - began, time.perf_counter() - began_by_the_clock
     for number in range(steps):
         shapes |= {tuple(part["input_ids"].shape) for part in run.batches[number]}
     return {
@@ -112,6 +116,7 @@ def measure(arm: str, kind: str, precision: str, steps: int, width: int) -> dict
         "early": resident[min(EARLY, steps)],
         "late": resident[steps],
         "processor_seconds": seconds,
+        "seconds": by_the_clock,
         "shapes": len(shapes),
     }
 
@@ -122,6 +127,28 @@ def row(result: dict) -> str:
     ratio = f"{result['late'] / result['early']:.2f}"
     cells = [result["kind"], result["precision"], f"{result['arm']} ({result['shapes']})", early, late, ratio]
     return f"| {' | '.join(cells)} | {result['processor_seconds']:.0f} |"
+
+
+def speeds(results: list[dict]) -> list[str]:
+    """Compare the arms' times, the n-th run of one with the n-th of the other: the lines of a second table."""
+    lines = [
+        "",
+        "| kind | precision | rounds | speed by the processor's time | by the clock |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, precision in dict.fromkeys((result["kind"], result["precision"]) for result in results):
+        few, every = (
+            [r for r in results if (r["arm"], r["kind"], r["precision"]) == (arm, kind, precision)]
+            for arm in ARMS
+        )
+        if len(few) != len(every):
+            continue  # one arm alone was asked for, or a run failed
+        cells = []
+        for time_of in ("processor_seconds", "seconds"):
+            ratios = [slow[time_of] / fast[time_of] for fast, slow in zip(few, every, strict=True)]
+            cells.append(f"{statistics.median(ratios):.2f}× ({min(ratios):.2f} to {max(ratios):.2f})")
+        lines.append(f"| {kind} | {precision} | {len(few)} | {' | '.join(cells)} |")
+    return lines
 
 
 if __name__ == "__main__":
