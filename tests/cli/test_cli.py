@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -532,17 +532,20 @@ def test_help_explains_every_field(command, capsys):
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
-def test_a_letter_that_a_terminal_can_not_show_stops_nothing(encoding, tmp_path):
+def test_a_letter_that_a_terminal_can_not_show_stops_nothing(encoding, tmp_path, monkeypatch):
     file = tmp_path / "評価.csv"
     file.write_text(
         "text,label\n" + "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(40)), encoding="utf-8"
     )
-    command = [sys.executable, "-m", "kdtutor", "evaluate", "--task", str(file), "--text", "text", "--label", "label",
-               "--model", str(tmp_path / "無")]  # fmt: skip
-    where = os.environ | {"PYTHONIOENCODING": encoding, "HF_HUB_OFFLINE": "1"}
-    ended = subprocess.run(command, env=where, capture_output=True, encoding=encoding)
-    assert ended.returncode == 1 and "Traceback" not in ended.stderr
-    assert "\\u8a55\\u4fa1.csv: 40 rows" in ended.stdout and "\\u7121" in ended.stderr
+    shown = {name: io.TextIOWrapper(io.BytesIO(), encoding=encoding) for name in ("stdout", "stderr")}
+    for name, stream in shown.items():
+        monkeypatch.setattr(sys, name, stream)
+    mine = ["--task", str(file), "--text", "text", "--label", "label", "--model", str(tmp_path / "無")]
+    assert main(["evaluate", *mine]) == 1
+    for stream in shown.values():
+        stream.flush()
+    out, err = (stream.buffer.getvalue().decode(encoding) for stream in shown.values())
+    assert "\\u8a55\\u4fa1.csv: 40 rows" in out and "\\u7121" in err
 
 
 def test_the_doctor_is_called_with_its_own_flags(monkeypatch):

@@ -57,12 +57,18 @@ def test_letters_and_phonemes_are_tokens_and_each_text_has_its_end(task):
     assert len(tokenizer) == 4 + 27 + 39
     ids = tokenizer("can't")["input_ids"]
     assert tokenizer.convert_ids_to_tokens(ids) == ["c", "a", "n", "'", "t", "[EOS]"]
-    batch = task.encode("train").batch(torch.tensor([0]))
-    word, said = (column[0] for column in task.split("train").texts)
+    few = task.subset(500)
+    encoded = few.encode("train")
+    batch = encoded.batch(torch.tensor([0]))
+    word, said = (column[0] for column in few.split("train").texts)
     assert tokenizer.decode(batch["target_ids"][0], skip_special_tokens=True) == said
     assert tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist()) == [*word, "[EOS]"]
-    longest = max(int(task.encode(name).written.lengths.max()) for name in task.splits)
-    assert longest < task.max_length  # nothing is cut off
+    # Nothing is cut off: a phoneme is a token, and there is one more for the end.
+    phonemes = [len(said.split()) for name in task.splits for said in task.split(name).texts[1]]
+    assert max(phonemes) + 1 < task.max_length
+    assert (encoded.written.lengths - 1).tolist() == [
+        len(text.split()) for text in few.split("train").texts[1]
+    ]
 
 
 def test_a_subset_keeps_words_and_phonemes_together(task):
