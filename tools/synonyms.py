@@ -10,9 +10,8 @@ from pathlib import Path
 # What index.sense calls a part of speech: 5 is an adjective beside another one.
 PARTS = {"1": "noun", "2": "verb", "3": "adj", "4": "adv", "5": "adj"}
 SEEN = 3  # times that a word occurs in the texts at least, so that a model may know it
-COMMON = (
-    150  # most frequent words, nearly all of them such as "will" and "like", which hold a sentence together
-)
+# Most frequent words, nearly all of them such as "will" and "like", which hold a sentence together.
+COMMON = 150
 
 
 def find(wordnet: dict[str, bytes], texts: Iterable[str]) -> dict[str, list[str]]:

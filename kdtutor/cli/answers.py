@@ -35,7 +35,7 @@ def predict(a: PredictArguments, command: str) -> None:
 def label(a: LabelArguments, command: str) -> None:
     """Write every text with its own label, or with the teacher's where it has none.
 
-    Of several labels a text: with --separator between them, and the separator alone where none fits, or as 0 and 1 in
+    Of several labels per text: with --separator between them, and the separator alone where none fits, or as 0 and 1 in
     a column each, as files are read.
     """
     from kdtutor.data.columns import spelt_out

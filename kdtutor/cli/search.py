@@ -38,7 +38,6 @@ from kdtutor.errors import KDTutorError
 from kdtutor.files import write_atomically
 from kdtutor.training.settings import Settings
 
-OWN = [f.name for f in fields(SearchArguments) if f.name not in {g.name for g in fields(DistillArguments)}]
 TEST = (
     "the test split can't be what is searched by: the best of many students was chosen for its luck on the very texts, "
     "and no unseen ones are left to tell; search by validation, and test is measured once, at the end"

@@ -160,7 +160,7 @@ def class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
     about = (schema.metadata or {}).get(b"huggingface")
     try:
         feature = json.loads(about)["info"]["features"][column] if about else {}
-        found = feature.get("names") or feature.get("feature", {}).get("names")  # of several labels a text
+        found = feature.get("names") or feature.get("feature", {}).get("names")  # of several labels per text
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return tuple(map(str, found)) if found else None

@@ -28,7 +28,7 @@ NOTHING = {"nan", "none", "null", "na", "n/a", "<na>", "#n/a", "?", "-", "unlabe
 @dataclass(frozen=True)
 class Labels:
     """kind: of the task. names: of the classes or labels, or ("value",). values: int64 class numbers, -1 where
-    unlabelled; of several labels a text 0 or 1 for each, float32 (N, C), -100 where unlabelled; or numbers, float32.
+    unlabelled; of several labels per text 0 or 1 for each, float32 (N, C), -100 where unlabelled; or numbers, float32.
     notes: what was guessed, and what looks wrong. codes: int64 (N,), equal for equal labels, -1 where unlabelled; None
     for numbers."""
 
@@ -58,12 +58,12 @@ def read_labels(columns: Columns, column: str, kind: str | None, separator: str 
     elif columns.several or separator is not None or kind == "multi-label":
         if kind not in (None, "multi-label"):
             raise KDTutorError(
-                f'kind = "{kind}", but column "{column}" has several labels a text: "multi-label"'
+                f'kind = "{kind}", but column "{column}" has several labels per text: "multi-label"'
             )
         return _several_labels(columns, column, written, codes, separator, refuse)
     for number, label in enumerate(written):
         if _LIST.match(label):
-            refuse(number, 'is a list: kind="multi-label" (--kind multi-label) takes several labels a text')
+            refuse(number, 'is a list: kind="multi-label" (--kind multi-label) takes several labels per text')
         if "\n" in label.strip():
             refuse(number, "holds a line break: is a quotation mark before it never closed?")
 
@@ -177,7 +177,7 @@ def _several_labels(
     if _alone(columns, written):
         why += ' (each text has one: kind="classification", --kind classification, takes them as classes)'
     note = (
-        f'label column "{column}": multi-label, {why}; {mean:.1f} of {len(names)} labels a text, '
+        f'label column "{column}": multi-label, {why}; {mean:.1f} of {len(names)} labels per text, '
         f"{int((values[labelled].sum(1) == 0).sum()):,} texts with none; "
         + _counted(names, values[labelled].sum(0).astype(int))
     )

@@ -20,7 +20,7 @@ COLUMNS = ("text", "target")  # what is read, and what is to be written
 def save_task(task: Task, folder: str | os.PathLike) -> Path:
     """Write a task to a new folder, whole or not at all; `load_task(folder)` brings it back. Returns the folder.
 
-    Raises KDTutorError if there is such a folder already, or for targets of several numbers a text.
+    Raises KDTutorError if there is such a folder already, or for targets of several numbers per text.
     """
     folder = Path(folder).expanduser()
     if folder.exists():

@@ -170,7 +170,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 def macro_f1(logits: Tensor, labels: Tensor) -> float:
     """Average F1 = 2·TP / (2·TP + FP + FN) over classes; a class neither present nor predicted is left out.
 
-    labels: class numbers (N,), or several labels a text, (N, C), each 0 or 1: those above a probability of ½ count.
+    labels: class numbers (N,), or several labels per text, (N, C), each 0 or 1: those above a probability of ½ count.
     """
     true_positives, occurrences = _found(logits, labels)
     return float((2 * true_positives / occurrences)[occurrences > 0].mean()) if occurrences.any() else 0.0

@@ -107,7 +107,7 @@ def layer_probes(
     if task.rules.answer != "classes":
         raise KDTutorError(f"a probe reads classes, and {task.name} is a {task.kind} task")
     if ROWS("rows", rows) == "tokens":
-        raise KDTutorError('a probe reads one vector a text: rows is "mean" or "first"')
+        raise KDTutorError('a probe reads one vector per text: rows is "mean" or "first"')
     known, asked = (
         _labelled(task.split(name)).sample(COUNT(what, count))
         for what, name, count in (("train", "train", train), ("test", split, test))

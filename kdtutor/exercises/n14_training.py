@@ -29,9 +29,8 @@ class TinyHead(nn.Module):
         self.last = nn.Linear(WIDTH, VOCABULARY)
         for weights in self.parameters():
             nn.init.normal_(weights, generator=generator)
-        self.waiting = self.most = self.largest = (
-            0  # positions: whose backward pass has not come yet; in one pass
-        )
+        # Positions: whose backward pass has not come yet, now and at most; and in one pass.
+        self.waiting = self.most = self.largest = 0
 
     def forward(self, features: Tensor) -> Tensor:
         logits = self.last(features)

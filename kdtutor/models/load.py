@@ -252,7 +252,7 @@ def classes_with(config: PretrainedConfig, head: str) -> tuple[type, ...]:
 
 
 def _check_answers(config: PretrainedConfig, task: Task, name: str) -> None:
-    """Refuse a teacher of several labels a text where there is one: its logits are no log-probabilities of classes."""
+    """Refuse a teacher of several labels per text where there is one: its logits are no classes' log-probabilities."""
     several = "multi_label_classification"
     if config.problem_type == several and task.rules.problem_type not in (None, several):
         raise KDTutorError(

@@ -102,8 +102,8 @@ def binary_soft_targets(
 ) -> Tensor:  # fmt: skip
     """Compute the mean over labels of T² · KL(σ(z_T / T) ‖ σ(z_S / T)), each label yes or no by itself.
 
-    For several labels a text: one-versus-all, as in Yang et al. 2023, arXiv:2308.06453 (there the sum, at T = 1). Both
-    logits: (…, C). The gradient for each label is T (σ(z_S / T) − σ(z_T / T)) / C.
+    For several labels per text: one-versus-all, as in Yang et al. 2023, arXiv:2308.06453 (there the sum, at T = 1).
+    Both logits: (…, C). The gradient for each label is T (σ(z_S / T) − σ(z_T / T)) / C.
     """
     check_shapes(student_logits, teacher_logits, "logits")
     (z_s, z_t), mask = valid_rows(mask, reduction, student_logits, teacher_logits.detach())
@@ -154,7 +154,7 @@ def pearson_kd(
     student_logits: Tensor, teacher_logits: Tensor, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0,
     *, mask: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Compute T² (β · inter + γ · intra), one value a batch: DIST, Huang et al. 2022, arXiv:2205.10536.
+    """Compute T² (β · inter + γ · intra), one value per batch: DIST, Huang et al. 2022, arXiv:2205.10536.
 
     inter: the mean over items of 1 − ρ, Pearson's correlation of p_S and p_T over the classes; intra: the mean over
     classes of 1 − ρ over the batch's items, 0 if it has one. Both logits: (…, C), C ≥ 2. What does not vary has no

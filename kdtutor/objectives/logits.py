@@ -29,7 +29,7 @@ from kdtutor.objectives.terms import Batch, Objective, Term, one_value, teacher_
 class HardLabels(Term):
     """Cross-entropy with the labels, skipping those of −100: hard_labels().
 
-    For a regression it is the squared error, for several labels a text the binary cross-entropy of each.
+    For a regression it is the squared error, for several labels per text the binary cross-entropy of each.
 
     class_weights: a factor for the loss of each class, in the task's order, or "balanced": N / (C · n_c) where n_c of
     the N training labels are of class c, so that each class says as much as any other (King & Zeng 2001). On average

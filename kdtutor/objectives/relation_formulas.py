@@ -175,5 +175,5 @@ def _check_texts(student: Tensor, teacher: Tensor) -> None:
     if student.dim() != 2 or teacher.dim() != 2 or len(student) != len(teacher):
         shapes = f"{tuple(student.shape)} (student) and {tuple(teacher.shape)} (teacher)"
         raise ObjectiveError(
-            f"relations among texts want one vector a text, (N, D) of each model, not {shapes}"
+            f"relations among texts want one vector per text, (N, D) of each model, not {shapes}"
         )

@@ -84,7 +84,7 @@ class SimilarityPreserving(RelationalDistance):
     """Which texts excite a model alike (Tung & Mori 2019): similarity_preserving().
 
     layers, pooling: as in RelationalDistance. The paper flattens a layer's activations, which in a text would compare
-    its third token with another text's third, and padding with padding; a vector a text is compared here.
+    its third token with another text's third, and padding with padding; a vector per text is compared here.
     """
 
     fewest = 2
@@ -129,7 +129,7 @@ class Contrastive(RelationalDistance):
 
 
 def text_vectors(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """Return one vector a text, (B, L, D) → (B, D): its first token's, or the mean over its tokens (mask (B, L))."""
+    """Return one vector per text, (B, L, D) → (B, D): its first token's, or the mean over its tokens (mask (B, L))."""
     if pooling == "cls":
         return wide(hidden[:, 0])
     real = mask.bool()[..., None]

@@ -195,13 +195,6 @@ class Results(Stored):
         own, teacher = (self.scores(who, None, split, task) for who in (configuration, TEACHER))
         return [score / reference for score, reference in zip(own, teacher, strict=True)]
 
-    def gap_closed(self, configuration: str, split: str = "test") -> list[float]:
-        """Compute the share of the way from copied layers to teacher, in nats of masked LM, one value per seed."""
-        own, teacher, start = (
-            self.scores(who, "loss", split, "glosses") for who in (configuration, TEACHER, START)
-        )
-        return [(s - loss) / (s - t) for loss, t, s in zip(own, teacher, start, strict=True)]
-
     def speed(self) -> list[float]:
         """Compute how many times faster than the teacher the student reads one text on the CPU, one value per seed."""
         times = [row["milliseconds"] for row in self.record["speed"] if row["seed"] in self.seeds]

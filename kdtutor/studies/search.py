@@ -29,8 +29,6 @@ from kdtutor.studies.space import Space
 FORMAT = 1  # of a study's file
 NAME = "kdtutor"  # of the study in it
 PAUSE = 0.5  # seconds between two looks at trials that others are making
-SAMPLERS = ("tpe", "random", "grid")
-PRUNERS = ("none", "median", "hyperband")
 
 
 def optuna() -> ModuleType:

@@ -20,7 +20,7 @@ from kdtutor.training.settings import Settings
 class Batches:
     """`batches[step]` is this process's part of the batch of an optimiser step (0 for the first), in micro-batches.
 
-    batch_size: examples a step, over all processes. accumulate: how many micro-batches at most. rank, world: which
+    batch_size: examples per step, over all processes. accumulate: how many micro-batches at most. rank, world: which
     process this is, of how many. masking: for masked LMs, the fraction of tokens to predict; rare_words: 0, or the
     exponent by which rare ones are drawn more often; positions: the tokens whose logits count, "masked" or "valid".
     sampling: "uniform", each text once a pass, or "balanced", see `balanced_chances`.

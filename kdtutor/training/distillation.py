@@ -316,8 +316,8 @@ class Distillation(Resumable):
 
     @property
     def history(self) -> list[dict]:
-        """One dict a step: step, epoch, tokens, learning_rate, settings (each term's weight and temperature), seconds,
-        peak_memory (bytes, of the process so far), loss, grad_norm (before clipping), and every term's own loss."""
+        """Return a dict for each step: step, epoch, tokens, learning_rate, settings (each term's weight, temperature),
+        seconds, peak_memory (bytes, of the process so far), loss, grad_norm (before clipping), all terms' own."""
         return self._learning.history.rows
 
     @property

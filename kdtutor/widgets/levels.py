@@ -17,9 +17,8 @@ from kdtutor.widgets.school import teach, unpack
 
 ENOUGH = 0.5  # what a student gives the lesson's class when it has learned the lesson
 SPOILED = 20  # steps by which a mistake is taught
-TRIED = (
-    0.6  # of a target that shows that a level can be reached: the label's part, the rest for the second class
-)
+# Of a target that shows that a level can be reached: the label's part, the rest for the second class.
+TRIED = 0.6
 
 
 def views(lesson: dict) -> Tensor:

@@ -195,7 +195,7 @@ def test_lists_of_one_label_are_multi_label_and_may_be_read_as_classes(capsys):
     assert '(each text has one: kind="classification", --kind classification' in capsys.readouterr().out
     assert rows_of(load_task(rows, kind="classification")) == dict(zip(TEXTS, WORDS, strict=True))
     rows[7] = (TEXTS[7], ["good", "bad"])
-    assert "has several labels a text" in refusal(load_task, rows, kind="classification")
+    assert "has several labels per text" in refusal(load_task, rows, kind="classification")
 
 
 @pytest.mark.parametrize("yes, no", [(1, 0), (1.0, 0.0), (True, False), ("1", "0")])

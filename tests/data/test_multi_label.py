@@ -1,4 +1,4 @@
-"""Several labels a text: read from lists or by a separator, learned, scored, and saved for a pipeline."""
+"""Several labels per text: read from lists or by a separator, learned, scored, and saved for a pipeline."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_several_labels_are_read_however_they_are_written(how, tmp_path):
     said = "\n".join(task.notes)
     assert (
         "multi-label, " in said
-        and "1.2 of 3 labels a text, 20 texts with none; food 40, price 20, staff 40" in said
+        and "1.2 of 3 labels per text, 20 texts with none; food 40, price 20, staff 40" in said
     )
 
 
@@ -123,7 +123,7 @@ def test_what_is_no_list_of_labels_is_refused(tmp_path):
     said = refusal(load, tmp_path / "m.csv", kind="multi-label")
     assert "row 1: the label is no list: separator=\";\" (--separator ';')" in said
     assert "says the same of every text" in refusal(load, tmp_path / "m.csv", separator=";")
-    assert 'has several labels a text: "multi-label"' in refusal(load, ROWS, kind="regression")
+    assert 'has several labels per text: "multi-label"' in refusal(load, ROWS, kind="regression")
 
 
 # ----------------------------------------------------------------------- formulas

@@ -208,7 +208,7 @@ def test_a_probe_reads_what_stands_there_and_unlabelled_texts_teach_it_nothing()
 def test_probes_ask_for_classes_and_for_one_vector_a_text(task):
     regression = make_task("regression")
     assert "a probe reads classes" in refusal(layer_probes, model(regression), regression)
-    assert "one vector a text" in refusal(layer_probes, model(task), task, rows="tokens")
+    assert "one vector per text" in refusal(layer_probes, model(task), task, rows="tokens")
 
 
 def test_several_representations_are_compared_at_once():

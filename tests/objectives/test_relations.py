@@ -223,7 +223,7 @@ def test_vectors_that_are_none_or_of_other_texts_are_refused(function, define, w
     with pytest.raises(ObjectiveError, match=r"\(4, 5\) .*\(3, 5\)"):
         function(torch.zeros(4, 5), torch.zeros(3, 5))
     if function is not contrastive:
-        with pytest.raises(ObjectiveError, match=r"one vector a text, \(N, D\) of each model"):
+        with pytest.raises(ObjectiveError, match=r"one vector per text, \(N, D\) of each model"):
             function(torch.zeros(4, 3, 5), torch.zeros(4, 3, 5))
 
 

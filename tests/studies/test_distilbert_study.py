@@ -363,16 +363,6 @@ def test_the_macro_average_weighs_every_task_alike_and_retention_is_its_share_of
     assert results.speed() == pytest.approx([2, 7 / 3, 8 / 3])
 
 
-def test_the_gap_closed_is_the_share_of_the_way_from_copied_layers_to_teacher_in_nats():
-    record = made_up(seeds=1)
-    loss = {TEACHER: 4.0, START: 5.0, CONTROL: 4.4, DISTILLED: 4.25}
-    for row in record["runs"]:
-        row["test"]["loss"] = loss.get(row["configuration"], 0)
-    results = Results(record)
-    closed = [results.gap_closed(name)[0] for name in (START, CONTROL, DISTILLED, TEACHER)]
-    assert closed == pytest.approx([0, 0.6, 0.75, 1])
-
-
 def test_accuracies_are_compared_over_seeds_and_texts_and_rank_correlations_over_seeds(finished):
     results = Results(record_of(finished))
     assert results.compare(DISTILLED, CONTROL).detail.startswith("2 seeds × 24 texts")

@@ -175,11 +175,11 @@ def test_a_teacher_that_ships_is_not_asked_again(monkeypatch):
     assert load_teacher("sentiment").is_shipped
 
 
-# ------------------------------------------------------------------------------------------------ several labels a text
+# ---------------------------------------------------------------------------------------------- several labels per text
 
 
 def given(n: int, labels: int, seed: int = 0) -> torch.Tensor:
-    """Several labels a text, rare ones and frequent ones."""
+    """Several labels per text, rare ones and frequent ones."""
     generator = torch.Generator().manual_seed(seed)
     return (torch.rand(n, labels, generator=generator) < torch.linspace(0.1, 0.5, labels)).float()
 

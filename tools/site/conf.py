@@ -42,9 +42,8 @@ html_theme_options = {
 pygments_style = "a11y-high-contrast-light"
 pygments_dark_style = "a11y-high-contrast-dark"
 
-mathjax_path = (
-    "mathjax/tex-svg-full.js"  # one file: no fonts to load, so formulas are drawn from file:// as well
-)
+# One file: no fonts to load, so formulas are drawn from file:// as well.
+mathjax_path = "mathjax/tex-svg-full.js"
 mathjax3_config = {
     "svg": {"fontCache": "local"},
     # myst-nb marks what is a formula; a dollar anywhere else is a dollar.
