@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from kdtutor.objectives.parse import parse_objective
 from kdtutor.studies import shapes
 from kdtutor.studies.shapes import ARMS, MAIN, Plan, configurations
 
+ROOT = Path(__file__).parents[2]
 PLAN = Plan(
     few=8,
     copies=2,
@@ -96,3 +98,65 @@ def test_variants_and_the_pool_are_unlabelled(task, tmp_path):
     few, variants, pool = (bench.texts(which).split("train") for which in ("few", "variants", "pool"))
     assert len(few) == 8 == int(variants.labelled.sum()) == int(pool.labelled.sum())
     assert len(variants) > 8 and len(pool) == 8 + 15
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return studies.load("shapes")
+
+
+def test_the_results_page_has_what_the_study_found(stored):
+    whole = [
+        shape
+        for shape in ("static", "LSTM", "GRU", "CNN", "BERT")
+        if {f"{shape}, {arm}" for arm in ARMS} <= {*stored.select()}
+        and all(len(stored.rows(f"{shape}, {arm}")) == 5 for arm in ARMS)
+    ]
+    assert {"static", "LSTM", "CNN"} <= {*whole}
+
+    def gap(shape: str, a: str, b: str) -> str:
+        found = stored.compare(f"{shape}, {a}", f"{shape}, {b}")
+        return f"{100 * found.difference:+.1f} ± {100 * found.half_width:.1f}".replace("-", "−")
+
+    rows = {arm: [f"{100 * stored.mean(f'{shape}, {arm}').mean:.1f}" for shape in whole] for arm in ARMS}
+    gaps = {
+        "soft targets, minus hard labels": ("soft targets", "hard labels"),
+        "soft targets, minus label smoothing": ("soft targets", "label smoothing"),
+        "variants, minus none": ("soft targets, variants", "soft targets"),
+        "pool, minus hard labels": ("soft targets, pool", "hard labels"),
+    }
+    rows |= {f"*{name}*": [gap(shape, *pair) for shape in whole] for name, pair in gaps.items()}
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert f"| | {' | '.join(whole)} |" in page
+    for name, cells in rows.items():
+        assert f"| {name} | {' | '.join(cells)} |" in page
+
+
+def test_notebook_07_says_what_the_study_found(stored):
+    text = (ROOT / "notebooks" / "07_shapes.ipynb").read_text(encoding="utf-8")
+    shapes_there = ("LSTM", "CNN", "static")
+
+    def points(shape: str, a: str, b: str) -> tuple[float, float]:
+        found = stored.compare(f"{shape}, {a}", f"{shape}, {b}")
+        return 100 * found.difference, 100 * found.half_width
+
+    def said(shape: str, a: str, b: str) -> str:
+        return "{:.1f} ± {:.1f}".format(*points(shape, a, b)).replace("-", "−")
+
+    assert f"{said('LSTM', 'soft targets, variants', 'soft targets')} points for the LSTM" in text
+    smoothing = [said(shape, "soft targets", "label smoothing") for shape in shapes_there]
+    assert "{} points ahead for the LSTM, {} for the CNN, and {}, that is nothing".format(*smoothing) in text
+    pool = [points(shape, "soft targets, pool", "hard labels")[0] for shape in shapes_there]
+    variants = [points(shape, "soft targets, variants", "hard labels")[0] for shape in shapes_there]
+    assert f"{min(pool):.0f} to {max(pool):.0f} points over the labels alone" in text
+    made = f"variants that it answers ({min(variants):.0f} to {max(variants):.0f})"
+    assert f"({min(pool):.0f} to {max(pool):.0f} points here), or {made}" in text
+    # "A third to two fifths" of the pool, and a fifth.
+    shares = [
+        points(shape, "soft targets, variants", "soft targets")[0]
+        / points(shape, "soft targets, pool", "soft targets")[0]
+        for shape in shapes_there
+    ]
+    assert shares == pytest.approx([0.4, 0.33, 0.2], abs=0.03)
+    above = 100 * stored.compare("CNN, hard labels", "TF-IDF").difference
+    assert f"the CNN is {above:.0f} points above TF-IDF" in text
