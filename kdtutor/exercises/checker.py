@@ -49,6 +49,7 @@ def judge(exercise: Exercise, answer: Any, seed: int | None = None) -> Verdict:
     """Feedback on an answer. Never raises; the seed of the probes is another one each time, unless given."""
     if problem := _not_worth_running(exercise, answer):
         return problem
+    naming.forget()
     generator = torch.Generator().manual_seed(random.SystemRandom().getrandbits(32) if seed is None else seed)
     with everything_as_it_was():
         # Probes are small: a second thread would wait more than it works, the longer the busier the machine.
@@ -116,7 +117,7 @@ def _explained(
     """The verdict on a known mistake, or on one slip in the learner's code, or on two mistakes; None if on neither."""
     if verdict := _named(exercise, naming.explanations(exercise, probes, mine, again, most=1)):
         return verdict
-    found = repair(exercise, answer, probes, right)
+    found = repair(exercise, answer, probes, mine, right)
     if found and found.name != ONE_LINE:
         return _one_slip(found)
     pair = _named(exercise, naming.explanations(exercise, probes, mine, again))

@@ -97,7 +97,7 @@ def _number_difference(wrong: Callable, mine: Tensor, right: Tensor, equal: Tens
     if invalid.any():
         count = f"{invalid.sum()} of its {invalid.numel()} entries are" if mine.dim() else "it is"
         example = _show(mine[invalid][0])
-        text = f"is not finite: {count} {example}. That comes from 0/0, inf − inf or overflow."
+        text = f"is not finite: {count} {example}. That comes from 0/0, 0 · inf, inf − inf or overflow."
         return wrong("NaN", text, (mine, right))
     place = tuple((~equal).nonzero()[0].tolist())
     text = f"is {_show(mine[place])}, and should be {_show(right[place])}."

@@ -18,6 +18,19 @@ from functools import partial
 from kdtutor.exercises.slips import KINDS, called, shown, slips
 
 EVERYWHERE = 3  # how likely it is that the same slip is made in several places
+STOPS = (
+    "detach",
+    "detach_",
+    "data",
+    "item",
+    "tolist",
+    "float",
+    "tensor",
+    "no_grad",
+    "inference_mode",
+    "numpy",
+    "clone",
+)
 AT_MOST = 8  # places, and names of variables
 
 
@@ -34,6 +47,15 @@ class Edit:
     hint: str
     old: ast.AST
     more: tuple[Edit, ...] = ()
+
+    def is_about_the_graph(self) -> bool:
+        """Whether it puts in or takes out what stops a gradient."""
+        held = getattr(self.parent, self.field)
+        old, new = (
+            [word for piece in (pieces if isinstance(pieces, list) else [pieces]) for word in _stops(piece)]
+            for pieces in (held if self.index is None else held[self.index], self.new)
+        )
+        return old != new
 
     @contextmanager
     def made(self) -> Iterator[None]:
@@ -69,6 +91,12 @@ def edits(tree: ast.Module) -> list[Edit]:
         ]
         found += [*some, *_statements(function), *_exchanged(some, names)]
     return sorted([*found, *_everywhere(found)], key=lambda edit: edit.rank)
+
+
+def _stops(piece: ast.AST) -> list[str]:
+    """The names in a piece of code that stop a gradient."""
+    names = (getattr(node, "attr", getattr(node, "id", "")) for node in ast.walk(piece))
+    return [name for name in names if name in STOPS]
 
 
 def _question(kind: str, node: ast.AST, part: str) -> str:

@@ -17,6 +17,8 @@ def spared(input_ids: Tensor, special_ids: Tensor, wrong: Wrong = RIGHT) -> Tens
     where = torch.isin(input_ids, special_ids)
     if "special tokens hard-coded" in wrong:
         where = input_ids <= MASK
+    if "one special token spared" in wrong:
+        where = input_ids == special_ids[0]
     if "only padding spared" in wrong:
         where = input_ids == PAD
     if {"nothing spared", "spared in the labels alone"} & wrong:
@@ -89,6 +91,10 @@ SPARING = (
     Mistake(
         "only padding spared",
         "Your choice spares padding and no other special token. They are all listed in an argument.",
+    ),
+    Mistake(
+        "one special token spared",
+        "Your choice spares the first of the special ids and no other. They are all to be spared: compare with each.",
     ),
     Mistake(
         "spared in the labels alone",

@@ -1,16 +1,14 @@
-"""The exercises of notebook 06 on layers: how alike two are, which teaches which, and a hint with its projection."""
+"""The exercises of notebook 06 on layers: how alike two are, and which teaches which."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdtutor.exercises.banks import RIGHT, Wrong
 from kdtutor.exercises.definitions import Exercise, Mistake
-from kdtutor.exercises.toys import keeps_graph, weights_of
 
 # ------------------------------------------------------------------------------------------------ 6.1 linear CKA
 
@@ -20,10 +18,13 @@ def linear_cka(x: Tensor, y: Tensor, mask: Tensor, wrong: Wrong = RIGHT) -> Tens
     if "each text by itself" in wrong:
         texts = zip(x.split(1), y.split(1), mask.split(1), strict=True)
         return torch.stack([linear_cka(*text) for text in texts]).mean()
-    early = "padding in the means" in wrong
-    if early:
+    early = bool({"padding in the means", "each text centred by itself"} & wrong)
+    if "padding in the means" in wrong:
         x, y = x - x.mean((0, 1)), y - y.mean((0, 1))
+    elif "each text centred by itself" in wrong:
+        x, y = (z - z.mean(1, keepdim=True) for z in (x, y))
     real = torch.ones_like(mask) if "padding counted" in wrong else mask
+    real = 1 - mask if "the padding for the tokens" in wrong else real
     if "one vector for each text" in wrong:
         x, y = ((z * mask[..., None]).sum(1) / mask.sum(1, keepdim=True) for z in (x, y))
     elif "padding as zeros" in wrong:
@@ -32,8 +33,11 @@ def linear_cka(x: Tensor, y: Tensor, mask: Tensor, wrong: Wrong = RIGHT) -> Tens
         x, y = x[real.bool()], y[real.bool()]
     if "each token centred by itself" in wrong:
         x, y = (z - z.mean(-1, keepdim=True) for z in (x, y))
-    elif not early and "not centred" not in wrong:
-        x, y = x - x.mean(0), y - y.mean(0)
+    elif "one mean for all numbers" in wrong:
+        x, y = x - x.mean(), y - y.mean()
+    elif not early:
+        x = x if {"not centred", "the second layer centred alone"} & wrong else x - x.mean(0)
+        y = y if {"not centred", "the first layer centred alone"} & wrong else y - y.mean(0)
     if "divided by spread" in wrong:
         x, y = x / x.std(0), y / y.std(0)
     if "another norm" in wrong:
@@ -41,7 +45,7 @@ def linear_cka(x: Tensor, y: Tensor, mask: Tensor, wrong: Wrong = RIGHT) -> Tens
     if "the largest singular value for a norm" in wrong:
         return _cka_by(2, x, y)
     top = (y.T @ x).norm()
-    top = top if "the square left out" in wrong else top.square()
+    top = top if {"the square left out", "the root taken"} & wrong else top.square()
     if "not divided" in wrong:
         return top
     if "divided by the layers' own norms" in wrong:
@@ -51,6 +55,7 @@ def linear_cka(x: Tensor, y: Tensor, mask: Tensor, wrong: Wrong = RIGHT) -> Tens
     if "divided by the other layer alone" in wrong:
         return top / (y.T @ y).norm().square()
     bottom = (x.T @ x).norm() * (y.T @ y).norm()
+    bottom = bottom.sqrt() if "the root taken" in wrong else bottom
     return top / (bottom.square() if "both norms squared" in wrong else bottom)
 
 
@@ -102,6 +107,21 @@ LINEAR_CKA = Exercise(
             "over all tokens.",
         ),
         Mistake(
+            "each text centred by itself",
+            "You take off each text's own mean, and what sets one text apart from another is gone. The mean of a "
+            "column goes over the tokens of all texts.",
+        ),
+        Mistake(
+            "one mean for all numbers",
+            "You take off one number, the mean of everything. Each column has a mean of its own.",
+        ),
+        Mistake(
+            "the first layer centred alone",
+            "One of your layers is centred and the other is not. Both are to be.",
+            also=("the second layer centred alone",),
+        ),
+        Mistake("the padding for the tokens", "You keep the padding and drop the tokens: 1 marks a token."),
+        Mistake(
             "padding as zeros",
             "Your padding is zeros now, and still rows of the matrix: it pulls the means towards 0, and after the "
             "centring it is not even 0 any more. Select the tokens first.",
@@ -122,6 +142,7 @@ LINEAR_CKA = Exercise(
             also=("the largest singular value for a norm",),
         ),
         Mistake("the square left out", "The norm above the fraction bar is to be squared."),
+        Mistake("the root taken", "That is the root of it: all norms but the upper one come as they are."),
         Mistake(
             "not divided", "Your number grows with the layers' size: there is a fraction bar in the formula."
         ),
@@ -153,15 +174,29 @@ def even_map(student_depth: int, teacher_depth: int, wrong: Wrong = RIGHT) -> di
         return {i + 1: 1 + (round(i * (n - 1) / (m - 1)) if m > 1 else 0) for i in range(m)}
     if "the first from the first, rounded down" in wrong:
         return {i + 1: 1 + (i * (n - 1) // (m - 1) if m > 1 else 0) for i in range(m)}
+    if "a single layer from the last" in wrong:
+        return {i + 1: 1 + round(i * (n - 1) / (m - 1)) if m > 1 else n for i in range(m)}
+    if "the last layers" in wrong:
+        return {i: n - m + i for i in range(1, m + 1)}
+    if "the depths exchanged" in wrong:
+        m, n = n, m
     rounded = math.floor if "rounded down" in wrong else math.ceil
     rounded = round if "rounded to the nearest" in wrong else rounded
-    pairs = {i: rounded(i * n / m) for i in range(1, m + 1)}
+    pairs = {i: rounded(i * n / m) for i in range(1, student_depth + 1)}
+    if "always one more than rounded down" in wrong:
+        pairs = {i: i * n // m + 1 for i in pairs}
     if "one step for all" in wrong:
         pairs = {i: i * (n // m) for i in range(1, m + 1)}
     if "one step for all, rounded up" in wrong:
         pairs = {i: i * math.ceil(n / m) for i in range(1, m + 1)}
     if "embeddings taken for the first layer" in wrong:
         pairs = {i - 1: j - 1 for i, j in pairs.items()}
+    if "the student's layers counted from 0" in wrong:
+        pairs = {i - 1: j for i, j in pairs.items()}
+    if "the teacher's layers counted from 0" in wrong:
+        pairs = {i: j - 1 for i, j in pairs.items()}
+    if "the last layer left out" in wrong:
+        del pairs[max(pairs)]
     if "the embeddings as well" in wrong:
         pairs = {0: 0} | pairs
     return {j: i for i, j in pairs.items()} if "the teacher learns from the student" in wrong else pairs
@@ -191,8 +226,26 @@ EVEN_MAP = Exercise(
             "the first from the first",
             "You spread from the first layer to the last. Here the student's first layer already does the work of "
             "several of the teacher's, so it learns from the last of these.",
-            also=("the first from the first, rounded down",),
+            also=("the first from the first, rounded down", "a single layer from the last"),
         ),
+        Mistake("the last layers", "Your student learns from the last layers, and never hears of the first."),
+        Mistake(
+            "the depths exchanged",
+            "Your quotient stands upside down: the teacher has more layers than the student, so the numbers grow.",
+        ),
+        Mistake(
+            "always one more than rounded down",
+            "You round down and add 1. Where the depths divide there is nothing to round up, and you are one too far.",
+        ),
+        Mistake(
+            "the student's layers counted from 0",
+            "Your keys begin with 0, which is the embeddings: the student's layers are counted from 1.",
+        ),
+        Mistake(
+            "the teacher's layers counted from 0",
+            "The teacher's layers are counted from 1 here: each of your values is one too low.",
+        ),
+        Mistake("the last layer left out", "The student's last layer has no teacher. Where does range end?"),
         Mistake("rounded to the nearest", "You round to the nearest layer. The map rounds up."),
         Mistake(
             "one step for all",
@@ -216,143 +269,4 @@ EVEN_MAP = Exercise(
 )
 
 
-# ------------------------------------------------------------------------------------------------ 6.3 a hint
-
-
-def train_with_hints(
-    student: nn.Module, projection: nn.Module, inputs: Tensor, teacher_hidden: Tensor, steps: int,
-    learning_rate: float, wrong: Wrong = RIGHT,
-) -> float:  # fmt: skip
-    """Steps of SGD on the mean squared difference of projection(student(inputs)) and teacher_hidden; the last loss."""
-    held = [*student.parameters(), *projection.parameters()]
-    if "projection left out of the optimiser" in wrong:
-        held = [*student.parameters()]
-    if "only the projection learns" in wrong:
-        held = [*projection.parameters()]
-    if "only the projection's matrix learns" in wrong:
-        held = [*student.parameters(), projection.weight]
-    optimizer, losses = _optimizer(held, learning_rate, wrong), []
-    for _ in range(steps):
-        hidden = student(inputs)
-        hidden = hidden.detach() if "the student detached" in wrong else hidden
-        if "the teacher projected" in wrong:
-            difference = hidden - projection(teacher_hidden)
-        else:
-            difference = projection(hidden) - teacher_hidden
-        if "summed over the width" in wrong:
-            loss = difference.square().sum(-1).mean()
-        elif "distances not squared" in wrong:
-            loss = difference.norm(dim=-1).mean()
-        else:
-            loss = difference.square().mean()
-        if "never cleared" not in wrong:
-            student.zero_grad()
-            projection.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss)
-    if "the first loss" in wrong:
-        return losses[0].item()
-    if "the mean of the losses" in wrong:
-        return torch.stack(losses).mean().item()
-    if "the loss after the last step" in wrong:
-        return (projection(student(inputs)) - teacher_hidden).square().mean().item()
-    return losses[-1] if "the returned loss keeps its graph" in wrong else losses[-1].item()
-
-
-def _optimizer(held: list[Tensor], rate: float, wrong: Wrong) -> torch.optim.Optimizer:
-    if "Adam" in wrong:
-        return torch.optim.Adam(held, lr=rate)
-    if "AdamW" in wrong:
-        return torch.optim.AdamW(held, lr=rate)
-    return torch.optim.SGD(held, lr=rate, momentum=0.9 if "another optimiser" in wrong else 0)
-
-
-def _observe_hints(function: Callable, student: nn.Module, projection: nn.Module, *rest) -> dict:
-    before = weights_of(student), weights_of(projection)
-    loss = function(student, projection, *rest)
-    after = weights_of(student), weights_of(projection)
-    return {
-        "whether the student learns": not torch.equal(before[0], after[0]),
-        "whether the projection learns": not torch.equal(before[1], after[1]),
-        "whether the returned loss keeps its graph": keeps_graph(loss),
-        "the change of the student's weights": after[0] - before[0],
-        "the change of the projection's weights": after[1] - before[1],
-        "the loss that is returned": loss,
-    }
-
-
-def _hint_probes(generator: torch.Generator) -> list[tuple]:
-    probes = []
-    for texts, steps in ((7, 3), (5, 2)):
-        # with a bias in the second: who hands over the matrix alone forgets it
-        student, projection = nn.Linear(4, 3), nn.Linear(3, 6, bias=texts == 5)
-        for weights in (*student.parameters(), *projection.parameters()):
-            nn.init.normal_(weights, generator=generator)
-        inputs = torch.randn(texts, 4, generator=generator)
-        probes.append((student, projection, inputs, torch.randn(texts, 6, generator=generator), steps, 0.05))
-    return probes
-
-
-TRAIN_WITH_HINTS = Exercise(
-    name="train_with_hints",
-    number="6.3",
-    title="A hint that is never quite understood",
-    reference=train_with_hints,
-    mistakes=(
-        Mistake(
-            "projection left out of the optimiser",
-            "Your projection has at the end the random numbers that it began with. Nobody raised an error: it gets "
-            "gradients, and no optimiser holds it.",
-        ),
-        Mistake(
-            "only the projection learns",
-            "Your projection learns and the student does not: no optimiser holds it, or its states were cut off from "
-            "their graph. A good translator of a layer that stays as it was.",
-            also=("the student detached",),
-        ),
-        Mistake(
-            "only the projection's matrix learns",
-            "A projection may have a bias as well, and yours never learns. A module's parameters() are all it has.",
-        ),
-        Mistake(
-            "another optimiser",
-            "Your steps are those of another optimiser. Plain SGD was there, and nothing was wrong with it.",
-            also=("Adam", "AdamW"),
-        ),
-        Mistake(
-            "the teacher projected",
-            "You send the teacher's states through the projection. It maps the student's to the teacher's width.",
-        ),
-        Mistake(
-            "the mean of the losses", "You return a mean over the steps. The last step's loss was asked for."
-        ),
-        Mistake(
-            "the loss after the last step",
-            "The training is right. Your loss is measured once more at the end; the one asked for is that of the last "
-            "step, before its weights moved.",
-        ),
-        Mistake(
-            "never cleared",
-            "Your first step is right. The later ones still have the gradients of those before.",
-        ),
-        Mistake(
-            "summed over the width",
-            "Your loss is a sum over the width. Taken as a mean it would not grow with the teacher.",
-        ),
-        Mistake("distances not squared", "Your loss has a root in it: squared differences are asked for."),
-        Mistake("the first loss", "You return the loss of the first step. The last one was asked for."),
-        Mistake(
-            "the returned loss keeps its graph",
-            "What you return still holds its graph. A plain number was asked for.",
-        ),
-    ),
-    probes=_hint_probes,
-    observe=_observe_hints,
-    planted=("projection left out of the optimiser",),
-    symptom="The loss falls, and still ends higher than it could: two modules are trained here, and one of them stands "
-    "still.",
-)
-
-
-EXERCISES = [LINEAR_CKA, EVEN_MAP, TRAIN_WITH_HINTS]
+EXERCISES = [LINEAR_CKA, EVEN_MAP]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdtutor.exercises.banks import RIGHT, Wrong
+from kdtutor.exercises.banks import RIGHT, SOFT, Wrong
+from kdtutor.exercises.comparing import GRADIENT, GRADIENT_FLOWS, RESULT
 from kdtutor.exercises.definitions import Exercise, Mistake
 
 # ------------------------------------------------------------------------------------------------ 6.4 attention
+
+
+# what may be added to the weights before their logarithm is taken, and is not small beside them
+NOT_SMALL = {f"{number:g} added to each weight": number for number in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)}
 
 
 def attention_loss(
@@ -24,14 +31,28 @@ def attention_loss(
     if "softmax once more" in wrong:
         s, t = s.softmax(-1), t.softmax(-1)
     tiny = 0 if "the logarithm of 0" in wrong else torch.finfo(t.dtype).tiny
-    log_s, log_t = (z.clamp(min=tiny).log() for z in (s, t))
+    tiny = next((number for name, number in NOT_SMALL.items() if name in wrong), tiny)
+    log_s, log_t = ((z + tiny if tiny > 1e-9 else z.clamp(min=tiny)).log() for z in (s, t))
+    if "weights cut off at 0.01" in wrong:
+        log_s, log_t = (z.clamp(min=0.01).log() for z in (s, t))
     summands = t * ((0 if "the teacher's entropy is missing" in wrong else log_t) - log_s)
     if "squared differences of the weights" in wrong:
         summands = (s - t).square()
+    if "probabilities where logarithms are due" in wrong:
+        summands = F.kl_div(s, t, reduction="none")
+    if "log_target forgotten" in wrong:
+        summands = F.kl_div(s.clamp(min=1e-12).log(), t.clamp(min=1e-12).log(), reduction="none")
+    if "mean of both directions" in wrong:
+        summands = (t - s) * (log_t - log_s) / 2
+    if "absolute summands" in wrong:
+        summands = summands.abs()
     axis = -2 if "summed over the queries" in wrong else -1
     rows = summands.mean(axis) if "mean over the keys" in wrong else summands.sum(axis)  # (B, H, L)
     real = torch.ones_like(mask) if "rows of the padding counted" in wrong else mask
+    real = 1 - mask if "rows of the padding alone" in wrong else real
     rows = rows * real[:, None]
+    if "the first row alone" in wrong:
+        return rows[:, :, 0].mean()
     if "divided by the texts" in wrong:
         return rows.sum() / len(rows)
     if "padding divides too" in wrong:
@@ -41,6 +62,21 @@ def attention_loss(
     if "each text the same" in wrong:
         return (rows.sum(-1) / real.sum(-1, keepdim=True)).mean()
     return rows.sum() / (real.sum() * rows.shape[1])
+
+
+def _observe_attention(function: Callable, *arguments: Tensor) -> dict:
+    """The loss, and its gradient with respect to the scores before the student's softmax.
+
+    A softmax passes no gradient on to a weight of 0: what a logarithm's small summand does there harms nobody.
+    """
+    weights = arguments[0].clone().requires_grad_()
+    loss = function(weights.clone(), *arguments[1:])
+    seen = {RESULT: loss, GRADIENT_FLOWS: torch.is_tensor(loss) and loss.requires_grad}
+    slope = torch.zeros_like(weights)
+    if seen[GRADIENT_FLOWS]:
+        (g,) = torch.autograd.grad(loss.sum(), weights)
+        slope = weights.detach() * (g - (g * weights.detach()).sum(-1, keepdim=True))
+    return seen | {f"{GRADIENT} the student's scores": slope}
 
 
 def _weights(generator: torch.Generator, texts: int = 4) -> tuple:
@@ -107,8 +143,35 @@ ATTENTION_LOSS = Exercise(
             "This is a cross-entropy: a student that agrees in every weight would not get 0.",
         ),
         Mistake("squared differences of the weights", "You compare by squares. KL by rows was asked for."),
+        Mistake(
+            "0.01 added to each weight",
+            "What keeps your logarithm from 0 is not small beside the weights, and changes all of them. A number such "
+            "as 1e-12 changes none.",
+            also=(
+                *(name for name in NOT_SMALL if name != "0.01 added to each weight"),
+                "weights cut off at 0.01",
+            ),
+        ),
+        Mistake(
+            "mean of both directions",
+            "You take both directions of the divergence. The teacher's side alone is asked for.",
+        ),
+        Mistake(
+            "absolute summands",
+            "You add up sizes. Summands of a divergence may be negative, and only their sum is a distance.",
+        ),
+        *(
+            each
+            for each in SOFT
+            if each.name in ("probabilities where logarithms are due", "log_target forgotten")
+        ),
+        Mistake("rows of the padding alone", "You keep the rows of the padding and drop the others."),
+        Mistake(
+            "the first row alone", "You compare the first row alone, that of [CLS]. All real ones count."
+        ),
     ),
     probes=lambda generator: [_weights(generator), _weights(generator, texts=3)],
+    observe=_observe_attention,
     gradients=(0,),
 )
 
@@ -134,8 +197,13 @@ def relational_distance(student_vectors: Tensor, teacher_vectors: Tensor, wrong:
         s, t = (z / z.sum(1, keepdim=True) * (len(z) - 1) for z in (s, t))
     elif "not divided by the mean distance" not in wrong:
         scale_s, scale_t = s[mean_of].mean(), t[mean_of].mean()
-        if "the largest distance for the mean" in wrong:
-            scale_s, scale_t = s.max(), t.max()
+        for name, scale in SCALES.items():
+            if name in wrong:
+                scale_s, scale_t = scale(s[counted]), scale(t[counted])
+        if "the student's mean detached" in wrong:
+            scale_s = scale_s.detach()
+        if "z-scores" in wrong:
+            s, t = s - s[counted].mean(), t - t[counted].mean()
         s, t = s / (scale_t if "both by the teacher's mean" in wrong else scale_s), t / scale_t
     reduction = "sum" if "summed over the pairs" in wrong else "mean"
     loss = F.mse_loss if "squared error" in wrong else F.smooth_l1_loss
@@ -144,6 +212,17 @@ def relational_distance(student_vectors: Tensor, teacher_vectors: Tensor, wrong:
     return (F.l1_loss if "absolute differences" in wrong else loss)(
         s[counted], t[counted], reduction=reduction
     )
+
+
+# what may be taken for the mean distance
+SCALES: dict[str, Callable[[Tensor], Tensor]] = {
+    "the largest distance for the mean": torch.amax,
+    "the median for the mean": torch.median,
+    "the spread for the mean": torch.std,
+    "z-scores": torch.std,
+    "the sum for the mean": torch.sum,
+    "the norm for the mean": torch.norm,
+}
 
 
 def _distances(vectors: Tensor, wrong: Wrong) -> Tensor:
@@ -227,6 +306,20 @@ RELATIONAL_DISTANCE = Exercise(
         ),
         Mistake(
             "the largest distance for the mean", "You divide by the largest distance. The mean is asked for."
+        ),
+        Mistake(
+            "the median for the mean",
+            "You divide by another number than the mean distance, such as a median, a spread, a sum or a norm.",
+            also=("the spread for the mean", "the sum for the mean", "the norm for the mean"),
+        ),
+        Mistake(
+            "z-scores",
+            "You take off the mean and divide by the spread, so that near and far are lost. μ only divides.",
+        ),
+        Mistake(
+            "the student's mean detached",
+            "The values are right, but your student's mean distance is cut off from its graph: blowing up the whole "
+            "space would seem to help.",
         ),
     ),
     probes=lambda generator: [_vectors(generator, 6), _vectors(generator, 4)],

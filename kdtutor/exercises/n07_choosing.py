@@ -35,11 +35,15 @@ def distil_epoch(
     pairs = [*zip(batches, answers, strict=True)]
     if "each batch with all answers" in wrong:
         pairs = [(inputs, p_t) for inputs in batches for p_t in answers]
+    if "all batches with each answer" in wrong:
+        pairs = [(inputs, p_t) for p_t in answers for inputs in batches]
     student.train("the student in eval mode" not in wrong)
     kind = torch.optim.Adam if "another optimiser" in wrong else torch.optim.SGD
     optimizer, losses = kind(student.parameters(), lr=0.1), []
     for place, (inputs, p_t) in enumerate(pairs):
         log_p_s = (student(**inputs).logits / temperature).log_softmax(-1)
+        if "the teacher's softmax taken twice" in wrong:
+            p_t = (p_t / temperature).softmax(-1)
         if "soft targets never used" in wrong:
             p_t = p_t.argmax(-1, keepdim=True).eq(torch.arange(p_t.shape[-1])).float()
         per_text = (p_t * (p_t.clamp(min=1e-30).log() - log_p_s)).sum(-1)
@@ -119,10 +123,15 @@ DISTIL_EPOCH = Exercise(
             "each batch with all answers",
             "Your student takes a step on every batch with the answers to every batch. Each batch has its own: walk "
             "through the two side by side, not one inside the other.",
+            also=("all batches with each answer",),
         ),
         Mistake(
             "one step for all batches",
             "Your student takes a single step at the end. A step on each batch is asked for.",
+        ),
+        Mistake(
+            "the teacher's softmax taken twice",
+            "Your teacher's probabilities go through a softmax once more, and become nearly alike.",
         ),
         Mistake("another optimiser", "Your steps are those of another optimiser: plain SGD is asked for."),
         Mistake("no T²", "Your losses are too small: what does a temperature do to the gradient?"),
@@ -157,6 +166,12 @@ def pareto_front(cost: Tensor, score: Tensor, wrong: frozenset[str] = RIGHT) -> 
         strictly = (cost < cost[i]) | (score > score[i])
         if "only if better in both" in wrong:
             dominated = (cost < cost[i]) & (score > score[i])
+        elif "only cheaper ones dominate" in wrong:
+            dominated = (cost < cost[i]) & better
+        elif "only better ones dominate" in wrong:
+            dominated = cheaper & (score > score[i])
+        elif "each dominates itself" in wrong:
+            dominated = cheaper & better
         elif "its equal dominates it" in wrong:
             others = torch.arange(len(cost)) != i
             dominated = cheaper & better & others
@@ -230,7 +245,10 @@ def _front_probes(generator: torch.Generator) -> list[tuple]:
         cost = torch.cat([torch.tensor([40.0]), cost, torch.tensor([0.5])])
         score = torch.cat([torch.tensor([30.0]), score, torch.tensor([40.0])])
         probes.append((cost, score))
-    return probes
+    # One that is the cheapest and the best of all: who asks too much, or too little, still has it or drops it.
+    cost, score = (side[:6].clone() for side in probes[0])
+    cost[2], score[2] = 0.1, 99.0
+    return [*probes, (cost, score)]
 
 
 PARETO_FRONT = Exercise(
@@ -243,6 +261,19 @@ PARETO_FRONT = Exercise(
             "only if better in both",
             "You keep models that cost the same as another and are worse, or are as good and cost more. Nobody would "
             "take those.",
+        ),
+        Mistake(
+            "only cheaper ones dominate",
+            "A model that costs the same as another and is worse is left in: to be better in one of the two is enough.",
+        ),
+        Mistake(
+            "only better ones dominate",
+            "A model that is as good as another and costs more is left in: to be better in one of the two is enough.",
+        ),
+        Mistake(
+            "each dominates itself",
+            "Every model costs no more than itself and scores no less, so that yours all drive themselves out. One of "
+            "the two has to be really better.",
         ),
         Mistake(
             "its equal dominates it",

@@ -1,4 +1,4 @@
-"""The exercises of notebook 07 on reading a text step by step, and on leaving the padding out."""
+"""The exercises of notebook 07 on reading a text step by step, and on where it ends."""
 
 from __future__ import annotations
 
@@ -27,9 +27,16 @@ def lstm_step(
         i, f = f, i
     if "candidate and output exchanged" in wrong:
         g, o = o, g
-    g = g.sigmoid() if "a sigmoid on the candidate" in wrong else g.tanh()
-    if "gates without sigmoid" not in wrong:
-        i, f, o = i.sigmoid(), f.sigmoid(), o.sigmoid()
+    if "the candidate as it is" not in wrong:
+        g = g.sigmoid() if "a sigmoid on the candidate" in wrong else g.tanh()
+    if "gates by tanh" in wrong:
+        i, f, o = i.tanh(), f.tanh(), o.tanh()
+    elif "gates without sigmoid" not in wrong:
+        gates = {"input": i, "forget": f, "output": o}
+        i, f, o = (
+            z if f"the {name} gate without sigmoid" in wrong else z.sigmoid() for name, z in gates.items()
+        )
+    f = 1 - f if "the forget gate turned round" in wrong else f
     kept = c if "nothing is forgotten" in wrong else f * c
     new = i * g
     if "nothing is kept" in wrong:
@@ -80,6 +87,23 @@ LSTM_STEP = Exercise(
         Mistake(
             "gates without sigmoid",
             "Your gates are not between 0 and 1: a gate says which share passes.",
+            also=("gates by tanh",),
+        ),
+        *(
+            Mistake(
+                f"the {gate} gate without sigmoid",
+                f"Your {gate} gate is not between 0 and 1, as the others are: a gate says which share passes.",
+            )
+            for gate in ("input", "forget", "output")
+        ),
+        Mistake(
+            "the candidate as it is",
+            "Your candidate can be as large as it likes. It passes through a function of its own, which keeps it "
+            "between −1 and 1.",
+        ),
+        Mistake(
+            "the forget gate turned round",
+            "Your cell keeps what it should forget: the forget gate says which share *stays*.",
         ),
         Mistake(
             "what was read before is ignored",
@@ -140,6 +164,23 @@ def last_state(
         return (out * attention_mask[..., None])[:, -1]
     if "the mean over all places" in wrong:
         return out.mean(1)
+    if "the largest over the text" in wrong:
+        return out.masked_fill(attention_mask[..., None] == 0, -torch.inf).amax(1)
+    if "the largest over all places" in wrong:
+        return out.amax(1)
+    if "the sum over the text" in wrong:
+        return (out * attention_mask[..., None]).sum(1)
+    if "all real tokens" in wrong:
+        return out[attention_mask.bool()]
+    if "the place of the longest text after packing" in wrong:
+        return (out * attention_mask[..., None])[:, int(lengths.max()) - 1]
+    if "the cell" in wrong:
+        texts = [row[:length] for row, length in zip(embedded, lengths, strict=True)]
+        return torch.stack([lstm(text)[1][1][-1] for text in texts])
+    if "read from the end" in wrong:
+        return lstm(embedded.flip(1))[0][:, -1]
+    if "the batch turned round, not the text" in wrong:
+        return lstm(embedded.flip(1))[0][rows, lengths - 1]
     if "the mean over the text" in wrong:
         return (out * attention_mask[..., None]).sum(1) / lengths[:, None]
     if "the longest text's end for all" in wrong:
@@ -192,6 +233,30 @@ LAST_STATE = Exercise(
             "tokens end, when the first has the number 0?",
         ),
         Mistake("one step too early", "You are one step too early: the last token is not read yet."),
+        Mistake(
+            "the largest over the text",
+            "Of each feature you take the largest over the text. The state after the last token was asked for.",
+            also=("the largest over all places",),
+        ),
+        Mistake(
+            "the sum over the text",
+            "You add up the states of the text. The state after the last token was asked for.",
+        ),
+        Mistake(
+            "all real tokens",
+            "You select the states of all real tokens. Of each text one is asked for, the last.",
+        ),
+        Mistake(
+            "the place of the longest text after packing",
+            "Packing is right, but of what comes out of it you take the last place, where shorter texts have zeros. "
+            "The LSTM returns the state after each text's end beside it.",
+        ),
+        Mistake("the cell", "You return what the LSTM keeps, the cell. Its state h is what it shows."),
+        Mistake(
+            "read from the end",
+            "Your LSTM reads the text from its end, and the padding first. It was to read as the text stands.",
+            also=("the batch turned round, not the text",),
+        ),
         Mistake("the first state", "That is the state after the first token."),
         Mistake(
             "the mean over all places",
@@ -225,111 +290,4 @@ LAST_STATE = Exercise(
 )
 
 
-# ------------------------------------------------------------------------------------------------ 7.3 the largest
-
-
-# what may stand in the padding's place, and is left there where a text has no token
-NEVER_THE_LARGEST = {"a low number for an empty text": -1e9} | {
-    f"{number:g} for an empty text": number
-    for number in (-1e4, -1e5, -1e6, -1e10, -1e12, -1e30, torch.finfo(torch.float32).min)
-}
-
-
-def max_pool(states: Tensor, attention_mask: Tensor, wrong: frozenset[str] = RIGHT) -> Tensor:
-    """Of each feature its largest value over a text's real tokens, 0 for a text without any: (B, L, D) → (B, D)."""
-    real = attention_mask.bool()[..., None]
-    if "padding as zeros" in wrong:
-        return (states * real).amax(1)
-    if "padding not masked" in wrong:
-        return states.amax(1)
-    if "over the features" in wrong:
-        return states.masked_fill(~real, -torch.inf).amax(2)
-    if "the mean" in wrong:
-        return (states * real).sum(1) / real.sum(1).clamp(min=1)
-    if "the furthest from 0" in wrong:
-        places = (states * real).abs().argmax(1, keepdim=True)
-        return states.gather(1, places)[:, 0] * real.any(1)
-    if "one number for all features" in wrong:
-        states = states.amax(-1, keepdim=True).expand_as(states)
-    if "the smallest" in wrong:
-        best = states.masked_fill(~real, torch.inf).amin(1)
-    elif "the mask turned round" in wrong:
-        best = states.masked_fill(real, -torch.inf).amax(1)
-    else:
-        low = {"-1": -1.0, "-10": -10.0, "-100": -100.0}
-        filled = next((low[name] for name in low if f"padding as {name}" in wrong), -torch.inf)
-        best = states.masked_fill(~real, filled).amax(1)
-        if filled != -torch.inf:
-            return best * real.any(1)
-    for name, number in NEVER_THE_LARGEST.items():
-        if name in wrong:
-            return best.clamp(min=number)
-    if "minus infinity for an empty text" in wrong:
-        return best
-    return best.masked_fill(best.isinf(), 0)
-
-
-def _pool_probes(generator: torch.Generator) -> list[tuple]:
-    probes = []
-    for lengths, down in (((3, 5, 2), 5), ((1, 4, 0), 40), ((6, 2, 0, 3), 150)):
-        longest = max(lengths) + 1
-        mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
-        states = torch.randn(len(lengths), longest, 4, generator=generator)
-        states[..., 0] -= down  # a feature that is negative in every text
-        probes.append((states, mask))
-    return probes
-
-
-MAX_POOL = Exercise(
-    name="max_pool",
-    number="7.3",
-    title="The largest, wherever it stands",
-    reference=max_pool,
-    mistakes=(
-        Mistake(
-            "padding as zeros",
-            "Your padding counts as 0, and where all real values are negative, 0 is the largest. What is smaller than "
-            "anything?",
-        ),
-        Mistake(
-            "padding not masked",
-            "Padding takes part in your maximum: the same text gets other features in a longer batch.",
-        ),
-        Mistake(
-            "minus infinity for an empty text",
-            "A text without any token has no largest value, and yours is minus infinity; the next matrix product makes "
-            "NaN of it.",
-        ),
-        Mistake(
-            "the mean", "That is the mean over the real tokens. Of each feature the largest was asked for."
-        ),
-        Mistake(
-            "a low number for an empty text",
-            "A text without any token keeps the low number that you put in the padding's place. It is to have 0.",
-            also=tuple(NEVER_THE_LARGEST)[1:],
-        ),
-        Mistake(
-            "padding as -1",
-            "What you put in the padding's place is larger than some features are. What is smaller than anything?",
-            also=("padding as -10", "padding as -100"),
-        ),
-        Mistake(
-            "the furthest from 0",
-            "You look for the largest size, with either sign. Of −6 and 1 the larger one is 1.",
-        ),
-        Mistake(
-            "one number for all features",
-            "Each of your texts has one number in all its features. Each feature has a largest value of its own.",
-        ),
-        Mistake("the smallest", "You take the smallest value of each feature."),
-        Mistake("the mask turned round", "You mask the real tokens, and keep the padding."),
-        Mistake(
-            "over the features",
-            "You take the largest feature of each token; the largest *token* of each feature was asked for.",
-        ),
-    ),
-    probes=_pool_probes,
-    gradients=(0,),
-)
-
-EXERCISES = [LSTM_STEP, LAST_STATE, MAX_POOL]
+EXERCISES = [LSTM_STEP, LAST_STATE]

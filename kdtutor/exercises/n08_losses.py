@@ -38,6 +38,10 @@ def mask_rare_words(
         rings = chance / counts[input_ids].float() ** exponent
     if "log u for log(1 − u)" in wrong:
         rings = -torch.log(chance) / counts[input_ids].float() ** exponent
+    if "the counts not used" in wrong:
+        rings = chance
+    if "chance times weight, the smallest first" in wrong:
+        rings = chance * counts[input_ids].float() ** exponent
     if "chance times weight" in wrong:
         rings = -chance * counts[input_ids].float() ** exponent
     if "the last to ring" in wrong:
@@ -104,9 +108,10 @@ def triple_loss(
     T = 2.0
     real, predicted = attention_mask.bool(), labels != IGNORED
     asked = predicted if "soft loss on the masked tokens alone" in wrong else real
-    asked = torch.ones_like(real) if "padding in the soft loss" in wrong else asked
+    everywhere = "no mask at all" in wrong
+    asked = torch.ones_like(real) if everywhere or "padding in the soft loss" in wrong else asked
     soft = soft_loss(student_logits[asked], teacher_logits[asked], T, wrong)
-    soft = soft * asked.sum() / len(labels) if "divided by the texts" in wrong else soft
+    soft = soft * asked.sum() / len(labels) if everywhere or "divided by the texts" in wrong else soft
     soft = soft * real.sum() / real.numel() if "soft loss divided by the padding too" in wrong else soft
     z = student_logits[predicted] / (T if "temperature in the masked LM" in wrong else 1)
     hard = F.cross_entropy(z, labels[predicted])
@@ -116,7 +121,7 @@ def triple_loss(
         hard = hard * predicted.sum()
     if "masked LM over all tokens" in wrong:
         hard = hard * predicted.sum() / real.sum()
-    there = torch.ones_like(real) if "cosine over padding" in wrong else real
+    there = torch.ones_like(real) if everywhere or "cosine over padding" in wrong else real
     there = predicted if "cosine at the masked tokens alone" in wrong else there
     cosine = F.cosine_similarity(student_hidden[there], teacher_hidden[there], dim=-1)
     count = len(cosine)
@@ -125,6 +130,8 @@ def triple_loss(
         cosine = F.cosine_similarity(student_hidden[there].flatten(), teacher_hidden[there].flatten(), dim=0)
     if "cosine along the tokens" in wrong:
         cosine = F.cosine_similarity(student_hidden[there], teacher_hidden[there], dim=0).mean()
+    if "cosine along the padded tokens" in wrong:
+        cosine = F.cosine_similarity(student_hidden, teacher_hidden, dim=1).mean()
     if "cosine at [CLS] alone" in wrong:
         cosine = F.cosine_similarity(student_hidden[:, 0], teacher_hidden[:, 0], dim=-1).mean()
     away = cosine if "cosine rewarded for being far" in wrong else 1 - cosine
@@ -185,6 +192,10 @@ EXERCISES = [
                 also=("as often as they occur",),
             ),
             Mistake(
+                "the counts not used",
+                "You choose the right number of tokens, and all words alike. What are `counts` for?",
+            ),
+            Mistake(
                 "one over the count",
                 "You weigh words by one over their count, which is the exponent −1. Then almost nothing but rare "
                 "words is chosen.",
@@ -234,6 +245,11 @@ EXERCISES = [
                 "You weigh the uniform number itself and take the largest. That prefers rare words, but not in "
                 "proportion to their weights: the clocks do.",
             ),
+            Mistake(
+                "chance times weight, the smallest first",
+                "You multiply the uniform number by the weight and take the smallest, which prefers common words. A "
+                "large weight is to make a clock ring early: the time is divided by it, and it is exponential.",
+            ),
         ),
         probes=_draws,
     ),
@@ -251,6 +267,11 @@ EXERCISES = [
             Mistake(
                 "padding in the soft loss",
                 "Your soft loss includes the padding, where neither model was ever asked to say something sensible.",
+            ),
+            Mistake(
+                "no mask at all",
+                "Your soft loss and your cosine include the padding, and batchmean on three axes divides by the number "
+                "of texts. Select the real tokens first: then it divides by them.",
             ),
             Mistake(
                 "cosine over padding",
@@ -333,6 +354,7 @@ EXERCISES = [
             Mistake(
                 "cosine along the tokens",
                 "Your cosine runs over the tokens. It compares the two vectors of *one* token: which axis is that?",
+                also=("cosine along the padded tokens",),
             ),
             Mistake(
                 "cosine at [CLS] alone",

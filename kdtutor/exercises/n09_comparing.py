@@ -35,8 +35,14 @@ def honest_report(
             return int(scores[:, 0].argmax())
         return int(scores.mean(-1).argmax())
 
+    if "settings and seeds exchanged" in wrong:
+        validation, test, control_validation, control_test = (
+            scores.mT for scores in (validation, test, control_validation, control_test)
+        )
     best = choice(validation, test, "the method")
     other = choice(control_validation, control_test, "the control")
+    if "chosen by the lead" in wrong:
+        best = other = int((validation - control_validation).mean(-1).argmax())
     if "the control gets the rival's setting" in wrong:
         other = best
     reported = "validation scores reported" in wrong
@@ -160,6 +166,11 @@ HONEST_REPORT = Exercise(
         ),
 Mistake("control minus method",
 "Your gain has its sign changed: is the method to be better, or the control?",),
+Mistake("settings and seeds exchanged",
+"You average over the settings and choose a seed. Settings stand in the rows, and each has a run for every seed.",),
+Mistake("chosen by the lead",
+"You choose the one setting at which the method is furthest ahead. A control that is poor there makes the gain. Each "
+"side is to have its own best setting.",),
 Mistake("a ratio",
 "You divide by the control. A gain is a difference.",),
 Mistake("the whole width",
@@ -220,7 +231,9 @@ def retention(student: Scores, teacher: Scores, wrong: frozenset[str] = RIGHT) -
         macro, reference = ([sum(s[t][seed] for t in s) for seed in seeds] for s in (student, teacher))
     if "one seed's teacher for all" in wrong:
         reference = [reference[0] for _ in seeds]
-    if "the best runs" in wrong:
+    if "each task's best runs" in wrong:
+        kept = sum(max(student[t]) for t in both) / sum(max(teacher[t]) for t in both)
+    elif "the best runs" in wrong:
         kept = max(macro) / max(reference)
     elif "the best seed's ratio" in wrong:
         kept = max(a / b for a, b in zip(macro, reference, strict=True))
@@ -236,6 +249,8 @@ def retention(student: Scores, teacher: Scores, wrong: frozenset[str] = RIGHT) -
         kept = statistics.mean(student[task][seed] / teacher[task][seed] for task in both for seed in seeds)
     elif "a difference" in wrong:
         kept = statistics.mean(a - b for a, b in zip(macro, reference, strict=True))
+    elif "the points lost" in wrong:
+        kept = statistics.mean(b - a for a, b in zip(macro, reference, strict=True))
     else:
         kept = statistics.mean(a / b for a, b in zip(macro, reference, strict=True))
     if "the teacher divided by the student" in wrong:
@@ -275,7 +290,7 @@ RETENTION = Exercise(
         Mistake(
             "the best runs",
             "You divide the best run by the best run. What is to be reported is what a run retains on average.",
-            also=("the best seed's ratio",),
+            also=("the best seed's ratio", "each task's best runs"),
         ),
         Mistake(
             "one seed's teacher for all",
@@ -294,7 +309,8 @@ RETENTION = Exercise(
         ),
         Mistake(
             "a difference",
-            "You subtract the teacher's score, where retention is a share of it.",
+            "You subtract one score from the other, where retention is a share of the teacher's.",
+            also=("the points lost",),
         ),
         Mistake(
             "what is lost",

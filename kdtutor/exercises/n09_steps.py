@@ -30,10 +30,18 @@ def equal_steps(
             return texts // at_once
         if "left-over micro-batches dropped" in wrong:
             return math.ceil(texts / (batch * processes)) // accumulate
+        if "left-over batches dropped" in wrong:
+            return math.ceil(texts / batch) // (accumulate * processes)
         return texts / at_once if "steps in fractions" in wrong else math.ceil(texts / at_once)
 
     steps = epochs * steps_an_epoch(*rivals[0])
     needed = [steps / steps_an_epoch(*rival) for rival in rivals]
+    if "rounded once for all epochs" in wrong:
+        texts, *at_once = rivals[0]
+        steps = math.ceil(epochs * texts / math.prod(at_once))
+        needed = [steps / steps_an_epoch(*rival) for rival in rivals]
+    if "the rivals' steps in fractions" in wrong:
+        needed = [steps * math.prod(at_once) / texts for texts, *at_once in rivals]
     if "equal epochs" in wrong:
         needed = [float(epochs) for _ in rivals]
     if "equal texts" in wrong:
@@ -94,6 +102,16 @@ EQUAL_STEPS = Exercise(
             "left-over micro-batches dropped",
             "Your last micro-batches of an epoch, too few for a whole step, are dropped. They make a step of their "
             "own.",
+            also=("left-over batches dropped",),
+        ),
+        Mistake(
+            "rounded once for all epochs",
+            "You count the texts of all epochs and round up once. Each epoch ends with a smaller step of its own.",
+        ),
+        Mistake(
+            "the rivals' steps in fractions",
+            "The number of steps is right. In your list an epoch of a rival has fractions of a step; it, too, ends "
+            "with a smaller one.",
         ),
         Mistake(
             "steps in fractions",

@@ -39,7 +39,7 @@ def ensemble_targets(
         return (w * z.log_softmax(-1)).sum(0).exp()
     if "the heaviest teacher alone" in wrong:
         return z[weights.argmax()].softmax(-1)
-    if "the surest teacher alone" in wrong:
+    if "the surest teacher for each class" in wrong:
         return z.softmax(-1).amax(0)
     if "probabilities divided" in wrong:
         return (w * logits.softmax(-1)).sum(0) / temperature
@@ -101,7 +101,11 @@ ENSEMBLE_TARGETS = Exercise(
         Mistake(
             "the heaviest teacher alone",
             "You ask one teacher alone. All of them have a say, each by its weight.",
-            also=("the surest teacher alone",),
+        ),
+        Mistake(
+            "the surest teacher for each class",
+            "You take, class by class, the largest probability among the teachers, which do not add up to 1. All of "
+            "them have a say, each by its weight.",
         ),
         Mistake("no temperature", "The temperature changes nothing in your answer."),
         Mistake("all alike", "Every teacher weighs the same in your answer. What are the weights for?"),
@@ -110,7 +114,10 @@ ENSEMBLE_TARGETS = Exercise(
         Mistake(
             "softmax over the teachers",
             "Your softmax runs over the teachers. Along which axis do the classes stand?",
-            also=("softmax over the texts",),
+        ),
+        Mistake(
+            "softmax over the texts",
+            "Your softmax runs over the texts. Along which axis do the classes stand?",
         ),
     ),
     probes=_targets_probes,
@@ -141,7 +148,11 @@ def risk_at(logits: Tensor, labels: Tensor, coverage: float, wrong: frozenset[st
     order = sure.argsort(descending="the least sure first" not in wrong)
     exact = coverage * len(labels)
     count = (
-        int(exact) if "rounded down" in wrong else round(exact) if "rounded" in wrong else math.ceil(exact)
+        int(exact)
+        if "rounded down" in wrong
+        else round(exact)
+        if "rounded to the nearest" in wrong
+        else math.ceil(exact)
     )
     if "one more than the share" in wrong:
         count = int(exact) + 1
@@ -206,7 +217,12 @@ RISK_AT = Exercise(
             "by the distance to the second",
             "You rank by how far the first class is ahead of the second. That is a measure of doubt too; here the "
             "confidence, the largest probability, is the one.",
-            also=("by the logits' distance to the second", "by the entropy"),
+            also=("by the logits' distance to the second",),
+        ),
+        Mistake(
+            "by the entropy",
+            "You rank by the entropy, which is a measure of doubt too. Here the confidence, the largest probability, "
+            "is the one.",
         ),
         Mistake(
             "by the class's number",
@@ -227,7 +243,10 @@ RISK_AT = Exercise(
         Mistake(
             "rounded down",
             "You leave out the text that the share reaches into: it was to be rounded up.",
-            also=("rounded",),
+        ),
+        Mistake(
+            "rounded to the nearest",
+            "You round to the nearest whole number of texts. Every share was to be rounded up.",
         ),
         Mistake(
             "a threshold for a share",

@@ -76,13 +76,16 @@ def _scaled_probes(generator: torch.Generator) -> list[tuple]:
         return scaled_loss(*probe, grid, wrong=frozenset(wrong))[0]
 
     # Validation and test want different temperatures: nobody finds the one by the other.
+    # The best one stands first, last and in the middle: nobody may leave out an end of the list.
     probes = []
     for noise, sharp, on_test in ((1.5, 2.0, 4.5), (2.0, 3.0, 1.0), (1.5, 0.7, 2.0)):
         probe = *split(sharp, noise), *split(on_test, noise)
         # nor by making the mean confidence that of the right answers
         while chosen(probe) == chosen(probe, "by the mean confidence"):
             probe = *split(sharp, noise), *split(on_test, noise)
-        probes.append((*probe, grid))
+        best, at = chosen(probe), (0, len(grid), 4)[len(probes)]
+        others = [t for t in grid if t != best]
+        probes.append((*probe, [*others[:at], best, *others[at:]]))
     return probes
 
 
@@ -284,6 +287,8 @@ def attack_success(
         fooled, kept = after != human, torch.ones_like(kept)
     if "any change of the answer" in wrong:
         fooled, was_right = after != before, torch.ones_like(was_right)
+    if "the first answer for the label" in wrong:
+        fooled, was_right, kept = after != before, torch.ones_like(was_right), human == before
     tried = was_right & kept
     found = tried & fooled
     if "of all texts" in wrong:
@@ -341,6 +346,11 @@ ATTACK_SUCCESS = Exercise(
         ),
         Mistake(
             "any change of the answer", "You count every change of the answer, also from wrong to right."
+        ),
+        Mistake(
+            "the first answer for the label",
+            "You take the model's first answer for the truth. Where it was wrong to begin with, there was nothing to "
+            "attack.",
         ),
         Mistake("of all texts", "You divide by all texts: by those, too, on which no attack could succeed."),
         Mistake(

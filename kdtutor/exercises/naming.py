@@ -18,7 +18,7 @@ from kdtutor.exercises.running import Run, run
 Names = tuple[str, ...]
 # Seconds of this thread's processor time: for pairs that explain everything, from the first that fits on, and for
 # those that explain the first thing seen.
-SEARCH, FURTHER, PARTLY = 0.8, 0.2, 0.2
+SEARCH, FURTHER, PARTLY = 0.6, 0.15, 0.15
 UNLIKE = 1e9  # the distance between things of different shape
 EXCHANGED = "return values exchanged"
 EXCHANGED_HINT = (
@@ -75,7 +75,7 @@ def _pairs(exercise: Exercise, probe: tuple, mine: Run, what: str = "") -> Itera
     names = [switch for mistake in exercise.mistakes for switch in mistake.switches]
     first = run(exercise, exercise.reference, probe)
     right = _numbers(first, first, what)
-    each = [_numbers(run(exercise, exercise.with_mistakes([name]), probe), first, what) for name in names]
+    each = [_numbers(_shows(exercise, (name,), probe), first, what) for name in names]
     pairs = sorted(itertools.combinations(range(len(names)), 2), key=sum)
     if pairs:
         far = _distances(np.array(pairs), np.array(each), right, _numbers(mine, first, what))
@@ -139,17 +139,36 @@ def _without_twins(exercise: Exercise, fitting: Sequence[Names]) -> list[Names]:
     return [*dict.fromkeys(names for names in named if len(names) == shortest)]
 
 
+# What single mistakes show, by exercise, name and probe, with the probe itself: while it is kept, no other has its id.
+_shown: dict[tuple[str, str, int], tuple[Run, tuple]] = {}
+
+
+def forget() -> None:
+    """Forget what single mistakes have shown: a new answer is judged, on new probes."""
+    _shown.clear()
+
+
+def _shows(exercise: Exercise, names: Names, args: tuple) -> Run:
+    """What the reference with these mistakes shows; of a single one it is computed once for all questions."""
+    wrong = exercise.with_mistakes(name for name in names if name != EXCHANGED)
+    if len(names) > 1:
+        return run(exercise, wrong, args)
+    key = exercise.name, names[0], id(args)
+    if key not in _shown:
+        _shown[key] = run(exercise, wrong, args), args
+    return _shown[key][0]
+
+
 def explains(
     exercise: Exercise, names: Names, probes: Sequence[tuple], mine: Sequence[Run], what: str = ""
 ) -> bool:
     """Whether the reference with these mistakes shows what the learner's function does, on every probe."""
     exchanged = EXCHANGED in names
-    wrong = exercise.with_mistakes(name for name in names if name != EXCHANGED)
     failed_everywhere = all(seen.failure for seen in mine)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for args, seen in zip(probes, mine, strict=True):
-            other = run(exercise, wrong, args)
+            other = _shows(exercise, names, args)
             if seen.failure or other.failure:
                 if not _same_failure(seen, other, failed_everywhere):
                     return False
@@ -230,9 +249,7 @@ def _behind_an_answer(
     """
     wrongs = _yes_or_no(mine, right)
     shown = {
-        mistake.name: _yes_or_no(
-            [run(exercise, exercise.with_mistakes([mistake.name]), p) for p in probes], right
-        )
+        mistake.name: _yes_or_no([_shows(exercise, (mistake.name,), probe) for probe in probes], right)
         for mistake in exercise.mistakes
     }
     behind = {name: found for name, found in shown.items() if what in {question for _, question in found}}
