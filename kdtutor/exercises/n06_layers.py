@@ -195,8 +195,6 @@ def even_map(student_depth: int, teacher_depth: int, wrong: Wrong = RIGHT) -> di
         pairs = {i - 1: j for i, j in pairs.items()}
     if "the teacher's layers counted from 0" in wrong:
         pairs = {i: j - 1 for i, j in pairs.items()}
-    if "the last layer left out" in wrong:
-        del pairs[max(pairs)]
     if "the embeddings as well" in wrong:
         pairs = {0: 0} | pairs
     return {j: i for i, j in pairs.items()} if "the teacher learns from the student" in wrong else pairs
@@ -245,7 +243,6 @@ EVEN_MAP = Exercise(
             "the teacher's layers counted from 0",
             "The teacher's layers are counted from 1 here: each of your values is one too low.",
         ),
-        Mistake("the last layer left out", "The student's last layer has no teacher. Where does range end?"),
         Mistake("rounded to the nearest", "You round to the nearest layer. The map rounds up."),
         Mistake(
             "one step for all",
