@@ -121,6 +121,17 @@ def test_a_size_that_no_model_has_is_refused_at_once(given, said):
     assert said in refusal(kd.small_bert, make_task(), **given)
 
 
+@pytest.mark.parametrize("make", [kd.lstm_student, kd.gru_student, kd.cnn_student, kd.static_student])
+def test_a_seed_that_is_none_is_refused_by_students_of_every_shape(make):
+    for seed in ("x", -1, 1.5):
+        assert "seed must be a whole number from 0" in refusal(make, make_task(), seed=seed)
+
+
+def test_a_seed_that_is_none_is_refused_by_half_depth():
+    teacher = kd.small_bert(make_task(), layers=2, width=32)
+    assert "seed must be a whole number from 0" in refusal(kd.half_depth, teacher, seed="x")
+
+
 def test_names_that_no_folder_can_have_are_unknown_models():
     for name in ("x" * 300, "~nobody/x", "a\0b"):
         said = refusal(kd.load_model, name, make_task())

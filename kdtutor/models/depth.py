@@ -6,7 +6,6 @@ import copy
 import re
 from collections import defaultdict
 
-import torch
 from torch import Tensor
 from transformers import (
     BertForMaskedLM,
@@ -21,6 +20,7 @@ from transformers import (
 from kdtutor.errors import KDTutorError, nearest
 from kdtutor.models.families import TWO_STACKS, UNCUT, family
 from kdtutor.models.names import part_names
+from kdtutor.models.seeds import drawn_by
 
 TOKEN_TYPES = ("fold", "drop")
 
@@ -68,9 +68,7 @@ def half_depth(
         for place, total in totals.items()
     }
 
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with drawn_by(seed):
         if _is_like_distilbert(teacher):
             [layers] = chosen.values()
             student = _distilbert(teacher, layers, fold=token_types == "fold")

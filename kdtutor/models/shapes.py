@@ -26,6 +26,7 @@ from kdtutor.data.load import as_task
 from kdtutor.data.task import Task
 from kdtutor.errors import COUNT, FRACTION, KDTutorError, one_of
 from kdtutor.models.load import label_config
+from kdtutor.models.seeds import drawn_by
 from kdtutor.models.vectors import token_vectors
 
 VECTORS = one_of("teacher", "random")
@@ -127,9 +128,7 @@ def make(
         **settings,
         **label_config(task),
     )
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with drawn_by(seed):
         model = kind(config)
     if teacher is not None:
         table = model.encoder.embeddings

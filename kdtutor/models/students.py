@@ -16,7 +16,6 @@ import re
 from collections.abc import Callable
 from difflib import get_close_matches
 
-import torch
 import transformers
 from torch import nn
 from transformers import (
@@ -31,9 +30,10 @@ from transformers import (
 from kdtutor.data.load import as_task
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import end_of_text, start_of_text
-from kdtutor.errors import COUNT, FRACTION, SEED, KDTutorError, nearest, whole
+from kdtutor.errors import COUNT, FRACTION, KDTutorError, nearest, whole
 from kdtutor.models.depth import half_depth
 from kdtutor.models.load import label_config, load_model
+from kdtutor.models.seeds import drawn_by
 
 # Making thousands of layers takes minutes before anything can be said.
 DEPTH = whole("a whole number from 1 to 1000", lambda value: 1 <= value <= 1000)
@@ -217,10 +217,7 @@ def special_tokens(task: Task) -> dict[str, int]:
 
 def drawn(kind: type[PreTrainedModel], config, seed: int | None) -> PreTrainedModel:
     """Make a model with random weights, drawn by `seed` if there is one."""
-    seed = seed if seed is None else SEED("seed", seed)
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with drawn_by(seed):
         return kind(config)
 
 

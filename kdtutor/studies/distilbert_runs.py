@@ -17,6 +17,7 @@ from kdtutor.data.task import Split, Task
 from kdtutor.models.depth import half_depth
 from kdtutor.models.fingerprint import fingerprint
 from kdtutor.models.load import load_model, load_teacher
+from kdtutor.models.seeds import drawn_by
 from kdtutor.models.sizes import sizes
 from kdtutor.models.students import set_dropout
 from kdtutor.studies import load
@@ -41,7 +42,6 @@ from kdtutor.studies.runner import (
     as_stored,
     hardware,
     kept,
-    random_weights,
     settings_to_try,
     work,
 )
@@ -255,7 +255,7 @@ class _Bench:
         """Make a student of half the teacher's layers, its own or random ones, and let it learn; also what was seen."""
         student = half_depth(self.teacher)
         if not arm.copied:
-            with random_weights(seed):
+            with drawn_by(seed):
                 student = type(student)(student.config)
         set_dropout(student, 0.0)
         if arm.pretraining is None:
@@ -265,7 +265,7 @@ class _Bench:
     def with_head(self, arm: Arm, task: str, seed: int, body_seed: int) -> PreTrainedModel:
         """Put a new head for `task` on an arm's body."""
         folder, _ = self.body(arm, body_seed)
-        with random_weights(seed):
+        with drawn_by(seed):
             return set_dropout(load_model(folder, self.tasks[task]), self.plan.dropout)
 
     def finetuned(

@@ -19,6 +19,7 @@ from kdtutor.evaluation import predict
 from kdtutor.models.depth import half_depth
 from kdtutor.models.fingerprint import fingerprint
 from kdtutor.models.load import freeze, load_model
+from kdtutor.models.seeds import drawn_by
 from kdtutor.models.students import set_dropout, small_bert
 from kdtutor.studies.logits import HARD, TEACHER, WORDS, Configuration, Plan, configurations, name_of
 from kdtutor.studies.runner import (
@@ -27,7 +28,6 @@ from kdtutor.studies.runner import (
     as_stored,
     hardware,
     kept,
-    random_weights,
     settings_to_try,
     work,
 )
@@ -165,7 +165,7 @@ class _Bench:
     def headed(self, seed: int) -> PreTrainedModel:
         """Put a head with random weights on the pre-trained body."""
         folder, _ = kept(self.folder / "models" / "body", fingerprint(self.body), lambda: (self.body, {}))
-        with random_weights(seed):
+        with drawn_by(seed):
             return set_dropout(load_model(folder, self.task), self.plan.dropout)
 
     def bar(self, name: str) -> dict:

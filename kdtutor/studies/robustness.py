@@ -28,10 +28,11 @@ from kdtutor.data.task import Task, random_rows
 from kdtutor.evaluation.attacks import METHODS, Attacked
 from kdtutor.models import load_model, load_teacher, set_dropout
 from kdtutor.models.forward import logits_of
+from kdtutor.models.seeds import drawn_by
 from kdtutor.models.students import make_student
 from kdtutor.objectives.formulas import entropy
 from kdtutor.studies.bench import Bench
-from kdtutor.studies.runner import as_stored, kept, random_weights
+from kdtutor.studies.runner import as_stored, kept
 from kdtutor.studies.stored import SPLITS, Stored
 from kdtutor.studies.training import scores, scores_from, train
 
@@ -168,7 +169,7 @@ class Robustness(Bench):
         plan, told = self.plan, self.texts(c.texts, c.noise)
 
         def make() -> tuple[PreTrainedModel, dict]:
-            with random_weights(seed):
+            with drawn_by(seed):
                 model = set_dropout(load_model(c.body, self.task), c.dropout)
             how = {"epochs": c.passes, "learning_rate": c.learning_rate, "warmup": c.warmup, "seed": seed}
             found = train(

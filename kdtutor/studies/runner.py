@@ -197,11 +197,3 @@ def hardware() -> str:
 def as_stored(what) -> dict:
     """Convert a dataclass to what the file gives back of it."""
     return json.loads(json.dumps(asdict(what)))
-
-
-@contextmanager
-def random_weights(seed: int) -> Iterator[None]:
-    """Open a block in which new weights depend on `seed` alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
