@@ -1,9 +1,9 @@
-"""Take the README's first picture from the stored outputs of notebook 00, and the times of its map from every notebook.
+"""Take the social card's picture from the stored notebook 00, and the times of the README's map from all notebooks.
 
     python notebooks/images/make.py
 
-So the picture, and its alt text, show what the notebook showed. After `make notebooks`, run it again. The moving one
-is made by moving.py.
+So the picture shows what the notebook showed. After `make notebooks`, run it again. The README's moving one is made
+by moving.py.
 """
 
 from __future__ import annotations
@@ -22,17 +22,10 @@ CELLS = {"measure": "comparison.png"}  # id of the cell → file
 def main() -> None:
     notebook = json.loads((HERE.parent / "00_start_here.ipynb").read_text(encoding="utf-8"))
     outputs = {cell["id"]: cell.get("outputs", []) for cell in notebook["cells"]}
-    readme = README.read_text(encoding="utf-8")
     for cell, name in CELLS.items():
         output = next(output for output in outputs[cell] if "image/png" in output.get("data", {}))
         (HERE / name).write_bytes(base64.b64decode(output["data"]["image/png"]))
-        alt = output["metadata"]["image/png"]["alt"].replace("[", "(").replace("]", ")")
-        address = f"notebooks/images/{name}"
-        pattern = rf"!\[[^\]]*\]\({re.escape(address)}\)"
-        readme, found = re.subn(pattern, lambda _, new=f"![{alt}]({address})": new, readme)
-        assert found, f"README.md has no picture {address}"
-        print(f"{address}: {alt}")
-    readme = MAP.sub(lambda row: f"{row[1]}{minutes(row[2])} |", readme)
+    readme = MAP.sub(lambda row: f"{row[1]}{minutes(row[2])} |", README.read_text(encoding="utf-8"))
     README.write_text(readme, encoding="utf-8", newline="\n")
 
 

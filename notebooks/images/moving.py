@@ -8,6 +8,7 @@ than a minute on two quiet cores; another processor gives other last digits.
 
 from __future__ import annotations
 
+import html
 import re
 from io import BytesIO
 from pathlib import Path
@@ -59,8 +60,9 @@ def main() -> None:
         f"{COMPARED} texts the first answer is the teacher's in {100 * same:.0f} %."
     )
     address = f"notebooks/images/{FILE.name}"
-    pattern = rf"!\[[^\]]*\]\({re.escape(address)}\)"
-    readme, found = re.subn(pattern, f"![{alt}]({address})", README.read_text(encoding="utf-8"))
+    pattern = rf'(<img src="{re.escape(address)}" width="\d+" alt=)"[^"]*"'
+    alt = html.escape(alt)
+    readme, found = re.subn(pattern, lambda old: f'{old[1]}"{alt}"', README.read_text(encoding="utf-8"))
     assert found, f"README.md has no picture {address}"
     README.write_text(readme, encoding="utf-8", newline="\n")
     print(f"{FILE.name}, {FILE.stat().st_size:,} bytes: {alt}")
