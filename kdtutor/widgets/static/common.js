@@ -577,6 +577,13 @@ function fitText(text, room) {
   return `${letters.slice(0, most).join("")}…`;
 }
 
+/** The name below an axis, centred at `middle`; where it would stick out it is moved, and squeezed where there is no room at all. */
+function axisName(text, middle, y, width) {
+  const long = textWidth(text), half = Math.min(long, width) / 2;
+  const squeezed = long > width ? { textLength: width, lengthAdjust: "spacingAndGlyphs" } : {};
+  return svg("text", { x: Math.max(half, Math.min(middle, width - half)), y, "text-anchor": "middle", ...squeezed }, text);
+}
+
 /** Runs fn(width) when the width of `node` changes, from its first layout on; returns what ends it. */
 function onWidth(node, fn) {
   const watch = new ResizeObserver((entries) => {
@@ -614,7 +621,7 @@ function barChart(options) {
     const inColumns = state.columns ?? state.rows.length > 12;
     const thickness = inColumns ? 9 : state.thickness;
     const widest = state.rows.reduce((most, name) => Math.max(most, textWidth(`★ ${shorten(name, 60)}`)), 40);
-    const gutter = Math.min(widest + 10, Math.max(104, width * 0.34), 220);
+    const gutter = Math.min(widest + 10, Math.max(width < 300 ? 80 : 104, width * 0.34), 220);
     const column = width < 420 ? 58 : 66;
     const right = inColumns ? column * bars().length + 8 : state.room ?? 62;
     const left = gutter + (state.signed && !inColumns ? 52 : 0);
@@ -654,9 +661,10 @@ function barChart(options) {
     for (const part of [drawing, moving]) setAttribute(part, "height", bottom + (state.sides ? 26 : 6));
     setAttribute(parts.zero, "x1", zero); setAttribute(parts.zero, "x2", zero);
     setAttribute(parts.zero, "y1", top - 4); setAttribute(parts.zero, "y2", bottom);
+    const beyond = Math.max(0, zero + 8 + textWidth(state.sides?.[1] ?? "") - width); // px by which the right one would stick out
     parts.sides.forEach((text, i) => {
       setText(text, state.sides?.[i] ?? "");
-      setAttribute(text, "x", zero + (i ? 8 : -8)); setAttribute(text, "y", bottom + 20);
+      setAttribute(text, "x", zero + (i ? 8 : -8) - beyond); setAttribute(text, "y", bottom + 20);
     });
     const end = (i) => width - column * (bars().length - 1 - i) - 4;
     parts.heads.forEach((text, i) => {
@@ -685,7 +693,8 @@ function barChart(options) {
 
   function drawAxis(x, max) {
     const few = place.plot < 240; // no room for more than the ends and the middle
-    const marks = few ? [state.signed ? -max : max / 2, 0, max] : ticks(state.signed ? -max : 0, max, Math.min(5, Math.floor(place.plot / 70)));
+    const ends = !state.signed && place.plot < 110 ? [0, max] : [state.signed ? -max : max / 2, 0, max];
+    const marks = few ? ends : ticks(state.signed ? -max : 0, max, Math.min(5, Math.floor(place.plot / 70)));
     while (axis.length < marks.length) {
       const tick = { line: svg("line", { class: "kd-grid" }), text: svg("text", { "text-anchor": "middle", class: "kd-quiet" }) };
       axis.push(tick);
@@ -817,7 +826,7 @@ function lineChart(options) {
         svg("text", { class: "kd-quiet", x: X(v), y: height - bottom + 18, "text-anchor": "middle" }, state.formatX(v))]),
       svg("line", { class: "kd-axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }),
       svg("line", { class: "kd-axis", x1: left, x2: left, y1: top, y2: height - bottom }),
-      svg("text", { x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, state.xlabel),
+      axisName(state.xlabel, (left + width - right) / 2, height - 6, width),
       svg("text", { x: 0, y: 0, "text-anchor": "middle", transform: `translate(13,${(top + height - bottom) / 2}) rotate(-90)` }, state.ylabel));
     layers.guides.replaceChildren(...state.guides.filter((guide) => guide.y >= y0 && guide.y <= y1).flatMap((guide) => [
       svg("line", { x1: left, x2: width - right, y1: Y(guide.y), y2: Y(guide.y), "data-part": guide.look, style: { stroke: LOOKS[guide.look]?.colour ?? "var(--kd-ink)", "stroke-width": guide.look ? "2.2" : "1.2", "stroke-dasharray": "2 4" } }),

@@ -174,9 +174,9 @@ function render({ model, el: host }) {
   const summary = el("p", { class: "kd-note", "data-kd": "summary" });
 
   root.append(el("div", { class: "kd-title" }, "Which layer teaches which?"),
+    el("p", { class: "kd-note" }, "Drag from a layer to one of the other model, or choose one and then the other. The same line once more takes it away. 0 is the embeddings."),
     el("div", { class: "kd-lm-columns" },
       el("div", null,
-        el("p", { class: "kd-note" }, "Drag from a layer to one of the other model, or choose one and then the other. The same line once more takes it away. 0 is the embeddings."),
         board.root, el("div", { class: "kd-row kd-lm-tools" }, preset.root, clear)),
       el("div", null,
         el("div", { class: "kd-lm-maps" }, maps.beside.root, maps.shown.root),

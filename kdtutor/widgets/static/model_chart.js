@@ -36,6 +36,9 @@ function bestWithin(models, cost, budget) {
   return fits.sort((i, j) => models[j].accuracy - models[i].accuracy || price(i) - price(j))[0];
 }
 
+/** Do two rectangles, each [left, top, width, height], lie on each other? */
+const overlap = (a, b) => a[0] < b[0] + b[2] && b[0] < a[0] + a[2] && a[1] < b[1] + b[3] && b[1] < a[1] + a[3];
+
 function render({ model, el: host }) {
   const { models } = model.get("plan"), cleanups = [], HEIGHT = 380;
   const looks = [];
@@ -110,10 +113,11 @@ function render({ model, el: host }) {
       ...ticks(floor, ceiling, 5).flatMap((v) => [svg("line", { class: "kd-grid", x1: left, x2: width - right, y1: Y(v), y2: Y(v) }), svg("text", { class: "kd-quiet", x: left - 8, y: Y(v) + 5, "text-anchor": "end" }, percent(v))]),
       ...marksOf(x0, x1).filter((v, i, all) => width > 520 || all.length < 6 || i % 2 === 0).flatMap((v) => [svg("line", { class: "kd-grid", x1: X(v), x2: X(v), y1: top, y2: HEIGHT - bottom }), svg("text", { class: "kd-quiet", x: X(v), y: HEIGHT - bottom + 18, "text-anchor": "middle" }, COSTS[axis].format(v).replace(`${NBSP}texts/s`, ""))]),
       svg("line", { class: "kd-axis", x1: left, x2: width - right, y1: HEIGHT - bottom, y2: HEIGHT - bottom }),
-      svg("text", { x: (left + width) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, COSTS[axis].axis));
+      axisName(COSTS[axis].axis, (left + width) / 2, HEIGHT - 6, width));
     const from = limit === null ? width : COSTS[axis].sign > 0 ? X(limit) : left, to = limit === null ? width : COSTS[axis].sign > 0 ? width - right : X(limit);
     setAttribute(beyond, "x", from); setAttribute(beyond, "width", Math.max(0, to - from)); setAttribute(beyond, "height", HEIGHT - top - bottom);
     setAttribute(front, "d", fronted.map((i, k) => `${k ? "L" : "M"}${X(models[i][axis]).toFixed(1)},${Y(models[i].accuracy).toFixed(1)}`).join(""));
+    const taken = models.map((m) => [X(m[axis]) - 12, Y(m.accuracy) - 12, 24, 24]); // marks, and then names: left, top, width, height
     models.forEach((m, i) => {
       const p = points[i], x = X(m[axis]), y = Y(m.accuracy), { colour, marker: shape } = LOOKS[looks[i]], onFront = fronted.includes(i);
       setAttribute(p.bar, "d", `M${x},${Y(m.low)}V${Y(m.high)}M${x - 5},${Y(m.low)}h10M${x - 5},${Y(m.high)}h10`);
@@ -123,8 +127,13 @@ function render({ model, el: host }) {
       if (!onFront) { p.mark.style.setProperty("stroke", colour); p.mark.style.setProperty("stroke-width", "2.4"); }
       const ends = x > width * 0.62;
       setText(p.name, `${i === best && limit !== null ? "★ " : ""}${fitText(m.name, Math.max(60, ends ? x - left - 20 : width - x - 30))}`);
-      // Behind its mark and below it, or before it and above: the front runs from the lower left to the upper right.
-      setAttribute(p.name, "x", x + (ends ? -16 : 16)); setAttribute(p.name, "y", y + (ends ? -10 : 20)); setAttribute(p.name, "text-anchor", ends ? "end" : "start");
+      // Behind its mark and below it, or before it and above: the front runs from the lower left to the upper right. Where
+      // another mark or name lies there, the next free corner.
+      const long = textWidth(p.name.textContent), corners = ends ? [[-16, -10], [-16, 20], [16, -10], [16, 20]] : [[16, 20], [16, -10], [-16, -10], [-16, 20]];
+      const placed = corners.map(([dx, dy]) => ({ dx, dy, box: [dx < 0 ? x + dx - long : x + dx, y + dy - 13, long, 16] }));
+      const free = placed.find(({ box }) => box[0] > left && box[0] + long <= width && !taken.some((other, k) => k !== i && overlap(box, other))) ?? placed[0];
+      taken.push(free.box);
+      setAttribute(p.name, "x", x + free.dx); setAttribute(p.name, "y", y + free.dy); setAttribute(p.name, "text-anchor", free.dx < 0 ? "end" : "start");
     });
   }
 

@@ -47,7 +47,7 @@ function column(W, name, look, go) {
   const isTeacher = W === 0;
   const tokens = el("div", { class: "kd-ww-tokens", role: "group", "aria-label": `What ${name} writes` });
   const ended = el("p", { class: "kd-note", "data-kd": `ended-${W}` });
-  const chart = barChart({ title: "", thickness: 12, room: 56, format: (p) => percent(p, 1), tickFormat: (p) => percent(p), max: 1 });
+  const chart = barChart({ title: "", thickness: 11, room: 56, format: (p) => percent(p, 1), tickFormat: (p) => percent(p), max: 1 });
   chart.root.dataset.kd = `alternatives-${W}`;
   const here = tile({ label: isTeacher ? "its own entropy here" : "divergence here", name: `here-${W}`, help: "nats, at T", look });
   const mean = tile({ label: "mean over its text", name: `mean-${W}`, help: "nats a token, at T" });
@@ -148,7 +148,7 @@ function render({ model, el: place }) {
     el("div", { class: "kd-title" }, "Watch them write"),
     el("p", { class: "kd-note" }, "Each takes its likeliest token and goes on from its own text. The teacher judges the students' tokens: it reads what they wrote, not what it would have written."),
     el("div", { class: "kd-ww-given" }, pick.root, el("div", null, el("label", { class: "kd-label", for: textId }, "Or a text of your own"), el("div", { class: "kd-ww-box" }, text, write))),
-    alerts, status, controls, el("div", { class: "kd-row kd-ww-steps" }, play, Object.values(buttons)), reference,
+    alerts, status, controls, el("div", { class: "kd-row kd-ww-steps" }, play, Object.values(buttons), reference),
     el("div", { class: "kd-ww-columns" }, columns.map((c) => c.root)), inWords);
   place.append(root);
   const show = alertBox(alerts), say = announcer(root);
