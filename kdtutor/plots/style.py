@@ -51,10 +51,10 @@ STYLE = {
 }  # fmt: skip
 
 
-#: Figures are drawn on white. In JupyterLab's dark theme light and dark change places, hues stay; each figure brings
-#: that with it. Ours are known by their width, since JupyterLab leaves out their alt text.
+#: Figures are drawn on white. In the dark themes of JupyterLab, Colab and VS Code light and dark change places, hues
+#: stay; each figure brings that with it. Ours are known by their width, since JupyterLab leaves out their alt text.
 IN_THE_DARK = (
-    '@media screen { body[data-jp-theme-light="false"] .jp-RenderedImage img[width] '
+    '@media screen { :is(body[data-jp-theme-light="false"] .jp-RenderedImage, [theme="dark"], .vscode-dark) img[width] '
     "{ filter: invert(.9) hue-rotate(180deg); } }"
 )
 

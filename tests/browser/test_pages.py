@@ -15,6 +15,8 @@ from playwright.sync_api import expect
 from seen import MAKE, Explorer, bars_from_torch, from_torch
 from servers import store
 
+from kdtutor.plots.style import IN_THE_DARK
+
 MARKUP = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=2'>"
 ODD = f"odd = kd.widgets.TemperatureExplorer.from_logits([1., 2.], [2., 1.], [{MARKUP!r}, 'b'], texts=[{MARKUP!r}])"
 #: what is wider than a phone: printed, returned, and below a figure
@@ -320,6 +322,22 @@ def test_figures_drawn_on_white_are_dark_in_the_dark_theme(site, open_page, sche
     page.goto((site / "01_instruments.html").as_uri())
     picture = page.locator(".kd-plain img").first
     assert picture.evaluate("(image) => getComputedStyle(image).filter") == expected
+
+
+@pytest.mark.parametrize(
+    ("page_of", "dark"),
+    [
+        ("<html theme='dark'><body>", True),  # Colab's frame around an output
+        ("<html theme='light'><body>", False),
+        ("<html><body class='vscode-dark'>", True),
+        ("<html><body class='vscode-light'>", False),
+    ],
+)
+def test_a_figure_brings_its_dark_theme_to_colab_and_vs_code(open_page, page_of, dark):
+    page = open_page().page
+    page.set_content(f"{page_of}<style>{IN_THE_DARK}</style><img width='10'><img class='others'>")
+    filters = page.evaluate("[...document.images].map((image) => getComputedStyle(image).filter)")
+    assert filters == ["invert(0.9) hue-rotate(180deg)" if dark else "none", "none"]
 
 
 def test_what_needs_python_says_so_and_formulas_are_drawn(page):
