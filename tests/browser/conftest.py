@@ -127,17 +127,17 @@ def lab(browser, tmp_path_factory) -> Iterator:
 
 
 @pytest.fixture(scope="session")
-def build_site(browser, tmp_path_factory, pytestconfig) -> Callable[[Path], Path]:
-    """build_site(folder of notebooks): the folder of their pages, as `make course` makes them."""
+def build_site(browser, tmp_path_factory, pytestconfig) -> Callable[..., Path]:
+    """build_site(folder of notebooks): the folder of their pages, as `make course` makes them; flags may follow."""
     try:
         site_tool.javascript()
     except site_tool.SiteError as error:
         skip_loudly(pytestconfig, f"No exported page was made: {error}")
 
-    def build(notebooks: Path) -> Path:
+    def build(notebooks: Path, *flags: str) -> Path:
         site = tmp_path_factory.mktemp("pages") / "site"
         # In a process of its own, since an event loop runs in this one.
-        command = [sys.executable, str(ROOT / "tools/build_site.py"), str(site), str(notebooks)]
+        command = [sys.executable, str(ROOT / "tools/build_site.py"), str(site), str(notebooks), *flags]
         result = subprocess.run(command, capture_output=True, text=True)
         assert result.returncode == 0, result.stdout + result.stderr
         return site
