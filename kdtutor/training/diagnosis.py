@@ -113,11 +113,16 @@ def diagnose(
     """
     few = _sample(task, split)
     training = fit(student, few, split, masking)
-    if task.rules.answer == "classes":
-        logits, targets = predict(student, task, "validation"), task.targets("validation")
-        validation, warning = _fit(logits, targets, task), hardly_learned(logits, targets, task.labels)
+    warning = ""
+    if task.rules.per_token:
+        validation = fit(student, task, "validation", masking)
     else:
-        validation, warning = fit(student, task, "validation", masking), ""
+        logits, targets = predict(student, task, "validation"), task.targets("validation")
+        validation = _fit(logits, targets, task)
+        if task.rules.answer == "classes":
+            warning = hardly_learned(logits, targets, task.labels)
+        elif task.kind == "multi-label":
+            warning = same_labels(logits, task.labels)
     return Diagnosis(training, validation, len(few.split(split)), clipped, task.rules.is_fraction, warning)
 
 
@@ -194,3 +199,12 @@ def warn_if_mostly_clipped(norms: Sequence[float], max_norm: float) -> None:
             ClippingWarning,
             stacklevel=3,
         )
+
+
+def same_labels(logits: Tensor, names: Sequence[str]) -> str:
+    """Say so if logits (N, C) give the same labels, or none, to every text; "" where they don't."""
+    given = logits > 0
+    if (given != given[0]).any():
+        return ""
+    found = ", ".join(name for name, is_given in zip(names, given[0].tolist(), strict=True) if is_given)
+    return f"all {len(given):,} validation texts get the same labels: {found or 'none'}"

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from helpers import ROWS, make_run, make_task, model, refusal, same, weights
 
 from kdtutor import evaluation
+from kdtutor.data.load import load_task
 from kdtutor.data.tokens import IGNORED
 from kdtutor.objectives.logits import HardLabels, MaskedLM
 from kdtutor.objectives.parse import parse_objective
@@ -91,6 +92,18 @@ def test_answers_that_are_hardly_better_than_the_most_frequent_class_are_told_so
     assert diagnosis.hardly_learned(answers(65, 25), labels, ("no", "yes")) == ""
     alike = torch.zeros(9, dtype=torch.long)
     assert diagnosis.hardly_learned(F.one_hot(alike, 2).float(), alike, ("no", "yes")) == ""
+
+
+def test_a_student_that_gives_the_same_labels_to_all_is_told_so():
+    rows = [(f"the soup number {n}", [["food"], ["staff", "food"], []][n % 3]) for n in range(90)]
+    task = load_task(rows, stratify=True)
+    student = model(task)
+    for bias, said in (([9, -9], "food"), ([-9, -9], "none"), ([9, 9], "food, staff")):
+        student.classifier.bias.data = torch.tensor(bias, dtype=torch.float32)
+        assert (
+            diagnosis.diagnose(student, task).warning == f"all 9 validation texts get the same labels: {said}"
+        )
+    assert diagnosis.same_labels(torch.tensor([[1.0, -1], [1, 1]]), ("food", "staff")) == ""
 
 
 # ------------------------------------------------------------------------------------------------ underfitting
