@@ -44,7 +44,8 @@ def label(a: LabelArguments, command: str) -> None:
     (names, config), column = _names(a), columns_named(a.label)
     each = column if isinstance(column, tuple) else ()
     if each and (config.problem_type != "multi_label_classification" or {*each} != {*names}):
-        raise KDTutorError(f"{a.model} knows {', '.join(names)}: it fills no columns {', '.join(each)}")
+        known, asked = (", ".join(map(repr, columns)) for columns in (names, each))
+        raise KDTutorError(f"{a.model} knows {known}: it fills no columns {asked}")
     wanted = Wanted(a.text, a.pair, column, a.delimiter, a.encoding, quote=a.quote)
     columns, answers, kind = _answered(a, wanted)
     columns = spelt_out(columns)

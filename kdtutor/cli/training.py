@@ -64,7 +64,7 @@ def train(a: TrainArguments, command: str, flags: Sequence[str], model, teacher,
             say(f"\n{told(card, name)}")
     if run.accelerator.is_main_process:
         if a.json:
-            print(_as_json(card))
+            print(json.dumps(card, indent=2))  # in ASCII, whatever the terminal can show
         if a.push_to_hub:
             say(f"pushed to {push(output, a.hub_model_id)}")
 

@@ -75,7 +75,9 @@ class Evaluation:
         values |= {n: FORMATS[n].format(v) for n, v in measured if v is not None}
         values["size"] = f"{self.parameters:,} parameters, {self.bytes / 1e6:.1f} MB"
         lines = [f"{self.task}, {self.split} split, {self.examples:,} texts"]
-        return "\n".join(lines + [f"  {name.replace('_', ' '):<20}{value}" for name, value in values.items()])
+        return "\n".join(
+            lines + [f"  {name.replace('_', ' '):<19} {value}" for name, value in values.items()]
+        )
 
     __repr__ = __str__
 

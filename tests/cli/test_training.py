@@ -55,6 +55,12 @@ def test_json_is_all_that_stdout_holds_if_it_is_asked_for(distilled, mine, capsy
     assert json.loads(capsys.readouterr().out)["accuracy"] == card()["scores"]["test"]["accuracy"]
 
 
+def test_json_holds_what_a_terminal_may_lack_as_json_writes_it(distilled, capsys):
+    assert main([*distilled[:-1], "出😀", "--steps", "1", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert out.isascii() and json.loads(out) == card("出😀")
+
+
 def test_validation_is_told_and_the_best_student_saved(distilled, mine, capsys, monkeypatch):
     found = iter([0.2, 0.9, 0.4, 0.3, 0.1])
     monkeypatch.setattr("kdtutor.training.validation.fit", lambda *_: {"accuracy": next(found), "loss": 0.5})

@@ -335,4 +335,4 @@ def test_a_teacher_fills_in_a_column_for_each_label(tmp_path, capsys):
     assert load_task(filled, text="text", label=("staff", "food", "price")).kind == "multi-label"
 
     assert labelled(tmp_path, "--label", "food,price", "--output", str(tmp_path / "no.csv"), code=1)
-    assert "knows food, price, staff: it fills no columns food, price" in capsys.readouterr().err
+    assert "knows 'food', 'price', 'staff': it fills no columns 'food', 'price'" in capsys.readouterr().err
