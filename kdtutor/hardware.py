@@ -16,6 +16,10 @@ from kdtutor.errors import KDTutorError
 POWERCAP = Path("/sys/class/powercap")  # where Linux tells what energy an Intel or AMD processor has used
 CGROUP = Path("/sys/fs/cgroup")  # where Linux mounts the limits of the container that this process is in
 
+# oneDNN keeps a program for each shape of product that it has met, up to 1,024. Batches of ever new lengths fill that
+# with a hundred megabytes and more that are not used again; 64 are enough for all layers of one batch.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+
 
 def has_bf16(device) -> bool:
     """Tell whether the hardware multiplies bf16 faster than float32: CUDA from Ampere on; x86 with AMX or AVX512-BF16.
