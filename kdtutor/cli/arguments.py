@@ -301,6 +301,15 @@ class ExportArguments(DataArguments):
     model: str = field_of("bert-supersense", TEXT, "folder, Hub name or embedded checkpoint")
     label_map: str | None = field_of(None, optional(TEXT), LABEL_MAP)
     precision: str = field_of("float32", PRECISION, "float32, float16, int8 or int8-static")
+    used_pieces: bool = field_of(False, SWITCH, "keep only the WordPieces that the training texts use")
+    heads: int | None = field_of(
+        None,
+        optional(COUNT),
+        "keep so many heads of attention in each layer, the most important (default: all)",
+    )
     texts: int = field_of(256, COUNT, "how many texts it is compared on")
     split: str = field_of("validation", TEXT, "the part of the task that they are from")
+    costs: bool = field_of(
+        False, SWITCH, "measure it too, alone in a process: cold start, latency, throughput, memory, energy"
+    )
     output: str = field_of("exported", FOLDER, "folder to write")

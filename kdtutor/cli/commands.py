@@ -11,6 +11,7 @@ from dataclasses import Field, asdict, fields, replace
 from functools import partial
 from inspect import get_annotations
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from kdtutor.cli.answers import label, predict
@@ -275,14 +276,26 @@ def evaluate(a: EvaluateArguments, command: str) -> None:
 
 
 def export(a: ExportArguments, command: str) -> None:
+    from kdtutor.deploy.costs import costs
     from kdtutor.deploy.onnx import export as write
+    from kdtutor.deploy.pruning import head_importance, prune_heads, prune_vocabulary
     from kdtutor.models import load_teacher
 
     a = _as_trained(a)
     task = task_of(a)
     model = load_teacher(task, a.model, a.label_map)
-    made = write(model, task, a.output, a.precision, a.split, a.texts)
+    if a.heads is not None:
+        model = prune_heads(model, head_importance(model, task), a.heads)
+    with TemporaryDirectory() as pieces:
+        read = task
+        if a.used_pieces:
+            model, read = prune_vocabulary(model, task, pieces)
+        made = write(model, read, a.output, a.precision, a.split, a.texts)
     print(json.dumps(asdict(made), indent=2) if a.json else made)
+    if a.costs:
+        few = task.subset(min(a.texts, len(task.split(a.split))), split=a.split)
+        found = costs({Path(a.output).name: a.output}, few, a.split, min(32, a.texts))
+        print(found, file=sys.stderr if a.json else None)
 
 
 def _as_trained(a: ExportArguments) -> ExportArguments:
@@ -307,7 +320,6 @@ def serve(a: ServeArguments, command: str) -> None:
     from kdtutor.deploy.server import Limits
     from kdtutor.deploy.server import serve as answer
 
-    print(f"{a.folder} answers at http://{a.host}:{a.port}/docs until Ctrl-C", flush=True)
     answer(a.folder, a.host, a.port, a.wait_ms / 1000, a.most, Limits(per_minute=a.per_minute))
 
 

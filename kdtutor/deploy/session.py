@@ -30,7 +30,7 @@ class OnnxModel:
         import onnxruntime
         from tokenizers import Tokenizer
 
-        self.folder = _checked(Path(folder))
+        self.folder = checked(Path(folder))
         try:
             self.about = json.loads((self.folder / "export.json").read_text(encoding="utf-8"))
             config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
@@ -85,7 +85,7 @@ def is_text(text: str) -> bool:
         return False
 
 
-def _checked(folder: Path) -> Path:
+def checked(folder: Path) -> Path:
     """Return the folder. Raises KDTutorError, naming what it lacks, if it holds no exported model."""
     if lacking := [name for name in FILES if not (folder / name).is_file()]:
         raise KDTutorError(
