@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from kdtutor.deploy.int8 import grid_of
 from kdtutor.errors import KDTutorError
+from kdtutor.models.families import refuse_whole_numbers
 
 
 def fake_quantize(x: Tensor, bits: int = 8, axis: int | None = None, symmetric: bool = True) -> Tensor:
@@ -47,6 +48,7 @@ def quantization_aware(model: PreTrainedModel, bits: int = 8) -> PreTrainedModel
 
     The optimiser moves the weights behind the rounding. bits: of weights; activations have 8. Returns the model.
     """
+    refuse_whole_numbers(model, "the model", "have no gradient: begin with the float32 model")
     for module in [*model.modules()]:
         if isinstance(module, (nn.Linear, nn.Embedding)):
             if parametrize.is_parametrized(module):

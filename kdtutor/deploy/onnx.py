@@ -24,6 +24,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task
@@ -36,6 +37,7 @@ from kdtutor.errors import KDTutorError, one_of
 from kdtutor.evaluation.scores import SCORES
 from kdtutor.files import remove_forsaken
 from kdtutor.hardware import format_bytes, is_full, release_freed_memory, within_memory
+from kdtutor.models.families import refuse_whole_numbers
 from kdtutor.models.forward import inputs_of, logits_of
 from kdtutor.models.load import check_fits
 from kdtutor.models.reading import read_by
@@ -106,6 +108,7 @@ def export(
     if task.rules.per_token:
         raise KDTutorError(f"an export answers a text as a whole, but {task.name} is a {task.kind} task")
     check_fits(model, task)
+    _refuse_rounded(model)
     task, folder = read_by(model, task), Path(folder)
     if not getattr(task.tokenizer, "is_fast", False):
         raise KDTutorError(
@@ -126,7 +129,9 @@ def export(
             write_graph(model, task, made / "model.onnx")
         else:
             shutil.copyfile(graph, made / "model.onnx")
-        found = _compare(model, task, made, "float32", length, split, texts)
+        compared = task.subset(min(texts, len(task.split(split))), split=split)
+        theirs = logits_of(model, tokenize(task.tokenizer, compared.split(split).texts, length), fast=False)
+        found = _compare(theirs, compared, split, made, "float32", length)
         if found.difference > LARGEST or found.difference != found.difference:
             raise KDTutorError(
                 f"exported, the {type(model).__name__} answers otherwise than in PyTorch: a logit differs by "
@@ -134,8 +139,8 @@ def export(
             )
         if precision != "float32":
             _convert(made / "model.onnx", precision, model, task)
-            found = _compare(model, task, made, precision, length, split, texts)
-        found = replace(found, folder=str(folder))
+            found = _compare(theirs, compared, split, made, precision, length)
+        found = replace(found, folder=str(folder), task=task.name)
         about = asdict(found)
         del about["folder"]
         _write_json(made / "export.json", about)
@@ -145,6 +150,17 @@ def export(
     # The exporter's copies of the model are gone by now, and what they took is not asked for again.
     release_freed_memory()
     return found
+
+
+def _refuse_rounded(model: PreTrainedModel) -> None:
+    """Refuse a model that is quantised already, or is still trained to be."""
+    refuse_whole_numbers(
+        model, "the model", 'of PyTorch are not exported: export it in float32, with precision="int8"'
+    )
+    if any(map(parametrize.is_parametrized, model.modules())):
+        raise KDTutorError(
+            "the model is still rounded in passing: end that by settled(model), and export it then"
+        )
 
 
 class _Logits(nn.Module):
@@ -237,13 +253,10 @@ def _write_about(model: PreTrainedModel, task: Task, folder: Path) -> int:
     return length
 
 
-def _compare(
-    model: PreTrainedModel, task: Task, folder: Path, precision: str, length: int, split: str, texts: int
-) -> Export:
-    """Compare what lies in `folder` with PyTorch, text by text, each side with its own tokenizer."""
-    part = task.subset(min(texts, len(task.split(split))), split=split).split(split)
+def _compare(theirs: Tensor, task: Task, split: str, folder: Path, precision: str, length: int) -> Export:
+    """Compare what lies in `folder` with PyTorch's logits (N, C), text by text, each side with its own tokenizer."""
+    part = task.split(split)
     rows = part.texts[0] if len(part.texts) == 1 else [*zip(*part.texts, strict=True)]
-    theirs = logits_of(model, tokenize(task.tokenizer, part.texts, length), fast=False)
     about = {"max_length": length, "pad_token_id": task.tokenizer.pad_token_id or 0}
     _write_json(folder / "export.json", about)
     ours = torch.from_numpy(OnnxModel(folder).logits(rows))

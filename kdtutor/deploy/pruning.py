@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task
 from kdtutor.errors import COUNT, KDTutorError
+from kdtutor.models.families import refuse_whole_numbers
 from kdtutor.models.forward import inputs_of
 from kdtutor.models.names import attention_modules
 
@@ -122,12 +123,13 @@ def prune_heads(model: PreTrainedModel, importance: Tensor, keep: int) -> PreTra
     if COUNT("keep", keep) > heads:
         raise KDTutorError(f"there are {heads} heads in a layer: {keep} of them can't be kept")
     small = copy.deepcopy(model)
+    outputs = _outputs(small)
     kept = importance.topk(keep, dim=1).indices.sort(1).values  # (layers, keep)
     for part in ("query", "key", "value"):
         for module, which in zip(attention_modules(small, part), kept, strict=True):
             rows = torch.arange(module.out_features).view(heads, -1)[which].flatten()
             _keep(module, rows, 0)
-    for module, which in zip(_outputs(small), kept, strict=True):
+    for module, which in zip(outputs, kept, strict=True):
         _keep(module, torch.arange(module.in_features).view(heads, -1)[which].flatten(), 1)
     small.config.num_attention_heads = keep
     return small
@@ -135,6 +137,7 @@ def prune_heads(model: PreTrainedModel, importance: Tensor, keep: int) -> PreTra
 
 def _outputs(model: PreTrainedModel) -> list[nn.Module]:
     """Find the matrix of every layer that mixes its heads. Raises KDTutorError if there are none of that name."""
+    refuse_whole_numbers(model, "the model", "are not cut: prune it in float32, and quantise it then")
     found = attention_modules(model, "output")
     if not found:
         raise KDTutorError(

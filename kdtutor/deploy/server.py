@@ -151,7 +151,9 @@ def serve(
     limits: Limits | None = None,
 ) -> None:
     """Serve an exported folder until Ctrl-C; by default to this machine alone. KDTutorError if it holds no model."""
-    uvicorn.run(create_app(OnnxModel(folder), wait, most, limits), host=host, port=port, log_level="warning")
+    app = create_app(OnnxModel(folder), wait, most, limits)
+    print(f"{folder} answers at http://{host}:{port}/docs until Ctrl-C", flush=True)
+    uvicorn.run(app, host=host, port=port, log_level="warning")
 
 
 def _check(texts: Sequence[str], limits: Limits) -> None:

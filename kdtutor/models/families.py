@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
+
+from kdtutor.errors import KDTutorError
 
 
 class Family(NamedTuple):
@@ -165,3 +167,9 @@ def supported() -> str:
     width = max(len(kind) for kind, _, _ in rows) + 2
     lines = [f"{kind:<{width}}{tasks:<36}{half}" for kind, tasks, half in rows]
     return "\n".join([*lines, "", "Refused:", *(f"  {kinds}: {why}" for kinds, why in REFUSED.items())])
+
+
+def refuse_whole_numbers(model: PreTrainedModel, what: str, instead: str) -> None:
+    """Raise KDTutorError if layers of a model hold PyTorch's int8: `what` can't be done with it, `instead` can."""
+    if any(type(module).__module__.startswith("torch.ao.nn.quantized") for module in model.modules()):
+        raise KDTutorError(f"{what} is quantised, and whole numbers {instead}")

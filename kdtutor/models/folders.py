@@ -51,6 +51,8 @@ def _instead(folder: Path) -> str:
         return f"; its folder {below[-1]} does: {folder / below[-1]}"
     if [*folder.glob("pytorch_model*.bin")]:
         return ", but pytorch_model.bin: from_pretrained(…).save_pretrained(…) in transformers writes it anew"
+    if (folder / "model.onnx").is_file():
+        return ", but model.onnx, which OnnxModel reads and nothing trains: take the model that was exported"
     return ""
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
-from kdtutor.models.families import positions, reads_types
+from kdtutor.models.families import positions, reads_types, refuse_whole_numbers
 from kdtutor.models.load import quiet
 
 
@@ -25,6 +25,7 @@ def save(
     nothing of how texts were cut in training is left in the tokenizer. Raises KDTutorError where it can't be written,
     on a full disk say.
     """
+    refuse_whole_numbers(model, "the model", "of PyTorch are not saved so: save it in float32, or export it")
     try:
         with quiet():
             model.to(dtype).save_pretrained(Path(folder))

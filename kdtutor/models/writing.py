@@ -46,6 +46,8 @@ def generate(
     task, texts = as_task(task), [texts] if isinstance(texts, str) else list(texts)
     encoded = prompts(model, task, texts)
     found = [""] * len(texts)
+    if not texts:
+        return found
     order = beside_neighbours(length_bucketed_batches(encoded.lengths, AT_ONCE), model.device)
     for number, index in enumerate(order):
 

@@ -9,6 +9,7 @@ from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
 from kdtutor.evaluation.scores import check_metric
 from kdtutor.models.ensemble import Ensemble
+from kdtutor.models.families import refuse_whole_numbers
 from kdtutor.models.fingerprint import configuration, fingerprint
 from kdtutor.models.load import check_fits
 from kdtutor.models.reading import read_by, refuse_if_it_sees_ahead
@@ -98,11 +99,8 @@ def _check_student(student: PreTrainedModel, task: Task) -> None:
             f'load_task(…, tokenizer="{own}") (--tokenizer {own})'
         )
     check_fits(student, task, "the student")
-    if any(type(module).__module__.startswith("torch.ao.nn.") for module in student.modules()):
-        raise KDTutorError(
-            "the student is quantised, and whole numbers have no gradient: train it in float32 and quantise it then, "
-            "or let it feel the rounding while it is trained (kdtutor.deploy.aware)"
-        )
+    then = "train it in float32 and quantise it then, or let it feel the rounding while it is trained"
+    refuse_whole_numbers(student, "the student", f"have no gradient: {then} (kdtutor.deploy.aware)")
     refuse_if_it_sees_ahead(student, task, "the student")
     trained = [p for p in student.parameters() if p.requires_grad]
     if not trained:

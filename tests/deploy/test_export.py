@@ -19,7 +19,7 @@ from kdtutor.data.task import Split, Task
 from kdtutor.deploy.cold import cold_start
 from kdtutor.deploy.onnx import export
 from kdtutor.deploy.session import OnnxModel
-from kdtutor.models import load_teacher
+from kdtutor.models import load_model, load_teacher
 from kdtutor.models.forward import logits_of
 from kdtutor.models.recurrent import gru_student, lstm_student
 from kdtutor.models.save import save
@@ -170,6 +170,13 @@ def test_a_folder_without_its_tokenizer_is_refused(made, tmp_path):
     assert "it lacks tokenizer.json; kdtutor export MODEL" in refusal(OnnxModel, tmp_path)
     (tmp_path / "tokenizer.json").write_text("{", encoding="utf-8")
     assert "can't be read as an exported model" in refusal(OnnxModel, tmp_path)
+
+
+def test_an_exported_folder_is_no_model_to_train(made):
+    task, _, said = made
+    assert "but model.onnx, which OnnxModel reads and nothing trains" in refusal(
+        load_model, said.folder, task
+    )
 
 
 def test_a_cold_start_without_pytorch_takes_less_memory(made, tmp_path):

@@ -12,7 +12,10 @@ from torch import nn
 
 from kdtutor.deploy.aware import fake_quantize, quantization_aware, settled
 from kdtutor.deploy.int8 import quantize, quantize_torch
+from kdtutor.deploy.onnx import export
+from kdtutor.deploy.pruning import prune_heads
 from kdtutor.models.forward import logits_of
+from kdtutor.models.save import save
 from kdtutor.objectives import SoftTargets
 
 
@@ -78,7 +81,24 @@ def test_a_quantised_student_answers_alike_and_is_not_trained():
     small = quantize_torch(student)
     a, b = (logits_of(m, task.encode("test")) for m in (student, small))
     assert 0 < (a - b).abs().max() < 0.3
-    assert "whole numbers have no gradient" in refusal(make_run, task, student=small)
+    assert "the student is quantised, and whole numbers have no gradient" in refusal(
+        make_run, task, student=small
+    )
+
+
+def test_what_is_quantised_already_is_refused_by_all_that_wants_float32(tmp_path):
+    task = make_task()
+    small = quantize_torch(model(task).eval())
+    for call, *given in (
+        (quantization_aware, small),
+        (prune_heads, small, torch.ones(1, 2), 1),
+        (save, small, task, tmp_path),
+        (export, small, task, tmp_path / "x"),
+    ):
+        said = refusal(call, *given)
+        assert said.startswith("the model is quantised, and whole numbers ") and "float32" in said
+    assert "settled(model)" in refusal(export, quantization_aware(model(task)), task, tmp_path / "x")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_training_moves_what_is_behind_the_rounding_and_leaves_weights_on_the_grid():

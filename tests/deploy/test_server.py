@@ -184,6 +184,8 @@ def test_it_is_described(exported):
 
 def test_a_folder_without_a_model_is_said_before_anything_listens(tmp_path, capsys):
     assert main(["serve", str(tmp_path)]) == 1
-    assert "holds no exported model" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "holds no exported model" in said.err
+    assert "answers at" not in said.out
     assert main(["serve", str(tmp_path), "--port", "0"]) == 1
     assert "port must be a port, 1 to 65535" in capsys.readouterr().err

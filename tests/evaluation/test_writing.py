@@ -149,6 +149,7 @@ def test_after_its_end_a_text_is_padding():
     assert (ids[:, 0] == end).all()
     assert mask.sum(1).tolist() == [1, 1]
     assert generate(writer, task, ["fish"]) == [""]
+    assert generate(writer, task, []) == []
 
 
 def test_what_can_not_be_written_is_said_in_a_sentence():
