@@ -81,7 +81,7 @@ def _refuse_unknown(labels: set, names: tuple, a: LabelArguments) -> None:
 
 
 def _read(a: PredictArguments, wanted):
-    """Read the texts of a file, once it is known that the answers can be written."""
+    """Read the texts of a file, once it is known that the answers can be written, and say how it was read."""
     from kdtutor.data.columns import columns_of
     from kdtutor.data.files import READERS, format_of, read_file
     from kdtutor.data.packed import advice
@@ -91,7 +91,10 @@ def _read(a: PredictArguments, wanted):
     if not format_of(path):
         raise KDTutorError(f"{path}: files are read as {', '.join(READERS)}{advice(path.suffix)}")
     writable(Path(a.output).parent)  # said now, not after the work
-    return columns_of(read_file(path, wanted), wanted, str(path))
+    columns = columns_of(read_file(path, wanted), wanted, str(path))
+    for note in columns.notes:
+        print(f"{path}: {note}")
+    return columns
 
 
 def _written(a: PredictArguments, wanted, config, kind: str):
