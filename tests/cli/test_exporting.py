@@ -32,7 +32,7 @@ def test_it_is_pruned_first_and_measured_where_that_is_asked_for(corpus, tmp_pat
         assert main(["export", "two-heads", *read, "--output", "out", "--texts=4", *more]) == 0
         sizes.append((OnnxModel("out").bytes, OnnxModel("out").tokenizer.get_vocab_size()))
     (whole, pieces), (cut, same), (small, fewer) = sizes
-    # Query, key and value of a head, and what mixes it: 4 matrices of 16 × 32, and three biases. Graphs differ by a line.
+    # Query, key and value of a head, and what mixes it: 4 matrices of 16 × 32, three biases; graphs differ a bit.
     assert whole - cut == pytest.approx(4 * (4 * 16 * 32 + 3 * 16), abs=1000)
     assert same == pieces > 10 * fewer
     assert small < 0.2 * whole
