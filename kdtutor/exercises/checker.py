@@ -24,7 +24,7 @@ from kdtutor.exercises.comparing import GRADIENT, RESULT, Difference, compare, s
 from kdtutor.exercises.definitions import Exercise, Verdict
 from kdtutor.exercises.localising import ONE_LINE
 from kdtutor.exercises.raising import meaning
-from kdtutor.exercises.relating import relation_in_words
+from kdtutor.exercises.relating import argument_in_words, relation_in_words
 from kdtutor.exercises.repairing import Repair, repair
 from kdtutor.exercises.running import Run, everything_as_it_was, operations, replaced_functions, run
 from kdtutor.exercises.stressing import in_float64, unstable, wrong_far_out
@@ -40,6 +40,7 @@ NAN_IN_THE_GRADIENT = (
     "The value itself is finite. A root, a norm and a logarithm have an infinite slope at 0, and what is masked or "
     "selected afterwards still sends 0 · inf = NaN back through it: keep the 0 away before it is taken."
 )
+OF_TYPE = "another type left out"
 IN_THIS_ORDER = "wrong type", "wrong shape", "NaN", "wrong dtype", "detached", "another mistake"
 
 # ------------------------------------------------------------------------------------------------- the verdict
@@ -94,7 +95,10 @@ def _compared(
             return _unstable_or_slow(exercise, generator, answer, probes, mine) or _right(exercise)
         again = partial(_fresh_runs, exercise, answer, generator)
         if (differences or failed) and (verdict := _explained(exercise, answer, probes, mine, right, again)):
-            return verdict
+            # of another type, which is a sentence of its own, and more than that something is left out
+            of_type = all(found.kind in ("wrong type", "wrong dtype") for _, found in differences)
+            if not (OF_TYPE in verdict.mistakes and of_type and not (failed and not failed.has_returned)):
+                return verdict
         if failed:
             return _did_not_finish(failed, right[0].returned)
         if changed and not differences:
@@ -212,7 +216,10 @@ def _most_telling(
         always = missing_term(*sides, sizes, dict(exercise.terms))
     always = always or factor_in_words(list(pairs.values()), sizes)
     if not always and len(pairs) == len(probes):
-        always = relation_in_words(list(pairs.values()))
+        mine = [side for side, _ in pairs.values()]
+        always = argument_in_words(mine, exercise.arguments, probes) or relation_in_words(
+            list(pairs.values())
+        )
     right_value = exercise.observe is None and all(RESULT not in found.what for _, found in differences)
     return f"{'the values are right. ' if right_value else ''}{sentence(always + first.text)}"
 

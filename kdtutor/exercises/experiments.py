@@ -1,4 +1,4 @@
-"""The experiments of notebooks 05 and later: what is measured, what each misconception predicts, and why."""
+"""The experiments of notebooks 05 to 09, and of 14: what is measured, what each misconception predicts, and why."""
 
 from __future__ import annotations
 

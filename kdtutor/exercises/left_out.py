@@ -102,7 +102,7 @@ WITH = {
     "bool tensor": {
         "a mask": "X * V; X[V]; X & V; X & ~V; X[~V]", "a share": "X * V.float().mean()", "a divisor": "X / V.sum()",
     },
-    "int tensor": {"a mask": "X * V; X[V]; X * V[..., None]", "a divisor": "X / V.sum()"},
+    "int tensor": {"a mask": "X * V; X * V[..., None]", "a choice": "X[V]", "a divisor": "X / V.sum()"},
     "axes": {
         "a divisor": "X / len(V); X / V.shape[-1]; X / V.shape[-1] ** 0.5; X / V.numel()",
         "a factor": "X * len(V); X * V.shape[-1]",
@@ -134,9 +134,9 @@ def left_out(tree: ast.Module, seen: dict[ast.AST | str, Any]) -> Iterator[Edit]
                 if node in seen:
                     places.append((parent, field, index, node, variables(function)))
     for parent, field, index, node, names in sorted(places, key=lambda place: depth[place[3]]):
-        hint = f"`{shown(node)}`: something is left out there."
         for what, form, name in _additions(seen[node], seen, names):
             new = filled(form, node, name)
+            hint = f"`{shown(node)}`: something{f' to do with `{name}`' if name else ''} is left out there."
             yield Edit(5, parent, field, index, new, f"{what} left out", hint, node)
 
 

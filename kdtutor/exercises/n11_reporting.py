@@ -173,6 +173,14 @@ def report(validation: Tensor, test: Tensor, wrong: Wrong = RIGHT) -> tuple[int,
         gap = (validation - test).mean()
     if "the lead over an average trial" in wrong:
         gap = validation[winner] - validation.mean()
+    if "the largest gap" in wrong:
+        gap = (validation - test).max()
+    if "the gap to the best test score" in wrong:
+        gap = validation[winner] - test.max()
+    if "the gap to the mean test score" in wrong:
+        gap = validation[winner] - test.mean()
+    if "as a share of the score" in wrong:
+        gap = gap / test[winner]
     if "what a choice by test would have brought" in wrong:
         gap = test.max() - test[winner]
     if "the gap to the score reported" in wrong or "the gap to the mean of all" in wrong:
@@ -239,6 +247,20 @@ REPORT = Exercise(
         Mistake(
             "the lead over an average trial",
             "Your optimism compares two validation scores. By how much did validation say more than *test* does?",
+        ),
+        Mistake(
+            "the largest gap",
+            "Your optimism is the largest gap of all trials. By how much was *the chosen one* overrated?",
+        ),
+        Mistake(
+            "the gap to the best test score",
+            "Your optimism sets the winner's validation score against another trial's test score. The winner has one "
+            "of its own.",
+            also=("the gap to the mean test score",),
+        ),
+        Mistake(
+            "as a share of the score",
+            "Your optimism is a share of the test score. A difference was asked for, in the unit of both.",
         ),
         Mistake(
             "what a choice by test would have brought",

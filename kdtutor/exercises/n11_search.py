@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kdtutor.exercises.banks import RIGHT, Wrong
+from kdtutor.exercises.comparing import RESULT
 from kdtutor.exercises.definitions import Exercise, Mistake
 
 # ------------------------------------------------------------------------------------------- 11.1 a grid of rates
@@ -31,6 +32,8 @@ def rate_grid(low: float, high: float, points: int, wrong: Wrong = RIGHT) -> Ten
         return torch.logspace(low, high, points)
     grid = low * (high / low) ** (torch.arange(points) / (points - 1))
     steps = torch.arange(points)
+    if "squares" in wrong:
+        grid = low + (high - low) * (steps / (points - 1)) ** 2
     if "the factor divided, not its root" in wrong:
         grid = low * (high / low / (points - 1)) ** steps
     if "the factor added" in wrong:
@@ -42,6 +45,11 @@ def rate_grid(low: float, high: float, points: int, wrong: Wrong = RIGHT) -> Ten
     if "ten times each time" in wrong:
         grid = low * 10.0**steps
     return grid.flip(0) if "from the highest" in wrong else grid
+
+
+def _in_double(grid: object) -> object:
+    """Rates in double precision, if they are a tensor: of which type they are was left open."""
+    return grid.double() if isinstance(grid, Tensor) and grid.is_floating_point() else grid
 
 
 RATE_GRID = Exercise(
@@ -82,6 +90,10 @@ RATE_GRID = Exercise(
             "the factor divided, not its root",
             "You divide the way from low to high by the steps. It is *multiplied* so many times: what undoes that?",
         ),
+        Mistake(
+            "squares",
+            "Your steps grow, but not each by the same factor: those are squares, between low and high.",
+        ),
         Mistake("the factor added", "You add the factor from point to point. It is to be multiplied."),
         Mistake(
             "multiples of the factor",
@@ -89,6 +101,7 @@ RATE_GRID = Exercise(
         ),
         Mistake("from the highest", "The rates are right; the lowest should come first."),
     ),
+    observe=lambda function, *arguments: {RESULT: _in_double(function(*arguments))},
     # 2e-2 is no whole multiple of 3e-3: a quotient rounded down is seen.
     probes=lambda generator: [(1e-4, 1e-1, 7), (3e-3, 2e-2, 5), (0.25, 16.0, 4)],
 )
@@ -113,6 +126,10 @@ def expected_best(scores: Tensor, k: int, wrong: Wrong = RIGHT) -> Tensor:
         values = scores
     if "a quantile" in wrong:
         return values[min(n - 1, math.floor(n * k / (k + 1)))]
+    if "the median" in wrong:
+        return values.median()
+    if "a quantile of 1 - 1 / k" in wrong:
+        return values.quantile(1 - 1 / k)
     if "the quantile of k in k + 1" in wrong:
         return values.quantile(k / (k + 1))
     if "the mean of the k best" in wrong:
@@ -138,6 +155,13 @@ def expected_best(scores: Tensor, k: int, wrong: Wrong = RIGHT) -> Tensor:
     if "the best score left out" in wrong:
         values, upto, below = values[1:], below[1:], below[:-1]
     chance = upto**power - below**power
+    if "the lowest score left out" in wrong:
+        chance[0] = 0
+    if "at least one of k" in wrong or "at least one of k, made to add up to 1" in wrong:
+        chance = 1 - (1 - upto) ** k
+        chance = chance / (1 if "at least one of k" in wrong else chance.sum())
+    if "at least one of k, differences" in wrong:
+        chance = (1 - below) ** k - (1 - upto) ** k
     if "a density for a chance" in wrong:
         chance = k * upto ** (k - 1) / n
     if "all equally likely, k times" in wrong:
@@ -208,6 +232,16 @@ EXPECTED_BEST = Exercise(
             "Your chances have N − 1 below the line. Of N scores the i-th has i that are *at most* as large.",
         ),
         Mistake(
+            "at least one of k",
+            "1 − (1 − p)^k is the chance that *at least one* of k is at most the i-th score. The best of k is at most "
+            "that if *all* of them are.",
+            also=("at least one of k, made to add up to 1", "at least one of k, differences"),
+        ),
+        Mistake(
+            "the lowest score left out",
+            "Your differences begin with the second score. That all k draws are the lowest one has a chance as well.",
+        ),
+        Mistake(
             "the best score left out",
             "The chances belong to the scores, but moved by one: your largest has the chance of the one below, and all "
             "chances together are less than 1.",
@@ -226,7 +260,7 @@ EXPECTED_BEST = Exercise(
         Mistake(
             "a quantile",
             "A quantile is near it, and not the mean of the largest.",
-            also=("the quantile of k in k + 1",),
+            also=("the quantile of k in k + 1", "a quantile of 1 - 1 / k", "the median"),
         ),
     ),
     probes=_score_probes,

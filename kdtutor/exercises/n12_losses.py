@@ -9,7 +9,7 @@ from torch import Tensor
 from kdtutor.exercises.banks import RIGHT, Wrong
 from kdtutor.exercises.definitions import Exercise, Mistake
 
-VOCABULARY, LONGEST = 6, 7
+VOCABULARY, LONGEST = 6, 8
 
 
 def _texts(generator: torch.Generator, texts: int = 4) -> tuple[Tensor, Tensor]:
@@ -36,6 +36,11 @@ def next_token_loss(
         z, y, mask = logits, input_ids, attention_mask
     elif "shifted the wrong way" in wrong:
         z, y, mask = logits[:, 1:], input_ids[:, :-1], attention_mask[:, :-1]
+    elif "shifted the wrong way, and the mask the other" in wrong:
+        z, y, mask = logits[:, 1:], input_ids[:, :-1], attention_mask[:, 1:]
+    elif {"round to the first token", "round to the first token, with its mask"} & wrong:
+        z, y, mask = logits, input_ids.roll(-1, 1), attention_mask
+        mask = mask.roll(-1, 1) if "round to the first token" not in wrong else mask
     elif "the mask not shifted" in wrong:
         mask = attention_mask[:, :-1]
     elif "shifted twice" in wrong:
@@ -82,6 +87,13 @@ NEXT_TOKEN_LOSS = Exercise(
         Mistake(
             "shifted the wrong way",
             "You ask each place for the token *before* it. Which of the two, logits or ids, loses its first place?",
+            also=("shifted the wrong way, and the mask the other",),
+        ),
+        Mistake(
+            "round to the first token",
+            "`roll` brings a text's first token round to its end: the last place is asked for it, and should be asked "
+            "for nothing.",
+            also=("round to the first token, with its mask",),
         ),
         Mistake(
             "padding counted",

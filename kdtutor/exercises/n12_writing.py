@@ -13,21 +13,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdtutor.exercises.banks import RIGHT, Wrong
-from kdtutor.exercises.definitions import Exercise, Experiment, Misconception, Mistake
+from kdtutor.exercises.definitions import Exercise, Mistake
 from kdtutor.exercises.toys import keeps_graph
 
 VOCABULARY = 7
 
 
-class Bigram(nn.Module):
-    """A language model of one table: what follows a token depends on that token. ids (B, L) → logits (B, L, V)."""
+class TableModel(nn.Module):
+    """A language model of one table: a token follows the last one, and a little all before. ids (B, L) → (B, L, V)."""
 
     def __init__(self, table: Tensor) -> None:
         super().__init__()
         self.table = nn.Parameter(table)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.table[ids]
+        rows = self.table[ids]
+        read = torch.arange(1, ids.shape[1] + 1)[:, None]
+        return rows + 0.5 * rows.cumsum(1) / read
 
 
 # ------------------------------------------------------------------------------------------------ 12.4 on-policy
@@ -60,6 +62,12 @@ def on_policy_loss(
     s, t = student(ids)[:, rows], teacher(read)[:, rows]
     if "its own samples as the truth" in wrong:
         return F.cross_entropy(s.flatten(0, 1), ids[:, 1:][:, rows.start :].flatten())
+    if "its own tokens alone" in wrong or "its own tokens alone, teacher first" in wrong:
+        own = ids[:, 1:][:, rows.start :, None]
+        gap = (s.log_softmax(-1) - t.detach().log_softmax(-1)).gather(-1, own).mean()
+        return gap if "its own tokens alone" in wrong else -gap
+    if "the teacher reads what was written without the prompt" in wrong:
+        t = teacher(ids[:, rows])
     if "the teacher's likeliest as the truth" in wrong:
         return F.cross_entropy(s.flatten(0, 1), t.argmax(-1).flatten())
     t = t if "the teacher learns too" in wrong else t.detach()
@@ -96,8 +104,8 @@ def _observe_writing(
 
 
 def _writing_probes(generator: torch.Generator) -> list[tuple]:
-    def model() -> Bigram:
-        return Bigram(2 * torch.randn(VOCABULARY, VOCABULARY, generator=generator))
+    def model() -> TableModel:
+        return TableModel(2 * torch.randn(VOCABULARY, VOCABULARY, generator=generator))
 
     prompts = [torch.randint(VOCABULARY, (4, 3), generator=generator) for _ in range(3)]
     return [(model(), model(), given, tokens) for given, tokens in zip(prompts, (3, 4, 2), strict=True)]
@@ -117,6 +125,16 @@ ON_POLICY_LOSS = Exercise(
         Mistake(
             "the teacher's likeliest as the truth",
             "You take the teacher's likeliest token at each place for a label. It has a whole distribution to give.",
+        ),
+        Mistake(
+            "its own tokens alone",
+            "You compare the two models at the token that was written, and only there. A divergence is a sum over all "
+            "tokens that might have been.",
+            also=("its own tokens alone, teacher first",),
+        ),
+        Mistake(
+            "the teacher reads what was written without the prompt",
+            "Your teacher does not see the prompt. What it would write next depends on all that stands before.",
         ),
         Mistake(
             "the teacher writes",
@@ -180,13 +198,19 @@ def _distance(a: list[str], b: list[str], wrong: Wrong) -> int:
     if "the order does not count" in wrong:
         mine, due = Counter(a), Counter(b)
         return max((mine - due).total(), (due - mine).total())
+    if "which tokens, not how often" in wrong:
+        return len({*a} ^ {*b})
+    if "the last token of each left out" in wrong:
+        a, b = a[:-1], b[:-1]
     if "the longest common block first" in wrong:
         steps = SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
         return sum(max(j - i, m - k) for step, i, j, k, m in steps if step != "equal")
-    cost = 2 if "a substitution counts twice" in wrong else 1
+    cost = 2 if {"a substitution counts twice", "what the reference has and the text has not"} & wrong else 1
     row = [*range(len(b) + 1)]
+    if "the table's edges are 0" in wrong:
+        row = [0] * len(row)
     for i, x in enumerate(a, 1):
-        before, row[0] = row[0], 0 if "each row begins with 0" in wrong else i
+        before, row[0] = row[0], 0 if {"each row begins with 0", "the table's edges are 0"} & wrong else i
         for j, y in enumerate(b, 1):
             ways = [before + cost * (x != y)]
             ways += [row[j] + 1] if "nothing is too much" not in wrong else []
@@ -194,6 +218,10 @@ def _distance(a: list[str], b: list[str], wrong: Wrong) -> int:
             before, row[j] = row[j], min(ways)
             if "above left is the field just filled" in wrong:
                 before = row[j]
+    if (
+        "what the reference has and the text has not" in wrong
+    ):  # its length less the longest common subsequence
+        return (row[-1] + len(b) - len(a)) // 2
     return row[-1]
 
 
@@ -218,6 +246,13 @@ def error_rate(written: Sequence[str], references: Sequence[str], wrong: Wrong =
     if "divided by what was written" in wrong:
         return sum(errors) / sum(len(w) for w, _ in pairs)
     rate = sum(errors) / sum(len(r) for _, r in pairs)
+    if "never above 1" in wrong:
+        return min(1.0, rate)
+    if "never above 1 for any text" in wrong:
+        capped = [min(e, len(r)) for e, (_, r) in zip(errors, pairs, strict=True)]
+        return sum(capped) / sum(len(r) for _, r in pairs)
+    if "a count" in wrong:
+        return sum(errors)
     return 1 - rate if "the share that is right" in wrong else rate * (100 if "percent" in wrong else 1)
 
 
@@ -252,7 +287,9 @@ def _spoken(generator: torch.Generator) -> list[tuple]:
         references += times * [[a, b, c, d]]
         written += times * [[a, "OY", c, "ZH"]]
         probes.append(tuple([" ".join(text) for text in texts] for texts in (written, references)))
-    return probes
+    # a model that does not stop writing: more errors than there are tokens
+    references = [draw(2), draw(3)]
+    return [*probes, ([" ".join(draw(9)), " ".join(references[1])], [" ".join(text) for text in references])]
 
 
 ERROR_RATE = Exercise(
@@ -265,6 +302,21 @@ ERROR_RATE = Exercise(
             "place by place",
             "You compare place by place. One sound left out at the beginning, and all that follow count as wrong.",
             also=("place by place, to the end of the shorter one",),
+        ),
+        Mistake(
+            "never above 1",
+            "Your rate ends at 1. Whoever writes on and on makes more errors than there are tokens, and a rate above "
+            "100 % says so.",
+            also=("never above 1 for any text",),
+        ),
+        Mistake("a count", "That is the number of errors. By how many tokens is it to be divided?"),
+        Mistake(
+            "what the reference has and the text has not",
+            "You count the reference's tokens that are not found in the text, in order. One too many is an error, too.",
+        ),
+        Mistake(
+            "the last token of each left out",
+            "Your table ends a row and a column too early: the last token of either text is compared with nothing.",
         ),
         Mistake(
             "the mean of the rates", "You average each word's rate: a short word's error then weighs more."
@@ -299,7 +351,8 @@ ERROR_RATE = Exercise(
         ),
         Mistake(
             "the order does not count",
-            "You compare which tokens occur, and how often. K AE T and T AE K would be the same.",
+            "You compare which tokens occur. K AE T and T AE K would be the same.",
+            also=("which tokens, not how often",),
         ),
         Mistake(
             "the longest common block first",
@@ -324,67 +377,10 @@ ERROR_RATE = Exercise(
         Mistake(
             "each row begins with 0",
             "A text against nothing at all costs nothing in your table: what are the fields at its edge?",
+            also=("the table's edges are 0",),
         ),
     ),
     probes=_spoken,
 )
 
-
-# ------------------------------------------------------------------------------------------------ 12.6 perplexity
-
-PERPLEXITY = Experiment(
-    name="perplexity",
-    number="12.6",
-    title="Three models, one text",
-    settings=("each of 4 tokens has 1/4", "two have 1, two have 1/16", "the same 1/256, in 8 tokens"),
-    numbers=(4.0, 4.0, 2.0),
-    beliefs=(
-        Misconception(
-            "the surer model is less perplexed",
-            "Sure at two tokens, and badly off at two others: it is the mean of the *logarithms* that counts.",
-            numbers=(4.0, 2.0, 2.0),
-        ),
-        Misconception(
-            "the text decides",
-            "All three give the text the same probability. But perplexity is per *token*, and there are twice"
-            " as many.",
-            numbers=(4.0, 4.0, 4.0),
-        ),
-        Misconception(
-            "the mean of 1/p",
-            "You average 1/p over the tokens. Perplexity is exp of the mean of −log p: a geometric mean.",
-            numbers=(4.0, 8.5, 2.0),
-        ),
-    ),
-    slips=(
-        Misconception(
-            "in nats",
-            "These are the losses, −log p per token in nats: exp of them is the perplexity.",
-            numbers=(1.3863, 1.3863, 0.6931),
-        ),
-        Misconception(
-            "in bits",
-            "These are bits per token: two to the power of them is the perplexity.",
-            numbers=(2.0, 2.0, 1.0),
-        ),
-        Misconception(
-            "the whole text",
-            "That is one over the probability of the whole text, not per token.",
-            numbers=(256.0, 256.0, 256.0),
-        ),
-    ),
-    reasons={
-        "a": Mistake(
-            "a smaller perplexity means fewer errors",
-            "The first two have the same perplexity: one is never sure, the other is sure and wrong. "
-            "Their errors differ.",
-        ),
-        "b": None,
-        "c": Mistake(
-            "perplexities can be compared across tokenizers",
-            "The first and the third give the same text the same probability, and differ in perplexity all the same.",
-        ),
-    },
-)
-
-EXERCISES = [ON_POLICY_LOSS, ERROR_RATE, PERPLEXITY]
+EXERCISES = [ON_POLICY_LOSS, ERROR_RATE]

@@ -37,6 +37,9 @@ def quantize_rows(weights: Tensor, bits: int, wrong: frozenset[str] = RIGHT) -> 
     values = values.trunc() if "cut off, not rounded" in wrong else values.round()
     if "a grid for activations" in wrong:
         values = values + (-least / scale).round()
+    if "a grid from the least weight up" in wrong:
+        scale = (weights.amax(1, keepdim=True) - least) / (2**bits - 1)
+        values = ((weights - least) / scale).round()
     if "one number too many, above cut off" in wrong:
         scale = largest / (most + 1)
         values = (weights / scale).round().clamp(-most - 1, most)
@@ -78,7 +81,7 @@ QUANTIZE_ROWS = Exercise(
             "a grid for activations",
             "Your scale comes from the distance between a row's least and largest weight. Such a grid is shifted; "
             "around 0 it has to be the same on both sides.",
-            also=("a grid for activations, not shifted",),
+            also=("a grid for activations, not shifted", "a grid from the least weight up"),
         ),
         Mistake(
             "the sign takes no bit",
@@ -139,14 +142,25 @@ def activation_grid(
         low = -high
     if "eight bits, whatever was asked for" in wrong:
         bits = 8
+    if "the negative ones forgotten" in wrong:
+        low = 0.0
+    if "three standard deviations" in wrong or "three standard deviations, and 0" in wrong:
+        low, high = (float(x.mean() + side * x.std()) for side in (-3, 3))
+        low, high = (low, high) if "three standard deviations" in wrong else (min(low, 0.0), max(high, 0.0))
     scale = (high - low) / (2**bits if "steps are not numbers" in wrong else 2**bits - 1)
     zero = -low / scale
+    if "counted from above" in wrong:
+        zero = high / scale
+    if "the scale upside down" in wrong:
+        scale = 1 / scale
     if "the zero point has the other sign" in wrong:
         zero = -zero
     if "the zero point in the middle" in wrong:
         zero = 2 ** (bits - 1)
     if "the zero point as an activation" in wrong:
         zero = -low
+    if "the same on both sides, and 0 in the middle" in wrong:
+        return 2 * float(x.abs().max()) / (2**bits - 1), 2 ** (bits - 1)
     if "the same on both sides, and no zero point" in wrong:
         return float(x.abs().max()) / (2 ** (bits - 1) - 1), 0
     if "the zero point cut off" in wrong:
@@ -209,7 +223,7 @@ ACTIVATION_GRID = Exercise(
         Mistake(
             "the same on both sides",
             "Your grid reaches as far below 0 as above. Activations don't: half of the numbers are never used.",
-            also=("the same on both sides, and no zero point",),
+            also=("the same on both sides, and no zero point", "the same on both sides, and 0 in the middle"),
         ),
         Mistake(
             "eight bits, whatever was asked for",
@@ -223,6 +237,24 @@ ACTIVATION_GRID = Exercise(
         Mistake(
             "steps are not numbers",
             "Your scale is too small by a hair: between so many numbers there is one step fewer.",
+        ),
+        Mistake(
+            "the negative ones forgotten",
+            "Your grid begins at 0. What lies below, such as the values of a GELU, is cut off.",
+        ),
+        Mistake(
+            "three standard deviations",
+            "Your grid is as wide as the activations usually are. This one was to hold all that were seen.",
+            also=("three standard deviations, and 0",),
+        ),
+        Mistake(
+            "counted from above",
+            "Your zero point is the number of steps from 0 up to the largest activation. The grid begins at its lower "
+            "end.",
+        ),
+        Mistake(
+            "the scale upside down",
+            "Your scale is the number of steps per unit. What is one step worth?",
         ),
         Mistake(
             "the zero point has the other sign",
@@ -252,108 +284,4 @@ ACTIVATION_GRID = Exercise(
     observe=_observe_grid,
 )
 
-# ----------------------------------------------------------------------------------------------- 13.3 which layers
-
-
-def layers_to_quantize(
-    error: Tensor, bytes: Tensor, budget: float, wrong: frozenset[str] = RIGHT
-) -> list[int]:
-    """Choose layers to store in int8, a quarter of their bytes, until all bytes together are at most `budget`.
-
-    error, bytes (n,): what int8 in this layer alone does to the logits, and its size in float32. One layer after the
-    other goes, that of the least error for each byte saved first. Returns their numbers in increasing order.
-    """
-    share = 1 if "a layer in int8 is free" in wrong else 0.25 if "a quarter is saved" in wrong else 0.75
-    saved = bytes * share
-    price = error / saved
-    if "size does not count" in wrong:
-        price = error
-    if "the largest layer first" in wrong:
-        price = -bytes
-    if "the most sensitive first" in wrong:
-        price = -price
-    chosen, left = [], float(bytes.sum())
-    for i in price.argsort(stable=True).tolist():
-        met = left < budget if "a layer more where the budget is just met" in wrong else left <= budget
-        if "one layer in any case" in wrong:
-            met = met and bool(chosen)
-        if met and "what is rounded fills the budget" not in wrong:
-            break
-        if "what is rounded fills the budget" in wrong and float(bytes[[*chosen, i]].sum()) > budget:
-            break
-        if "stops a layer too early" in wrong and left - float(saved[i]) <= budget:
-            break
-        chosen.append(i)
-        left -= float(saved[i])
-    if "those that stay" in wrong:
-        chosen = sorted({*range(len(bytes))} - {*chosen})
-    if "yes or no for each layer" in wrong:
-        return [int(i in chosen) for i in range(len(bytes))]
-    return chosen if "in the order they went" in wrong else sorted(chosen)
-
-
-def _layer_probes(generator: torch.Generator) -> list[tuple]:
-    probes = []
-    # of the last but one exactly the budget is reached, and of the last nothing has to go
-    for n, share in ((6, 0.7), (9, 0.5), (8, 0.6), (7, None), (5, 1.1)):
-        bytes = torch.randint(1, 40, (n,), generator=generator).float() * 4
-        error = torch.rand(n, generator=generator) * bytes.sqrt()
-        saved = 0.75 * bytes[(error / bytes).argsort()]
-        met = float(bytes.sum() - saved[:3].sum())  # to the byte
-        probes.append((error, bytes, share * float(bytes.sum()) if share else met))
-    return probes
-
-
-LAYERS_TO_QUANTIZE = Exercise(
-    name="layers_to_quantize",
-    number="13.3",
-    title="Which layers go first?",
-    reference=layers_to_quantize,
-    mistakes=(
-        Mistake(
-            "the most sensitive first",
-            "You round those layers that bear it least. Which end of the list costs the answers little?",
-        ),
-        Mistake(
-            "size does not count",
-            "You go by the error alone. A small layer with a small error saves next to nothing: error for what?",
-        ),
-        Mistake("the largest layer first", "You go by the bytes alone, whatever it does to the answers."),
-        Mistake(
-            "a layer in int8 is free",
-            "A layer in int8 still takes a byte for each weight: three quarters are saved.",
-        ),
-        Mistake(
-            "stops a layer too early",
-            "Your model is still larger than the budget: the last layer is missing.",
-        ),
-        Mistake(
-            "a layer more where the budget is just met",
-            "Where all bytes together are exactly the budget, you let one more layer go. At most, it said.",
-        ),
-        Mistake("a quarter is saved", "Of a layer in int8 a quarter stays. How much of it is saved, then?"),
-        Mistake(
-            "what is rounded fills the budget",
-            "You add up the layers that went until they fill the budget. It is for all bytes together, of those that "
-            "stayed and of what is left of the others.",
-        ),
-        Mistake(
-            "one layer in any case",
-            "Where the bytes are within the budget from the beginning, you still let a layer go: when do you look?",
-        ),
-        Mistake(
-            "those that stay", "Those are the layers that stay in float32, and the others were asked for."
-        ),
-        Mistake(
-            "yes or no for each layer", "You say of each layer whether it went; their numbers were asked for."
-        ),
-        Mistake("in the order they went", "Those are the layers. They were to be named in increasing order."),
-    ),
-    probes=_layer_probes,
-    observe=lambda function, *arguments: {
-        "how many layers there are": len(found := [int(i) for i in function(*arguments)]),
-        "the list of their numbers": torch.tensor(found, dtype=torch.float64),
-    },
-)
-
-EXERCISES = [QUANTIZE_ROWS, ACTIVATION_GRID, LAYERS_TO_QUANTIZE]
+EXERCISES = [QUANTIZE_ROWS, ACTIVATION_GRID]

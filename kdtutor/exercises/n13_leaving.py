@@ -66,6 +66,14 @@ def median_latency(device: Device, texts: Sequence[str], wrong: frozenset[str] =
             pending.wait()
             times.append(device.clock() - begin)
         texts = []
+    if "all handed over at once, and timed from there" in wrong:
+        begin = device.clock()
+        for pending in [device.start(text) for text in texts]:
+            pending.wait()
+            times.append(device.clock() - begin)
+        texts = []
+    if "always the first text" in wrong:
+        texts = [texts[0]] * len(texts)
     if "the first text is not timed" in wrong:
         texts = texts[1:]
     if "the first call counts, with the others" in wrong:
@@ -86,6 +94,7 @@ def median_latency(device: Device, texts: Sequence[str], wrong: frozenset[str] =
     averages |= {
         "one of the two in the middle": median_high,
         "the lower of the two in the middle": median_low,
+        "the middle of the list": lambda times: times[len(times) // 2],
     }
     average = next((other for name, other in averages.items() if name in wrong), median)
     return average(times) * (1 if "seconds" in wrong else 1e6 if "microseconds" in wrong else 1000)
@@ -137,6 +146,13 @@ MEDIAN_LATENCY = Exercise(
             "all handed over at once",
             "All texts are under way before you wait for one: each then waits behind those in front. Each was to be "
             "timed alone.",
+            also=("all handed over at once, and timed from there",),
+        ),
+        Mistake("always the first text", "You time the first text again and again."),
+        Mistake(
+            "the middle of the list",
+            "You take the time in the middle of the list, in the order in which they came. Of which list is the middle "
+            "one a median?",
         ),
         Mistake(
             "the warm-up is not waited for",
@@ -147,9 +163,8 @@ MEDIAN_LATENCY = Exercise(
             "the clock started once", "Your times grow from text to text: each begins where the first began."
         ),
         Mistake("the mean", "One slow text moves your figure. Which average does not follow a single one?"),
-        Mistake(
-            "the slowest", "That is the worst text, and the median was asked for.", also=("the fastest",)
-        ),
+        Mistake("the slowest", "That is the worst text, and the median was asked for."),
+        Mistake("the fastest", "That is the best text, and the median was asked for."),
         Mistake(
             "one of the two in the middle",
             "Of an even number of times two lie in the middle. You take one of them: what does a median do?",
@@ -168,13 +183,18 @@ MEDIAN_LATENCY = Exercise(
 
 
 class WordTokenizer:
-    """A table of words as it was trained with; called with a text, it gives its numbers. 0 is padding."""
+    """A table of words as it was trained with; called with a text, it gives its numbers. 0 is padding.
+
+    As with BERT each text begins with a number of its own, 1. What has a capital letter behind the first word is a
+    name, and no name is in the table: it has the number of an unknown word, 2.
+    """
 
     def __init__(self, words: Sequence[str]) -> None:
-        self.numbers = {word: i + 1 for i, word in enumerate(words)}
+        self.numbers = {word: i + 3 for i, word in enumerate(words)}
 
     def __call__(self, text: str) -> list[int]:
-        return [self.numbers[word] for word in text.lower().split()]
+        first, *others = text.split()
+        return [1, *(self.numbers.get(word, 2) for word in (first.lower(), *others))]
 
 
 def answer_texts(
@@ -190,6 +210,12 @@ def answer_texts(
     if "words numbered by the alphabet" in wrong:
         table = sorted({word for text in texts for word in text.lower().split()})
         rows = [[table.index(word) + 1 for word in text.lower().split()] for text in texts]
+    if "word by word" in wrong:
+        rows = [[i for word in text.split() for i in tokenizer(word)] for text in texts]
+    if "all in small letters" in wrong:
+        rows = [tokenizer(text.lower()) for text in texts]
+    if "word by word, in small letters" in wrong:
+        rows = [[i for word in text.lower().split() for i in tokenizer(word)] for text in texts]
     longest = max(map(len, rows))
     if "cut to the shortest" in wrong:
         longest = min(map(len, rows))
@@ -201,6 +227,8 @@ def answer_texts(
     if "a word stands for padding" in wrong:
         ids = ids.masked_fill(mask == 0, 1)
         mask = (ids != 1).long()
+    if "the last word is not read" in wrong:
+        mask = torch.tensor([[1] * (len(row) - 1) + [0] * (longest - len(row) + 1) for row in rows])
     if "padding is read" in wrong:
         mask = torch.ones_like(mask)
     model.train("in train mode" in wrong)
@@ -224,14 +252,20 @@ def _text_probes(generator: torch.Generator) -> list[tuple]:
     words = ["an", "old", "film", "with", "great", "actors", "and", "no", "plot", "ever"]
     probes = []
     for n in (12, 16, 14):
-        model = TinyClassifier(width=5, dropout=0.3, generator=generator)
+        model = TinyClassifier(width=5, dropout=0.3, generator=generator, words=len(words) + 3)
         order = torch.randperm(len(words), generator=generator).tolist()
         tokenizer = WordTokenizer([words[i] for i in order])
         lengths = torch.randint(1, 7, (n,), generator=generator).tolist()
         texts = [
             " ".join(words[i] for i in torch.randint(len(words), (k,), generator=generator)) for k in lengths
         ]
-        probes.append((model, tokenizer, [text.capitalize() for text in texts]))
+        # "Great actors" as a sentence begins, and "no Great actors" as a name has it
+        named = [f"{text} {words[i % len(words)].capitalize()}" for i, text in enumerate(texts)]
+        chosen = [
+            name if i % 2 else text.capitalize()
+            for i, (text, name) in enumerate(zip(texts, named, strict=True))
+        ]
+        probes.append((model, tokenizer, chosen))
     return probes
 
 
@@ -249,6 +283,20 @@ ANSWER_TEXTS = Exercise(
             "words numbered by the alphabet",
             "A word's number no longer depends on the order of the texts, but still on which words they have. The "
             "model has learned with one table: who has it?",
+        ),
+        Mistake(
+            "word by word",
+            "Your tokenizer gets single words. What it puts before a text, and what it makes of a word among others, "
+            "is known only to who gives it the whole text.",
+            also=("word by word, in small letters",),
+        ),
+        Mistake(
+            "all in small letters",
+            "You change the text before the tokenizer sees it. What it does about capital letters belongs to it.",
+        ),
+        Mistake(
+            "the last word is not read",
+            "Your mask ends a place too early: each text's last word is not read.",
         ),
         Mistake(
             "a word stands for padding",

@@ -38,6 +38,7 @@ def training_memory(
     if "gradients divided by the micro-batches" in wrong:
         gradient /= accumulate
     theirs = 2 if "the teacher's weights in bf16" in wrong else weight
+    weight = 2 if "the student's weights in bf16" in wrong else weight
     if "a second copy in bf16" in wrong:
         weight += 2
     share = processes if "divided among the processes" in wrong else 1
@@ -86,7 +87,7 @@ TRAINING_MEMORY = Exercise(
             "weights in bf16",
             "Your weights take two bytes each. Autocast makes such copies for the products and throws them away "
             "again; in which format are the weights to which the small updates are added?",
-            also=("the teacher's weights in bf16",),
+            also=("the teacher's weights in bf16", "the student's weights in bf16"),
         ),
         Mistake(
             "gradients in bf16",
@@ -181,6 +182,10 @@ def cut_up(
         accumulate = max(1, part // fits)
     if "always one more" in wrong:
         accumulate = part // fits + 1
+    if "texts in a micro-batch" in wrong:
+        accumulate = min(fits, batch_size // processes)
+    if "a whole pass in one step" in wrong:
+        accumulate = math.ceil(texts / processes / fits)
     steps = math.ceil(texts / batch_size)
     if "last texts dropped" in wrong:
         steps = texts // batch_size
@@ -297,6 +302,14 @@ CUT_UP = Exercise(
             "times the processes",
             "You multiply by the number of processes. They share the work.",
             also=("times the processes afterwards",),
+        ),
+        Mistake(
+            "texts in a micro-batch",
+            "You say how many texts a micro-batch has, and asked for is how many micro-batches there are.",
+        ),
+        Mistake(
+            "a whole pass in one step",
+            "Your micro-batches are those of the whole data set. A step has `batch_size` texts.",
         ),
         Mistake(
             "always one step more",

@@ -8,6 +8,8 @@ import re
 MEANINGS = {
     r"mat1 and mat2 shapes cannot be multiplied|size mismatch, got|inner dimension": "In a product the second size of "
     "the left has to be the first of the right: is one of the two to be transposed, or another tensor meant?",
+    r"Expected target size|Expected input batch_size": "cross_entropy wants logits (N, C) with labels (N), or (N, C, "
+    "L) with (N, L): the classes stand on the second axis, and all others are the labels'.",
     r"does not require grad and does not have a grad_fn": "The loss has no graph to go back through: it was computed "
     "under no_grad, or from something detached, or made a number on the way.",
     r"backward through the graph a second time": "The graph is gone after a backward pass: something from an earlier "

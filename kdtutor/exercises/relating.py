@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,19 @@ FORMS = {
     "yours without their sign": torch.abs,
     "yours as softmax makes them": lambda x: x.softmax(-1) if x.dim() else x,
     "yours over their sum": lambda x: x / x.sum(-1, keepdim=True) if x.dim() else x,
+}
+# What a learner's number may be of one argument.
+OF_ALL = {
+    "": lambda x: x,
+    "the largest of ": torch.amax,
+    "the smallest of ": torch.amin,
+    "the mean of ": torch.mean,
+    "the median of ": torch.median,
+    "the sum of ": torch.sum,
+    "the standard deviation of ": torch.std,
+    "the first of ": lambda x: x[0],
+    "the last of ": lambda x: x[-1],
+    "the length of ": lambda x: torch.tensor(len(x)).double(),
 }
 SUMMARIES = {
     "their mean": lambda x, axis: x.mean(axis),
@@ -46,6 +60,34 @@ def relation_in_words(pairs: Sequence[tuple[Tensor, Tensor]]) -> str:
     if _near(gaps, gaps[:1].expand_as(gaps)) and gaps[0].abs() > 1e-3:
         return f"Your numbers are always off by {gaps[0].item():+.4g}: "
     return ""
+
+
+def argument_in_words(mine: Sequence[Tensor], names: Sequence[str], probes: Sequence[Sequence[Any]]) -> str:
+    """Say what the learner's numbers are of one argument, in all probes; empty where nothing is known."""
+    given = [_rows_of_numbers(names, probe) for probe in probes]
+    for name in given[0] if len(mine) > 1 else ():
+        for words, form in OF_ALL.items():
+            if all(
+                name in each and _near(x.double(), form(each[name]))
+                for x, each in zip(mine, given, strict=True)
+            ):
+                return f"What you have there is {words}`{name}`: "
+    return ""
+
+
+def _rows_of_numbers(names: Sequence[str], args: Sequence[Any]) -> dict[str, Tensor]:
+    """The tensors, lists of numbers, and parts of dictionaries among the arguments, by what they are called."""
+    found = dict(zip(names, args, strict=False))
+    for name, value in list(found.items()):
+        if isinstance(value, Mapping):
+            found |= {f"{name}[{key!r}]": part for key, part in value.items()}
+        elif isinstance(value, (list, tuple)) and all(isinstance(part, (int, float)) for part in value):
+            found[name] = torch.tensor(value)
+    return {
+        name: x.detach().double()
+        for name, x in found.items()
+        if isinstance(x, Tensor) and x.numel() > 1 and x.dim()
+    }
 
 
 def shape_in_words(mine: Tensor, right: Tensor) -> str:

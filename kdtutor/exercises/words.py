@@ -91,6 +91,10 @@ def quantities(names: Sequence[str], args: Sequence[Any]) -> dict[str, float]:
             for axis, size in enumerate(value.shape):
                 which = "last" if axis == value.dim() - 1 and axis else ("first", "second", "third")[axis % 3]
                 found.setdefault(f"the size of {name}'s {which} axis", float(size))
+        elif isinstance(value, (list, tuple)):
+            found[f"the length of {name}"] = float(len(value))
+            if all(isinstance(part, str) for part in value):
+                found[f"the number of words in {name}"] = float(sum(len(part.split()) for part in value))
     return found
 
 

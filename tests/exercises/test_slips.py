@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import math
+import random
 
 import pytest
 import torch
 import torch.nn.functional as F
+from notebook_exercises import SECTIONS, solution
 
-from kdtutor.exercises import load_exercises
+from kdtutor.exercises import load_exercises, naming, sandbox
 from kdtutor.exercises.checker import judge
+from kdtutor.exercises.definitions import Exercise
 from kdtutor.exercises.edits import edits
 
 EXERCISES = load_exercises()
@@ -108,3 +111,32 @@ def f(x, y, n):
             changed += ast.dump(tree) != before
         assert ast.dump(tree) == before
     assert changed > 200
+
+
+def edited_solutions(exercise, count):
+    """Some of the small edits of the notebook's solution, as functions."""
+    _, _, folded, imports = SECTIONS[exercise.number]
+    tree = ast.parse(solution(folded))
+    every = edits(tree)
+    random.Random(exercise.name).shuffle(every)
+    found = []
+    while every and len(found) < count:
+        scope = {}
+        try:
+            with every.pop().made():
+                exec(imports + ast.unparse(ast.fix_missing_locations(tree)), scope)
+        except Exception:
+            continue
+        found.append(scope[exercise.name])
+    return found
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "exercise", [e for e in EXERCISES.values() if isinstance(e, Exercise)], ids=lambda e: e.name
+)
+def test_whatever_a_slip_does_the_checker_itself_does_not_stumble(exercise, count, monkeypatch):
+    monkeypatch.setattr(sandbox, "can_fork", lambda: False)
+    monkeypatch.setattr(naming, "SEARCH", 0.05)
+    for answer in edited_solutions(exercise, count):
+        assert "cannot be compared" not in str(judge(exercise, answer, seed=1))
