@@ -49,7 +49,10 @@ def next_token_loss(
         mask = mask * (y != 0)
     if "zeros in place of the padding's logits" in wrong:
         return F.cross_entropy((z * mask[..., None]).flatten(0, 1), y.flatten())
-    losses = F.cross_entropy(z.transpose(1, 2), y, reduction="none")  # (B, L − 1)
+    classes_second = z.transpose(1, 2)
+    if "reshaped, not transposed" in wrong:
+        classes_second = z.reshape(classes_second.shape)
+    losses = F.cross_entropy(classes_second, y, reduction="none")  # (B, L − 1)
     if "logits for log-probabilities" in wrong:
         losses = -z.gather(-1, y[..., None]).squeeze(-1)
     if "the sign" in wrong:
@@ -112,6 +115,11 @@ NEXT_TOKEN_LOSS = Exercise(
         Mistake(
             "each text the same",
             "You average within each text first. A token of a short text then counts more than one of a long text.",
+        ),
+        Mistake(
+            "reshaped, not transposed",
+            "The classes stand on the second axis, but a reshape has torn the rows apart: it reads on in the old order."
+            " What exchanges two axes?",
         ),
         Mistake("divided by the texts", "You divide by the number of texts, not of predicted tokens."),
         Mistake("a sum", "That is the sum over all predicted tokens, and the mean was asked for."),

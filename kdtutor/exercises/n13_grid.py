@@ -148,7 +148,7 @@ def activation_grid(
         low, high = (float(x.mean() + side * x.std()) for side in (-3, 3))
         low, high = (low, high) if "three standard deviations" in wrong else (min(low, 0.0), max(high, 0.0))
     scale = (high - low) / (2**bits if "steps are not numbers" in wrong else 2**bits - 1)
-    zero = -low / scale
+    zero = -low / scale if scale else 0.0
     if "counted from above" in wrong:
         zero = high / scale
     if "the scale upside down" in wrong:

@@ -45,13 +45,7 @@ def layers_to_quantize(
         met = left < budget if "a layer more where the budget is just met" in wrong else left <= budget
         if "one layer in any case" in wrong:
             met = met and bool(chosen)
-        if (
-            met
-            and not {"what is rounded fills the budget", "all layers", "what is left of them fills it"}
-            & wrong
-        ):
-            break
-        if "what is left of them fills it" in wrong and float(bytes[[*chosen, i]].sum()) / 4 > budget:
+        if met and not {"what is rounded fills the budget", "all layers"} & wrong:
             break
         if "what is rounded fills the budget" in wrong and float(bytes[[*chosen, i]].sum()) > budget:
             break
@@ -117,7 +111,6 @@ LAYERS_TO_QUANTIZE = Exercise(
             "what is rounded fills the budget",
             "You add up the layers that went until they fill the budget. It is for all bytes together, of those that "
             "stayed and of what is left of the others.",
-            also=("what is left of them fills it",),
         ),
         Mistake(
             "the first layers first",

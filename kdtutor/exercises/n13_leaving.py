@@ -24,6 +24,7 @@ class Device:
     def __init__(self, first: float, costs: Sequence[float]) -> None:
         self.now, self.first, self.costs, self.calls = 0.0, first, list(costs), 0
         self.was_asked = False  # for the time
+        self.texts: list[str] = []  # that were handed over
         self.free = 0.0  # the time at which it is through with everything handed over
 
     def clock(self) -> float:
@@ -34,6 +35,7 @@ class Device:
     def start(self, text: str) -> Pending:
         """Hand a text over; what that takes does not depend on the text."""
         self.now += 0.0001
+        self.texts.append(text)
         cost = self.first if self.calls == 0 else self.costs[len(text) % len(self.costs)]
         self.calls += 1
         self.free = max(self.free, self.now) + cost
@@ -101,9 +103,13 @@ def median_latency(device: Device, texts: Sequence[str], wrong: frozenset[str] =
 
 
 def _observe_latency(function: Callable, device: Device, texts: Sequence[str]) -> dict:
-    device.was_asked = False
+    device.was_asked, device.texts = False, []
     found = function(device, texts)
-    return {"whether device.clock() is asked for the time": device.was_asked, RESULT: found}
+    return {
+        "whether device.clock() is asked for the time": device.was_asked,
+        "whether the first text is the first to be handed over": device.texts[:1] == [texts[0]],
+        RESULT: found,
+    }
 
 
 def _latency_probes(generator: torch.Generator) -> list[tuple]:
@@ -241,8 +247,19 @@ def answer_texts(
 
 def _observe_answers(function: Callable, model: TinyClassifier, *rest: object) -> dict:
     model.train()
+    masks = []
+    hook = model.register_forward_pre_hook(
+        lambda model, args, named: masks.append(
+            torch.as_tensor(named.get("attention_mask", args[-1] if args else 1))
+        ),
+        with_kwargs=True,
+    )
     found = function(model, *rest)
+    hook.remove()
     return {
+        "whether the attention mask holds nothing but 0 and 1": all(
+            bool(((m == 0) | (m == 1)).all()) for m in masks
+        ),
         "whether the model answers in eval mode": not any(model.in_train_mode),
         "the list of answers": torch.tensor([int(i) for i in found], dtype=torch.float64),
     }
