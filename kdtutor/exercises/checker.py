@@ -28,7 +28,15 @@ from kdtutor.exercises.relating import argument_in_words, relation_in_words
 from kdtutor.exercises.repairing import Repair, repair
 from kdtutor.exercises.running import Run, everything_as_it_was, operations, replaced_functions, run
 from kdtutor.exercises.stressing import in_float64, unstable, wrong_far_out
-from kdtutor.exercises.words import describe, factor_in_words, missing_term, quantities, sentence, wrapped
+from kdtutor.exercises.words import (
+    describe,
+    factor_in_words,
+    missing_term,
+    quantities,
+    sentence,
+    where_right,
+    wrapped,
+)
 
 ROWS = 8, 64  # for which torch operations are counted: a loop over the rows needs eight times as many
 INDENT = "    "
@@ -220,6 +228,7 @@ def _most_telling(
         always = argument_in_words(mine, exercise.arguments, probes) or relation_in_words(
             list(pairs.values())
         )
+    always = always or where_right([*pairs], [quantities(exercise.arguments, probe) for probe in probes])
     right_value = exercise.observe is None and all(RESULT not in found.what for _, found in differences)
     return f"{'the values are right. ' if right_value else ''}{sentence(always + first.text)}"
 

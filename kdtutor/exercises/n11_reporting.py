@@ -40,6 +40,8 @@ def tuned_difference(
     if "each seed has its own rate" in wrong:
         own = [scores.argmax(0, keepdim=True) for scores in (student_validation, control_validation)]
         return (student_test.gather(0, own[0]) - control_test.gather(0, own[1])).mean()
+    if "the best run of each on test" in wrong:
+        return student_test.max() - control_test.max()
     if "the luckiest run" in wrong:
         runs = [int(scores.argmax()) for scores in (student_validation, control_validation)]
         return student_test.flatten()[runs[0]] - control_test.flatten()[runs[1]]
@@ -135,7 +137,11 @@ TUNED_DIFFERENCE = Exercise(
             "validation of the control",
             "The student's score is from test, and the control's from validation.",
         ),
-        Mistake("the best seed of each", "You compare the best seed of each arm. Compare their means."),
+        Mistake(
+            "the best seed of each",
+            "You compare the best seed of each arm. Compare their means.",
+            also=("the best run of each on test",),
+        ),
         Mistake(
             "the difference on validation",
             "Your difference is that on validation, by which both were chosen. Test is what is reported.",

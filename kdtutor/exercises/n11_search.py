@@ -128,6 +128,14 @@ def expected_best(scores: Tensor, k: int, wrong: Wrong = RIGHT) -> Tensor:
         return values[min(n - 1, math.floor(n * k / (k + 1)))]
     if "the median" in wrong:
         return values.median()
+    if "each time the best so far" in wrong:
+        return scores.cummax(0).values.mean()
+    if "the best of each k that follow each other" in wrong:
+        return scores.unfold(0, k, 1).amax(1).mean()
+    if "the k-th best" in wrong:
+        return values[-k]
+    if "drawn at least once" in wrong:
+        return (values * (1 - (1 - 1 / n) ** k)).sum()
     if "a quantile of 1 - 1 / k" in wrong:
         return values.quantile(1 - 1 / k)
     if "the quantile of k in k + 1" in wrong:
@@ -155,6 +163,8 @@ def expected_best(scores: Tensor, k: int, wrong: Wrong = RIGHT) -> Tensor:
     if "the best score left out" in wrong:
         values, upto, below = values[1:], below[1:], below[:-1]
     chance = upto**power - below**power
+    if "one place too low" in wrong:
+        chance = below**power - (below - 1 / n) ** power
     if "the lowest score left out" in wrong:
         chance[0] = 0
     if "at least one of k" in wrong or "at least one of k, made to add up to 1" in wrong:
@@ -218,6 +228,23 @@ EXPECTED_BEST = Exercise(
         Mistake(
             "the best of each k in turn",
             "You cut the trials into groups of k as they come. That is one way to draw, and the mean over all is due.",
+            also=("the best of each k that follow each other",),
+        ),
+        Mistake(
+            "each time the best so far",
+            "You average the best so far after each trial: there k goes from 1 to N, and only in the order given.",
+        ),
+        Mistake(
+            "the k-th best",
+            "That is the k-th best trial. Of k draws the largest counts, whichever these are.",
+        ),
+        Mistake(
+            "drawn at least once",
+            "That is the chance that a trial is drawn at all. It is the best of k only if no better one is drawn.",
+        ),
+        Mistake(
+            "one place too low",
+            "Your chances are those of the score below: of N scores the lowest has one that is *at most* as large.",
         ),
         Mistake(
             "the best, or an average one",

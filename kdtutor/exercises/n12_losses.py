@@ -55,6 +55,10 @@ def next_token_loss(
     losses = F.cross_entropy(classes_second, y, reduction="none")  # (B, L − 1)
     if "logits for log-probabilities" in wrong:
         losses = -z.gather(-1, y[..., None]).squeeze(-1)
+    if "the last token alone" in wrong:
+        mask = mask * (torch.arange(mask.shape[1]) == mask.sum(1, keepdim=True) - 1)
+    if "the logarithm of a mean" in wrong:
+        return -(((-losses).exp() * mask).sum() / mask.sum()).log()
     if "the sign" in wrong:
         losses = -losses
     if "a sum" in wrong:
@@ -117,6 +121,14 @@ NEXT_TOKEN_LOSS = Exercise(
             "You average within each text first. A token of a short text then counts more than one of a long text.",
         ),
         Mistake(
+            "the last token alone",
+            "You ask for the last token of each text alone. A language model is asked at every place.",
+        ),
+        Mistake(
+            "the logarithm of a mean",
+            "You average probabilities and take the logarithm then. It is the logarithms that are averaged.",
+        ),
+        Mistake(
             "reshaped, not transposed",
             "The classes stand on the second axis, but a reshape has torn the rows apart: it reads on in the old order."
             " What exchanges two axes?",
@@ -165,6 +177,8 @@ def word_level(
         counts = attention_mask[:, 1:].bool() & (asked < prompt)
     elif "the prompt's rows alone" in wrong:
         counts = attention_mask[:, :-1].bool() & (asked <= prompt)
+    elif "cut off at the other end" in wrong:
+        counts = attention_mask[:, 1:].bool() & (asked < student_logits.shape[1] - prompt)
     elif "padding counted" in wrong:
         counts = (asked >= prompt).expand(len(s), -1)
     elif "the mask not shifted" in wrong:
@@ -174,6 +188,8 @@ def word_level(
         s, t = (teacher_logits, student_logits) if s is teacher_logits else (student_logits, teacher_logits)
         counts = attention_mask.bool() & (torch.arange(len(attention_mask[0])) >= first)
     kl = F.kl_div(s.log_softmax(-1), t.log_softmax(-1), reduction="none", log_target=True)
+    if "the distance of the logits" in wrong:
+        kl = (s - t).square() / s.shape[-1]
     if "cross-entropy with the teacher" in wrong:
         kl = -t.softmax(-1) * s.log_softmax(-1)
     kl = kl.mean(-1) if "mean over the vocabulary" in wrong else kl.sum(-1)  # (B, L − 1)
@@ -216,6 +232,13 @@ WORD_LEVEL = Exercise(
             "The prompt's last token counts, though it was given. Which row predicts the first token that was not?",
         ),
         Mistake("padding counted", "Rows that predict padding count in your loss."),
+        Mistake(
+            "cut off at the other end", "You leave out the last tokens. The prompt stands at the beginning."
+        ),
+        Mistake(
+            "the distance of the logits",
+            "You compare logits by their squared distance, and a divergence of probabilities was asked for.",
+        ),
         Mistake(
             "the mask not shifted",
             "Your mask says which tokens were read, and not whether there is a *next* one: one row too many "

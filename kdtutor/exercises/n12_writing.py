@@ -52,6 +52,8 @@ def on_policy_loss(
         rows = slice(first + 1, None)
     elif "one row too many" in wrong:
         rows = slice(first, None)
+    elif "the last token alone" in wrong:
+        rows = slice(-2, -1)
     elif "the last token left out" in wrong:
         rows = slice(first, -2)
     read = ids
@@ -146,9 +148,9 @@ ON_POLICY_LOSS = Exercise(
             "Your rows begin one place late: the row at the prompt's last place predicts the first token that was "
             "written, and the last row predicts one that nobody wrote.",
         ),
+        Mistake("one row too many", "Your last row predicts a token that nobody wrote."),
         Mistake(
-            "one row too many",
-            "Your last row predicts a token that nobody wrote.",
+            "the last token alone", "Only the last token that was written is judged. Each of them should be."
         ),
         Mistake("the last token left out", "The last token that the student wrote is judged by nobody."),
         Mistake(
@@ -198,6 +200,8 @@ def _distance(a: list[str], b: list[str], wrong: Wrong) -> int:
     if "the order does not count" in wrong:
         mine, due = Counter(a), Counter(b)
         return max((mine - due).total(), (due - mine).total())
+    if "the lengths alone" in wrong:
+        return abs(len(a) - len(b))
     if "which tokens, not how often" in wrong:
         return len({*a} ^ {*b})
     if "the last token of each left out" in wrong:
@@ -239,8 +243,13 @@ def error_rate(written: Sequence[str], references: Sequence[str], wrong: Wrong =
         return sum(errors) / sum(max(len(w), len(r)) for w, r in pairs)
     if "the share of wrong texts" in wrong:
         return sum(e > 0 for e in errors) / len(pairs)
+    rates = [e / len(r) for e, (_, r) in zip(errors, pairs, strict=True)]
     if "the mean of the rates" in wrong:
-        return sum(e / len(r) for e, (_, r) in zip(errors, pairs, strict=True)) / len(pairs)
+        return sum(rates) / len(pairs)
+    if "the sum of the rates" in wrong:
+        return sum(rates)
+    if "the worst text" in wrong:
+        return max(rates)
     if "per text" in wrong:
         return sum(errors) / len(pairs)
     if "divided by what was written" in wrong:
@@ -319,11 +328,17 @@ ERROR_RATE = Exercise(
             "Your table ends a row and a column too early: the last token of either text is compared with nothing.",
         ),
         Mistake(
-            "the mean of the rates", "You average each word's rate: a short word's error then weighs more."
+            "the mean of the rates",
+            "You average each word's rate, or add them up: a short word's error then weighs more.",
+            also=("the sum of the rates",),
+        ),
+        Mistake("the worst text", "That is the worst word's rate. All of them count."),
+        Mistake(
+            "the lengths alone",
+            "You compare the lengths alone: another sound in a sound's place is an error, too.",
         ),
         Mistake(
-            "the share of wrong texts",
-            "That is the share of words with an error, and not the rate of errors.",
+            "the share of wrong texts", "That is the share of words with an error, not the rate of errors."
         ),
         Mistake("per text", "You divide by the number of words, not by their phonemes."),
         Mistake(

@@ -122,6 +122,8 @@ def activation_grid(
         x = seen["test"]
     if "calibrated on everything" in wrong:
         x = torch.cat([*seen.values()])
+    if "calibrated on test and validation" in wrong:
+        x = torch.cat([seen["validation"], seen["test"]])
     if "calibrated on validation" in wrong:
         x = seen["validation"]
     if "calibrated on validation as well" in wrong:
@@ -131,6 +133,9 @@ def activation_grid(
     if "the outermost of a thousand left out" in wrong:
         x = x.clamp(x.quantile(0.001), x.quantile(0.999))
     low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    if "the mean of the splits' ranges" in wrong:
+        low = sum(min(float(x.min()), 0.0) for x in seen.values()) / len(seen)
+        high = sum(max(float(x.max()), 0.0) for x in seen.values()) / len(seen)
     if "0 is off the grid" in wrong:
         low = float(x.min())
     if "0 is off the grid, above" in wrong:
@@ -159,6 +164,8 @@ def activation_grid(
         zero = 2 ** (bits - 1)
     if "the zero point as an activation" in wrong:
         zero = -low
+    if "the least activation for the zero point" in wrong:
+        return scale, low
     if "the same on both sides, and 0 in the middle" in wrong:
         return 2 * float(x.abs().max()) / (2**bits - 1), 2 ** (bits - 1)
     if "the same on both sides, and no zero point" in wrong:
@@ -204,10 +211,12 @@ ACTIVATION_GRID = Exercise(
             "calibrated on test",
             "The range is that of the texts by which you will judge. Whatever is fitted to them, be it two numbers a "
             "layer, makes the score a little better than it will be for anybody else.",
+            also=("calibrated on test and validation",),
         ),
         Mistake(
             "calibrated on everything",
             "The range is that of all splits together, and so of the texts by which you will judge, too.",
+            also=("the mean of the splits' ranges",),
         ),
         Mistake(
             "calibrated on validation",
@@ -267,6 +276,7 @@ ACTIVATION_GRID = Exercise(
         Mistake(
             "the zero point as an activation",
             "Your zero point is as far from the least activation as 0 is, counted in activations. Count it in steps.",
+            also=("the least activation for the zero point",),
         ),
         Mistake(
             "the zero point cut off",

@@ -28,6 +28,8 @@ def layers_to_quantize(
         price = error
     if "the largest layer first" in wrong:
         price = -bytes
+    if "the smallest layer first" in wrong:
+        price = bytes
     if "the first layers first" in wrong:
         price = torch.arange(len(bytes))
     if "the last layers first" in wrong:
@@ -55,6 +57,8 @@ def layers_to_quantize(
         left -= float(saved[i])
     if "those that stay" in wrong:
         chosen = sorted({*range(len(bytes))} - {*chosen})
+    if "places in the order" in wrong:
+        return list(range(len(chosen)))
     if "yes or no for each layer" in wrong:
         return [int(i in chosen) for i in range(len(bytes))]
     return chosen if "in the order they went" in wrong else sorted(chosen)
@@ -93,7 +97,15 @@ LAYERS_TO_QUANTIZE = Exercise(
             "size does not count",
             "You go by the error alone. A small layer with a small error saves next to nothing: error for what?",
         ),
-        Mistake("the largest layer first", "You go by the bytes alone, whatever it does to the answers."),
+        Mistake(
+            "the largest layer first",
+            "You go by the bytes alone, whatever it does to the answers.",
+            also=("the smallest layer first",),
+        ),
+        Mistake(
+            "places in the order",
+            "You return places in the order of going. Which layers stand at these places?",
+        ),
         Mistake(
             "a layer in int8 is free",
             "A layer in int8 still takes a byte for each weight: three quarters are saved.",

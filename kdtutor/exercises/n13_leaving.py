@@ -96,6 +96,8 @@ def median_latency(device: Device, texts: Sequence[str], wrong: frozenset[str] =
     averages |= {
         "one of the two in the middle": median_high,
         "the lower of the two in the middle": median_low,
+        "the sum": sum,
+        "the last": lambda times: times[-1],
         "the middle of the list": lambda times: times[len(times) // 2],
     }
     average = next((other for name, other in averages.items() if name in wrong), median)
@@ -118,7 +120,7 @@ def _latency_probes(generator: torch.Generator) -> list[tuple]:
         costs = (0.002 + 0.01 * torch.rand(5, generator=generator)).tolist()
         device = Device(0.5, [*costs, 0.2])
         probes.append(
-            (device, ["x" * int(k) for k in torch.randint(1, 60, (n,), generator=generator)] + ["x" * 5])
+            (device, ["x" * int(k) for k in torch.randint(1, 60, (n,), generator=generator)] + ["x" * 5, "x"])
         )
     # Of two texts the median is the mean: it tells what the first of them had to wait for.
     probes.append((Device(0.5, [0.004, 0.007, 0.009]), ["xx", "xxx"]))
@@ -170,6 +172,8 @@ MEDIAN_LATENCY = Exercise(
         ),
         Mistake("the mean", "One slow text moves your figure. Which average does not follow a single one?"),
         Mistake("the slowest", "That is the worst text, and the median was asked for."),
+        Mistake("the sum", "That is what all texts take together, and the median was asked for."),
+        Mistake("the last", "That is the last text's time, and the median was asked for."),
         Mistake("the fastest", "That is the best text, and the median was asked for."),
         Mistake(
             "one of the two in the middle",

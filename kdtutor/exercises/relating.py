@@ -98,7 +98,7 @@ def shape_in_words(mine: Tensor, right: Tensor) -> str:
         if mine.squeeze().shape == right.squeeze().shape:
             how = "with an axis of size 1 too many or too few"
         return f"the numbers are the right ones, {how}"
-    if mine.dim() == right.dim() == 1 and len(mine) and len(right):
+    if mine.dim() == right.dim() == 1 and len(mine) and len(right) == len(right.unique()):
         more, less = (_not_among(*both) for both in ((mine, right), (right, mine)))
         if not (more and less) and (more or less):
             return f"{'too much is' if more else 'missing is'} {', '.join((more or less)[:5])}"

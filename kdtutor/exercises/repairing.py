@@ -125,19 +125,22 @@ class _Search:
         return self.fresh
 
     def _values(self) -> dict[ast.AST | str, Any]:
-        """The value of each expression and of each variable, as far as the function comes on the first probe."""
-        noting, seen = Noting(self.tree), {}
+        """The value of each expression and of each variable, on the first probe on which the function comes to it."""
+        noting, seen, current = Noting(self.tree), {}, True
 
         def note(number: int, value: Any) -> Any:
             node = noting.nodes[number]
-            seen[node] = portable(value)
-            if isinstance(node, ast.Name):
-                seen[node.id] = seen[node]
+            if current or node not in seen:
+                seen[node] = portable(value)
+                if isinstance(node, ast.Name):
+                    seen[node.id] = seen[node]
             return value
 
         scope = {**self.scope, "_note": note}
         exec(compile(noting.copied, "<noted>", "exec"), scope)
-        run(self.exercise, scope[self.answer.__name__], self.probes[0][0])
+        for probe, _ in self.probes:
+            run(self.exercise, scope[self.answer.__name__], probe)
+            current = False
         return seen
 
 

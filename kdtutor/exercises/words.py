@@ -95,6 +95,7 @@ def quantities(names: Sequence[str], args: Sequence[Any]) -> dict[str, float]:
             found[f"the length of {name}"] = float(len(value))
             if all(isinstance(part, str) for part in value):
                 found[f"the number of words in {name}"] = float(sum(len(part.split()) for part in value))
+                found[f"the number of letters in {name}"] = float(sum(map(len, value)))
     return found
 
 
@@ -121,6 +122,25 @@ def factor_in_words(pairs: Sequence[tuple[Tensor, Tensor]], probes: Sequence[dic
             if all(_near(each, rest[0]) for each in rest):
                 times = "" if _near(rest[0], 1) else f"{rest[0]:.4g} · "
                 return f"Your numbers are the right ones multiplied by {times}{form.format(name)}, always{sign}. "
+    for above, below in itertools.permutations(probes[0], 2) if len(probes) == len(sizes) > 2 else ():
+        pairs_of = [(probe.get(above, 0), probe.get(below, 0)) for probe in probes]
+        if all(b > 0 and _near(size, a / b) for size, (a, b) in zip(sizes, pairs_of, strict=True)):
+            return f"Your numbers are the right ones multiplied by {above} / {below}, always{sign}. "
+    return ""
+
+
+def where_right(wrong: Sequence[int], probes: Sequence[dict[str, float]]) -> str:
+    """A sentence on the arguments with which the numbers are right and those with which they are not, if these tell.
+
+    wrong: the probes whose numbers differ. Told by the first plain argument that has another value in each probe.
+    """
+    right = [place for place in range(len(probes)) if place not in wrong]
+    for name in probes[0] if right else ():
+        values = [probe.get(name) for probe in probes]
+        if None in values or " " in name or len(set(values)) < len(values):
+            continue
+        good, bad = (" and ".join(number(values[place]) for place in some) for some in (right, wrong))
+        return f"With {name} = {good} your numbers are right, with {bad} they are not. "
     return ""
 
 
