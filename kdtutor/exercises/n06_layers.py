@@ -18,7 +18,11 @@ def linear_cka(x: Tensor, y: Tensor, mask: Tensor, wrong: Wrong = RIGHT) -> Tens
     if "each text by itself" in wrong:
         texts = zip(x.split(1), y.split(1), mask.split(1), strict=True)
         return torch.stack([linear_cka(*text) for text in texts]).mean()
-    early = bool({"padding in the means", "each text centred by itself"} & wrong)
+    early = bool({"padding in the means", "zeros in the means", "each text centred by itself"} & wrong)
+    if "zeros in the means" in wrong:
+        x, y = (z * mask[..., None] - (z * mask[..., None]).mean((0, 1)) for z in (x, y))
+    if "[CLS] alone" in wrong:
+        x, y, mask = x[:, :1], y[:, :1], mask[:, :1]
     if "padding in the means" in wrong:
         x, y = x - x.mean((0, 1)), y - y.mean((0, 1))
     elif "each text centred by itself" in wrong:
@@ -31,6 +35,7 @@ def linear_cka(x: Tensor, y: Tensor, mask: Tensor, wrong: Wrong = RIGHT) -> Tens
         x, y = ((z * mask[..., None]).flatten(0, 1) for z in (x, y))
     else:
         x, y = x[real.bool()], y[real.bool()]
+    tokens = x, y
     if "each token centred by itself" in wrong:
         x, y = (z - z.mean(-1, keepdim=True) for z in (x, y))
     elif "one mean for all numbers" in wrong:
@@ -44,7 +49,11 @@ def linear_cka(x: Tensor, y: Tensor, mask: Tensor, wrong: Wrong = RIGHT) -> Tens
         return _cka_by("nuc", x, y)
     if "the largest singular value for a norm" in wrong:
         return _cka_by(2, x, y)
+    if "sums for norms" in wrong:
+        return (y.T @ x).sum() ** 2 / ((x.T @ x).sum() * (y.T @ y).sum())
     top = (y.T @ x).norm()
+    if "only above the bar centred" in wrong:
+        x, y = tokens
     top = top if {"the square left out", "the root taken"} & wrong else top.square()
     if "not divided" in wrong:
         return top
@@ -100,6 +109,16 @@ LINEAR_CKA = Exercise(
         Mistake(
             "padding in the means",
             "Your sums leave the padding out, but your means were taken before that.",
+            also=("zeros in the means",),
+        ),
+        Mistake("[CLS] alone", "You compare the first token of each text alone. All tokens are to be rows."),
+        Mistake(
+            "sums for norms",
+            "You add up the entries of the products, where positive and negative ones cancel. A norm squares them.",
+        ),
+        Mistake(
+            "only above the bar centred",
+            "Below the bar stand the layers as they came. What is centred is to be centred everywhere.",
         ),
         Mistake(
             "each token centred by itself",
@@ -176,6 +195,18 @@ def even_map(student_depth: int, teacher_depth: int, wrong: Wrong = RIGHT) -> di
         return {i + 1: 1 + (i * (n - 1) // (m - 1) if m > 1 else 0) for i in range(m)}
     if "a single layer from the last" in wrong:
         return {i + 1: 1 + round(i * (n - 1) / (m - 1)) if m > 1 else n for i in range(m)}
+    if "the first from the first, rounded at the end" in wrong:
+        return {i + 1: round(1 + i * (n - 1) / max(1, m - 1)) for i in range(m)}
+    if "every second, beyond the last as well" in wrong:
+        return {i: 2 * i for i in range(1, m + 1)}
+    if "rounded to the nearest, halves up" in wrong:
+        return {i: math.floor(i * n / m + 0.5) for i in range(1, m + 1)}
+    if "not rounded" in wrong:
+        return {i: i * n / m for i in range(1, m + 1)}
+    if "the quotient rounded before the product" in wrong:
+        return {i: math.ceil(i / m) * n for i in range(1, m + 1)}
+    if "turned round" in wrong:
+        return {i: math.ceil((m - i + 1) * n / m) for i in range(1, m + 1)}
     if "the last layers" in wrong:
         return {i: n - m + i for i in range(1, m + 1)}
     if "the depths exchanged" in wrong:
@@ -214,6 +245,7 @@ EVEN_MAP = Exercise(
         Mistake(
             "every second whatever the depths",
             "You take every second layer of any teacher. That fits if it is twice as deep as the student.",
+            also=("every second, beyond the last as well",),
         ),
         Mistake(
             "rounded down",
@@ -224,7 +256,11 @@ EVEN_MAP = Exercise(
             "the first from the first",
             "You spread from the first layer to the last. Here the student's first layer already does the work of "
             "several of the teacher's, so it learns from the last of these.",
-            also=("the first from the first, rounded down", "a single layer from the last"),
+            also=(
+                "the first from the first, rounded down",
+                "the first from the first, rounded at the end",
+                "a single layer from the last",
+            ),
         ),
         Mistake("the last layers", "Your student learns from the last layers, and never hears of the first."),
         Mistake(
@@ -243,7 +279,19 @@ EVEN_MAP = Exercise(
             "the teacher's layers counted from 0",
             "The teacher's layers are counted from 1 here: each of your values is one too low.",
         ),
-        Mistake("rounded to the nearest", "You round to the nearest layer. The map rounds up."),
+        Mistake(
+            "rounded to the nearest",
+            "You round to the nearest layer. The map rounds up.",
+            also=("rounded to the nearest, halves up",),
+        ),
+        Mistake("not rounded", "Your numbers lie between layers. The map rounds them up."),
+        Mistake(
+            "the quotient rounded before the product",
+            "You round i / m before it is multiplied, and it is 1 for every layer. Round the product.",
+        ),
+        Mistake(
+            "turned round", "Your student's first layer learns from the teacher's last, and so on downwards."
+        ),
         Mistake(
             "one step for all",
             "You round the quotient of the depths, and then count in such steps: where they do not divide, you end "

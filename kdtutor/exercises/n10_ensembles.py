@@ -41,6 +41,10 @@ def ensemble_targets(
         return z[weights.argmax()].softmax(-1)
     if "the surest teacher for each class" in wrong:
         return z.softmax(-1).amax(0)
+    if "the mean of the logits, then the temperature" in wrong:
+        return (w * logits).sum(0).softmax(-1) / temperature
+    if "the median" in wrong:
+        return z.softmax(-1).median(0).values
     if "probabilities divided" in wrong:
         return (w * logits.softmax(-1)).sum(0) / temperature
     if "softened afterwards" in wrong:
@@ -74,6 +78,10 @@ ENSEMBLE_TARGETS = Exercise(
             "the mean of the logits",
             "You take the mean of the logits and then softmax: the geometric mean of the probabilities, in which one "
             "teacher has a veto. Asked was the mean of what the teachers believe.",
+            also=("the mean of the logits, then the temperature",),
+        ),
+        Mistake(
+            "the median", "You take the median of the teachers, which hears no weights. A mean is asked for."
         ),
         Mistake(
             "softened afterwards",
@@ -167,6 +175,12 @@ def risk_at(logits: Tensor, labels: Tensor, coverage: float, wrong: frozenset[st
         errors = (logits[:count].argmax(-1) != labels[answered]).float()
     else:
         errors = (logits.argmax(-1) != labels)[answered].float()
+    if "the first texts" in wrong:
+        errors = (logits.argmax(-1) != labels)[:count].float()
+    if "what the confidence promises" in wrong:
+        return 1 - sure[answered].mean().item()
+    if "a count" in wrong:
+        return errors.sum().item()
     if "the right ones counted" in wrong:
         return 1 - errors.mean().item()
     if "of all texts" in wrong:
@@ -239,6 +253,15 @@ RISK_AT = Exercise(
             "You answer one text more. Where the share is a whole number of texts there is nothing to round up.",
         ),
         Mistake("the surest left out", "Your answers begin with the second surest text."),
+        Mistake(
+            "the first texts",
+            "You answer the first texts of the list, in which nobody has sorted them. Which are the surest?",
+        ),
+        Mistake(
+            "what the confidence promises",
+            "You return what the confidence promises, and no label is looked at. How many answers *are* wrong?",
+        ),
+        Mistake("a count", "You return how many answers are wrong: which share of the answers is that?"),
         Mistake("of all texts", "You divide the errors by all texts, also by those without an answer."),
         Mistake(
             "rounded down",

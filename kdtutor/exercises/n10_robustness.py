@@ -1,4 +1,4 @@
-"""The exercises of notebook 10 on honest figures: a temperature, a calibration error, an attack."""
+"""The exercises of notebook 10 on honest figures: a temperature, a calibration error."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ def scaled_loss(
     def loss(logits: Tensor, labels: Tensor, t: float) -> float:
         if "multiplied" in wrong:
             t = 1 / t
+        if "logarithms divided" in wrong:
+            return float(F.nll_loss(logits.log_softmax(-1) / t, labels))
         scaled = logits.softmax(-1) / t if "probabilities divided" in wrong else logits / t
         return float(F.cross_entropy(scaled, labels))
 
@@ -47,6 +49,8 @@ def scaled_loss(
     if "by squares" in wrong:
         hot = F.one_hot(fitted[1], fitted[0].shape[-1])
         best = min(temperatures, key=lambda t: float(((fitted[0] / t).softmax(-1) - hot).square().mean()))
+    if "the error rate" in wrong:
+        return best, float((test_logits.argmax(-1) != test_labels).float().mean())
     if "the accuracy" in wrong:
         return best, float((test_logits.argmax(-1) == test_labels).float().mean())
     measured = fitted if "the loss where it was fitted" in wrong else (test_logits, test_labels)
@@ -121,7 +125,15 @@ SCALED_LOSS = Exercise(
             "by squares",
             "You choose by squared differences of probabilities, Brier's score. The cross-entropy is asked for.",
         ),
-        Mistake("the accuracy", "Your second value is an accuracy. The cross-entropy on test is asked for."),
+        Mistake(
+            "the accuracy",
+            "Your second value counts right or wrong answers. The cross-entropy on test is asked for.",
+            also=("the error rate",),
+        ),
+        Mistake(
+            "logarithms divided",
+            "You divide log-probabilities, whose exponentials no longer add up to 1. A temperature divides logits.",
+        ),
         Mistake("by accuracy", "You choose by accuracy, which is the same at every temperature."),
         Mistake("the loss where it was fitted", "Your loss is that of validation: test is to be measured."),
         Mistake("not applied", "The temperature is right, and your loss is that of the logits as they were."),
@@ -164,14 +176,18 @@ def calibration_error(confidence: Tensor, right: Tensor, bins: int, wrong: froze
             inside = which == b
             if inside.any() or "empty bins make NaN" in wrong:
                 sure = confidence[inside].mean()
-                if "the middle of the bin for its confidence" in wrong:
-                    sure = torch.tensor((b + 0.5) / count)
+                ends = {"the middle": 0.5, "the upper end": 1.0, "the lower end": 0.0}
+                for place, part in ends.items():
+                    if f"{place} of the bin for its confidence" in wrong:
+                        sure = torch.tensor((b + part) / count)
                 gap = right[inside].float().mean() - sure
-                gap = gap**2 if "squared gaps" in wrong else gap
+                gap = gap**2 if {"squared gaps", "the root of squared gaps"} & wrong else gap
                 gap = gap if "signs kept" in wrong else gap.abs()
                 share = inside.float().mean()
                 gaps.append(gap if UNWEIGHTED & wrong else share * gap)
         total = torch.stack(gaps)
+        if "the root of squared gaps" in wrong:
+            return float(total.sum() ** 0.5)
         if "divided by all bins" in wrong:
             return float(total.sum() / count)
         if "every bin alike" in wrong:
@@ -182,6 +198,10 @@ def calibration_error(confidence: Tensor, right: Tensor, bins: int, wrong: froze
         return min(error(count) for count in range(max(2, bins // 2), 2 * bins))
     if "the most damning bins" in wrong:
         return max(error(count) for count in range(max(2, bins // 2), 2 * bins))
+    if "one bin too few" in wrong:
+        return error(bins - 1)
+    if "Brier's score" in wrong:
+        return float((confidence - right.float()).square().mean())
     if "one bin" in wrong:
         return error(1)
     if "text by text" in wrong:
@@ -236,10 +256,25 @@ CALIBRATION_ERROR = Exercise(
         ),
         Mistake(
             "the middle of the bin for its confidence",
-            "You take the middle of a bin for the confidence of its texts. How sure the model was of them, is known.",
+            "You take one place in a bin for the confidence of its texts. How sure the model was of them, is known.",
+            also=(
+                "the upper end of the bin for its confidence",
+                "the lower end of the bin for its confidence",
+            ),
         ),
         Mistake(
-            "squared gaps", "Your gaps are squared, so that small ones hardly count. Their size is asked for."
+            "one bin too few",
+            "You have one bin too few: between n + 1 ends there are n bins.",
+        ),
+        Mistake(
+            "Brier's score",
+            "You take squared differences, text by text: that is Brier's score. Only of many texts can you say whether "
+            "70 % were right.",
+        ),
+        Mistake(
+            "squared gaps",
+            "Your gaps are squared, so that small ones hardly count. Their size is asked for.",
+            also=("the root of squared gaps",),
         ),
         Mistake(
             "gaps added up", "You add up the gaps of the bins: which share of the texts does a bin hold?"
@@ -266,112 +301,4 @@ CALIBRATION_ERROR = Exercise(
 )
 
 
-# ------------------------------------------------------------------------------------- 10.4 what an attack is worth
-
-
-def attack_success(
-    before: Tensor, after: Tensor, labels: Tensor, human: Tensor, wrong: frozenset[str] = RIGHT
-) -> float:
-    """Of the texts that the model had right and that still deserve their label: the share that it has wrong afterwards.
-
-    before, after: its answers to the texts as they were and as they were attacked; labels: of the texts as they were;
-    human: what a person says the attacked text is; all (N,).
-    """
-    was_right, fooled = before == labels, after != labels
-    kept = human == labels
-    if "the label may change" in wrong:
-        kept = torch.ones_like(kept)
-    if "wrong from the start" in wrong:
-        was_right = torch.ones_like(was_right)
-    if "against the human" in wrong:
-        fooled, kept = after != human, torch.ones_like(kept)
-    if "any change of the answer" in wrong:
-        fooled, was_right = after != before, torch.ones_like(was_right)
-    if "the first answer for the label" in wrong:
-        fooled, was_right, kept = after != before, torch.ones_like(was_right), human == before
-    tried = was_right & kept
-    found = tried & fooled
-    if "of all texts" in wrong:
-        return float(found.float().mean())
-    if "of those that it had right" in wrong:
-        return float(found.sum() / was_right.sum())
-    if "of those that keep their label" in wrong:
-        return float(found.sum() / kept.sum())
-    if "a count" in wrong:
-        return float(found.sum())
-    if "the points lost" in wrong:
-        return float((before == labels).float().mean() - (after == labels).float().mean())
-    if "the points lost, of those it had right" in wrong:
-        return float(1 - (after == labels).sum() / (before == labels).sum())
-    share = float(found.sum() / tried.sum())
-    return 1 - share if "who withstood" in wrong else share
-
-
-def _observe_success(function: Callable, *arguments: object) -> dict:
-    return {"the success": torch.tensor(float(function(*arguments)))}
-
-
-def _success_probes(generator: torch.Generator) -> list[tuple]:
-    def draw(n: int, chance: float, labels: Tensor) -> Tensor:
-        """Labels, each replaced by another class with this probability."""
-        other = (labels + torch.randint(1, 3, (n,), generator=generator)) % 3
-        return torch.where(torch.rand(n, generator=generator) < chance, other, labels)
-
-    probes = []
-    for n in (60, 80, 50):
-        labels = torch.randint(3, (n,), generator=generator)
-        human = draw(n, 0.3, labels)
-        probes.append((draw(n, 0.25, labels), draw(n, 0.4, human), labels, human))
-    return probes
-
-
-ATTACK_SUCCESS = Exercise(
-    name="attack_success",
-    number="10.4",
-    title="What counts as a successful attack",
-    reference=attack_success,
-    mistakes=(
-        Mistake(
-            "the label may change",
-            'You count attacks that changed the text\'s meaning. Who turns "good" into "bad" has fooled nobody: the '
-            "model is right to change its mind.",
-        ),
-        Mistake(
-            "wrong from the start",
-            "You count texts that the model had wrong before anybody attacked it.",
-        ),
-        Mistake(
-            "against the human",
-            "You compare with what the attacked text is now. Left out were to be the texts whose label changed.",
-        ),
-        Mistake(
-            "any change of the answer", "You count every change of the answer, also from wrong to right."
-        ),
-        Mistake(
-            "the first answer for the label",
-            "You take the model's first answer for the truth. Where it was wrong to begin with, there was nothing to "
-            "attack.",
-        ),
-        Mistake("of all texts", "You divide by all texts: by those, too, on which no attack could succeed."),
-        Mistake(
-            "of those that it had right",
-            "What you count is right. You divide by all texts that it had right, also by those whose label changed.",
-        ),
-        Mistake(
-            "of those that keep their label",
-            "What you count is right. You divide by all texts that keep their label, also those it had wrong before.",
-        ),
-        Mistake("a count", "You return how many they are: which share of the texts is that?"),
-        Mistake(
-            "the points lost",
-            "You compare two accuracies. Texts that were wrong before and are right now hide some of the attacks: look "
-            "at each text by itself.",
-            also=("the points lost, of those it had right",),
-        ),
-        Mistake("who withstood", "That is the share that withstood."),
-    ),
-    probes=_success_probes,
-    observe=_observe_success,
-)
-
-EXERCISES = [SCALED_LOSS, CALIBRATION_ERROR, ATTACK_SUCCESS]
+EXERCISES = [SCALED_LOSS, CALIBRATION_ERROR]
