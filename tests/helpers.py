@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import socket
 import subprocess
@@ -107,6 +108,16 @@ def refusal(call, *arguments, **options) -> str:
     with pytest.raises(KDTutorError) as caught:
         call(*arguments, **options)
     return str(caught.value)
+
+
+def synced(widget) -> dict:
+    """What the browser gets; json refuses NaN, which a browser could not read."""
+    state = {
+        name: value
+        for name, value in widget.get_state().items()
+        if not name.startswith("_") and name != "layout"
+    }
+    return json.loads(json.dumps(state, allow_nan=False))
 
 
 @contextmanager

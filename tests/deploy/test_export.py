@@ -97,6 +97,7 @@ def test_fewer_bits_are_fewer_bytes_and_other_logits(made, tmp_path, precision):
     assert said.agreement > 0.5
 
 
+@pytest.mark.slow
 def test_our_teacher_answers_real_texts_in_float16_as_in_float32(tmp_path):
     task = load_task("sentiment")
     teacher = load_teacher(task)

@@ -8,6 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from helpers import synced
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification
@@ -54,16 +55,6 @@ def eager(model, task, text):
     model.set_attn_implementation(before)
     model.train(training)
     return torch.cat(attentions)
-
-
-def synced(widget) -> dict:
-    """What the browser gets; json refuses NaN, which a browser could not read."""
-    state = {
-        name: value
-        for name, value in widget.get_state().items()
-        if not name.startswith("_") and name != "layout"
-    }
-    return json.loads(json.dumps(state, allow_nan=False))
 
 
 # ------------------------------------------------------------------------------------------------ the numbers

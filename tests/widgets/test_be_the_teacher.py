@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import synced
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,16 +42,6 @@ def game(made):
     made.text = made.lessons[0]["text"]
     made.steps, made.temperature, made.learning_rate, made.problem, made.level = 20, 1.0, 1.0, "", 0
     return made
-
-
-def synced(widget) -> dict:
-    """What the browser gets; json refuses NaN, which a browser could not read."""
-    state = {
-        name: value
-        for name, value in widget.get_state().items()
-        if not name.startswith("_") and name != "layout"
-    }
-    return json.loads(json.dumps(state, allow_nan=False))
 
 
 def in_the_browser(tmp_path, expression: str, state: dict):
@@ -387,7 +378,7 @@ def test_a_teacher_with_nan_in_it_is_refused(task):
     with torch.no_grad():
         broken.classifier.weight[3, 3] = float("nan")
     with pytest.raises(KDTutorError, match="not finite"):
-        BeTheTeacher(task, broken)
+        BeTheTeacher(task, broken, taught=40)
 
 
 def test_an_unknown_setting_is_named(task, made):
