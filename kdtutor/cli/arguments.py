@@ -165,6 +165,9 @@ class DistillArguments(TrainArguments):
     width: int | None = field_of(
         None, optional(COUNT), "hidden size of a small-bert (default: 128) or of a student of another shape"
     )
+    heads: int | None = field_of(
+        None, optional(COUNT), "attention heads of a small-bert (default: of 32, or of 64 from width 512 on)"
+    )
     vectors: str | None = field_of(
         None,
         optional(one_of("teacher", "random")),

@@ -201,7 +201,7 @@ def student_of(a: DistillArguments, teacher, task):
     """Make the student that a recipe describes."""
     from kdtutor import models
 
-    options = {name: getattr(a, name) for name in ("layers", "width", "token_types", "vectors")}
+    options = {name: getattr(a, name) for name in ("layers", "width", "heads", "token_types", "vectors")}
     # Of several teachers the first is cut in half, or gives its vectors.
     first = getattr(teacher, "members", [teacher])[0]
     student = models.make_student(a.student, first, task, seed=a.seed, **options)

@@ -44,7 +44,7 @@ _REGISTER: dict[str, Callable[..., PreTrainedModel]] = {}
 def register(name: str) -> Callable:
     """Decorate a function `(teacher, task, **options)` that makes a student: from now on `name` stands for it.
 
-    Its options are its keywords. On the command line, --layers, --width, --token_types, --vectors and --seed are.
+    Its options are its keywords; --layers, --width, --heads, --token_types, --vectors and --seed on the command line.
     """
 
     def add(make: Callable[..., PreTrainedModel]) -> Callable[..., PreTrainedModel]:
@@ -230,8 +230,8 @@ def _half_depth(teacher, task, layers=None, token_types="fold", seed=None):
 
 
 @register("small-bert")
-def _small_bert(teacher, task, layers=2, width=128, dropout=0.1, seed=None):
-    return small_bert(task, layers, width, dropout=dropout, seed=seed)
+def _small_bert(teacher, task, layers=2, width=128, heads=None, dropout=0.1, seed=None):
+    return small_bert(task, layers, width, heads, dropout, seed)
 
 
 @register("small-gpt2")

@@ -279,3 +279,11 @@ def test_texts_that_are_cut_are_counted(distilled, mine, capsys):
     )
     assert main([*distilled, "--steps", "1", "--output", "longer"]) == 0
     assert "reach" not in capsys.readouterr().out
+
+
+def test_a_small_bert_has_the_heads_that_are_asked_for(distilled, capsys):
+    shape = [*distilled, "--student", "small-bert", "--layers", "1", "--width", "32", "--steps", "1"]
+    assert main([*shape, "--heads", "4"]) == 0
+    assert json.loads(Path("out/config.json").read_text(encoding="utf-8"))["num_attention_heads"] == 4
+    assert main([*shape, "--heads", "5", "--dry_run"]) == 1
+    assert "heads" in capsys.readouterr().err
