@@ -150,11 +150,11 @@ def several(check: Check) -> Check:
 
 
 def _shown(value: object) -> str:
-    """Return the repr of what was given, cut where it is long."""
+    """Return the repr of what was given, on one line, cut where it is long."""
     short = Repr()
     short.maxstring = short.maxother = 80
     try:
-        return short.repr(value)
+        return " ".join(short.repr(value).split())
     except ValueError:  # a number of more digits than Python prints
         return f"an {type(value).__name__} of that size"
 

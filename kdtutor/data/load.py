@@ -28,7 +28,7 @@ from kdtutor.data.own import from_file, from_folder, from_object, from_parts, ha
 from kdtutor.data.packed import advice
 from kdtutor.data.rows import Wanted, is_table
 from kdtutor.data.task import Split, Task
-from kdtutor.errors import KDTutorError, nearest
+from kdtutor.errors import SEED, SWITCH, TEXT, Check, KDTutorError, nearest, optional, several
 from kdtutor.hardware import format_bytes, memory, within_memory
 
 EMBEDDED = ("supersense", "sentiment", "valence", "glosses", "pronunciation")
@@ -44,6 +44,16 @@ HUB = {
 }
 
 TIMES = 3  # as much memory as a file has bytes
+#: what the options of load_task may be
+OPTIONS = {
+    **dict.fromkeys(("text", "pair", "kind", "delimiter", "encoding", "separator", "quote"), optional(TEXT)),
+    "label": optional(several(TEXT)),
+    "stratify": SWITCH,
+    "tokenizer": optional(
+        Check("a name or a folder, as tokenizer.save_pretrained(folder) makes one", TEXT.keep)
+    ),
+    "seed": SEED,
+}
 MANY = 10_000  # files, or folders, that no data set in a folder has
 
 
@@ -86,12 +96,14 @@ def load_task(
     Raises KDTutorError, naming file, row and column: unknown name, missing column, empty text, one class, a label only
     in the test part, a corrupted asset, no network.
     """
-    if max_length < 4:
+    given = locals()
+    for option, check in OPTIONS.items():
+        check(option, given[option])
+    if not isinstance(max_length, int) or max_length < 4:
         raise KDTutorError(
             f"max_length = {max_length}: [CLS] and [SEP] leave no room for a text; take 4 at least"
         )
-    if label is not None and not isinstance(label, str):
-        label = tuple(label) if len(label) > 1 else label[0]
+    label = OPTIONS["label"].keep(label)
     wanted = Wanted(text, pair, label, delimiter, encoding, separator, quote)
     if kind in KINDS and KINDS[kind].writes:
         if pair is not None or isinstance(label, tuple) or (text is not None and label is None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -127,8 +127,10 @@ class Task:
 
     def encode_texts(self, texts: Sequence[str]) -> Encoded:
         """Tokenize any texts (or one), as the model of this task reads them; no labels."""
-        columns = ([texts] if isinstance(texts, str) else texts,)
-        return self.rules.tokenize(self.tokenizer, columns, self.max_length)
+        rows = [texts] if isinstance(texts, str) else texts
+        if not isinstance(rows, Iterable) or not all(isinstance(text, str) for text in rows):
+            raise KDTutorError(f"texts are one str or a list of them, not {str(texts)[:60]!r}")
+        return self.rules.tokenize(self.tokenizer, (rows,), self.max_length)
 
     @property
     def _reading(self) -> tuple:
@@ -153,7 +155,7 @@ class Task:
     def subset(self, n: int, seed: int = 0, split: str = "train") -> Task:
         """Keep only `n` random examples of one split, the training split if none is named."""
         part, kind = self.split(split), "training" if split == "train" else split
-        if not 0 < n <= len(part):
+        if not isinstance(n, int) or not 0 < n <= len(part):
             raise KDTutorError(f"{self.name} has {len(part)} {kind} examples: no subset of {n} can be drawn")
         which = f"{n}" if split == "train" else f"{n} of {split}"
         return self._with(f"{self.name}[{which}, seed {seed}]", **{split: part.sample(n, seed)})

@@ -15,6 +15,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 import torch
+from helpers import refusal
 from pyarrow import parquet
 
 from kdtutor import data
@@ -740,3 +741,27 @@ def test_it_is_said_where_a_tokenizer_can_not_read_the_texts():
     with warnings.catch_warnings(action="error"):
         task.encode("train")  # once
         load_task([f"a dish of fish, number {n}" for n in range(60)]).encode("train")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("text", 3), ("label", []), ("label", 1), ("label", ["a", 3]), ("pair", ""), ("separator", ""), ("encoding", 8),
+     ("quote", 3), ("seed", "x"), ("stratify", "no"), ("max_length", "24"), ("max_length", 24.5), ("kind", 3)],
+)  # fmt: skip
+def test_what_an_option_may_not_be_is_one_sentence(option, value):
+    said = refused([(f"a text {n}", "ab"[n % 2]) for n in range(90)], **{option: value})
+    assert said.startswith(option) and "\n" not in said
+
+
+def test_a_tokenizer_is_named_not_handed_over(sentiment):
+    said = refused([("a text", "b")], tokenizer=sentiment.tokenizer)
+    assert said.startswith(
+        "tokenizer must be a name or a folder, as tokenizer.save_pretrained(folder) makes one"
+    )
+
+
+def test_what_is_no_text_and_no_number_of_texts_is_one_sentence(sentiment):
+    for texts in (None, [1, 2], 7, ["a", None]):
+        assert "texts are one str or a list of them" in refusal(sentiment.encode_texts, texts)
+    for n in (0.5, "5", None):
+        assert "no subset of" in refusal(sentiment.subset, n)
