@@ -58,6 +58,8 @@ def masked(
     if "`action` alone decides, but for special tokens" in wrong:
         hidden, swapped = free & (action < 0.8), free & (action >= 0.9)
     read = torch.where(hidden, MASK, torch.where(swapped, random_ids, input_ids))
+    if "BERT's own number for [MASK]" in wrong:
+        read = read.masked_fill(hidden, 103)
     if "the chosen ones 0 instead of [MASK]" in wrong:
         read = read.masked_fill(hidden, 0)
     if "kept tokens get no label" in wrong:
@@ -151,6 +153,10 @@ MASKING = (
     Mistake(
         "the chosen ones 0 instead of [MASK]",
         "What you hide becomes padding. The token that hides a word has another number.",
+    ),
+    Mistake(
+        "BERT's own number for [MASK]",
+        "You hide words behind 103, which is [MASK] in BERT's own vocabulary. Here it has another number.",
     ),
 )
 ANYWHERE = (

@@ -32,6 +32,9 @@ def distil_epoch(
     if "the first batch's answers for all" in wrong:
         answers = [answers[0]] * len(batches)
 
+    if "the mean of all answers" in wrong:
+        answers = [sum(answers) / len(answers)] * len(batches)
+
     pairs = [*zip(batches, answers, strict=True)]
     if "each batch with all answers" in wrong:
         pairs = [(inputs, p_t) for inputs in batches for p_t in answers]
@@ -97,6 +100,10 @@ DISTIL_EPOCH = Exercise(
         Mistake(
             "the first batch's answers for all",
             "Every batch of yours learns the teacher's answers to the first one.",
+        ),
+        Mistake(
+            "the mean of all answers",
+            "Every batch of yours learns the mean of the teacher's answers. Each text has an answer of its own.",
         ),
         Mistake(
             "the answers in another order",

@@ -29,6 +29,18 @@ def max_pool(states: Tensor, attention_mask: Tensor, wrong: frozenset[str] = RIG
         return states.masked_fill(~real, -torch.inf).amax(2)
     if "the mean" in wrong:
         return (states * real).sum(1) / real.sum(1).clamp(min=1)
+    for number in (-1, -10, -100):
+        if f"{number} left for an empty text" in wrong:
+            return states.masked_fill(~real, number).amax(1)
+    if "the mask added" in wrong:
+        return (states + real).amax(1)
+    if "a large number taken off the padding" in wrong:
+        return (states - 1e9 * ~real).amax(1)
+    if "the last token" in wrong:
+        rows, ends = torch.arange(len(states)), real.sum(1)[:, 0] - 1
+        return states[rows, ends.clamp(min=0)]
+    if "the largest token" in wrong:
+        return states[torch.arange(len(states)), (states.norm(dim=-1) * real[..., 0]).argmax(1)]
     if "the sizes" in wrong:
         return (states.abs() * real).amax(1)
     if "empty texts dropped" in wrong:
@@ -99,12 +111,19 @@ MAX_POOL = Exercise(
         Mistake(
             "a low number for an empty text",
             "A text without any token keeps the low number that you put in the padding's place. It is to have 0.",
-            also=tuple(NEVER_THE_LARGEST)[1:],
+            also=(*tuple(NEVER_THE_LARGEST)[1:], "a large number taken off the padding"),
         ),
         Mistake(
             "padding as -1",
             "What you put in the padding's place is larger than some features are. What is smaller than anything?",
-            also=("padding as -10", "padding as -100", "-10 taken for an empty text"),
+            also=(
+                "padding as -10",
+                "padding as -100",
+                "-10 taken for an empty text",
+                "-1 left for an empty text",
+                "-10 left for an empty text",
+                "-100 left for an empty text",
+            ),
         ),
         Mistake(
             "the furthest from 0",
@@ -123,6 +142,17 @@ MAX_POOL = Exercise(
         Mistake(
             "one number for all features",
             "Each of your texts has one number in all its features. Each feature has a largest value of its own.",
+        ),
+        Mistake(
+            "the mask added",
+            "You add the mask, so that every real value grows by 1. It only says what counts.",
+        ),
+        Mistake(
+            "the last token", "You take the last token's values. Of each feature the largest was asked for."
+        ),
+        Mistake(
+            "the largest token",
+            "You look for one token, the largest, and take its values. Each feature may have its largest elsewhere.",
         ),
         Mistake("the smallest", "You take the smallest value of each feature."),
         Mistake("the mask turned round", "You mask the real tokens, and keep the padding."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -11,6 +12,10 @@ from kdtutor.exercises.banks import RIGHT
 from kdtutor.exercises.definitions import Exercise, Mistake
 
 # ---------------------------------------------------------------------------------------- 7.1 one step of an LSTM
+
+
+# all orders of the four parts but the right one, and two that have names of their own
+ORDERS = frozenset(map("".join, itertools.permutations("ifgo"))) - {"ifgo", "figo", "ifog"}
 
 
 def lstm_step(
@@ -23,12 +28,16 @@ def lstm_step(
     i, f, g, o = gates.chunk(4, dim=-1)
     if "every fourth number" in wrong:
         i, f, g, o = gates.reshape(len(x), -1, 4).unbind(-1)
+    if order := (ORDERS | {"the parts in another order"}) & wrong:
+        parts = dict(zip("ifgo", (i, f, g, o), strict=True))
+        i, f, g, o = (parts[name] for name in min(order - {"the parts in another order"}, default="fgio"))
     if "forget and input exchanged" in wrong:
         i, f = f, i
     if "candidate and output exchanged" in wrong:
         g, o = o, g
     if "the candidate as it is" not in wrong:
-        g = g.sigmoid() if "a sigmoid on the candidate" in wrong else g.tanh()
+        squash = torch.sigmoid if "a sigmoid on the candidate" in wrong else torch.tanh
+        g = g.relu() if "a ReLU on the candidate" in wrong else squash(g)
     if "gates by tanh" in wrong:
         i, f, o = i.tanh(), f.tanh(), o.tanh()
     elif "gates without sigmoid" not in wrong:
@@ -37,13 +46,13 @@ def lstm_step(
             z if f"the {name} gate without sigmoid" in wrong else z.sigmoid() for name, z in gates.items()
         )
     f = 1 - f if "the forget gate turned round" in wrong else f
-    kept = c if "nothing is forgotten" in wrong else f * c
+    kept = c if "nothing is forgotten" in wrong else f * (h if "the state for the cell" in wrong else c)
     new = i * g
     if "nothing is kept" in wrong:
         kept = torch.zeros_like(c)
     if "one gate for both" in wrong:
         new = (1 - f) * g
-    after = kept + new
+    after = kept * new if "a product for the sum" in wrong else kept + new
     shown = c if "the old cell is shown" in wrong else after
     h = o * (shown if "no tanh of the cell" in wrong else shown.tanh())
     return (after, h) if "c before h" in wrong else (h, after)
@@ -83,6 +92,19 @@ LSTM_STEP = Exercise(
             "a sigmoid on the candidate",
             "Your candidate lies between 0 and 1, so that a cell can only ever grow. It has another activation than "
             "the three gates.",
+            also=("a ReLU on the candidate",),
+        ),
+        Mistake(
+            "the parts in another order",
+            "You take the four parts in another order. They stand as input gate, forget gate, candidate, output gate.",
+            also=tuple(sorted(ORDERS - {"fgio"})),
+        ),
+        Mistake(
+            "a product for the sum",
+            "You multiply what is kept and what is new. The cell adds them, which lets gradients reach far back.",
+        ),
+        Mistake(
+            "the state for the cell", "Your forget gate keeps a share of h. What is kept is the cell, c."
         ),
         Mistake(
             "gates without sigmoid",

@@ -57,6 +57,8 @@ def copy_layers(
     chosen = [teacher.layers[i] for i in (range(len(layers)) if "the first layers" in wrong else layers)]
     if "counted from 1" in wrong:
         chosen = [teacher.layers[i - 1] for i in layers]
+    if "one layer for all" in wrong:
+        chosen = [teacher.layers[layers[-1]] for _ in layers]
     if "the last layers" in wrong:
         chosen = [*teacher.layers[-len(layers) :]]
     if "places and numbers exchanged" in wrong:
@@ -82,13 +84,15 @@ def copy_layers(
     if "biases left random" in wrong:
         for layer, old in zip(copies, student.layers, strict=True):
             layer.bias = old.bias
+    if "layers left random" in wrong:
+        copies = [*student.layers]
     student.layers = nn.ModuleList(chosen if "layers shared" in wrong else copies)
     if "embeddings left random" not in wrong:
         student.embeddings = (
             teacher.embeddings if "embeddings shared" in wrong else copied(teacher.embeddings)
         )
     if "head left random" not in wrong:
-        student.head = copied(teacher.head)
+        student.head = teacher.head if "head shared" in wrong else copied(teacher.head)
     if "the teacher set free" in wrong:
         teacher.requires_grad_(True)
     if "the teacher frozen" in wrong:
@@ -179,6 +183,18 @@ COPY_LAYERS = Exercise(
             "head left random",
             "Embeddings and layers are the teacher's, but the head is still random. The teacher's own could "
             "read these hidden states.",
+        ),
+        Mistake(
+            "head shared",
+            "The layers are copies, but the head belongs to both models. What is done to it is done to both.",
+        ),
+        Mistake(
+            "layers left random",
+            "Embeddings and head are the teacher's, and the layers between them are still random.",
+        ),
+        Mistake(
+            "one layer for all",
+            "All of the student's layers are the same one of the teacher's. Each number in `layers` is one of them.",
         ),
         Mistake(
             "biases left random",

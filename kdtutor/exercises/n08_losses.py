@@ -109,9 +109,15 @@ def triple_loss(
     real, predicted = attention_mask.bool(), labels != IGNORED
     asked = predicted if "soft loss on the masked tokens alone" in wrong else real
     everywhere = "no mask at all" in wrong
-    asked = torch.ones_like(real) if everywhere or "padding in the soft loss" in wrong else asked
+    unmasked = everywhere or "the padding in, divided by the texts" in wrong
+    asked = torch.ones_like(real) if unmasked or "padding in the soft loss" in wrong else asked
     soft = soft_loss(student_logits[asked], teacher_logits[asked], T, wrong)
-    soft = soft * asked.sum() / len(labels) if everywhere or "divided by the texts" in wrong else soft
+    soft = soft * asked.sum() / len(labels) if unmasked or "divided by the texts" in wrong else soft
+    if "each text's soft loss the same" in wrong:
+        each = [
+            soft_loss(s[m], t[m], T) for s, t, m in zip(student_logits, teacher_logits, real, strict=True)
+        ]
+        soft = torch.stack(each).mean()
     soft = soft * real.sum() / real.numel() if "soft loss divided by the padding too" in wrong else soft
     z = student_logits[predicted] / (T if "temperature in the masked LM" in wrong else 1)
     hard = F.cross_entropy(z, labels[predicted])
@@ -132,6 +138,8 @@ def triple_loss(
         cosine = F.cosine_similarity(student_hidden[there], teacher_hidden[there], dim=0).mean()
     if "cosine along the padded tokens" in wrong:
         cosine = F.cosine_similarity(student_hidden, teacher_hidden, dim=1).mean()
+    if "cosine of the logits" in wrong:
+        cosine = F.cosine_similarity(student_logits[there], teacher_logits[there], dim=-1).mean()
     if "cosine at [CLS] alone" in wrong:
         cosine = F.cosine_similarity(student_hidden[:, 0], teacher_hidden[:, 0], dim=-1).mean()
     away = cosine if "cosine rewarded for being far" in wrong else 1 - cosine
@@ -281,6 +289,16 @@ EXERCISES = [
                 "divided by the texts",
                 "Your soft loss is divided by the number of texts, not of tokens: batchmean on three axes does that. "
                 "The longer the texts, the louder the teacher.",
+                also=("the padding in, divided by the texts",),
+            ),
+            Mistake(
+                "each text's soft loss the same",
+                "You average within each text first, so that a token of a short text weighs more. All tokens count the "
+                "same.",
+            ),
+            Mistake(
+                "cosine of the logits",
+                "Your cosine compares logits. The third term is about the hidden states.",
             ),
             Mistake(
                 "weights exchanged",

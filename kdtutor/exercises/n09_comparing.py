@@ -29,6 +29,10 @@ def honest_report(
 
     def choice(scores: Tensor, asked: Tensor, whose: str) -> int:
         scores = asked if {"chosen on the test set", f"{whose} chosen on the test set"} & wrong else scores
+        if "chosen on validation and test" in wrong:
+            return int((scores + asked).mean(-1).argmax())
+        if "the control's first setting" in wrong and whose == "the control":
+            return 0
         if "chosen by the best run" in wrong:
             return int(scores.amax(-1).argmax())
         if "chosen at one seed" in wrong:
@@ -166,6 +170,10 @@ HONEST_REPORT = Exercise(
         ),
 Mistake("control minus method",
 "Your gain has its sign changed: is the method to be better, or the control?",),
+Mistake("chosen on validation and test",
+"You choose by validation and test together. The part that judges may not choose.",),
+Mistake("the control's first setting",
+"Your control runs with its first setting, whatever that is worth. It chooses, too, on its own validation scores.",),
 Mistake("settings and seeds exchanged",
 "You average over the settings and choose a seed. Settings stand in the rows, and each has a run for every seed.",),
 Mistake("chosen by the lead",
@@ -255,6 +263,16 @@ def retention(student: Scores, teacher: Scores, wrong: frozenset[str] = RIGHT) -
         kept = statistics.mean(a / b for a, b in zip(macro, reference, strict=True))
     if "the teacher divided by the student" in wrong:
         kept = statistics.mean(b / a for a, b in zip(macro, reference, strict=True))
+    if "the last seed alone" in wrong:
+        kept = macro[-1] / reference[-1]
+    if "the worst seed's ratio" in wrong:
+        kept = min(a / b for a, b in zip(macro, reference, strict=True))
+    if "divided by the number of tasks" in wrong:
+        kept = kept * len(macro) / len(both)
+    if "as many seeds as tasks" in wrong:
+        kept = statistics.mean(a / b for a, b in [*zip(macro, reference, strict=True)][: len(both)])
+    if "a geometric mean" in wrong:
+        kept = statistics.geometric_mean(a / b for a, b in zip(macro, reference, strict=True))
     if "the first seed alone" in wrong:
         kept = macro[0] / reference[0]
     if "the first task alone" in wrong:
@@ -290,7 +308,7 @@ RETENTION = Exercise(
         Mistake(
             "the best runs",
             "You divide the best run by the best run. What is to be reported is what a run retains on average.",
-            also=("the best seed's ratio", "each task's best runs"),
+            also=("the best seed's ratio", "each task's best runs", "the worst seed's ratio"),
         ),
         Mistake(
             "one seed's teacher for all",
@@ -330,7 +348,19 @@ RETENTION = Exercise(
         ),
         Mistake(
             "the first seed alone",
-            "Your number rests on the first seed alone.",
+            "Your number rests on one seed alone, the first or the last.",
+            also=("the last seed alone",),
+        ),
+        Mistake(
+            "divided by the number of tasks",
+            "Your sum goes over the seeds and is divided by the number of tasks.",
+        ),
+        Mistake(
+            "as many seeds as tasks",
+            "You go through as many seeds as there are tasks. These are two numbers.",
+        ),
+        Mistake(
+            "a geometric mean", "You take a geometric mean over the seeds. The ordinary one was asked for."
         ),
         Mistake(
             "the first task alone",

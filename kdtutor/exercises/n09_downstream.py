@@ -49,6 +49,10 @@ def compute_loss(
     if "every micro-batch counts the same" in wrong:
         texts = len(labels) * self.current_gradient_accumulation_steps
     loss = loss * len(labels) / (1 if "a sum over the texts" in wrong else texts)
+    if "the labels never reach the loss" in wrong:
+        loss = (1 - self.alpha) * soft * len(labels) / texts
+    if "times the texts of the step" in wrong and num_items_in_batch is not None:
+        loss = loss * texts * texts / len(labels)
     if "divided by the texts once more" in wrong:
         loss = loss / len(labels)
     if "the logits instead of the outputs" in wrong:
@@ -185,6 +189,14 @@ COMPUTE_LOSS = Exercise(
             "the teacher's part a mean of the micro-batch",
             "The teacher's part is a mean over the micro-batch, and these means add up. Divide it by the number that "
             "Trainer gives, like the labels'.",
+        ),
+        Mistake(
+            "the labels never reach the loss",
+            "Your loss is the teacher's part alone, and the labels are never used.",
+        ),
+        Mistake(
+            "times the texts of the step",
+            "You multiply a mean by the number of the step's texts. A sum over the texts is divided by it.",
         ),
         Mistake(
             "divided by the texts once more",

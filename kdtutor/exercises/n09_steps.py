@@ -34,7 +34,8 @@ def equal_steps(
             return math.ceil(texts / batch) // (accumulate * processes)
         return texts / at_once if "steps in fractions" in wrong else math.ceil(texts / at_once)
 
-    steps = epochs * steps_an_epoch(*rivals[0])
+    longest = "the longest rival for the first" in wrong
+    steps = epochs * (max(steps_an_epoch(*r) for r in rivals) if longest else steps_an_epoch(*rivals[0]))
     needed = [steps / steps_an_epoch(*rival) for rival in rivals]
     if "rounded once for all epochs" in wrong:
         texts, *at_once = rivals[0]
@@ -75,7 +76,16 @@ def _rivals(generator: torch.Generator) -> list[tuple]:
         whole = batch * accumulate * processes
         return whole * between(3, 20) + between(1, whole), batch, accumulate, processes
 
-    return [(between(2, 6), [rival() for _ in range(3)]) for _ in range(3)]
+    # The first rival takes the fewest steps of an epoch, then the most, then neither: it is the first that counts.
+    probes = []
+    for place in (0, 2, 1):
+        rivals = sorted((rival() for _ in range(3)), key=_steps_of_an_epoch)
+        probes.append((between(2, 6), [rivals.pop(place), *rivals]))
+    return probes
+
+
+def _steps_of_an_epoch(rival: tuple[int, int, int, int]) -> int:
+    return equal_steps(1, [rival])[0]
 
 
 EQUAL_STEPS = Exercise(
@@ -145,6 +155,10 @@ EQUAL_STEPS = Exercise(
         Mistake(
             "steps in place of epochs",
             "Your list holds the steps that each rival takes in `epochs` epochs. How many epochs it needs was asked.",
+        ),
+        Mistake(
+            "the longest rival for the first",
+            "You give all of them the steps of the rival that takes the most. The first one's are asked for.",
         ),
         Mistake(
             "the first rival left out",

@@ -156,3 +156,13 @@ def test_where_only_the_gradient_is_wrong_no_exchange_of_student_and_teacher_is_
     verdict = judge(EXERCISES["relational_distance"], root_at_zero, seed=1)
     assert (verdict.kind, verdict.mistakes) == ("NaN", ())
     assert "infinite slope at 0" in " ".join(str(verdict).split())
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_the_longest_rival_is_not_taken_for_the_first(seed):
+    def steps_of_the_longest(epochs, rivals):
+        each = [-(-n // (b * a * p)) for n, b, a, p in rivals]
+        return epochs * max(each), [epochs * max(each) / steps for steps in each]
+
+    verdict = judge(EXERCISES["equal_steps"], steps_of_the_longest, seed)
+    assert verdict.mistakes == ("the longest rival for the first",)
