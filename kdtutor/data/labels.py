@@ -241,10 +241,11 @@ def _alike(written: list[str]) -> list[str]:
 
 def _in_one(written: list[str]) -> list[str]:
     """Say that a label looks like several, of which one is a label by itself."""
+    whole = {*written}
     for separator in ";|,":
         for label in written:
             parts = [part.strip() for part in label.split(separator)]
-            if len(parts) > 1 and {*parts} & {*written} and not _NUMBER.match(label.replace(",", ".")):
+            if len(parts) > 1 and whole.intersection(parts) and not _NUMBER.match(label.replace(",", ".")):
                 ways = f"separator={separator!r} (--separator '{separator}')"
                 return [
                     f"WARNING: {label!r} is taken as one class: does it stand for several? {ways} reads them"
