@@ -200,6 +200,12 @@ def test_only_a_page_with_widgets_loads_their_front_end(site):
     assert not any("widgets/" in address for address in page(site, "02_second").loaded)
 
 
+def test_the_line_that_a_progress_bar_cleared_leaves_no_empty_box(tmp_path):
+    told = [nbformat.v4.new_output("stream", text=text) for text in (" " * 80 + "\r", "done\n")]
+    notebook = for_the_page(made("x", *told), tmp_path)
+    assert [[output.text for output in cell.outputs] for cell in notebook.cells[1:]] == [[], ["done\n"]]
+
+
 def test_what_needs_python_shows_its_last_picture_and_says_so(tmp_path):
     state = {
         "box": model("@jupyter-widgets/controls", "VBoxModel", children=["IPY_MODEL_out"]),

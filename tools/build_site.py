@@ -176,7 +176,7 @@ def for_the_page(notebook: nbformat.NotebookNode, folder: Path, live: str = "") 
             cell.source = for_the_site(cell.source)
             continue
         outputs = []
-        for output in cell.outputs:
+        for output in filter(says_something, cell.outputs):
             view = output.get("data", {}).get(WIDGET_VIEW)
             if view and not is_instrument(state.get(view["model_id"])):
                 outputs += last_pictures(view["model_id"], state) or [output]
@@ -208,6 +208,11 @@ def for_the_page(notebook: nbformat.NotebookNode, folder: Path, live: str = "") 
         output = nbformat.v4.new_output("display_data", {"text/html": script_of("widget-state", states)})
         next(cell for cell in reversed(notebook.cells) if cell.cell_type == "code").outputs.append(output)
     return notebook
+
+
+def says_something(output: nbformat.NotebookNode) -> bool:
+    """Tell whether an output is more than the line that a progress bar cleared."""
+    return output.output_type != "stream" or bool(output.text.strip())
 
 
 def is_instrument(model: dict | None) -> bool:

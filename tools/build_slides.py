@@ -4,7 +4,7 @@
     python tools/build_slides.py build/slides notebooks/04_*.ipynb      some of them
 
 Each `##` begins a column of slides, to the right; below it each text is a slide, with the code that follows and what
-that printed, and each figure is one with its code. Cells that only set up Colab are left out. nbconvert makes the
+that printed, and each figure is one with its code. Code that sets up Colab is left out. nbconvert makes the
 pages (tools/slides); reveal.js shows them. It comes from npm and lies beside them: they open from a disk.
 """
 
@@ -95,7 +95,10 @@ def kind_of(cell: nbformat.NotebookNode, before: nbformat.NotebookNode | None) -
             return "slide"
         return "-" if cell.source.startswith("<details") else "subslide"
     if SET_UP.search(cell.source):
-        return "skip"
+        if not cell.outputs:
+            return "skip"
+        cell.metadata.transient = {"remove_source": True}  # what it shows belongs to the text above it
+        return "-"
     # A few lines and what they print go with the text above them.
     has_figure = any("image/png" in output.get("data", {}) for output in cell.outputs)
     return "subslide" if has_figure or before is None or before.cell_type == "code" else "-"

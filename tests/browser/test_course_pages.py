@@ -38,7 +38,9 @@ def site(build_site) -> Path:
 
 @pytest.mark.parametrize("name", ["index", *NAMES])
 def test_a_page_is_whole_at_every_width_in_light_and_dark(site, open_page, screenshot, name):
-    page = open_page("file://", viewport={"width": 1280, "height": 720}).page
+    # Notebook 13 asks this machine for the page that it served while it ran, and says so where nobody answers.
+    opened = open_page("file://", others=name.startswith("13"), viewport={"width": 1280, "height": 720})
+    page = opened.page
     page.set_default_timeout(120_000)
     page.add_init_script(WATCH)
     page.goto((site / f"{name}.html").as_uri())

@@ -17,6 +17,7 @@ PICTURE = new_output("display_data", {"image/png": PIXEL}, metadata={"image/png"
 CELLS = [
     new_markdown_cell("# 01 · Title\n\n5 minutes"),
     new_code_cell("# Only on Colab.\nimport os"),
+    new_code_cell("# On Colab this installs.\nimport os", outputs=[PICTURE]),
     new_markdown_cell("## A part\n\nWith $T^2$ for \\$5."),
     new_code_cell("print(1)", outputs=[new_output("stream", name="stdout", text="1\n")]),
     new_code_cell("draw()", outputs=[PICTURE]),
@@ -27,7 +28,7 @@ CELLS = [
 
 def test_each_cell_has_its_place():
     kinds = [cell.metadata.slideshow.slide_type for cell in build_slides.cut(new_notebook(cells=CELLS)).cells]
-    assert kinds == ["slide", "skip", "slide", "-", "subslide", "subslide", "slide", "-"]
+    assert kinds == ["slide", "skip", "-", "slide", "-", "subslide", "subslide", "slide", "-"]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,7 @@ def test_keys_lead_through_them_and_formulas_are_drawn(slides, open_page, screen
     page.goto(slides.as_uri())
     shown = page.locator(".slides section section.present:visible")
     expect(shown).to_contain_text("01 · Title")
+    expect(shown.locator("img")).to_have_attribute("alt", "one pixel")  # without the code that also sets up
     page.keyboard.press("ArrowRight")
     expect(shown).to_contain_text("A part")
     expect(shown).to_contain_text("for $5")
