@@ -30,16 +30,21 @@ def train_with_hints(
     optimizer, losses = _optimizer(held, learning_rate, wrong), []
     turns = ("the student first", "the projection first")
     first = next((place for place, turn in enumerate(turns) if f"in turns, {turn}" in wrong), None)
-    for step in range(steps):
+    after = "the projection after the student" in wrong
+    for step in range(2 * steps if after else steps):
         hidden = student(inputs)
         hidden = hidden.detach() if "the student detached" in wrong else hidden
         if "the teacher projected" in wrong:
             difference = hidden - projection(teacher_hidden)
         else:
             difference = projection(hidden) - teacher_hidden
+        if "the teacher through the projection's matrix" in wrong:
+            difference = hidden - teacher_hidden @ projection.weight
         target = hidden if "the teacher projected" in wrong else teacher_hidden
         if "another loss" in wrong:
             loss = 1 - F.cosine_similarity(difference + target, target, dim=-1).mean()
+        elif "lengths left out" in wrong:
+            loss = F.mse_loss(F.normalize(difference + target, dim=-1), F.normalize(target, dim=-1))
         elif "absolute differences" in wrong:
             loss = difference.abs().mean()
         elif "half of the squares" in wrong:
@@ -56,6 +61,8 @@ def train_with_hints(
             student.zero_grad()
             projection.zero_grad()
         loss.backward()
+        if after:
+            (projection if step < steps else student).zero_grad()
         if "cleared too early" in wrong:
             continue
         if first is not None:
@@ -135,6 +142,7 @@ TRAIN_WITH_HINTS = Exercise(
         Mistake(
             "the teacher projected",
             "You send the teacher's states through the projection. It maps the student's to the teacher's width.",
+            also=("the teacher through the projection's matrix",),
         ),
         Mistake(
             "the mean of the losses", "You return a mean over the steps. The last step's loss was asked for."
@@ -156,12 +164,16 @@ TRAIN_WITH_HINTS = Exercise(
         Mistake(
             "another loss",
             "Your steps follow another loss. The mean squared difference was there, and nothing was wrong with it.",
-            also=("absolute differences", "half of the squares"),
+            also=("absolute differences", "half of the squares", "lengths left out"),
         ),
         Mistake(
             "in turns, the student first",
             "Your student and your projection move in turns. At each step both are to take one.",
             also=("in turns, the projection first",),
+        ),
+        Mistake(
+            "the projection after the student",
+            "Your student learns first, and the projection only when it is done. At each step both are to take one.",
         ),
         Mistake(
             "cleared too early",

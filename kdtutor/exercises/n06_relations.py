@@ -55,12 +55,15 @@ def attention_loss(
         return rows[:, :, 0].mean()
     if "divided by the texts" in wrong:
         return rows.sum() / len(rows)
+    if "divided by the texts and the heads" in wrong:
+        return rows.sum() / rows[..., 0].numel()
     if "padding divides too" in wrong:
         return rows.mean()
+    if "each text the same" in wrong:
+        heads = (rows.sum(-1) / real.sum(-1, keepdim=True)).mean(0)
+        return heads.sum() if "summed over the heads" in wrong else heads.mean()
     if "summed over the heads" in wrong:
         return rows.sum() / real.sum()
-    if "each text the same" in wrong:
-        return (rows.sum(-1) / real.sum(-1, keepdim=True)).mean()
     return rows.sum() / (real.sum() * rows.shape[1])
 
 
@@ -122,12 +125,14 @@ ATTENTION_LOSS = Exercise(
         ),
         Mistake(
             "summed over the queries",
-            "You sum down the columns. A row, of one query over all keys, is what sums to 1.",
+            "You sum down the columns, or your mask falls on the keys. A row, of one query over all keys, is what sums "
+            "to 1, and what is left out where its query is padding.",
         ),
         Mistake("summed over the heads", "Your heads are added up, and their mean is asked for."),
         Mistake(
             "divided by the texts",
             "You divide by the number of texts. Then a long text, and a model of many heads, has a louder voice.",
+            also=("divided by the texts and the heads",),
         ),
         Mistake(
             "each text the same",

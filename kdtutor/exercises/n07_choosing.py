@@ -203,6 +203,12 @@ def pareto_front(cost: Tensor, score: Tensor, wrong: frozenset[str] = RIGHT) -> 
     if "places in the sorted list" in wrong:
         order = cost.argsort(stable=True).tolist()
         return sorted(order.index(i) for i in front)
+    if {"all models", "yes and no for the numbers"} & wrong:
+        front = (
+            cost.argsort(stable=True).tolist()
+            if "all models" in wrong
+            else [i in front for i in range(len(cost))]
+        )
     if "the dominated ones" in wrong:
         front = [i for i in cost.argsort(stable=True).tolist() if i not in front]
     return front
@@ -318,6 +324,14 @@ PARETO_FRONT = Exercise(
         Mistake(
             "places in the sorted list",
             "You give places in the list that you have sorted. Which numbers did these models have before that?",
+        ),
+        Mistake(
+            "all models",
+            "You drop none: a model is dominated as soon as *any* other one dominates it, not if all do.",
+        ),
+        Mistake(
+            "yes and no for the numbers",
+            "You say yes or no for each model. The numbers of those with a yes are asked for.",
         ),
         Mistake("the dominated ones", "Those are the models that are *not* worth a look."),
     ),
