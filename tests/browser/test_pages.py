@@ -138,39 +138,6 @@ def test_the_game_and_the_viewer_show_cause_and_effect_together(page):
     expect(viewer.locator('[data-kd="student-map"]')).to_be_visible()
 
 
-#: until no height of the page has changed for half a second
-STILL = """async () => {
-    for (let quiet = 0, last = 0; quiet < 5; quiet++) {
-        await new Promise((done) => setTimeout(() => requestAnimationFrame(done), 100));
-        if (document.documentElement.scrollHeight !== last) quiet = 0;
-        last = document.documentElement.scrollHeight;
-    }
-}"""
-#: by instrument: what is dragged, and all that it moves
-TOGETHER = {
-    "live": ["replay", "chart-score", "chart-losses", "chart-probe"],
-    "attention": ["teacher-layer", "student-layer", "teacher-tokens", "teacher-sum", "student-sum"],
-    "teacher-game": ["goal", "preset-label", "target-rest", "steps"],
-}
-
-
-@pytest.mark.parametrize("name", TOGETHER)
-def test_a_projector_shows_a_slider_with_all_that_it_moves(site, open_page, screenshot, name):
-    page = open_page("file://", viewport={"width": 1280, "height": 720}).page
-    page.goto((site / "01_instruments.html").as_uri())
-    expect(page.locator(".kd-explorer")).to_have_count(3)
-    for instrument in TOGETHER:
-        expect(page.locator(f".kd-{instrument}")).to_be_visible()
-    page.evaluate(STILL)
-    root = page.locator(f".kd-{name}")
-    root.evaluate("(root) => root.scrollIntoView({ block: 'start' })")
-    page.evaluate(STILL)
-    parts = [root.locator(f'[data-kd="{part}"]') for part in TOGETHER[name]]
-    assert extent(*parts) <= 560
-    assert all(part.evaluate(SEEN) for part in parts)
-    screenshot(page, f"page-{name}-720")
-
-
 def test_a_recorded_run_is_played_by_one_button_and_drawn_towards_the_teacher(page, screenshot):
     live = page.locator(".kd-live")
     chart, at = live.locator('[data-kd="chart-score"]'), live.locator('[data-kd="replay"]')
