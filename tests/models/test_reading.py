@@ -139,6 +139,14 @@ def test_a_tokenizer_without_a_fast_version_loses_no_text_in_silence(tmp_path):
     assert "a ByT5Tokenizer has no fast version" in refusal(task.encode, "train")
 
 
+def test_a_folder_without_the_words_of_its_tokenizer_is_refused(forwards, tmp_path):
+    from kdtutor.data.tokens import load_tokenizer
+
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizerFast"}')
+    said = refusal(load_tokenizer, str(tmp_path))
+    assert "has no vocabulary, only 5 special tokens: is its tokenizer.json missing?" in said
+
+
 def test_a_tokenizer_that_can_not_be_loaded_is_not_taken_for_none(forwards, tmp_path):
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\na\nb\n")
     about = {"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "no such one"}

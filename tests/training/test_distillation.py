@@ -878,12 +878,14 @@ def test_classes_without_names_or_in_other_case_are_taken_to_be_the_tasks(task):
         "batch_size": [0, 7.5, None],
         "accumulate": [0, -2],
         "save_every": [0],
-        "learning_rate": [0, -1e-3, math.nan, math.inf, "5e-4"],
+        "learning_rate": [0, -1e-3, math.nan, math.inf, 1e300, "5e-4"],
         "warmup": [-0.1, 500],
         "weight_decay": [-0.01, math.nan],
         "max_norm": [0, -1, math.nan],
         "masking": [0, 1, 15],
         "precision": ["fp16", "bf61"],
+        "cache": [None, 3],
+        "seed": [1.5, None, 2**70],
     }.items(),
 )
 def test_a_setting_that_makes_no_sense_is_named(task, setting, values):
