@@ -207,9 +207,14 @@ def relational_distance(student_vectors: Tensor, teacher_vectors: Tensor, wrong:
                 scale_s, scale_t = scale(s[counted]), scale(t[counted])
         if "the student's mean detached" in wrong:
             scale_s = scale_s.detach()
+        if "smallest and largest for the scale" in wrong:
+            scale_s, scale_t = (z[counted].max() - z[counted].min() for z in (s, t))
+            s, t = s - s[counted].min(), t - t[counted].min()
         if "z-scores" in wrong:
             s, t = s - s[counted].mean(), t - t[counted].mean()
         s, t = s / (scale_t if "both by the teacher's mean" in wrong else scale_s), t / scale_t
+    if "itself among the pairs alone" in wrong:
+        counted = torch.ones_like(apart)
     reduction = "sum" if "summed over the pairs" in wrong else "mean"
     loss = F.mse_loss if "squared error" in wrong else F.smooth_l1_loss
     if "divided by the texts" in wrong:
@@ -249,10 +254,10 @@ def _distances(vectors: Tensor, wrong: Wrong) -> Tensor:
 
 
 def _vectors(generator: torch.Generator, texts: int) -> tuple:
-    return (
-        torch.randn(texts, 4, generator=generator),
-        3 * torch.randn(texts, 7, generator=generator) + 1,
-    )
+    """One text of the student's is far away from all others, so that Huber's loss is not everywhere a square."""
+    student = torch.randn(texts, 4, generator=generator)
+    student[0] = 20 * F.normalize(student[0], dim=-1)
+    return student, 3 * torch.randn(texts, 7, generator=generator) + 1
 
 
 RELATIONAL_DISTANCE = Exercise(
@@ -290,6 +295,7 @@ RELATIONAL_DISTANCE = Exercise(
             "each text beside itself",
             "Each text's distance from itself is 0 in both models: these pairs teach nothing and make mean and loss "
             "smaller.",
+            also=("itself among the pairs alone",),
         ),
         Mistake(
             "itself in the mean distance",
@@ -319,7 +325,8 @@ RELATIONAL_DISTANCE = Exercise(
         ),
         Mistake(
             "z-scores",
-            "You take off the mean and divide by the spread, so that near and far are lost. μ only divides.",
+            "You take something off the distances before you divide, so that near and far are lost. μ only divides.",
+            also=("smallest and largest for the scale",),
         ),
         Mistake(
             "the student's mean detached",
