@@ -55,6 +55,10 @@ def load_teacher(
     KDTutorError if no teacher ships for the task, or if one has other classes, another vocabulary, or no trained head.
     """
     task = as_task(task)
+    if name is not None and not str(name).strip():
+        raise KDTutorError(
+            "the teacher's name is empty: leave it out for the one that ships, or name a folder"
+        )
     if name is not None and is_ensemble(name):
         return freeze(load_ensemble(task, name, label_map=label_map))
     base = task.name.split("[")[0] + (" (causal-lm)" if task.kind == "causal-lm" else "")
@@ -63,7 +67,7 @@ def load_teacher(
             f'no teacher ships for "{task.name}" (there are for {", ".join(TEACHERS)}); '
             'make one with kdtutor finetune, then load_teacher(task, "folder")'
         )
-    name = name or TEACHERS[base]
+    name = TEACHERS[base] if name is None else name
     model, fresh = _load(name, task, label_map, teaches=True)
     if fresh:
         raise KDTutorError(

@@ -431,6 +431,11 @@ def test_a_task_without_a_teacher_says_how_to_make_one(tmp_path):
     assert "kdtutor finetune" in message
 
 
+@pytest.mark.parametrize("task", ["supersense", "valence"])
+def test_an_empty_name_of_a_teacher_is_not_the_one_that_ships(task):
+    assert "the teacher's name is empty" in refusal(load_teacher, load_task(task), "")
+
+
 def test_a_masked_lm_may_be_fine_tuned_but_does_not_teach_a_classification(task, raw_text, tmp_path):
     path = save(tiny(raw_text), tmp_path / "lm")
     model = load_model(path, task)
