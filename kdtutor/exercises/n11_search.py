@@ -170,8 +170,6 @@ def expected_best(scores: Tensor, k: int, wrong: Wrong = RIGHT) -> Tensor:
     if "at least one of k" in wrong or "at least one of k, made to add up to 1" in wrong:
         chance = 1 - (1 - upto) ** k
         chance = chance / (1 if "at least one of k" in wrong else chance.sum())
-    if "at least one of k, differences" in wrong:
-        chance = (1 - below) ** k - (1 - upto) ** k
     if "a density for a chance" in wrong:
         chance = k * upto ** (k - 1) / n
     if "all equally likely, k times" in wrong:
@@ -262,7 +260,7 @@ EXPECTED_BEST = Exercise(
             "at least one of k",
             "1 − (1 − p)^k is the chance that *at least one* of k is at most the i-th score. The best of k is at most "
             "that if *all* of them are.",
-            also=("at least one of k, made to add up to 1", "at least one of k, differences"),
+            also=("at least one of k, made to add up to 1",),
         ),
         Mistake(
             "the lowest score left out",

@@ -377,7 +377,7 @@ GENERALISED_JSD = Exercise(
         Mistake("mean over the vocabulary", "A divergence is a sum over the vocabulary; you take its mean."),
     ),
     probes=lambda generator: [
-        (*(2 * torch.randn(2, 5, VOCABULARY, generator=generator)), beta) for beta in (0, 1, 0.5, 0.2)
+        (*(2 * torch.randn(2, 5, VOCABULARY, generator=generator)), beta) for beta in (0, 1, 0.2, 0.5)
     ],
     gradients=(0,),
 )

@@ -343,8 +343,7 @@ ERROR_RATE = Exercise(
         Mistake("per text", "You divide by the number of words, not by their phonemes."),
         Mistake(
             "divided by what was written",
-            "You divide by the length of what was written: who writes more makes fewer errors. The "
-            "reference is the measure.",
+            "You divide by the length of what was written: who writes more makes fewer errors. The reference counts.",
         ),
         Mistake(
             "nothing is missing",

@@ -29,6 +29,8 @@ def training_memory(
     gradient = 2 if "gradients in bf16" in wrong else 4
     moments = 4 if "one moment instead of two" in wrong else 8
     trained = student + teacher if "the teacher is trained" in wrong else student
+    if "the teacher is trained, and not the student" in wrong:
+        trained = teacher
     if "the optimiser forgotten" in wrong:
         moments = 0
     if "a copy of the weights in the optimiser" in wrong:
@@ -102,7 +104,7 @@ TRAINING_MEMORY = Exercise(
         Mistake(
             "the teacher is trained",
             "Your teacher has gradients or optimiser state, too. Who of the two learns?",
-            also=("the optimiser holds the teacher",),
+            also=("the optimiser holds the teacher", "the teacher is trained, and not the student"),
         ),
         Mistake(
             "teacher forgotten",

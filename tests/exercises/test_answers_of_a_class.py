@@ -42,10 +42,57 @@ def the_best_median(validation, test, control):
     return best, (test[best] - control).mean()
 
 
+def levenshtein(a, b):
+    row = [*range(len(b) + 1)]
+    for i, x in enumerate(a, 1):
+        before, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
+    return row[-1]
+
+
+def at_most_100_percent(written, references):
+    errors = sum(levenshtein(w.split(), r.split()) for w, r in zip(written, references, strict=True))
+    return min(1.0, errors / sum(len(r.split()) for r in references))
+
+
+def a_teacher_without_the_prompt(student, teacher, prompts, tokens):
+    ids, first = prompts, prompts.shape[1] - 1
+    with torch.no_grad():
+        for _ in range(tokens):
+            ids = torch.cat([ids, student(ids)[:, -1:].argmax(-1)], 1)
+        target = teacher(ids[:, first:-1]).softmax(-1)
+    mine = student(ids)[:, first:-1].log_softmax(-1)
+    return F.kl_div(mine.flatten(0, 1), target.flatten(0, 1), reduction="batchmean")
+
+
+def answered(model, rows):
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    model.eval()
+    with torch.no_grad():
+        return model(input_ids=ids, attention_mask=(ids != 0).long()).logits.argmax(-1).tolist()
+
+
+def small_letters(model, tokenizer, texts):
+    return answered(model, [tokenizer(text.lower()) for text in texts])
+
+
+def tokenized_word_by_word(model, tokenizer, texts):
+    return answered(model, [[i for word in text.lower().split() for i in tokenizer(word)] for text in texts])
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(
     ("exercise", "answer", "mistake"),
     [
+        ("error_rate", at_most_100_percent, "never above 1"),
+        (
+            "on_policy_loss",
+            a_teacher_without_the_prompt,
+            "the teacher reads what was written without the prompt",
+        ),
+        ("answer_texts", small_letters, "all in small letters"),
+        ("answer_texts", tokenized_word_by_word, "word by word"),
         ("scaled_dot_product_attention", masked_with_minus_100, "a mask that is not low enough"),
         ("scaled_dot_product_attention", masked_with_minus_50, "a mask that is not low enough"),
         ("fair_pair", a_frozen_control, "one of the two frozen"),
@@ -162,3 +209,49 @@ def test_whole_words_alone_are_not_told_as_two_other_mistakes(seed):
         return [word] if word in vocabulary else ["[UNK]"]
 
     assert check("wordpiece", whole_words, seed).mistakes == ("the whole word or nothing",)
+
+
+# ------------------------------------------------------------------------------------------ once another name
+
+
+def the_largest_gap(validation, test):
+    best = int(validation.argmax())
+    return best, test[best], (validation - test).max()
+
+
+def steps_from_above(seen, bits):
+    x = seen["train"]
+    low, high = min(x.min().item(), 0.0), max(x.max().item(), 0.0)
+    scale = (high - low) / (2**bits - 1)
+    return scale, round(high / scale)
+
+
+def the_first_text_again_and_again(device, texts):
+    device.start(texts[0]).wait()
+    times = []
+    for _ in texts:
+        begin = device.clock()
+        device.start(texts[0]).wait()
+        times.append(device.clock() - begin)
+    return 1000 * sorted(times)[len(times) // 2]
+
+
+@pytest.mark.parametrize(
+    ("exercise", "answer", "mistake"),
+    [
+        ("report", the_largest_gap, "the largest gap"),
+        ("activation_grid", steps_from_above, "counted from above"),
+        ("median_latency", the_first_text_again_and_again, "always the first text"),
+    ],
+)
+def test_what_was_once_given_another_name_has_its_own(exercise, answer, mistake):
+    assert check(exercise, answer, seed=1).mistakes == (mistake,)
+
+
+def test_a_list_where_a_tensor_is_due_is_told_its_type_and_no_slip():
+    def as_a_list(low, high, points):
+        return [low * (high / low) ** (i / (points - 1)) for i in range(points)]
+
+    verdict = check("rate_grid", as_a_list, seed=1)
+    assert (verdict.kind, verdict.mistakes) == ("wrong type", ())
+    assert "is a list of 7, and a torch tensor is due" in " ".join(str(verdict).split())

@@ -10,7 +10,8 @@ from kdtutor.exercises import load_exercises
 from kdtutor.exercises.checker import judge
 from kdtutor.exercises.comparing import RESULT, compare
 from kdtutor.exercises.raising import meaning
-from kdtutor.exercises.relating import relation_in_words, shape_in_words
+from kdtutor.exercises.relating import argument_in_words, relation_in_words, shape_in_words
+from kdtutor.exercises.words import factor_in_words, quantities, where_right
 
 EXERCISES = load_exercises()
 SEEDS = pytest.mark.parametrize("seed", [1, 2, 3])
@@ -128,3 +129,58 @@ def test_answers_of_a_class_get_the_sentence(exercise, answer, words, seed):
     verdict = judge(EXERCISES[exercise], answer, seed)
     assert not verdict.solved
     assert words in " ".join(str(verdict).split()), verdict
+
+
+def test_what_is_simply_something_of_an_argument_is_said_where_it_is_in_every_probe():
+    probes = [(some(5), {"train": some(4) * size}, 3) for size in (1, 2)]
+    names = ["scores", "seen", "k"]
+
+    def said(form):
+        return argument_in_words([form(*probe) for probe in probes], names, probes)
+
+    assert "the median of `scores`" in said(lambda scores, seen, k: scores.median())
+    assert "the largest of `seen['train']`" in said(lambda scores, seen, k: seen["train"].max())
+    assert "there is `scores`" in said(lambda scores, seen, k: scores)
+    assert not said(lambda scores, seen, k: scores.median() + 1)
+    assert not argument_in_words([probes[0][0].max(), probes[1][0].min()], names, probes)
+
+
+def test_a_factor_may_be_a_quotient_of_two_things_that_are_counted():
+    texts = [["a bc d", "efg"], ["abc", "d e"], ["a b c d e", "fghijk", "j"]]
+    sizes = [quantities(["references"], (some_texts,)) for some_texts in texts]
+    assert sizes[0]["the number of words in references"] == 4
+    rights = [torch.tensor([2.0]), torch.tensor([3.0]), torch.tensor([5.0])]
+    pairs = [
+        (
+            right * each["the number of words in references"] / each["the number of letters in references"],
+            right,
+        )
+        for right, each in zip(rights, sizes, strict=True)
+    ]
+    assert (
+        "the number of words in references / the number of letters in references, always"
+        in factor_in_words(pairs, sizes)
+    )
+    assert not factor_in_words([*pairs[:2], (rights[2] * 0.123, rights[2])], sizes)
+
+
+def test_with_which_arguments_the_numbers_are_right_is_said():
+    probes = [{"the size of x's first axis": 3.0, "beta": beta} for beta in (0.0, 1.0, 0.5)]
+    assert where_right([2], probes) == "With beta = 0 and 1 your numbers are right, with 0.5 they are not. "
+    assert not where_right([0, 1, 2], probes), "nowhere right"
+    assert not where_right([2], [{"k": 3.0}, {"k": 3.0}, {"k": 4.0}]), "not told by the argument"
+
+
+def one_weight_forgotten(student_logits, teacher_logits, beta):
+    p, q = teacher_logits.softmax(-1), student_logits.softmax(-1)
+    if beta == 0:
+        return (p * (p / q).log()).sum(-1).mean()
+    if beta == 1:
+        return (q * (q / p).log()).sum(-1).mean()
+    m = beta * p + (1 - beta) * q
+    return beta * (p * (p / m).log()).sum(-1).mean() + (q * (q / m).log()).sum(-1).mean()
+
+
+def test_an_answer_that_is_right_at_both_ends_is_told_so():
+    verdict = judge(EXERCISES["generalised_jsd"], one_weight_forgotten, seed=1)
+    assert "With beta = 0 and 1 your numbers are right" in " ".join(str(verdict).split())
