@@ -211,12 +211,11 @@ ACTIVATION_GRID = Exercise(
             "calibrated on test",
             "The range is that of the texts by which you will judge. Whatever is fitted to them, be it two numbers a "
             "layer, makes the score a little better than it will be for anybody else.",
-            also=("calibrated on test and validation",),
         ),
         Mistake(
             "calibrated on everything",
-            "The range is that of all splits together, and so of the texts by which you will judge, too.",
-            also=("the mean of the splits' ranges",),
+            "The range is that of several splits, and so of the texts by which you will judge, too.",
+            also=("the mean of the splits' ranges", "calibrated on test and validation"),
         ),
         Mistake(
             "calibrated on validation",
