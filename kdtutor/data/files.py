@@ -292,9 +292,11 @@ _JSON = json.JSONDecoder(
 def _json_rows(text: str, path: Path) -> list[Any]:
     """Read an array of objects, an object of columns, or one object a line."""
     start = text.lstrip()
-    if start.startswith("["):
-        return _decoded(text.strip(), path, "the array")
     lines = text.split("\n")
+    # One array of all rows, unless the first of several lines is an array by itself.
+    first, _, others = start.partition("\n")
+    if start.startswith("[") and not (others.strip() and first.rstrip().endswith("]")):
+        return _decoded(text.strip(), path, "the array")
     try:
         rows = [_JSON.decode(line) for line in lines if line.strip()]
         return _rows_of_object(rows[0], path) if len(rows) == 1 and isinstance(rows[0], dict) else rows

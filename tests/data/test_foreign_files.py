@@ -109,6 +109,7 @@ REFUSED = {
     "blanks in the header": ("m.csv", CSV.replace(",", ", "), "it is written ' label' there"),
     "a header in capitals": ("m.csv", CSV.replace("label", "Label"), "it is written 'Label' there"),
     "a key twice": ("m.jsonl", LINES + '\n{"text": "a", "label": "x", "label": "y"}', "line 81 gives label twice"),
+    "an array a line": ("m.jsonl", '["a b", "x"]\n["c d", "y"]\n', "row 1 is a list, not an object"),
     "an object of objects": ("m.json", json.dumps({"a": OBJECTS[0], "b": OBJECTS[1]}), 'orient="records"'),
     "a pattern": (None, "*.csv", "one file or a folder"),
 }  # fmt: skip
