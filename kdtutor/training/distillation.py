@@ -317,7 +317,8 @@ class Distillation(Resumable):
     @property
     def history(self) -> list[dict]:
         """Return a dict for each step: step, epoch, tokens, learning_rate, settings (each term's weight, temperature),
-        seconds, peak_memory (bytes, of the process so far), loss, grad_norm (before clipping), all terms' own."""
+        seconds, peak_memory (bytes, of the process so far), loss, grad_norm (before clipping), and
+        each term's own loss."""
         return self._learning.history.rows
 
     @property
