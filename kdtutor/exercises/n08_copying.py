@@ -40,7 +40,9 @@ def copy_layers(
 
     def copied(part: nn.Module, name: str = "") -> nn.Module:
         part = copy.deepcopy(part)
-        if "as the teacher's in all but the numbers" in wrong and name:
+        # Both of the next two, for what has a name: beside one of them it says nothing of its own.
+        both = "as the teacher's in all but the numbers" in wrong
+        if both and name and not {"frozen along with the teacher", "left in eval mode"} & wrong:
             return part
         if not {"frozen along with the teacher", f"{name} frozen along with the teacher"} & wrong:
             part.requires_grad_(True)
