@@ -10,15 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task
 from kdtutor.errors import COUNT, KDTutorError
 from kdtutor.models.families import refuse_whole_numbers
-from kdtutor.models.forward import inputs_of
+from kdtutor.models.forward import Outputs, inputs_of
 from kdtutor.models.names import attention_modules
+from kdtutor.objectives.logits import HardLabels
 
 
 def prune_vocabulary(
@@ -99,7 +99,7 @@ def head_importance(model: PreTrainedModel, task: Task, texts: int = 256, seed: 
             seen.clear()
             batch = {name: value.to(model.device) for name, value in encoded.batch(index).items()}
             logits = model(**inputs_of(model, batch)).logits
-            F.cross_entropy(logits, batch["labels"], reduction="sum").backward()
+            HardLabels()(Outputs(logits), None, batch, reduction="sum").backward()
             for layer, x in enumerate(seen):
                 product = (x * x.grad).detach().unflatten(-1, (heads, -1))  # (B, L, H, d)
                 total[layer] += product.sum((1, 3)).abs().sum(0).cpu()

@@ -18,6 +18,10 @@ def four_heads(task, seed: int = 5):
     return student
 
 
+def squared_error(outputs, labels):
+    return (outputs.flatten() - labels.flatten()).square().sum()
+
+
 def test_texts_whose_pieces_were_kept_get_the_same_answers(tmp_path):
     task = make_task()
     student = sharp_teacher(task).eval()
@@ -45,9 +49,9 @@ def test_what_writes_tokens_keeps_its_vocabulary(tmp_path):
     assert "answers with tokens" in refusal(prune_vocabulary, model(masked), masked, tmp_path)
 
 
-@pytest.mark.parametrize("texts", [12, 40])
-def test_importance_is_the_gradient_of_a_factor_at_each_head(texts):
-    task = make_task()
+@pytest.mark.parametrize("kind, texts", [("classification", 12), ("classification", 40), ("regression", 12)])
+def test_importance_is_the_gradient_of_a_factor_at_each_head(kind, texts):
+    task = make_task(kind)
     student = four_heads(task)
     found = head_importance(student, task, texts)
     encoded = task.subset(texts).encode("train")
@@ -61,7 +65,9 @@ def test_importance_is_the_gradient_of_a_factor_at_each_head(texts):
             )
             for n, layer in enumerate(student.bert.encoder.layer)
         ]
-        loss = torch.nn.functional.cross_entropy(student(**inputs_of(student, batch)).logits, batch["labels"])
+        logits, labels = student(**inputs_of(student, batch)).logits, batch["labels"]
+        loss = torch.nn.functional.cross_entropy if kind == "classification" else squared_error
+        loss = loss(logits, labels)
         expected += torch.autograd.grad(loss, factors)[0].abs() / texts
         for handle in handles:
             handle.remove()
