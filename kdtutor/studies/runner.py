@@ -53,7 +53,11 @@ class Ledger:
         self.file, self.claims = file, file.parent / f".{file.name}.claims"
         writable(self.claims)
         with self._locked():
-            write(file, head | still_valid(head, file, report))
+            kept = still_valid(head, file, report)
+            if kept.get("runs"):  # made on another machine, perhaps
+                places = [*read_file(file).get("hardware", "").split("; then "), head.get("hardware", "")]
+                head = head | {"hardware": "; then ".join(dict.fromkeys(filter(None, places)))}
+            write(file, head | kept)
 
     def read(self) -> dict:
         return read_file(self.file)
