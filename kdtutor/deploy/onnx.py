@@ -18,7 +18,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -278,7 +277,7 @@ def _compare(theirs: Tensor, task: Task, split: str, folder: Path, precision: st
         score_name=name,
         score=scores[0],
         torch_score=scores[1],
-        versions={package: version(package) for package in packages},
+        versions={package: __import__(package).__version__ for package in packages},
     )
 
 

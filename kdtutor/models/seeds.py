@@ -21,5 +21,6 @@ def drawn_by(seed: int | None) -> Iterator[None]:
         return
     seed = SEED("seed", seed)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # Not torch.manual_seed, which sets the numbers of every GPU too: weights are drawn on the host.
+        torch.default_generator.manual_seed(seed)
         yield
