@@ -15,7 +15,7 @@ from kdtutor.studies import STUDIES
 from kdtutor.studies.stored import Stored, forget, results_file
 
 #: studies of one task that is not supersense
-TASKS = {"sequences": "pronunciation", "robustness": "sentiment"}
+TASKS = {"sequences": "pronunciation", "robustness": "sentiment", "shapes-sentiment": "sentiment"}
 
 
 def main(argv: list[str]) -> int:
@@ -68,13 +68,15 @@ def _logits(given, file: Path, folder: Path) -> Stored:
 
 
 def _of_one_task(given, file: Path, folder: Path) -> Stored:
-    """Run a study of one task, the module of its name."""
+    """Run a study of one task, the module of its name; "shapes-sentiment" is one of the plans of shapes."""
     from kdtutor.models import load_teacher
 
-    study = importlib.import_module(f"kdtutor.studies.{given.name}")
+    kind, _, other = given.name.partition("-")
+    study = importlib.import_module(f"kdtutor.studies.{kind}")
+    plan = study.PLANS[given.name] if other else study.Plan()
     task = _task(given, TASKS.get(given.name, "supersense"))
     teacher = load_teacher(task, given.teacher)
-    return study.run(study.Plan(), file, folder, task, teacher, partial(print, flush=True))
+    return study.run(plan, file, folder, task, teacher, partial(print, flush=True))
 
 
 def _distilbert(given, file: Path, folder: Path) -> Stored:

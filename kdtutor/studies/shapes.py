@@ -1,6 +1,7 @@
 """The stored study of students of another shape: five architectures, and what they learn from.
 
     kdtutor study shapes --processes 2     # makes the runs that the file lacks; may be stopped at any time
+    kdtutor study shapes-sentiment         # the same arms on film reviews, smaller: minutes
 
 Every architecture learns from a few labels, sharp and smoothed, from the teacher's answers to the same texts, to these
 and their variants (`kd.augment`, Tang et al. 2019), and to these and the pool, in equally many steps. Then the same
@@ -8,14 +9,17 @@ shapes wider or deeper, at equal multiply-adds or in equal time, and the pool in
 Each arm of each architecture chooses its learning rate on validation, at one seed outside the five, by one rule for
 all; the test split is only reported. A seed decides initial weights and order; texts and variants are the same at every
 seed. The bars are the teacher, and TF-IDF with a linear model on the same labels.
+
+Not on `valence`: one number has neither a smoothed label nor a soft target, and no teacher of it ships.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 from transformers import PreTrainedModel
 
@@ -27,17 +31,17 @@ from kdtutor.studies.stored import SPLITS, Stored
 from kdtutor.studies.training import scores, train, words_alone
 
 TEACHER, WORDS = "teacher", "TF-IDF"
+POOL, LONGER = "soft targets, pool", "soft targets, pool, longer"
 #: what is learned from: its texts and its objective
 ARMS = {
     "hard labels": ("few", "HardLabels()"),
     "label smoothing": ("few", "0.9 * HardLabels() + 0.1 * UniformTargets()"),
     "soft targets": ("few", "SoftTargets(2)"),
     "soft targets, variants": ("variants", "SoftTargets(2)"),
-    "soft targets, pool": ("pool", "SoftTargets(2)"),
+    POOL: ("pool", "SoftTargets(2)"),
 }
-LONGER = "soft targets, pool, longer"
 #: what is asked of other widths and depths
-MAIN = ("hard labels", "soft targets, pool")
+MAIN = ("hard labels", POOL)
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,12 @@ class Plan:
     """Sizes, the same for every run.
 
     shapes: students of the register, each with its options; sizes: the same shapes, wider or deeper. few: labelled
-    texts; copies: variants of each. longer: how many times the steps, of "longer". The first of the rates is the one
-    that is kept until its turn comes.
+    texts; copies: variants of each. longer: how many times the steps, of "longer"; 1: it is left out. The first of the
+    rates is the one that is kept until its turn comes.
     """
+
+    study: ClassVar[str] = "shapes"
+    arms: ClassVar[Mapping[str, tuple[str, str]]] = ARMS
 
     few: int = 2000
     copies: int = 4
@@ -74,8 +81,36 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Reviews(Plan):
+    """The same on `sentiment`, three shapes of half the width in half the steps.
+
+    No pool is there: in its place stand the other 6,501 training texts, whose labels the student does not see, but the
+    teacher did.
+    """
+
+    study: ClassVar[str] = "shapes-sentiment"
+    arms: ClassVar[Mapping[str, tuple[str, str]]] = {
+        **{arm: what for arm, what in ARMS.items() if arm != POOL},
+        "soft targets, rest": ("rest", "SoftTargets(2)"),
+    }
+
+    steps: int = 1000
+    longer: int = 1
+    shapes: tuple[tuple[str, str, dict], ...] = (
+        ("LSTM", "lstm", {"width": 64}),
+        ("CNN", "cnn", {"width": 64, "dropout": 0.2}),
+        ("static", "static", {"width": 64}),
+    )
+    sizes: tuple[tuple[str, str, dict], ...] = ()
+
+
+#: a study and its sizes
+PLANS = {plan.study: plan for plan in (Plan(), Reviews())}
+
+
+@dataclass(frozen=True)
 class Configuration:
-    """A row of a table. shape: of the plan's; arm: of `ARMS`, or `LONGER`; objective: its formula, None for a bar."""
+    """A row of a table. shape: of the plan's; arm: of its arms, or `LONGER`; objective: its formula, None for a bar."""
 
     name: str
     shape: str
@@ -87,11 +122,11 @@ class Configuration:
 def configurations(plan: Plan) -> list[Configuration]:
     """List what is compared, one architecture after the other: the runs are made in this order."""
     bars = [Configuration(name, "", name, "few", None) for name in (TEACHER, WORDS)]
-    arms = ARMS | {LONGER: ARMS["soft targets, pool"]}
+    arms = {**plan.arms, LONGER: ARMS[POOL]}
     compared = [
-        *((shape, arm) for shape, _, _ in plan.shapes for arm in ARMS),
+        *((shape, arm) for shape, _, _ in plan.shapes for arm in plan.arms),
         *((size, arm) for size, _, _ in plan.sizes for arm in MAIN),
-        *((shape, LONGER) for shape, _, _ in plan.shapes),
+        *((shape, LONGER) for shape, _, _ in plan.shapes if plan.longer > 1),
     ]
     return bars + [Configuration(f"{shape}, {arm}", shape, arm, *arms[arm]) for shape, arm in compared]
 
@@ -104,9 +139,10 @@ def run(plan: Plan, file: Path, folder: Path, task: Task, teacher: PreTrainedMod
 class Shapes(Bench):
     """Makes the rows of the file. Texts are tokenized once per process, and the teacher is asked once."""
 
-    study = "shapes"
+    plan: Plan
 
     def __init__(self, plan: Plan, task: Task, teacher: PreTrainedModel, folder: Path):
+        self.study = plan.study
         super().__init__(plan, configurations(plan), task, teacher, folder)
         self.texts, self.table = cache(self._texts), cache(self._table)
 
@@ -140,10 +176,11 @@ class Shapes(Bench):
         return token_vectors(self.teacher, self.task, width)
 
     def _texts(self, which: str) -> Task:
-        """Pick the training texts, the same at every seed: the few, these and their variants, or these and the pool."""
+        """Pick the training texts, the same at every seed: the few, or with their variants, the pool, the rest."""
         few = self.task.subset(self.plan.few)
         return {
             "few": lambda: few,
             "variants": lambda: augment(few, self.plan.copies),
             "pool": few.with_pool,
+            "rest": lambda: self.task.transfer(self.plan.few),
         }[which]()

@@ -12,7 +12,9 @@ import torch
 from kdtutor import data, models, studies
 from kdtutor.objectives.parse import parse_objective
 from kdtutor.studies import shapes
-from kdtutor.studies.shapes import ARMS, MAIN, Plan, configurations
+from kdtutor.studies.runner import as_stored
+from kdtutor.studies.shapes import ARMS, LONGER, MAIN, PLANS, Plan, Reviews, configurations
+from kdtutor.studies.stored import SPLITS
 
 ROOT = Path(__file__).parents[2]
 PLAN = Plan(
@@ -100,9 +102,50 @@ def test_variants_and_the_pool_are_unlabelled(task, tmp_path):
     assert len(variants) > 8 and len(pool) == 8 + 15
 
 
+def test_reviews_have_the_same_arms_but_for_the_pool_and_the_rest_of_the_texts_has_no_labels(tmp_path):
+    reviews, plan = data.load_task("sentiment"), PLANS["shapes-sentiment"]
+    made = configurations(plan)[2:]
+    assert {c.shape for c in made} == {"LSTM", "CNN", "static"} and len(made) == 3 * len(plan.arms)
+    assert {*plan.arms} - {*ARMS} == {"soft targets, rest"} and LONGER not in {c.arm for c in made}
+    bench = shapes.Shapes(plan, reviews, None, tmp_path)
+    few, rest = (bench.texts(which).split("train") for which in ("few", "rest"))
+    assert len(rest) == len(reviews.split("train")) and int(rest.labelled.sum()) == len(few) == 2000
+    labelled = {text for text, known in zip(rest.texts[0], rest.labelled, strict=True) if known}
+    assert labelled == {*few.texts[0]}, "what the student has labels of is the same in both"
+
+
+def test_the_command_runs_a_plan_by_its_name_and_on_its_own_task(tmp_path, monkeypatch):
+    from kdtutor.cli.study import main
+
+    reviews = data.load_task("sentiment")
+    for split, count in (("train", 16), ("validation", 10), ("test", 10)):
+        reviews = reviews.subset(count, split=split)
+    small = Reviews(few=8, copies=1, steps=1, rates=(1e-3,), shapes=PLAN.shapes[1:], seeds=(0,))
+    monkeypatch.setitem(PLANS, small.study, small)
+    monkeypatch.setattr("kdtutor.cli.study._task", lambda given, name: {"sentiment": reviews}[name])
+    monkeypatch.setattr(shapes, "words_alone", lambda task: {split: {"accuracy": 0.5} for split in SPLITS})
+    real = shapes.train
+    monkeypatch.setattr(shapes, "train", lambda *a, **how: real(*a, **how, check_teacher=False))
+    tiny = models.freeze(models.small_bert(reviews, layers=1, width=16, seed=7))
+    monkeypatch.setattr("kdtutor.models.load_teacher", lambda task, name: tiny)
+
+    file = tmp_path / "x.json"
+    assert main(["shapes-sentiment", "--output", str(file), "--folder", str(tmp_path / "work")]) == 0
+    record = json.loads(file.read_text(encoding="utf-8"))
+    assert record["command"] == "kdtutor study shapes-sentiment" and len(record["runs"]) == 2 + len(
+        small.arms
+    )
+    assert all(row["steps"] == 1 for row in record["runs"] if row["seed"] is not None)
+
+
 @pytest.fixture(scope="module")
 def stored():
     return studies.load("shapes")
+
+
+def test_the_stored_runs_can_be_gone_on_with(stored):
+    plan = {name: value for name, value in as_stored(Plan()).items() if name != "seeds"}
+    assert stored.record["plan"] == plan
 
 
 def test_the_results_page_has_what_the_study_found(stored):
