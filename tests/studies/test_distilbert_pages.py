@@ -25,12 +25,12 @@ from kdtutor.studies.runner import as_stored
 ROOT = Path(__file__).parents[2]
 COLUMNS = ("glosses", *TASKS, "macro")
 SOFTLESS, MASKLESS, COSINELESS = "without soft targets", "without masked LM", "without cosine"
-SHORT, LONGER = "distilbert", "distilbert-longer"
+SHORT, LONGER, REVIEWS = "distilbert", "distilbert-longer", "distilbert-reviews"
 
 
 @pytest.fixture(scope="module")
 def stored():
-    return {name: studies.load(name) for name in (SHORT, LONGER)}
+    return {name: studies.load(name) for name in (SHORT, LONGER, REVIEWS)}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def clipped(results, name):
 # ----------------------------------------------------------------------- what ships
 
 
-@pytest.mark.parametrize("name", [SHORT, LONGER])
+@pytest.mark.parametrize("name", [SHORT, LONGER, REVIEWS])
 def test_what_ships_is_complete_and_of_the_teacher_and_data_that_ship(name, stored, tasks):
     record, plan = stored[name].record, PLANS[name]
     assert stored[name].seeds == list(plan.seeds)
@@ -102,7 +102,9 @@ def test_the_results_page_has_every_arm_of_both_studies_as_it_was_measured(store
         return f"{100 * found.mean:.1f}" + (f" ± {100 * found.half_width:.1f}" if found.half_width else "")
 
     def row(results, name, told):
-        kept = share(results, name) if name in (DISTILLED, TWICE, CONTROL) else ""
+        # The third study has no teacher's rows of its own: they are the first one's.
+        has_share = name in (DISTILLED, TWICE, CONTROL) and TEACHER in results.configurations
+        kept = share(results, name) if has_share else ""
         cells = [told, *(cell(results, name, task) for task in COLUMNS), kept]
         return f"| {' | '.join(cells)} |".replace("|  ", "| ")
 
@@ -110,6 +112,8 @@ def test_the_results_page_has_every_arm_of_both_studies_as_it_was_measured(store
         assert row(stored[SHORT], name, name) in page
     for name in (DISTILLED, CONTROL, MASKLESS):
         assert row(stored[LONGER], name, f"{name}, longer") in page
+    for name in (DISTILLED, CONTROL):
+        assert row(stored[REVIEWS], name, f"{name}, more reviews") in page
 
 
 def test_the_results_page_has_the_differences_of_both_studies(stored, page):
@@ -125,6 +129,8 @@ def test_the_results_page_has_the_differences_of_both_studies(stored, page):
             ]
             row = f"| {' | '.join([f'{first}, minus {second}{which}', *cells])} |"
             assert row.replace("|  ", "| ") in page
+    cells = [points(gap(stored[REVIEWS], DISTILLED, CONTROL, task)) for task in COLUMNS]
+    assert f"| {DISTILLED}, minus {CONTROL}, more reviews | {' | '.join(cells)} |" in page
 
 
 def test_what_the_results_page_says_in_words_of_distilbert_is_what_was_found(stored, page):
@@ -170,8 +176,41 @@ def test_what_the_results_page_says_in_words_of_distilbert_is_what_was_found(sto
     assert f"{steps[0]:,} steps" in page and f"{steps[1]:,} steps of 64, so {texts:.1f} times" in page
 
 
+def test_more_reviews_did_not_mend_the_loss_on_reviews(stored, page, tasks):
+    short, more = stored[SHORT], stored[REVIEWS]
+    notebook = (ROOT / "notebooks" / "09_downstream.ipynb").read_text(encoding="utf-8")
+    found = gap(more, DISTILLED, CONTROL, "sentiment")
+    assert apart(found) == -1 and f"{found.p_value:.3f}" == "0.003"
+    for text in (page, notebook):
+        assert f"still there, {size(found)} points" in text.replace("**", "")
+    assert apart(gap(more, DISTILLED, CONTROL, "macro")) == -1
+    assert f"On definitions the gain is {size(gap(more, DISTILLED, CONTROL))} points" in notebook
+
+    # On valence the control moved, and the student did not.
+    assert apart(gap(more, DISTILLED, CONTROL, "valence")) == 0
+    moved = {
+        who: mean_and_interval(
+            [a - b for a, b in zip(*(r.scores(who, task="valence") for r in (more, short)), strict=True)]
+        )
+        for who in (DISTILLED, CONTROL)
+    }
+    assert moved[CONTROL].mean + moved[CONTROL].half_width < 0
+    assert moved[CONTROL].mean == pytest.approx(-0.005, abs=0.001)
+    assert abs(moved[DISTILLED].mean) < moved[DISTILLED].half_width
+
+    # One thing differs.
+    reviews = {*tasks["valence"].texts("train")}
+    count = more.record["plan"]["glosses"]["texts"]
+    assert f"all {len(reviews):,} reviews" in page and f"{len(reviews) / count:.0%}" == "29%"
+    assert f"another {more.core_hours - taken_over(more, short):.1f} hours). All figures" in page
+    for task in COLUMNS[:-1]:
+        for who in (DISTILLED, CONTROL):
+            rates = [{row["learning_rate"] for row in r.rows(who, task).values()} for r in (short, more)]
+            assert rates[0] == rates[1]
+
+
 def taken_over(longer, short):
-    """The hours of the rows that the longer study has from the other one."""
+    """The hours of the rows that a later study has from the first one."""
     hours = 0
     for name, rows in longer.record.items():
         if isinstance(rows, list):
