@@ -9,6 +9,7 @@ import itertools
 import json
 import queue
 import re
+import runpy
 import statistics
 import subprocess
 import sys
@@ -172,8 +173,9 @@ def test_the_social_cards_picture_is_notebook_00s_as_it_is_stored():
 
 
 def test_the_readme_stays_short():
-    """Two to two and a half screens: what it is, what it buys, how to start, the path. The rest has pages in docs/."""
-    assert len((NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8").split()) <= 620
+    """Two screens (tests/browser/test_readme.py): what it is, what it buys, how to start, the path. The rest has pages
+    in docs/."""
+    assert len((NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8").split()) <= 490
 
 
 def test_the_readmes_moving_picture_moves_is_small_and_is_described():
@@ -190,12 +192,17 @@ def test_the_readmes_moving_picture_moves_is_small_and_is_described():
 
 def test_the_readmes_map_has_every_notebook_and_no_other_with_the_time_that_each_states():
     readme = (NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| (\d\d) \| \[.*\]\(notebooks/(.*)\) \| .+ \| ([\d–]+) \|$", readme, re.MULTILINE)
+    listed = sorted(re.findall(r"\| (\d\d) \| \[[^]]+\]\(notebooks/([^)]+)\) \| ([\d–]+) (?=\|)", readme))
     assert [(name[:2], name) for _, name, _ in listed] == [(number, name) for number, name, _ in listed]
     assert [name for _, name, _ in listed] == sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
     for _, name, minutes in listed:
         first = json.loads((NOTEBOOKS / name).read_text(encoding="utf-8"))["cells"][0]["source"]
         assert f"**Time needed:** {minutes.replace('–', ' to ')} minutes" in "".join(first), name
+
+
+def test_the_readmes_map_is_made_from_the_notebooks():
+    made = runpy.run_path(str(NOTEBOOKS / "images/make.py"))
+    assert made["course_map"]() in (NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_map_in_notebook_00_and_the_next_lines_lead_through_all_notebooks_in_order():

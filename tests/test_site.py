@@ -152,6 +152,15 @@ def test_the_first_page_has_a_card_for_who_shares_it_and_a_map_with_what_to_know
     )
 
 
+def test_the_map_says_of_each_notebook_what_it_is_about_and_how_long_it_takes():
+    for path in build_site.NOTEBOOKS.glob("[0-9]*.ipynb"):
+        line = build_site.row(nbformat.read(path, as_version=4), path.stem)
+        _, title, about, _, minutes, _ = re.split(r"(?<!\\)\|", line)
+        assert f"({path.name})" in title and len(about.split()) > 3, line
+        assert "$" not in line, "a formula would load MathJax, and the first page is light"
+        assert re.fullmatch(r" \d+(–\d+)? ", minutes), line
+
+
 def test_pictures_have_their_alt_texts(site):
     [picture, plain] = page(site, "01_first").pictures
     assert (picture["alt"], picture["width"]) == ('half of "it" & more', "4")

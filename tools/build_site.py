@@ -51,6 +51,7 @@ FILES = {
     "mathjax/es5/sre": "mathjax/sre",
     "mathjax/es5/ui": "mathjax/ui",
 }
+START, ABOUT_START = "00_start_here", "a first distillation in six lines, beside a control"
 HOSTS = {"Colab": "colab.research.google.com/github", "Binder": "mybinder.org/v2"}
 # What an exercise says that nobody has answered, and what it says in a page.
 UNANSWERED = "Not attempted yet."
@@ -122,7 +123,7 @@ def build(folder: Path, notebooks: list[Path], execute: bool = True, student: Pa
         notebook = run(path, live=True) if execute else clean(nbformat.read(path, as_version=4), live=True)
         rows.append(row(notebook, path.stem))
         names.append(path.stem)
-        live = live_at("Colab").replace("00_start_here", path.stem)
+        live = live_at("Colab").replace(START, path.stem)
         nbformat.write(for_the_page(notebook, source / "extra", live), source / path.name)
     for images in {path.parent / "images" for path in notebooks}:
         if images.is_dir():
@@ -279,18 +280,22 @@ def repository() -> str:
 
 
 def row(notebook: nbformat.NotebookNode, name: str) -> str:
-    """Write the notebook's line in the map: its title, what it wants known, and what the README says of it."""
-    title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(rf"\(notebooks/{name}\.ipynb\) \| (.*) \| (.*) \|$", readme, re.MULTILINE)
-    about, minutes = found.groups() if found else ("", "")
-    first = re.search(
-        r"^You should (?:know|have done) (.*?)[.:](?=\s|$)",
-        notebook.cells[0].source,
-        re.MULTILINE | re.DOTALL,
-    )
-    known = " ".join(first[1].split()) if first else ""
-    return f"| [{title}]({name}.ipynb) | {about} | {known} | {minutes} |"
+    """Write the notebook's line in the map: its title, what it wants known, its time, and what 00 says of it."""
+    first = notebook.cells[0].source
+    title = first.splitlines()[0].lstrip("# ")
+    lesson = nbformat.read(NOTEBOOKS / f"{START}.ipynb", as_version=4)
+    told = "\n".join(cell.source for cell in lesson.cells if cell.cell_type == "markdown")
+    found = re.search(rf"\({name}\.ipynb\) \| (.*) \|$", told, re.MULTILINE)
+    about = found[1] if found else ABOUT_START if name == START else ""
+    known = re.search(r"^You should (?:know|have done) (.*?)[.:](?=\s|$)", first, re.MULTILINE | re.DOTALL)
+    minutes = re.search(r"(\d+)(?: to (\d+))? minutes", first)
+    cells = [
+        f"[{title}]({name}.ipynb)",
+        about,
+        " ".join(known[1].split()) if known else "",
+        "–".join(filter(None, minutes.groups())) if minutes else "",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 # -------------------------------------------------------------------------------------------------- the first page
