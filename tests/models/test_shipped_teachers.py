@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+import yaml
 
 from kdtutor import data, evaluation, models
 from kdtutor.assets import asset_path, manifest
@@ -49,6 +50,19 @@ def test_the_teacher_that_writes_spells_what_its_card_says():
     assert abs(found["error_rate"] - whole) < 1.5 * found["error_rate_half_width"]
     exact = evaluation.token_scores(teacher, task, "test")
     assert exact["loss"] == pytest.approx(told["scores"]["test"]["loss"], rel=1e-3)
+
+
+def test_the_teacher_that_writes_was_made_by_the_recipe_that_ships():
+    """Its card's command is the recipe's first line, and each of the recipe's settings is what the run had."""
+    told = card("bart-pronunciation")
+    text = asset_path("recipes/bart-pronunciation.yaml").read_text(encoding="utf-8")
+    assert text.splitlines()[0] == f"# {told['command']}"
+    recipe = {
+        name: float(value) if name == "learning_rate" else value
+        for name, value in yaml.safe_load(text).items()
+    }
+    assert recipe == {name: told["settings"].get(name) for name in recipe}
+    assert told["steps"] == recipe["steps"]
 
 
 @pytest.mark.parametrize("name", ["bert-glosses", "bart-pronunciation", *TEACHERS.values()])

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from kdtutor import data, models, studies
+from kdtutor.models.fingerprint import fingerprint
 from kdtutor.models.students import small_seq2seq
 from kdtutor.objectives.parse import parse_objective
 from kdtutor.studies import sequences
@@ -110,31 +111,80 @@ def test_no_word_of_the_start_comes_again_and_what_the_teacher_wrote_is_kept(tas
     assert set(kept[0].texts("train")) == second == set(bench.words("data", 0).texts("train"))
 
 
-def test_what_the_results_page_says_of_sequences_is_what_it_found():
-    shipped = studies.load("sequences")
-    page = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+CONTROLS = ("hard labels", "label smoothing")
 
-    def points(gap):
-        return f"{100 * gap.difference:+.1f} ± {100 * gap.half_width:.1f}".replace("-", "−")
 
+@pytest.fixture(scope="module")
+def shipped():
+    return studies.load("sequences")
+
+
+@pytest.fixture(scope="module")
+def page():
+    return (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+
+
+def points(gap) -> str:
+    return f"{100 * gap.difference:+.1f} ± {100 * gap.half_width:.1f}".replace("-", "−")
+
+
+def test_the_shipped_study_is_of_the_shipped_teacher_and_has_every_seed(shipped):
+    task = data.load_task("pronunciation")
+    assert shipped.record["teacher"] == fingerprint(models.load_teacher(task))
+    assert shipped.record["data"] == f"pronunciation {task.fingerprint}"
+    assert [*shipped.record["configurations"]] == shipped.select() == [c.name for c in configurations(Plan())]
     for name in shipped.select():
-        assert len(shipped.rows(name)) == (1 if name == "teacher" else 5)
+        assert [*shipped.rows(name)] == ([None] if name == "teacher" else [*Plan().seeds])
+
+
+def test_the_table_of_the_results_page_is_what_the_study_of_sequences_found(shipped, page):
+    for name in shipped.select():
         errors, right, perplexity = (
             shipped.mean(name, measure).mean for measure in ("error_rate", "accuracy", "perplexity")
         )
         row = f"| {name} | {100 * errors:.1f} % | {100 * right:.1f} % | {perplexity:.2f} |"
-        if name not in ("teacher", "start", "hard labels"):
-            row += f" {points(shipped.compare(name, 'hard labels', 'error_rate'))} |"
+        for control in CONTROLS:
+            beside = name not in ("teacher", "start", control)
+            row += f" {points(shipped.compare(name, control, 'error_rate'))} |" if beside else " |"
         assert row in page
-    ahead = shipped.compare("on-policy", "label smoothing", "error_rate")
-    assert f"it is {-100 * ahead.difference:.1f} ± {100 * ahead.half_width:.1f} ahead" in page
+    assert f"{shipped.core_hours:.1f} hours of one process, several of them side by side" in page
 
-    # What the page and notebook 12 say in words.
-    assert f"{shipped.core_hours:.1f} hours of one core" in page
-    assert abs(ahead.difference) < ahead.half_width
-    gaps = {name: shipped.compare(name, "hard labels", "error_rate") for name in shipped.select()[3:]}
-    assert len(gaps) == 7
-    apart = {name for name, gap in gaps.items() if abs(gap.difference) > gap.half_width}
-    assert apart == {"word-level, reverse KL", "on-policy"} and gaps["word-level, reverse KL"].difference > 0
-    assert min(gaps, key=lambda name: shipped.mean(name, "error_rate").mean) == "on-policy"
-    assert all(abs(gaps[name].difference) < 0.005 for name in ("label smoothing", "word-level"))
+
+def test_what_page_and_notebook_say_of_sequences_in_words_is_so(shipped, page):
+    hard, smooth = (
+        {name: shipped.compare(name, control, "error_rate") for name in shipped.select()[4:]}
+        for control in CONTROLS
+    )
+
+    def apart(gaps):
+        return {
+            name: gap.difference < 0 for name, gap in gaps.items() if abs(gap.difference) > gap.half_width
+        }
+
+    # True: fewer errors than the control.
+    assert apart(hard) == {"word-level": True, "word-level, reverse KL": False, "sequence-level": True}
+    assert apart(smooth) == {
+        "word-level, reverse KL": False,
+        "word-level, JSD": False,
+        "sequence-level": True,
+        "on-policy": False,
+    }
+    alike = shipped.compare("on-policy", "word-level, JSD", "error_rate")
+    assert abs(alike.difference) < alike.half_width
+    assert f"on-policy minus JSD: {points(alike)}" in page
+    # At the largest of the rates that were tried, or between two that were worse.
+    for name in ARMS:
+        tried = [
+            row["settings"]["learning_rate"]
+            for row in shipped.record["choosing"]
+            if row["configuration"] == name
+        ]
+        chosen = shipped.settings(name)["learning_rate"]
+        if name in (*CONTROLS, "word-level", "sequence-level"):
+            assert chosen == max(tried) == 0.004
+        else:
+            assert min(tried) < chosen < max(tried)
+    worst = shipped.mean("word-level, reverse KL", "error_rate").mean
+    best = shipped.mean("sequence-level", "error_rate").mean
+    bar = shipped.mean("teacher", "error_rate").mean
+    assert 1.8 < best / bar < worst / bar < 2.2, "twice the teacher's errors"
