@@ -92,9 +92,9 @@ def _edited(tree: ast.Module, rank: int) -> Iterator[tuple[str, str]]:
 def _passes(exercise: Exercise, function, probes: list[tuple], right: list[Run]) -> bool:
     signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
     try:
-        for probe, due in zip(probes, right, strict=True):
+        for probe, expected in zip(probes, right, strict=True):
             mine = run(exercise, function, probe)
-            if mine.failure or not mine.changed <= due.changed or not same(mine.seen, due.seen):
+            if mine.failure or not mine.changed <= expected.changed or not same(mine.seen, expected.seen):
                 return False
         return True
     except sandbox.OutOfTime:

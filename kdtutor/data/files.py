@@ -88,7 +88,7 @@ def decode(data: bytes, encoding: str | None, where: object) -> tuple[str, list[
         read = data.decode("utf-8", errors="replace")
         if len(read) - len(read.encode("ascii", "ignore")) > 2 * read.count("\ufffd"):
             at = f"byte {data[error.start]:#x} of line {line}"
-            raise KDTutorError(f"{where} is UTF-8 but for {at}: mend it there, or {way_out}") from error
+            raise KDTutorError(f"{where} is UTF-8 but for {at}: fix it there, or {way_out}") from error
         try:
             text = data.decode("cp1252")
         except UnicodeDecodeError:

@@ -58,9 +58,9 @@ def _kl_rows(z_s: Tensor, log_p_s: Tensor, log_p_t: Tensor, wrong: Wrong) -> Ten
     p_t = log_p_t.exp()
     entropy_left_out = {"the teacher's entropy is missing", "neither minus nor mean"} & wrong
     summands = p_t * ((0 if entropy_left_out else log_p_t) - log_p_s)
-    if "probabilities where logarithms are due" in wrong:
+    if "probabilities where logarithms should be" in wrong:
         summands = p_t * (log_p_t - log_p_s.exp())
-    if "logits where logarithms are due" in wrong:
+    if "logits where logarithms should be" in wrong:
         summands = p_t * (log_p_t - z_s)
     if "log_target forgotten" in wrong:  # the logarithms are taken for probabilities, and have no logarithm
         summands = F.kl_div(log_p_s, log_p_t, reduction="none")
@@ -84,7 +84,8 @@ SOFT = (
         "one of them.",
     ),
     Mistake(
-        "2T instead of T²", "The soft loss is multiplied by twice the temperature, where its square is due."
+        "2T instead of T²",
+        "The soft loss is multiplied by twice the temperature, where its square should be.",
     ),
     Mistake(
         "divided by T²",
@@ -155,13 +156,13 @@ SOFT = (
         "classes exclude each other, and their probabilities make one distribution.",
     ),
     Mistake(
-        "probabilities where logarithms are due",
+        "probabilities where logarithms should be",
         "The student comes into the loss with its probabilities, where the formula has their logarithms. F.kl_div "
         "does not notice.",
     ),
     Mistake(
-        "logits where logarithms are due",
-        "The student's logits stand where the logarithms of its probabilities are due. F.kl_div does not notice.",
+        "logits where logarithms should be",
+        "The student's logits stand where the logarithms of its probabilities should be. F.kl_div does not notice.",
     ),
     Mistake(
         "log_target forgotten",
@@ -319,7 +320,7 @@ HARD = (
     ),
     Mistake(
         "logits for log-probabilities in the hard loss",
-        "The hard loss picks the logits of the labels, where their log-probabilities are due: a softmax is missing.",
+        "The hard loss picks the logits of the labels, where their log-probabilities should be: a softmax is missing.",
     ),
     Mistake(
         "the teacher's guess for the label",

@@ -275,9 +275,9 @@ def _unstable_or_slow(
 def _slow(exercise: Exercise, counts: Sequence[int]) -> Verdict | None:
     """The verdict on a function that is right but loops over rows in Python: it is counted, not timed."""
     few, many = (operations(exercise.reference, exercise.growth(rows)) for rows in ROWS)
-    due = many - few
+    expected = many - few
     few, many = counts
-    if many - few < due + ROWS[1] - ROWS[0]:  # less than one operation for each further row
+    if many - few < expected + ROWS[1] - ROWS[0]:  # less than one operation for each further row
         return None
     text = (
         f"Right, but slow. For {ROWS[0]} rows it takes {few} tensor operations, for {ROWS[1]} rows {many}: is there a "
@@ -298,12 +298,12 @@ def _not_worth_running(exercise: Exercise, answer: Any) -> Verdict | None:
         text = "Not attempted yet. Put your code in place of the ... and run the cell again."
         return Verdict(False, "not attempted", text)
     if not callable(answer):
-        due = f"Give the function itself, without calling it: check.{exercise.name}({exercise.name})."
-        return not_a_function(f"You gave {describe(answer)} where your function is due. {due}")
+        how = f"Give the function itself, without calling it: check.{exercise.name}({exercise.name})."
+        return not_a_function(f"You gave {describe(answer)} where your function should be. {how}")
     if inspect.iscoroutinefunction(answer):
-        return not_a_function("Your function is declared with async, and an ordinary def is due.")
+        return not_a_function("Your function is declared with async, and an ordinary def is expected.")
     if inspect.isgeneratorfunction(answer) and not inspect.isgeneratorfunction(exercise.reference):
-        return not_a_function("Your function has a yield, which makes it a generator; a return is due.")
+        return not_a_function("Your function has a yield, which makes it a generator; a return is expected.")
     if replaced := replaced_functions():
         text = (
             f"In this notebook {_listed(replaced)} is no longer torch's own, and the check needs torch as it is. "
@@ -344,8 +344,8 @@ def _did_not_end(outcome: sandbox.Outcome) -> Verdict:
     return Verdict(False, "raises", f"Not yet. Your function stopped with {outcome.error}{where}.")
 
 
-def _did_not_finish(mine: Run, due: Any) -> Verdict:
-    """The verdict on a function that raised, or whose result could not be used; `due` is a right result."""
+def _did_not_finish(mine: Run, expected: Any) -> Verdict:
+    """The verdict on a function that raised, or whose result could not be used; `expected` is a right result."""
     failure, where = mine.failure, f", in {mine.failure.line}" if mine.failure.line else ""
     kind, text = "raises", f"Your function stopped with {failure.words}{where}. {meaning(failure.words)}"
     if "ellipsis" in failure.words.lower():
@@ -365,18 +365,16 @@ def _did_not_finish(mine: Run, due: Any) -> Verdict:
         text = f"Your function calls exit(), which would end the whole program{where}. return is enough."
     elif "KeyboardInterrupt" in failure.kinds:
         text = f"Your function raised KeyboardInterrupt{where}."
-    elif mine.has_returned and mine.returned is None and due is not None:
+    elif mine.has_returned and mine.returned is None and expected is not None:
         kind, text = "returns nothing", "Your function returns None: is there a return?"
-    elif mine.has_returned and isinstance(due, tuple) and _parts(mine.returned) != len(due):
-        kind, text = (
-            "wrong type",
-            f"Your function returns {describe(mine.returned)}, and {len(due)} values are due, with a comma between.",
-        )
+    elif mine.has_returned and isinstance(expected, tuple) and _parts(mine.returned) != len(expected):
+        kind, values = "wrong type", f"{len(expected)} values are expected, with a comma between"
+        text = f"Your function returns {describe(mine.returned)}, and {values}."
     elif mine.has_returned:  # and then its result was used, or its gradient computed
         found = describe(mine.returned)
         text = f"What your function returned, {found}, cannot be used: {failure.words}."
-        if due is not None and found != describe(due):
-            text = f"Your function returned {found}, and {describe(due)} is due."
+        if expected is not None and found != describe(expected):
+            text = f"Your function returned {found}, and {describe(expected)} is expected."
     return Verdict(False, kind, f"Not yet. {text}")
 
 

@@ -49,18 +49,18 @@ def _differences(what: str, mine: Any, right: Any, rtol: float = RTOL) -> Iterat
 
     if isinstance(right, Mapping):
         if not isinstance(mine, Mapping):
-            yield wrong("wrong type", f"is {describe(mine)}, and a dictionary is due.")
+            yield wrong("wrong type", f"is {describe(mine)}, and a dictionary is expected.")
         elif set(mine) != set(right):
-            yield wrong("wrong type", f"has the keys {list(mine)}, and these are due: {list(right)}.")
+            yield wrong("wrong type", f"has the keys {list(mine)}, and these are expected: {list(right)}.")
         else:
             for key, value in right.items():
                 yield from _differences(f"{what}[{key!r}]", mine[key], value, rtol)
     elif isinstance(right, (list, tuple)):
         mine = mine.tolist() if isinstance(mine, (Tensor, np.ndarray)) and not list(tensors(right)) else mine
         if not isinstance(mine, (list, tuple)):
-            yield wrong("wrong type", f"is {describe(mine)}, and {describe(right)} is due.")
+            yield wrong("wrong type", f"is {describe(mine)}, and {describe(right)} is expected.")
         elif len(mine) != len(right):
-            yield wrong("wrong shape", f"has {len(mine)} parts, and {len(right)} are due.")
+            yield wrong("wrong shape", f"has {len(mine)} parts, and {len(right)} are expected.")
         else:
             for place, pair in enumerate(zip(mine, right, strict=True)):
                 yield from _differences(f"{what}[{place}]", *pair, rtol)
@@ -69,7 +69,7 @@ def _differences(what: str, mine: Any, right: Any, rtol: float = RTOL) -> Iterat
     elif isinstance(right, Number):
         yield from _number_differences(wrong, mine, right, rtol)
     elif type(mine) is not type(right):
-        yield wrong("wrong type", f"is {describe(mine)}, and {describe(right)} is due.")
+        yield wrong("wrong type", f"is {describe(mine)}, and {describe(right)} is expected.")
     elif mine != right:
         yield wrong("another mistake", f"is {short(mine)}, and should be {short(right)}.")
 
@@ -78,7 +78,9 @@ def _tensor_differences(wrong: Callable, mine: Any, right: Tensor, rtol: float) 
     if right.dim() == 0 and isinstance(mine, Number) and not isinstance(mine, bool):
         mine = torch.tensor(as_float(mine), dtype=right.dtype)
     if not isinstance(mine, Tensor):
-        yield wrong("wrong type", f"is {describe(mine)}, and a torch tensor is due.{_within(mine, right)}")
+        yield wrong(
+            "wrong type", f"is {describe(mine)}, and a torch tensor is expected.{_within(mine, right)}"
+        )
         return
     mine, right = mine.detach(), right.detach()
     if mine.shape != right.shape:
@@ -86,7 +88,7 @@ def _tensor_differences(wrong: Callable, mine: Any, right: Tensor, rtol: float) 
         return
     equal = _close(mine.double(), right.double(), 0 if not right.is_floating_point() else rtol)
     if _family(mine.dtype) != _family(right.dtype):
-        kinds = f"holds {_family(mine.dtype)} numbers, where {_family(right.dtype)} is due"
+        kinds = f"holds {_family(mine.dtype)} numbers, where {_family(right.dtype)} is expected"
         yield wrong("wrong dtype", f"{kinds}{'; the numbers are right' if equal.all() else _places(mine)}.")
     elif not equal.all():
         yield _number_difference(wrong, mine.double(), right.double(), equal)
@@ -110,11 +112,13 @@ def _number_differences(wrong: Callable, mine: Any, right: Number, rtol: float) 
     if isinstance(mine, (Tensor, np.ndarray, np.generic)) and _numel(mine) == 1:
         mine = mine.item()
     if not isinstance(mine, Number) or (isinstance(right, bool) and mine not in (0, 1)):
-        yield wrong("wrong type", f"is {describe(mine)}, and {describe(right)} is due.{_within(mine, right)}")
+        yield wrong(
+            "wrong type", f"is {describe(mine)}, and {describe(right)} is expected.{_within(mine, right)}"
+        )
     elif isinstance(right, bool):
         if bool(mine) != right:
-            said, due = ("yes" if value else "no" for value in (mine, right))
-            yield wrong("another mistake", f": {said}, and it should be {due}.")
+            said, expected = ("yes" if value else "no" for value in (mine, right))
+            yield wrong("another mistake", f": {said}, and it should be {expected}.")
     else:
         a, b = (torch.tensor(as_float(value), dtype=torch.float64) for value in (mine, right))
         equal = _close(a, b, 0 if isinstance(right, int) else rtol)
@@ -143,7 +147,7 @@ def _within(mine: Any, right: Any) -> str:
     """Where in a list or a tuple the right value stands, said if it does."""
     parts = mine if isinstance(mine, (list, tuple)) else ()
     place = next((k for k, part in enumerate(parts) if same({RESULT: part}, {RESULT: right})), None)
-    return "" if place is None else f" What is due is one part of it, number {place}."
+    return "" if place is None else f" The expected value is one part of it, number {place}."
 
 
 def _places(mine: Tensor) -> str:
@@ -153,18 +157,18 @@ def _places(mine: Tensor) -> str:
     return ": are these places (argmax, argsort, indices), where the values that stand there are asked for"
 
 
-def _shape_hint(values: Tensor, due_values: Tensor) -> str:
-    mine, right = values.shape, due_values.shape
-    if seen := shape_in_words(values, due_values):
-        return f"and {tuple(right)} is due: {seen}"
-    due = f"and {tuple(right)} is due" if len(right) else "and a single number is due"
+def _shape_hint(values: Tensor, right_values: Tensor) -> str:
+    mine, right = values.shape, right_values.shape
+    if seen := shape_in_words(values, right_values):
+        return f"and {tuple(right)} is expected: {seen}"
+    expected = f"and {tuple(right)} is expected" if len(right) else "and a single number is expected"
     if not len(right):
-        return f"{due}: a mean or a sum over the rest is missing"
+        return f"{expected}: a mean or a sum over the rest is missing"
     if not len(mine):
-        return f"{due}: something was summed or averaged that should not be"
+        return f"{expected}: something was summed or averaged that should not be"
     if sorted(mine) == sorted(right):
-        return f"{due}: two axes are exchanged"
-    return due
+        return f"{expected}: two axes are exchanged"
+    return expected
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

@@ -178,7 +178,7 @@ def _of_a_line(holder: ast.AST, place: int, line: ast.stmt) -> Iterator[Edit]:
         quiet = ast.parse("with _torch.no_grad(): pass").body[0]
         quiet.body = [line]
         hint = "Who learns from this line?"
-        yield edit([*before, quiet, *after], "gradients where none are due", hint, rank=4)
+        yield edit([*before, quiet, *after], "gradients where none should be", hint, rank=4)
 
 
 def variables(function: ast.FunctionDef) -> list[str]:

@@ -140,7 +140,7 @@ EXERCISES = [
             Mistake(
                 "logarithms",
                 "Your numbers are negative: they are the logarithms of the right ones. Here the probabilities are "
-                "due.",
+                "expected.",
             ),
             Mistake(
                 "T after the softmax",
@@ -230,7 +230,7 @@ EXERCISES = [
             ),
             Mistake(
                 "logits for probabilities",
-                "The teacher's logits stand where its probabilities are due. They are no distribution.",
+                "The teacher's logits stand where its probabilities should be. They are no distribution.",
             ),
         ),
         probes=_pairs,

@@ -283,7 +283,7 @@ EXERCISES = [
             ),
             Mistake(
                 "divided by D/H",
-                "Your scores are divided by the width of a head; its root was due.",
+                "Your scores are divided by the width of a head: it should be its root.",
             ),
             Mistake(
                 "x added",

@@ -43,7 +43,7 @@ def layer_norm(
         eps = 0.0
     if "not divided" in wrong:
         return gain * centred + bias
-    if "the variance where its root is due" in wrong:
+    if "the variance where its root should be" in wrong:
         normed = centred / (variance + eps)
     elif "eps outside the root" in wrong:
         normed = centred / (variance.sqrt() + eps)
@@ -196,7 +196,7 @@ EXERCISES = [
                 "where it also keeps the gradient of the root finite.",
             ),
             Mistake(
-                "the variance where its root is due",
+                "the variance where its root should be",
                 "The numbers are divided by their variance, so their spread is 1/σ rather than 1. What has the same "
                 "unit as the numbers themselves?",
             ),

@@ -139,7 +139,7 @@ EXERCISES = [
             ),
             Mistake(
                 "logits for log-probabilities",
-                "You pick the logits of the true tokens, where their log-probabilities are due.",
+                "You pick the logits of the true tokens, where their log-probabilities should be.",
             ),
             Mistake(
                 "probabilities without a logarithm",

@@ -177,7 +177,7 @@ def label_smoothing(logits: Tensor, labels: Tensor, epsilon: float, wrong: froze
     if "epsilon on the labels" in wrong:
         epsilon = 1 - epsilon
     log_p, classes = logits.log_softmax(-1), logits.shape[-1]
-    if "logits where logarithms are due" in wrong:
+    if "logits where logarithms should be" in wrong:
         log_p = logits
     if "probabilities without a logarithm" in wrong:
         log_p = log_p.exp()
@@ -252,12 +252,12 @@ LABEL_SMOOTHING = Exercise(
             "happen to occur, they no longer fit: who says how many classes there are?",
         ),
         Mistake(
-            "logits where logarithms are due",
-            "The logits stand where the logarithms of the probabilities are due.",
+            "logits where logarithms should be",
+            "The logits stand where the logarithms of the probabilities should be.",
         ),
         Mistake(
             "probabilities without a logarithm",
-            "The probabilities stand where their logarithms are due.",
+            "The probabilities stand where their logarithms should be.",
         ),
         Mistake(
             "KL in place of cross-entropy",

@@ -57,7 +57,7 @@ def tempered_entropy(logits: Tensor, temperature: float, wrong: frozenset = RIGH
         p = p.mean(0, keepdim=True)
         log_p = p.log()
     summands = -p * log_p
-    if "logits where logarithms are due" in wrong:
+    if "logits where logarithms should be" in wrong:
         summands = -log_p.exp() * (logits / divisor)
     if "no weights" in wrong:
         summands = -log_p
@@ -144,8 +144,8 @@ TEMPERED_ENTROPY = Exercise(
             "Your softmax sums to 1 over the texts. Each text, a row, should be a distribution over the classes.",
         ),
         Mistake(
-            "logits where logarithms are due",
-            "The logits stand where the logarithms of the probabilities are due.",
+            "logits where logarithms should be",
+            "The logits stand where the logarithms of the probabilities should be.",
         ),
         Mistake(
             "no weights",
@@ -176,7 +176,7 @@ def kl_divergence(p_logits: Tensor, q_logits: Tensor, wrong: frozenset = RIGHT) 
         log_q = log_q.exp()
     if "neither minus nor mean" in wrong:
         return (p * log_q).sum()
-    if "logits where logarithms are due" in wrong:
+    if "logits where logarithms should be" in wrong:
         log_q = q_logits
     summands = -p * log_q if "cross-entropy" in wrong else p * (log_p - log_q)
     if {"both directions added", "both directions averaged"} & wrong:
@@ -234,7 +234,7 @@ KL_DIVERGENCE = Exercise(
         ),
         Mistake(
             "no logarithm of q",
-            "Your formula has q where log q is due: F.kl_div wants log-probabilities as its first argument.",
+            "Your formula has q where log q should be: F.kl_div wants log-probabilities as its first argument.",
         ),
         Mistake(
             "neither minus nor mean",
@@ -246,8 +246,8 @@ KL_DIVERGENCE = Exercise(
             "Your softmax runs over the first axis. Each row along the last axis is a distribution.",
         ),
         Mistake(
-            "logits where logarithms are due",
-            "The logits of q stand where the logarithms of its probabilities are due. F.kl_div does not notice.",
+            "logits where logarithms should be",
+            "The logits of q stand where the logarithms of its probabilities should be. F.kl_div does not notice.",
         ),
         Mistake(
             "log_target forgotten",

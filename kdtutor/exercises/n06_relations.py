@@ -38,7 +38,7 @@ def attention_loss(
     summands = t * ((0 if "the teacher's entropy is missing" in wrong else log_t) - log_s)
     if "squared differences of the weights" in wrong:
         summands = (s - t).square()
-    if "probabilities where logarithms are due" in wrong:
+    if "probabilities where logarithms should be" in wrong:
         summands = F.kl_div(s, t, reduction="none")
     if "log_target forgotten" in wrong:
         summands = F.kl_div(s.clamp(min=1e-12).log(), t.clamp(min=1e-12).log(), reduction="none")
@@ -117,7 +117,7 @@ ATTENTION_LOSS = Exercise(
         ),
         Mistake(
             "student and teacher swapped",
-            "Your divergence goes the other way round: the student's weights stand where the teacher's are due.",
+            "Your divergence goes the other way round: the student's weights stand where the teacher's should be.",
         ),
         Mistake(
             "mean over the keys",
@@ -168,7 +168,7 @@ ATTENTION_LOSS = Exercise(
         *(
             each
             for each in SOFT
-            if each.name in ("probabilities where logarithms are due", "log_target forgotten")
+            if each.name in ("probabilities where logarithms should be", "log_target forgotten")
         ),
         Mistake("rows of the padding alone", "You keep the rows of the padding and drop the others."),
         Mistake(

@@ -225,7 +225,7 @@ EXPECTED_BEST = Exercise(
         ),
         Mistake(
             "the best of each k in turn",
-            "You cut the trials into groups of k as they come. That is one way to draw, and the mean over all is due.",
+            "You cut the trials into groups of k as they come. That is one way to draw; the mean over all is expected.",
             also=("the best of each k that follow each other",),
         ),
         Mistake(

@@ -247,7 +247,7 @@ WORD_LEVEL = Exercise(
         Mistake(
             "student and teacher swapped",
             "Your divergence goes the other way round: the student's probabilities stand where the teacher's "
-            "are due.",
+            "should be.",
         ),
         Mistake("mean over the vocabulary", "A divergence is a sum over the vocabulary; you take its mean."),
         Mistake("each text the same", "You average within each text first; all written tokens count alike."),

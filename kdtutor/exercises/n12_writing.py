@@ -198,8 +198,8 @@ def _distance(a: list[str], b: list[str], wrong: Wrong) -> int:
     if "place by place, to the end of the shorter one" in wrong:
         return there
     if "the order does not count" in wrong:
-        mine, due = Counter(a), Counter(b)
-        return max((mine - due).total(), (due - mine).total())
+        mine, expected = Counter(a), Counter(b)
+        return max((mine - expected).total(), (expected - mine).total())
     if "the lengths alone" in wrong:
         return abs(len(a) - len(b))
     if "which tokens, not how often" in wrong:

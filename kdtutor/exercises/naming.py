@@ -113,8 +113,8 @@ def _numbers(seen: Run, right: Run, what: str = "") -> np.ndarray:
     parts = [np.zeros(1)]
     mine = _part(seen.seen, what)
     for name, value in _part(right.seen, what).items():
-        due, found = (_flat(part) for part in (value, mine.get(name)))
-        parts.append(found if found.shape == due.shape else np.full_like(due, np.nan))
+        expected, found = (_flat(part) for part in (value, mine.get(name)))
+        parts.append(found if found.shape == expected.shape else np.full_like(expected, np.nan))
     return np.concatenate(parts)
 
 

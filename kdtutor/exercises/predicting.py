@@ -46,17 +46,17 @@ def _judged(experiment: Experiment, prediction: Any, measured: Any, because: Any
 
 
 def _as_numbers(experiment: Experiment, what: str, given: Any) -> list[float]:
-    """The numbers in a list, a tuple, an array or a tensor; ValueError says what is due."""
+    """The numbers in a list, a tuple, an array or a tensor; ValueError says what is expected."""
     if isinstance(given, (torch.Tensor, np.ndarray)):
         given = given.tolist()
-    count, due = len(experiment.settings), ", ".join(experiment.settings)
+    count, expected = len(experiment.settings), ", ".join(experiment.settings)
     values = list(given) if isinstance(given, (list, tuple)) else [given]
     if len(values) != count:
-        raise ValueError(f"`{what}` is {describe(given)}, and {count} numbers are due: for {due}.")
+        raise ValueError(f"`{what}` is {describe(given)}, and {count} numbers are expected: for {expected}.")
     try:
         numbers = [float(value) for value in values]
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"`{what}` should hold {count} plain numbers: for {due}.") from None
+        raise ValueError(f"`{what}` should hold {count} plain numbers: for {expected}.") from None
     if not all(map(math.isfinite, numbers)):
         raise ValueError(f"`{what}` holds {_listed(experiment, numbers)}: a number is not finite.")
     return numbers

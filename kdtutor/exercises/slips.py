@@ -21,11 +21,11 @@ KINDS = {
     "the wrong part": (0, "which part is meant?"),
     "the wrong function": (1, "is it `{part}` that is asked for?"),
     "a setting left out": (1, "what does `{part}` do if nothing else is said?"),
-    "a function too many": (1, "is `{part}` due here?"),
+    "a function too many": (1, "does `{part}` belong here?"),
     "one too many or too few": (1, "with which number does it begin, and with which does it end?"),
     "the wrong operation": (1, "is it the right operation?"),
-    "something too much": (1, "is `{part}` due there?"),
-    "a part where the whole is due": (1, "which part is meant?"),
+    "something too much": (1, "does `{part}` belong there?"),
+    "a part where the whole should be": (1, "which part is meant?"),
     "the condition turned round": (1, "which of the two applies when?"),
     "the order": (1, "which of these comes first?"),
     "values and places confused": (1, "is it `{part}` that is asked for?"),
@@ -102,7 +102,7 @@ def slips(node: ast.expr, names: list[str]) -> Iterator[Slip]:
         yield "a function too many", node.value, node.attr
         for other in _relatives(node.attr):
             yield "values and places confused", ast.Attribute(node.value, other, ast.Load()), node.attr
-        if isinstance(node.value, ast.Call):  # max(…).values, where the sum is due, which has no values
+        if isinstance(node.value, ast.Call):  # max(…).values, where the sum should be, which has no values
             for other in _relatives(called(node.value)):
                 yield "the wrong function", _renamed(node.value, other), called(node.value)
 
@@ -217,7 +217,7 @@ def _of_a_constant(value: object) -> Iterator[Slip]:
 
 
 def _of_a_part(node: ast.Subscript) -> Iterator[Slip]:
-    yield "a part where the whole is due", node.value, ""
+    yield "a part where the whole should be", node.value, ""
     parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     for place, part in enumerate(parts):
         for new in _slices(part) if isinstance(part, ast.Slice) else ():

@@ -395,7 +395,7 @@ def test_a_column_with_a_comma_in_its_name_stands_in_quotation_marks(tmp_path):
 def test_a_damaged_letter_makes_no_other_encoding_of_a_file(tmp_path):
     data = CSV.replace("soup", "café").encode()
     said = refusal(load, write(tmp_path / "mine.csv", data.replace("é".encode(), b"\xe9", 1)))
-    assert "mine.csv is UTF-8 but for byte 0xe9 of line 2: mend it there, or name its encoding" in said
+    assert "mine.csv is UTF-8 but for byte 0xe9 of line 2: fix it there, or name its encoding" in said
     # Of letters that are all read otherwise none is damaged.
     assert "café" in load(write(tmp_path / "mine.csv", data.replace("é".encode(), b"\xe9"))).texts("train")[0]
 

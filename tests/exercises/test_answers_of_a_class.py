@@ -248,10 +248,10 @@ def test_what_was_once_given_another_name_has_its_own(exercise, answer, mistake)
     assert check(exercise, answer, seed=1).mistakes == (mistake,)
 
 
-def test_a_list_where_a_tensor_is_due_is_told_its_type_and_no_slip():
+def test_a_list_where_a_tensor_is_expected_is_told_its_type_and_no_slip():
     def as_a_list(low, high, points):
         return [low * (high / low) ** (i / (points - 1)) for i in range(points)]
 
     verdict = check("rate_grid", as_a_list, seed=1)
     assert (verdict.kind, verdict.mistakes) == ("wrong type", ())
-    assert "is a list of 7, and a torch tensor is due" in " ".join(str(verdict).split())
+    assert "is a list of 7, and a torch tensor is expected" in " ".join(str(verdict).split())

@@ -104,11 +104,11 @@ ODDS = EXPERIMENTS["odds"]
 @pytest.mark.parametrize(
     ("prediction", "sentence"),
     [
-        (4, "3 numbers are due: for T = 0.5, T = 2, T = 4"),
-        ([1, 2], "is a list of 2, and 3 numbers are due"),
+        (4, "3 numbers are expected: for T = 0.5, T = 2, T = 4"),
+        ([1, 2], "is a list of 2, and 3 numbers are expected"),
         (["a", 2, 3], "should hold 3 plain numbers"),
         ([1, float("nan"), 3], "a number is not finite"),
-        (torch.ones(2), "3 numbers are due"),
+        (torch.ones(2), "3 numbers are expected"),
     ],
 )
 def test_what_is_no_row_of_numbers_is_said(prediction, sentence):

@@ -119,8 +119,8 @@ def a_root_of_zero(student_vectors, teacher_vectors):
 @pytest.mark.parametrize(
     ("exercise", "answer", "words"),
     [
-        ("lstm_step", only_the_state, "2 values are due"),
-        ("distil_epoch", the_mean_loss, "a list of 3 is due"),
+        ("lstm_step", only_the_state, "2 values are expected"),
+        ("distil_epoch", the_mean_loss, "a list of 3 is expected"),
         ("last_state", in_the_order_of_their_lengths, "in another order"),
         ("relational_distance", a_root_of_zero, "infinite slope at 0"),
     ],

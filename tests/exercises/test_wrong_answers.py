@@ -241,7 +241,7 @@ def blends_without_a_temperature(z_s, z_t, labels, alpha, T):
     return alpha * F.cross_entropy(z_s, labels) + (1 - alpha) * soft
 
 
-@wrong("blend", "logits where logarithms are due")
+@wrong("blend", "logits where logarithms should be")
 def gives_logits_to_kl_div(z_s, z_t, labels, alpha, T):
     soft = F.kl_div(z_s / T, (z_t / T).softmax(-1), reduction="batchmean") * T**2
     return alpha * F.cross_entropy(z_s, labels) + (1 - alpha) * soft
