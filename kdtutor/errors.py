@@ -85,12 +85,12 @@ class Check:
     error: type[KDTutorError] = KDTutorError
 
     def __call__(self, name: str, value: object) -> Any:
-        return self._or_refuse(name, value, self.keep)
+        return self._or_raise(name, value, self.keep)
 
     def from_text(self, name: str, text: str) -> Any:
-        return self._or_refuse(name, text, lambda text: self.keep(self.read(text)))
+        return self._or_raise(name, text, lambda text: self.keep(self.read(text)))
 
-    def _or_refuse(self, name: str, value: Any, keep: Callable[[Any], Any]) -> Any:
+    def _or_raise(self, name: str, value: Any, keep: Callable[[Any], Any]) -> Any:
         try:
             return keep(value)
         except (TypeError, ValueError, OverflowError):

@@ -15,17 +15,17 @@ def predict(a: PredictArguments, command: str) -> None:
 
     What a language model writes is its answer: an encoder–decoder's to the text, or how a causal LM goes on from it.
     """
-    from kdtutor.data.rows import Wanted
+    from kdtutor.data.rows import ReadOptions
 
-    wanted = Wanted(a.text, a.pair, None, a.delimiter, a.encoding, quote=a.quote)
+    options = ReadOptions(a.text, a.pair, None, a.delimiter, a.encoding, quote=a.quote)
     config = _config(a)
     if kind := _kind_that_writes(config):
-        columns, written = _written(a, wanted, config, kind)
+        columns, written = _written(a, options, config, kind)
         _write(a, [a.text, "written"], columns.texts, [written])
         empty = f", {written.count(''):,} of them with nothing" if "" in written else ""
         print(f"{len(columns):,} texts answered by {a.model}{empty}, written to {a.output}")
         return
-    columns, answers, kind = _answered(a, wanted)
+    columns, answers, kind = _answered(a, options)
     heads = {"classification": ("label", "probability"), "multi-label": ("labels", "probabilities")}
     head = heads.get(kind, ("value",))
     _write(a, [a.text, a.pair, *head], columns.texts, [*zip(*answers, strict=True)])
@@ -39,22 +39,22 @@ def label(a: LabelArguments, command: str) -> None:
     a column each, as files are read.
     """
     from kdtutor.data.columns import spelt_out
-    from kdtutor.data.rows import BY, TEACHER, Wanted
+    from kdtutor.data.rows import BY, TEACHER, ReadOptions
 
     (names, config), column = _names(a), columns_named(a.label)
     each = column if isinstance(column, tuple) else ()
     if each and (config.problem_type != "multi_label_classification" or {*each} != {*names}):
         known, asked = (", ".join(map(repr, columns)) for columns in (names, each))
         raise KDTutorError(f"{a.model} knows {known}: it fills no columns {asked}")
-    wanted = Wanted(a.text, a.pair, column, a.delimiter, a.encoding, quote=a.quote)
-    columns, answers, kind = _answered(a, wanted)
+    options = ReadOptions(a.text, a.pair, column, a.delimiter, a.encoding, quote=a.quote)
+    columns, answers, kind = _answered(a, options)
     columns = spelt_out(columns)
     given = columns.labels.to_pylist()
     if kind == "multi-label":
         given = [mine and _several(mine, columns, names, a) for mine in given]
         answers = [(theirs[0] or a.separator,) for theirs in answers]
     elif kind == "classification":
-        _refuse_unknown({*given} - {None}, names, a)
+        _check_known({*given} - {None}, names, a)
     filled = [theirs[0] if mine is None else mine for mine, theirs in zip(given, answers, strict=True)]
     by = [TEACHER if mine is None else "given" for mine in given]
     marks = [[int(name in cell.split(a.separator)) for cell in filled] for name in each]
@@ -69,18 +69,18 @@ def _several(cell: str, columns, names: tuple, a: LabelArguments) -> str:
     separator = None if cell.strip()[:1] in "[({" else a.separator
     parts = split_cell(cell, separator, bool(columns.several))
     found = {cell} if parts is None else {*parts}
-    _refuse_unknown(found, names, a)
+    _check_known(found, names, a)
     return a.separator.join(name for name in names if name in found) or a.separator
 
 
-def _refuse_unknown(labels: set, names: tuple, a: LabelArguments) -> None:
+def _check_known(labels: set, names: tuple, a: LabelArguments) -> None:
     if odd := labels - {*names}:
         raise KDTutorError(
             f"{a.task} has the label {min(odd)!r}, which {a.model} does not know: its classes are {', '.join(names)}"
         )
 
 
-def _read(a: PredictArguments, wanted):
+def _read(a: PredictArguments, options):
     """Read the texts of a file, once it is known that the answers can be written, and say how it was read."""
     from kdtutor.data.columns import columns_of
     from kdtutor.data.files import READERS, format_of, read_file
@@ -91,13 +91,13 @@ def _read(a: PredictArguments, wanted):
     if not format_of(path):
         raise KDTutorError(f"{path}: files are read as {', '.join(READERS)}{advice(path.suffix)}")
     writable(Path(a.output).parent)  # said now, not after the work
-    columns = columns_of(read_file(path, wanted), wanted, str(path))
+    columns = columns_of(read_file(path, options), options, str(path))
     for note in columns.notes:
         print(f"{path}: {note}")
     return columns
 
 
-def _written(a: PredictArguments, wanted, config, kind: str):
+def _written(a: PredictArguments, options, config, kind: str):
     """Let the model write: the columns, and a text for each row."""
     from kdtutor.data.task import Split, Task
     from kdtutor.models import generate, load_teacher
@@ -105,7 +105,7 @@ def _written(a: PredictArguments, wanted, config, kind: str):
 
     if a.pair is not None:
         raise KDTutorError(f"{a.model} writes, and reads one text at a time: leave --pair out")
-    columns = _read(a, wanted)
+    columns = _read(a, options)
     tokenizer = a.tokenizer or tokenizer_of(a.model)
     most = a.max_length or _limit(config, tokenizer)
     task = Task(Path(a.task).name, kind, (), {"train": Split(columns.texts, None)}, tokenizer, most)
@@ -125,14 +125,14 @@ def _kind_that_writes(config) -> str | None:
     return None
 
 
-def _answered(a: PredictArguments, wanted):
+def _answered(a: PredictArguments, options):
     """Read the texts and ask the model: the columns, a tuple for each row, and the kind of the answers."""
     from kdtutor.data.task import Split, Task
     from kdtutor.evaluation.scores import predict as logits_of_split
     from kdtutor.models import load_teacher
     from kdtutor.models.load import tokenizer_of
 
-    columns, path = _read(a, wanted), Path(a.task)
+    columns, path = _read(a, options), Path(a.task)
     names, config = _names(a)
     kind = "classification" if len(names) > 1 else "regression"
     if config.problem_type == "multi_label_classification":

@@ -62,7 +62,7 @@ def parse(kind: type, argv: list[str], name: str, recipe: Sequence[str] = (), as
     parser = ArgumentParser(
         prog=name, usage=usage, description=kind.__doc__, allow_abbrev=False, argument_default=SUPPRESS
     )
-    parser.error = _refuse  # argparse itself would print all flags and leave
+    parser.error = _raise_error  # argparse itself would print all flags and leave
     groups = {title: parser.add_argument_group(title) for title in ("of this command", *HEADINGS.values())}
     for flag in known.values():
         _add(groups[_heading(kind, flag.name)], flag, has_default=not (asks_for_task and flag.name == "task"))
@@ -147,7 +147,7 @@ def _each(value: object) -> list:
     return [*value] if isinstance(value, (list, tuple)) else [value]
 
 
-def _refuse(message: str) -> None:
+def _raise_error(message: str) -> None:
     raise KDTutorError(message)
 
 

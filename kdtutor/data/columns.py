@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdtutor.data.rows import BY, TEACHER, Read, Wanted
+from kdtutor.data.rows import BY, TEACHER, Read, ReadOptions
 from kdtutor.errors import KDTutorError
 
 
@@ -41,22 +41,22 @@ class Columns:
         return f"{name}, row {row - first + 1}"
 
 
-def columns_of(read: Read, wanted: Wanted, where: str, blank: bool = False) -> Columns:
+def columns_of(read: Read, options: ReadOptions, where: str, blank: bool = False) -> Columns:
     """Check every row: each has its texts (which may be `blank` in data of others), and a label or none."""
     table = read.table
     if not len(table):
         raise KDTutorError(f"{where} has no rows")
     texts = tuple(
-        _texts(table[name], name, where, blank) for name in (wanted.text, wanted.pair) if name is not None
+        _texts(table[name], name, where, blank) for name in (options.text, options.pair) if name is not None
     )
-    labels, names, several = _labels(table, wanted.label, where)
-    _refuse_header(texts[0], labels, wanted, where)
+    labels, names, several = _labels(table, options.label, where)
+    _check_no_header_row(texts[0], labels, options, where)
     notes = [
         *read.notes,
-        *(note for name in (wanted.text, wanted.pair) if name for note in _misread(table[name])),
+        *(note for name in (options.text, options.pair) if name for note in _misread(table[name])),
     ]
     by = None
-    if BY in table.column_names and BY not in wanted.columns:
+    if BY in table.column_names and BY not in options.columns:
         said = np.array([cell == TEACHER for cell in table[BY].to_pylist()])
         by = said if said.any() else None
     return Columns(texts, labels, names, [(where, 0)], notes, several, by)
@@ -101,11 +101,11 @@ def _marked(table: pa.Table, names: tuple[str, ...], where: str) -> pa.Array:
     return pa.array(lists, pa.string())
 
 
-def _refuse_header(texts: list[str], labels: pa.Array | None, wanted: Wanted, where: str) -> None:
+def _check_no_header_row(texts: list[str], labels: pa.Array | None, options: ReadOptions, where: str) -> None:
     """Refuse a row that repeats the names of the columns: its label would be a class."""
-    if labels is not None and wanted.text in texts:
-        row = texts.index(wanted.text)
-        if labels[row].as_py() == wanted.label:
+    if labels is not None and options.text in texts:
+        row = texts.index(options.text)
+        if labels[row].as_py() == options.label:
             raise KDTutorError(
                 f"{where}, row {row + 1} repeats the header: was a file put behind another one? Leave that row out"
             )

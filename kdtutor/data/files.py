@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 
 from kdtutor.data.packed import PACKED, unpacked
-from kdtutor.data.rows import Read, Wanted, check_columns, flattened, table_of_rows
+from kdtutor.data.rows import Read, ReadOptions, check_columns, flattened, table_of_rows
 from kdtutor.errors import KDTutorError
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -39,7 +39,7 @@ def format_of(path: Path) -> str | None:
     return suffixes[-1] if suffixes and suffixes[-1] in READERS else None
 
 
-def read_file(path: Path, wanted: Wanted) -> Read:
+def read_file(path: Path, options: ReadOptions) -> Read:
     """Read the wanted columns of one file. Raises KDTutorError if it can't be read or lacks a column."""
     if not path.is_file():
         pattern = "; name one file or a folder, not a pattern" if {*"*?["} & {*path.name} else ""
@@ -47,7 +47,7 @@ def read_file(path: Path, wanted: Wanted) -> Read:
     kind = format_of(path)
     assert kind is not None
     try:
-        return READERS[kind](path, wanted)
+        return READERS[kind](path, options)
     except MemoryError:
         raise  # said of the file as a whole
     # pyarrow, what unpacks and the file system raise several types; all mean the same to the reader.
@@ -120,34 +120,34 @@ def _wide(data: bytes) -> str | None:
 # ------------------------------------------------------------------------------------------- CSV, TSV
 
 
-def _read_csv(path: Path, wanted: Wanted) -> Read:
-    text, notes = decode(unpacked(path), wanted.encoding, path)
+def _read_csv(path: Path, options: ReadOptions) -> Read:
+    text, notes = decode(unpacked(path), options.encoding, path)
     if not text or text.isspace():
         raise ValueError("the file is empty")
     # Excel's way to say what stands between columns.
     if mark := re.match(r"sep=(.)\r?\n", text):
-        text, wanted = text[mark.end() :], replace(wanted, delimiter=wanted.delimiter or mark[1])
-    delimiter, names = _header(text, wanted)
-    columns = check_columns(names, path, wanted, f"; {notes[0]}" if notes else _about_header(names))
+        text, options = text[mark.end() :], replace(options, delimiter=options.delimiter or mark[1])
+    delimiter, names = _header(text, options)
+    columns = check_columns(names, path, options, f"; {notes[0]}" if notes else _about_header(names))
     if delimiter != ",":
         notes.append(f"its columns are divided by {DELIMITERS.get(delimiter, delimiter)}")
     # Of a large file only one copy is kept: its text is decoded again where a fault has to be found in it.
     data = text.encode()
     del text
-    _refuse_stray_quotes(data, delimiter, _quote(wanted), path)
+    _check_quotes(data, delimiter, _quote(options), path)
     try:
-        table = _parse_csv(data, delimiter, _quote(wanted), columns)
+        table = _parse_csv(data, delimiter, _quote(options), columns)
         pa.default_memory_pool().release_unused()
         return Read(table, notes)
     except pa.ArrowInvalid as error:
         raise KDTutorError(
-            _csv_fault(path, data.decode(), delimiter, _quote(wanted), len(names), error)
+            _csv_fault(path, data.decode(), delimiter, _quote(options), len(names), error)
         ) from error
 
 
-def _quote(wanted: Wanted) -> str | None:
+def _quote(options: ReadOptions) -> str | None:
     """Return the character around cells, None if there is none. KDTutorError if it is not one character."""
-    quote = '"' if wanted.quote is None else wanted.quote
+    quote = '"' if options.quote is None else options.quote
     if quote == "none":
         return None
     if len(quote) != 1 or quote in "\r\n" or ord(quote) > 127:
@@ -162,9 +162,9 @@ def _cells(text: str, delimiter: str, quote: str | None) -> Iterator[list[str]]:
     return csv.reader(_lines(text), delimiter=delimiter, quotechar=quote)
 
 
-def _header(text: str, wanted: Wanted) -> tuple[str, list[str]]:
+def _header(text: str, options: ReadOptions) -> tuple[str, list[str]]:
     """Find the delimiter under which the header has the wanted columns, or else the most; and the columns' names."""
-    given = wanted.delimiter
+    given = options.delimiter
     if given is not None:
         given = NAMED_DELIMITERS.get(given.lower(), given)
         if len(given) != 1 or given in '"\r\n' or ord(given) > 127:
@@ -172,11 +172,11 @@ def _header(text: str, wanted: Wanted) -> tuple[str, list[str]]:
 
     def names(delimiter: str) -> list[str]:
         with _any_length():
-            return next(_cells(text, delimiter, _quote(wanted)), [])
+            return next(_cells(text, delimiter, _quote(options)), [])
 
     def fit(delimiter: str) -> tuple[int, int]:
         found = names(delimiter)
-        return sum(column in found for column in wanted.columns), len(found)
+        return sum(column in found for column in options.columns), len(found)
 
     best = given or max(DELIMITERS, key=fit)
     return best, names(best)
@@ -215,7 +215,7 @@ def _parse_csv(data: bytes, delimiter: str, quote: str | None, columns: list[str
         return read(len(data) + 1)  # one text longer than a block
 
 
-def _refuse_stray_quotes(data: bytes, delimiter: str, quote: str | None, path: Path) -> None:
+def _check_quotes(data: bytes, delimiter: str, quote: str | None, path: Path) -> None:
     """Refuse a cell that goes on behind its closing quotation mark: one is missing, and rows would run together."""
     if quote is None or quote.encode() not in data:
         return
@@ -266,9 +266,9 @@ def _any_length() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------- JSON
 
 
-def _read_json(path: Path, wanted: Wanted) -> Read:
-    text, notes = decode(unpacked(path), wanted.encoding, path)
-    return Read(table_of_rows(_json_rows(text, path), path, wanted), notes)
+def _read_json(path: Path, options: ReadOptions) -> Read:
+    text, notes = decode(unpacked(path), options.encoding, path)
+    return Read(table_of_rows(_json_rows(text, path), path, options), notes)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -341,31 +341,33 @@ def _rows_of_object(value: Mapping, path: Path) -> list[Any]:
 # ------------------------------------------------------------------------------------------- Parquet, Arrow, datasets
 
 
-def _read_parquet(path: Path, wanted: Wanted) -> Read:
+def _read_parquet(path: Path, options: ReadOptions) -> Read:
     from pyarrow import parquet
 
     # Not memory-mapped: who reads may write the file anew.
     with parquet.ParquetFile(path) as file:
-        return _selected(lambda columns: file.read(columns=columns), file.schema_arrow.names, path, wanted)
+        return _selected(lambda columns: file.read(columns=columns), file.schema_arrow.names, path, options)
 
 
-def _read_arrow(path: Path, wanted: Wanted) -> Read:
+def _read_arrow(path: Path, options: ReadOptions) -> Read:
     from pyarrow import feather
 
     table = feather.read_table(path, memory_map=False)
-    return _selected(table.select, table.column_names, path, wanted)
+    return _selected(table.select, table.column_names, path, options)
 
 
-def _selected(read: Callable[[list[str]], pa.Table], names: list[str], path: Path, wanted: Wanted) -> Read:
+def _selected(
+    read: Callable[[list[str]], pa.Table], names: list[str], path: Path, options: ReadOptions
+) -> Read:
     """Read what is wanted alone; "review.text" is the column text within the column review."""
-    outer = [name if name in names else name.partition(".")[0] for name in wanted.columns]
-    if outer != wanted.columns and {*outer} <= {*names}:
+    outer = [name if name in names else name.partition(".")[0] for name in options.columns]
+    if outer != options.columns and {*outer} <= {*names}:
         table = flattened(read([*dict.fromkeys(outer)]))
-        return Read(table.select(check_columns(table.column_names, path, wanted)))
-    return Read(read(check_columns(names, path, wanted)))
+        return Read(table.select(check_columns(table.column_names, path, options)))
+    return Read(read(check_columns(names, path, options)))
 
 
-READERS: dict[str, Callable[[Path, Wanted], Read]] = {
+READERS: dict[str, Callable[[Path, ReadOptions], Read]] = {
     ".csv": _read_csv,
     ".tsv": _read_csv,
     ".jsonl": _read_json,

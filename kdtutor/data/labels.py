@@ -47,7 +47,7 @@ def read_labels(columns: Columns, column: str, kind: str | None, separator: str 
     if not written:
         raise KDTutorError(f'{columns.where[0][0]}: column "{column}" has no labels')
 
-    def refuse(number: int, what: str) -> None:
+    def fail(number: int, what: str) -> None:
         row = int(np.flatnonzero(codes == number)[0])
         raise KDTutorError(
             f"{_before_row(columns, row, column)}: the label {what} ({written[number][:40]!r})"
@@ -60,19 +60,19 @@ def read_labels(columns: Columns, column: str, kind: str | None, separator: str 
             raise KDTutorError(
                 f'kind = "{kind}", but column "{column}" has several labels per text: "multi-label"'
             )
-        return _several_labels(columns, column, written, codes, separator, refuse)
+        return _several_labels(columns, column, written, codes, separator, fail)
     for number, label in enumerate(written):
         if _LIST.match(label):
-            refuse(number, 'is a list: kind="multi-label" (--kind multi-label) takes several labels per text')
+            fail(number, 'is a list: kind="multi-label" (--kind multi-label) takes several labels per text')
         if "\n" in label.strip():
-            refuse(number, "holds a line break: is a quotation mark before it never closed?")
+            fail(number, "holds a line break: is a quotation mark before it never closed?")
 
     if columns.names and kind != "regression":
-        return _named_classes(columns, column, written, codes, refuse)
+        return _named_classes(columns, column, written, codes, fail)
     counts = np.bincount(codes[codes >= 0], minlength=len(written))
     kind, why = _kind(written, counts, kind)
     if kind == "regression":
-        return _numbers(columns, column, written, codes, why, refuse)
+        return _numbers(columns, column, written, codes, why, fail)
 
     order = _sorted(written)
     renumbered = np.empty(len(written) + 1, np.int64)
@@ -112,14 +112,12 @@ def _kind(written: list[str], counts: np.ndarray, kind: str | None) -> tuple[str
     )
 
 
-def _numbers(
-    columns: Columns, column: str, written: list[str], codes: np.ndarray, why: str, refuse
-) -> Labels:
+def _numbers(columns: Columns, column: str, written: list[str], codes: np.ndarray, why: str, fail) -> Labels:
     for number, label in enumerate(written):
         if not _NUMBER.match(label) or not math.isfinite(float(label)):
             with_point = label.replace(",", ".", 1)
             hint = f", {with_point} with a decimal point," if _NUMBER.match(with_point) else ""
-            refuse(number, f"is no finite number{hint}")
+            fail(number, f"is no finite number{hint}")
     if (codes < 0).any():
         row = int(np.flatnonzero(codes < 0)[0])
         raise KDTutorError(
@@ -130,12 +128,12 @@ def _numbers(
     return Labels("regression", ("value",), values[codes].astype(np.float32), (note,))
 
 
-def _named_classes(columns: Columns, column: str, written: list[str], codes: np.ndarray, refuse) -> Labels:
+def _named_classes(columns: Columns, column: str, written: list[str], codes: np.ndarray, fail) -> Labels:
     """Read numbers that stand for names, -1 for a hidden label."""
     numbers = np.full(len(written) + 1, -1)
     for i, label in enumerate(written):
         if not re.fullmatch(r"-?\d+", label) or not -1 <= int(label) < len(columns.names):
-            refuse(i, f"is none of the {len(columns.names)} that the file names")
+            fail(i, f"is none of the {len(columns.names)} that the file names")
         numbers[i] = int(label)
     values = numbers[codes]
     counts = np.bincount(values[values >= 0], minlength=len(columns.names))
@@ -145,14 +143,14 @@ def _named_classes(columns: Columns, column: str, written: list[str], codes: np.
 
 
 def _several_labels(
-    columns: Columns, column: str, written: list[str], codes: np.ndarray, separator: str | None, refuse
+    columns: Columns, column: str, written: list[str], codes: np.ndarray, separator: str | None, fail
 ) -> Labels:
     """Read lists of labels, or texts in which `separator` stands between labels."""
     lists = []
     for number, cell in enumerate(written):
         labels = split_cell(cell, separator, bool(columns.several))
         if labels is None:
-            refuse(number, "is no list: separator=\";\" (--separator ';') says what stands between labels")
+            fail(number, "is no list: separator=\";\" (--separator ';') says what stands between labels")
         lists.append(labels)
     why = f"since {columns.several}" if columns.several else "as you say"
     if not columns.names and separator is None and _are_marks(lists):
@@ -169,7 +167,7 @@ def _several_labels(
     table[-1] = IGNORED
     for row, labels in enumerate(sets):
         if unknown := labels - number_of.keys():
-            refuse(row, f"{min(unknown)} is none of the {len(names)} that the file names")
+            fail(row, f"{min(unknown)} is none of the {len(names)} that the file names")
         table[row, [number_of[label] for label in labels]] = 1
 
     values, labelled = table[codes], codes >= 0

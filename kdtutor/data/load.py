@@ -26,7 +26,7 @@ from kdtutor.data.hub import hub_access, unavailable
 from kdtutor.data.kinds import KINDS
 from kdtutor.data.own import from_file, from_folder, from_object, from_parts, has_train
 from kdtutor.data.packed import advice
-from kdtutor.data.rows import Wanted, is_table
+from kdtutor.data.rows import ReadOptions, is_table
 from kdtutor.data.task import Split, Task
 from kdtutor.errors import SEED, SWITCH, TEXT, Check, KDTutorError, nearest, optional, several
 from kdtutor.hardware import format_bytes, memory, within_memory
@@ -104,17 +104,17 @@ def load_task(
             f"max_length = {max_length}: [CLS] and [SEP] leave no room for a text; take 4 at least"
         )
     label = OPTIONS["label"].keep(label)
-    wanted = Wanted(text, pair, label, delimiter, encoding, separator, quote)
+    options = ReadOptions(text, pair, label, delimiter, encoding, separator, quote)
     if kind in KINDS and KINDS[kind].writes:
         if pair is not None or isinstance(label, tuple) or (text is not None and label is None):
             raise KDTutorError(
                 f'kind = "{kind}" reads one column and writes another: text="…", label="…" name them'
             )
-        wanted = replace(wanted, pair=label, label=None)
+        options = replace(options, pair=label, label=None)
     with within_memory(
         str(name) if isinstance(name, (str, os.PathLike)) else "the rows", _what_would_fit(name)
     ):
-        task = _load(name, wanted, kind, stratify, seed)
+        task = _load(name, options, kind, stratify, seed)
     if task.notes and os.environ.get("RANK", "0") == "0":
         print("\n  ".join(task.notes), flush=True)
     return replace(
@@ -135,14 +135,14 @@ def _what_would_fit(name: object) -> str:
     )
 
 
-def _load(name: object, wanted: Wanted, kind: str | None, stratify: bool, seed: int) -> Task:
+def _load(name: object, options: ReadOptions, kind: str | None, stratify: bool, seed: int) -> Task:
     if not isinstance(name, (str, os.PathLike)):
         if not is_table(name):
             raise KDTutorError(
                 f"a task is a name, a file or rows, not a {type(name).__name__}; texts and labels apart are "
                 "list(zip(texts, labels))"
             )
-        return from_object(name, wanted, kind, stratify, seed)
+        return from_object(name, options, kind, stratify, seed)
 
     if "://" in str(name):
         raise KDTutorError(f"{name} is an address: download it, and name the file")
@@ -154,17 +154,17 @@ def _load(name: object, wanted: Wanted, kind: str | None, stratify: bool, seed: 
     if (path / "task.json").is_file():
         return _as_kind(_load_with_card(path), kind)
     if str(name) in HUB:
-        return _load_hub(str(name), wanted, kind, stratify)
+        return _load_hub(str(name), options, kind, stratify)
     if path.is_dir() and (is_saved_dataset(path) or has_train(path)):
-        return from_folder(path, wanted, kind, stratify, seed)
+        return from_folder(path, options, kind, stratify, seed)
     if format_of(path):
-        return from_file(path, wanted, kind, stratify, seed)
+        return from_file(path, options, kind, stratify, seed)
     if path.is_file():
         kinds = f"{', '.join(READERS)}, not as {path.suffix or 'this'}"
         raise KDTutorError(f"{path}: files are read as {kinds}{advice(path.suffix)}")
     if not path.is_dir() and str(name).startswith((".", "~", os.sep)):
         raise KDTutorError(f"there is no file or folder {path.absolute()}")
-    return _load_hub(str(path), wanted, kind, stratify)
+    return _load_hub(str(path), options, kind, stratify)
 
 
 def as_task(task: Task | str | os.PathLike) -> Task:
@@ -210,7 +210,7 @@ def _load_with_card(folder: Path) -> Task:
     return Task(about["name"], kind, labels, splits, description=about["description"], **own)
 
 
-def _load_hub(name: str, wanted: Wanted, kind: str | None, stratify: bool) -> Task:
+def _load_hub(name: str, options: ReadOptions, kind: str | None, stratify: bool) -> Task:
     """Load a task by a short name of HUB, as "owner/dataset" or "owner/dataset:configuration", or from a folder.
 
     Examples whose class is hidden (-1, as in GLUE's test parts) are left out. Without a validation part, or if that
@@ -220,8 +220,8 @@ def _load_hub(name: str, wanted: Wanted, kind: str | None, stratify: bool) -> Ta
     folder = Path(name).is_dir()
     if name in HUB:
         path, configuration, texts, label, test = HUB[name]
-        wanted = Wanted(texts[0], texts[1] if len(texts) > 1 else None, label)
-    elif folder or "/" in name or wanted.text is not None:
+        options = ReadOptions(texts[0], texts[1] if len(texts) > 1 else None, label)
+    elif folder or "/" in name or options.text is not None:
         path, _, configuration = (os.path.abspath(name), "", "") if folder else name.partition(":")
         test = "test"
     else:
@@ -236,7 +236,7 @@ def _load_hub(name: str, wanted: Wanted, kind: str | None, stratify: bool) -> Ta
     raw = _fetch(name, path, configuration)
     if folder or {*raw} == {"train"}:
         # As of most collections of translations: what is missing is cut from it, by a hash of each text.
-        return from_parts(raw, wanted, Path(name).name if folder else name, kind, stratify, of_others=True)
+        return from_parts(raw, options, Path(name).name if folder else name, kind, stratify, of_others=True)
     for split in ("train", test):
         if split not in raw:
             raise KDTutorError(nearest(f"split of {name}", split, raw))
@@ -247,7 +247,7 @@ def _load_hub(name: str, wanted: Wanted, kind: str | None, stratify: bool) -> Ta
         share = min(0.05, 2000 / len(raw["train"]))
         held = raw["train"].train_test_split(test_size=share, seed=0)
         parts |= {"train": held["train"], "validation": held["test"]}
-    task = from_parts(parts, wanted, name, kind, stratify, of_others=True)
+    task = from_parts(parts, options, name, kind, stratify, of_others=True)
     return replace(task, notes=()) if name in HUB else task
 
 

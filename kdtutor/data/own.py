@@ -20,7 +20,7 @@ from kdtutor.data.kinds import KINDS
 from kdtutor.data.labels import SHOWN, Labels, as_numbers, otherwise, read_labels
 from kdtutor.data.packed import PACKED
 from kdtutor.data.parts import SPLITS, STRATIFY, TRAIN
-from kdtutor.data.rows import Wanted, is_table, read_object
+from kdtutor.data.rows import ReadOptions, is_table, read_object
 from kdtutor.data.task import Split, Task
 from kdtutor.data.tokens import IGNORED
 from kdtutor.errors import KDTutorError, nearest
@@ -31,18 +31,18 @@ RAW = ("masked-lm", "causal-lm")
 PARTS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev", "eval"), "test": ("test",)}
 
 
-def from_file(path: Path, wanted: Wanted, kind: str | None, stratify: bool, seed: int) -> Task:
+def from_file(path: Path, options: ReadOptions, kind: str | None, stratify: bool, seed: int) -> Task:
     """Make a task of one file, which is cut into three parts."""
-    columns = columns_of(read_file(path, wanted), wanted, str(path))
-    return _task(path.name.split(".")[0] or path.name, {"train": columns}, wanted, kind, stratify, seed)
+    columns = columns_of(read_file(path, options), options, str(path))
+    return _task(path.name.split(".")[0] or path.name, {"train": columns}, options, kind, stratify, seed)
 
 
-def from_folder(folder: Path, wanted: Wanted, kind: str | None, stratify: bool, seed: int) -> Task:
+def from_folder(folder: Path, options: ReadOptions, kind: str | None, stratify: bool, seed: int) -> Task:
     """Make a task of a folder with a file for each part, or of what `save_to_disk` wrote."""
     name = folder.resolve().name
     if is_saved_dataset(folder):
         return replace(
-            from_object(saved_dataset(folder), wanted, kind, stratify, seed, str(folder)), name=name
+            from_object(saved_dataset(folder), options, kind, stratify, seed, str(folder)), name=name
         )
     files = {split: _file_of(folder, split) for split in SPLITS}
     if files["train"] is None:
@@ -50,31 +50,33 @@ def from_folder(folder: Path, wanted: Wanted, kind: str | None, stratify: bool, 
     parts = {}
     for split, file in files.items():
         if file is not None:
-            parts[split] = _part(lambda wanted, file=file: read_file(file, wanted), split, wanted, str(file))
+            parts[split] = _part(
+                lambda options, file=file: read_file(file, options), split, options, str(file)
+            )
     others = [
         path.name for path in sorted(folder.iterdir()) if format_of(path) and path not in files.values()
     ]
     parts["train"].notes += _left_out(others)
-    return _task(name, parts, wanted, kind, stratify, seed)
+    return _task(name, parts, options, kind, stratify, seed)
 
 
 def from_object(
-    value: Any, wanted: Wanted, kind: str | None, stratify: bool, seed: int, where: str = "your rows"
+    value: Any, options: ReadOptions, kind: str | None, stratify: bool, seed: int, where: str = "your rows"
 ) -> Task:
     """Make a task of rows in Python, or of several such by the names of their parts."""
     if _has_parts(value):
-        return from_parts(value, wanted, where, kind, stratify, seed)
+        return from_parts(value, options, where, kind, stratify, seed)
     if (
-        wanted.text is None
+        options.text is None
         and isinstance(value, (list, tuple))
         and value
         and not isinstance(value[0], Mapping)
     ):
         second = None if isinstance(value[0], str) else "label"
         purpose = "pair" if kind in KINDS and KINDS[kind].writes else "label"
-        wanted = replace(wanted, text="text", **{purpose: second})
-    columns = columns_of(read_object(value, wanted, where), wanted, where)
-    return _task("own", {"train": columns}, wanted, kind, stratify, seed)
+        options = replace(options, text="text", **{purpose: second})
+    columns = columns_of(read_object(value, options, where), options, where)
+    return _task("own", {"train": columns}, options, kind, stratify, seed)
 
 
 def _has_parts(value: Any) -> bool:
@@ -85,7 +87,7 @@ def _has_parts(value: Any) -> bool:
 
 
 def from_parts(
-    tables: Mapping[str, Any], wanted: Wanted, name: str, kind: str | None, stratify: bool, seed: int = 0,
+    tables: Mapping[str, Any], options: ReadOptions, name: str, kind: str | None, stratify: bool, seed: int = 0,
     of_others: bool = False,
 ) -> Task:  # fmt: skip
     """Make a task of tables for each part. of_others: headings and hidden labels are left out, as the Hub has them."""
@@ -97,10 +99,12 @@ def from_parts(
             continue
         where = f"{name}, {split} part"
         table = tables[given]
-        columns = _part(lambda wanted, t=table: read_object(t, wanted, name), split, wanted, where, of_others)
+        columns = _part(
+            lambda options, t=table: read_object(t, options, name), split, options, where, of_others
+        )
         parts[split] = _usable(columns, split, name) if of_others else columns
     parts["train"].notes += _left_out([str(part) for part in tables if part not in found.values()])
-    return _task(name, parts, wanted, kind, stratify, seed)
+    return _task(name, parts, options, kind, stratify, seed)
 
 
 def _named(split: str, names: Iterable[str]) -> str | None:
@@ -131,14 +135,14 @@ def _file_of(folder: Path, split: str) -> Path | None:
     )
 
 
-def _part(read, split: str, wanted: Wanted, where: str, blank: bool = False) -> Columns:
+def _part(read, split: str, options: ReadOptions, where: str, blank: bool = False) -> Columns:
     """Read one part; a test part may lack the column of labels."""
     try:
-        return columns_of(read(wanted), wanted, where, blank)
+        return columns_of(read(options), options, where, blank)
     except KDTutorError as error:
-        if split != "test" or not any(f'"{label}"; there are' in str(error) for label in wanted.labels):
+        if split != "test" or not any(f'"{label}"; there are' in str(error) for label in options.labels):
             raise
-        columns = columns_of(read(replace(wanted, label=None)), replace(wanted, label=None), where, blank)
+        columns = columns_of(read(replace(options, label=None)), replace(options, label=None), where, blank)
         columns.labels = pa.nulls(len(columns), pa.string())
         return columns
 
@@ -173,11 +177,11 @@ def _rows(columns: Columns, keep: np.ndarray) -> Columns:
 
 
 def _task(
-    name: str, given: dict[str, Columns], wanted: Wanted, kind: str | None, stratify: bool, seed: int
+    name: str, given: dict[str, Columns], options: ReadOptions, kind: str | None, stratify: bool, seed: int
 ) -> Task:
     """Cut what is not given, read the labels, and say what was found."""
     writes = kind in KINDS and KINDS[kind].writes
-    if kind is not None and (wanted.label is None) != (writes or kind in RAW):
+    if kind is not None and (options.label is None) != (writes or kind in RAW):
         raise KDTutorError(
             f'kind = "{kind}": classes and numbers need a label column, {" and ".join(RAW)} have none'
         )
@@ -185,13 +189,13 @@ def _task(
     notes = []
 
     # A test part without labels measures nothing.
-    if wanted.label and "test" in given and given["test"].labels.null_count == len(given["test"]):
+    if options.label and "test" in given and given["test"].labels.null_count == len(given["test"]):
         notes.append(f"{given['test'].where[0][0]} has no labels: it measures nothing, and is left out")
         given = {split: columns for split, columns in given.items() if split != "test"}
 
     held_out = tuple(number for number, split in enumerate(SPLITS) if split not in given)
-    columns, label = joined([*given.values()]), ", ".join(wanted.labels)
-    labels = None if wanted.label is None else read_labels(columns, label, kind, wanted.separator)
+    columns, label = joined([*given.values()]), ", ".join(options.labels)
+    labels = None if options.label is None else read_labels(columns, label, kind, options.separator)
     part = np.concatenate([np.full(len(rows), SPLITS.index(split)) for split, rows in given.items()])
     classes = labels.codes if labels else None
 
@@ -206,7 +210,7 @@ def _task(
         part, more = _cut(part, keys, classes, held_out, fewest if stratify else 0, columns.by_teacher)
         notes += more
         taught = 0 if columns.by_teacher is None else int(columns.by_teacher.sum())
-        cutting.refuse_small(part, keys, columns.where[0][0], fewest, stratify, taught)
+        cutting.check_large_enough(part, keys, columns.where[0][0], fewest, stratify, taught)
     notes += cutting.overlaps(keys, part) if len(given) > 1 else []
     notes += [] if columns.by_teacher is None else cutting.taught(columns.by_teacher, part)
     if labels:

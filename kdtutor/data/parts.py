@@ -106,7 +106,7 @@ def taught(by_teacher: np.ndarray, part: np.ndarray) -> list[str]:
     return notes
 
 
-def refuse_small(
+def check_large_enough(
     part: np.ndarray, keys: np.ndarray, where: str, fewest: int = 1, stratify: bool = False, taught: int = 0
 ) -> None:
     """Refuse a cut that leaves nothing to train on or to measure on."""

@@ -1,4 +1,4 @@
-"""Rows and columns: which are wanted, and tables of Python objects."""
+"""Rows and columns: which are options, and tables of Python objects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BY, TEACHER = "label_by", "teacher"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ReadOptions:
     """What is to be read: names of columns (None: not there), and how a text file is written (None: to be found).
 
     label: one column, or a tuple of columns that say 0 or 1 of one label each.
@@ -42,34 +42,34 @@ class Wanted:
 
 @dataclass
 class Read:
-    """A table of the columns that are wanted, all columns' names, and what had to be found out."""
+    """A table of the columns that are options, all columns' names, and what had to be found out."""
 
     table: pa.Table
     notes: list[str] = field(default_factory=list)
 
 
-def check_columns(names: Sequence[str], where: object, wanted: Wanted, about: str = "") -> list[str]:
+def check_columns(names: Sequence[str], where: object, options: ReadOptions, about: str = "") -> list[str]:
     """Refuse a column that isn't there, is there twice, or is named for two purposes; about: of the first, why.
 
-    Returns the columns to read: those that are wanted, and the one that says whose labels they are.
+    Returns the columns to read: those that are options, and the one that says whose labels they are.
     """
-    if wanted.text is None:
+    if options.text is None:
         listing = ", ".join(f'"{name}"' for name in names[:50]) + (", …" if len(names) > 50 else "")
         raise KDTutorError(
             f'{where}: which column holds the text? Say text="…" (--text …); its columns are {listing}'
         )
-    for column in wanted.columns:
+    for column in options.columns:
         if column not in names:
             alike = [name for name in names if _letters(name) == _letters(column)]
             hint = f"; it is written {alike[0]!r} there" if alike else about
-            whole = [name for name in names if _letters(name) == _letters("".join(wanted.labels))]
-            if len(wanted.labels) > 1 and whole:
+            whole = [name for name in names if _letters(name) == _letters("".join(options.labels))]
+            if len(options.labels) > 1 and whole:
                 hint = f"; one column with a comma in its name is --label '\"{whole[0]}\"'"
             raise KDTutorError(nearest(f"column of {where}", column, names) + hint)
         if [*names].count(column) > 1:
             raise KDTutorError(f'{where} has {[*names].count(column)} columns named "{column}"')
     purposes: dict[str, str] = {}
-    named = [("text", wanted.text), ("pair", wanted.pair), *(("label", name) for name in wanted.labels)]
+    named = [("text", options.text), ("pair", options.pair), *(("label", name) for name in options.labels)]
     for purpose, column in named:
         if column in purposes:
             raise KDTutorError(
@@ -77,8 +77,8 @@ def check_columns(names: Sequence[str], where: object, wanted: Wanted, about: st
             )
         if column is not None:
             purposes[column] = purpose
-    by = wanted.label is not None and BY in names and BY not in wanted.columns
-    return [*wanted.columns, BY] if by else wanted.columns
+    by = options.label is not None and BY in names and BY not in options.columns
+    return [*options.columns, BY] if by else options.columns
 
 
 def _letters(name: str) -> str:
@@ -95,12 +95,12 @@ def _is_dataset(value: object) -> bool:
     return hasattr(value, "with_format") and hasattr(value, "column_names")
 
 
-def read_object(value: Any, wanted: Wanted, where: str) -> Read:
+def read_object(value: Any, options: ReadOptions, where: str) -> Read:
     """Read the wanted columns of a Python object; rows without names are (text, label), or texts."""
     if isinstance(value, (list, tuple)):
         if not all(isinstance(row, Mapping) for row in value):
-            value = [_named(row, number, wanted, where) for number, row in enumerate(value, 1)]
-        return Read(table_of_rows(value, where, wanted))
+            value = [_named(row, number, options, where) for number, row in enumerate(value, 1)]
+        return Read(table_of_rows(value, where, options))
     if _is_dataset(value) and not hasattr(value, "__len__"):
         raise KDTutorError(f"{where} are a stream, whose parts can't be cut: list(stream.take(10_000))")
     try:
@@ -109,13 +109,13 @@ def read_object(value: Any, wanted: Wanted, where: str) -> Read:
         # A column of a DataFrame may mix types.
         if not hasattr(value, "to_dict"):
             raise KDTutorError(f"{where} can't be read as a table: {_first_line(error)}") from error
-        columns = check_columns([*map(str, value.columns)], where, wanted)
+        columns = check_columns([*map(str, value.columns)], where, options)
         chosen = value[[name for name in value.columns if str(name) in columns]]
-        return Read(table_of_rows(chosen.to_dict("records"), where, wanted))
+        return Read(table_of_rows(chosen.to_dict("records"), where, options))
     except (TypeError, ValueError) as error:
         raise KDTutorError(f"{where} can't be read as a table: {_first_line(error)}") from error
     table = flattened(table)
-    return Read(table.select(check_columns(table.column_names, where, wanted)))
+    return Read(table.select(check_columns(table.column_names, where, options)))
 
 
 def _first_line(error: Exception) -> str:
@@ -141,13 +141,13 @@ def _flat(row: Any, before: str = "") -> Any:
     return cells
 
 
-def _named(row: Any, number: int, wanted: Wanted, where: str) -> dict[str, Any]:
+def _named(row: Any, number: int, options: ReadOptions, where: str) -> dict[str, Any]:
     cells = [row] if isinstance(row, str) else row
-    if not isinstance(cells, Sequence) or len(cells) != len(wanted.columns):
+    if not isinstance(cells, Sequence) or len(cells) != len(options.columns):
         raise KDTutorError(
-            f"{where}, row {number} is {str(row)[:40]!r}; expected is ({', '.join(wanted.columns)})"
+            f"{where}, row {number} is {str(row)[:40]!r}; expected is ({', '.join(options.columns)})"
         )
-    return dict(zip(wanted.columns, cells, strict=True))
+    return dict(zip(options.columns, cells, strict=True))
 
 
 def _arrow_table(value: Any) -> pa.Table:
@@ -160,9 +160,9 @@ def _arrow_table(value: Any) -> pa.Table:
     return pa.Table.from_pandas(value, preserve_index=False)
 
 
-def table_of_rows(rows: Sequence[Any], where: object, wanted: Wanted) -> pa.Table:
+def table_of_rows(rows: Sequence[Any], where: object, options: ReadOptions) -> pa.Table:
     """Make a table of objects; a value that is no single one is refused by its row."""
-    if any("." in column for column in wanted.columns):
+    if any("." in column for column in options.columns):
         rows = [*map(_flat, rows)]
     names: dict[str, None] = {}
     for number, row in enumerate(rows, 1):
@@ -173,8 +173,8 @@ def table_of_rows(rows: Sequence[Any], where: object, wanted: Wanted) -> pa.Tabl
         if not names.keys() >= row.keys():
             names |= dict.fromkeys(row)
     columns = {}
-    for column in check_columns([str(name) for name in names], where, wanted):
-        several = column == wanted.label and any(isinstance(row.get(column), _SEVERAL) for row in rows)
+    for column in check_columns([str(name) for name in names], where, options):
+        several = column == options.label and any(isinstance(row.get(column), _SEVERAL) for row in rows)
         read, kind = (_cells, pa.list_(pa.string())) if several else (_cell, pa.string())
         cells = [read(row.get(column), where, number, column) for number, row in enumerate(rows, 1)]
         columns[column] = pa.array(cells, kind)

@@ -5,11 +5,11 @@ from kdtutor.models.depth import half_depth, layer_choice
 from kdtutor.models.ensemble import Ensemble, is_ensemble
 from kdtutor.models.forward import (
     Outputs,
+    check_finite_logits,
     forward,
     inputs_of,
     logits_by_batch,
     logits_of,
-    refuse_non_finite,
     texts_at_once,
     unembedding,
 )
@@ -41,6 +41,7 @@ __all__ = [
     "abstaining",
     "by_agreement",
     "by_confidence",
+    "check_finite_logits",
     "check_fits",
     "cnn_student",
     "forward",
@@ -61,7 +62,6 @@ __all__ = [
     "lstm_lm",
     "lstm_student",
     "make_student",
-    "refuse_non_finite",
     "register",
     "set_dropout",
     "share_body",

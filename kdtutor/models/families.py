@@ -129,7 +129,7 @@ def family(config: PretrainedConfig | None) -> Family:
     return FAMILIES.get(getattr(config, "model_type", ""), Family("-unknown"))
 
 
-def reads_types(config: PretrainedConfig | None) -> bool:
+def has_token_types(config: PretrainedConfig | None) -> bool:
     """Tell whether a model may be told which of two texts a token belongs to, if it asks for it."""
     # RoBERTa has one type for all texts; GPT-2 would look types up in its table of words.
     return getattr(config, "type_vocab_size", 2) > 1 and family(config).reads == "types"

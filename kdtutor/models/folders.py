@@ -16,7 +16,7 @@ WRAPPERS = ("module.", "_orig_mod.", "model.")
 LFS = b"version https://git-lfs"
 
 
-def refuse_incomplete(folder: Path) -> None:
+def check_complete(folder: Path) -> None:
     """Refuse a folder without safetensors, or with a part of them, with what would help."""
     if (folder / "adapter_config.json").is_file() and not [*folder.glob("model*.safetensors")]:
         raise KDTutorError(
@@ -56,7 +56,7 @@ def _instead(folder: Path) -> str:
     return ""
 
 
-def refuse_quantized(config: PretrainedConfig, folder: Path, name: str) -> None:
+def check_not_quantized(config: PretrainedConfig, folder: Path, name: str) -> None:
     """Refuse weights of integers or of 8 bits: read as they are, they are other numbers."""
     how = (getattr(config, "quantization_config", None) or {}).get("quant_method")
     if how is None and not _has_integer_weights(folder):
@@ -84,7 +84,7 @@ def _has_integer_weights(folder: Path) -> bool:
     return False
 
 
-def refuse_other_layers(config: PretrainedConfig, unused: Iterable[str], name: str) -> None:
+def check_all_layers_read(config: PretrainedConfig, unused: Iterable[str], name: str) -> None:
     """Refuse a checkpoint with more layers than its configuration says: the others would be left out in silence."""
     most = getattr(config, "num_hidden_layers", None)
     for key in unused:

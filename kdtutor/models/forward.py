@@ -19,7 +19,7 @@ from kdtutor.data.tokens import Encoded, length_bucketed_batches, round_up
 from kdtutor.errors import KDTutorError
 from kdtutor.hardware import MemoryFull, is_full, within_memory
 from kdtutor.models import lean
-from kdtutor.models.families import PLAIN_ATTENTION, PLAIN_HEADS, ROBERTAS, reads_types
+from kdtutor.models.families import PLAIN_ATTENTION, PLAIN_HEADS, ROBERTAS, has_token_types
 from kdtutor.models.names import attention_modules
 from kdtutor.models.pools import Pool
 from kdtutor.neighbours import beside_neighbours
@@ -213,7 +213,7 @@ def logits_of(model: nn.Module, encoded: Encoded, batch_size: int | None = None,
     gathered = torch.cat([*logits_by_batch(model, encoded, order, fast=fast)]).cpu()
     logits = torch.empty_like(gathered)
     logits[torch.cat(order)] = gathered
-    return refuse_non_finite(logits, torch.arange(len(logits)))
+    return check_finite_logits(logits, torch.arange(len(logits)))
 
 
 @torch.no_grad()
@@ -265,7 +265,7 @@ def as_memory_allows(
     yield from found
 
 
-def refuse_non_finite(logits: Tensor, index: Tensor) -> Tensor:
+def check_finite_logits(logits: Tensor, index: Tensor) -> Tensor:
     """`logits` (n, C) as they are. KDTutorError, naming the example by its `index` (n,), if one is NaN or infinite."""
     if not (finite := logits.isfinite().all(-1)).all():
         raise KDTutorError(f"the model's logits for example {int(index[~finite].min())} are not finite")
@@ -314,7 +314,7 @@ def inputs_of(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     answers with token t, reads the tokens before it, and the first one the model's own start.
     """
     known, config = _known(type(model).forward), getattr(model, "config", None)
-    if not reads_types(config):
+    if not has_token_types(config):
         known -= {"token_type_ids"}
     inputs = {name: value for name, value in batch.items() if name in known}
     if getattr(config, "is_encoder_decoder", False) and "target_ids" in batch:

@@ -24,12 +24,12 @@ from kdtutor.errors import KDTutorError, nearest
 from kdtutor.hardware import format_bytes, within_memory
 from kdtutor.models.ensemble import Ensemble, Weights, is_ensemble, read_listed
 from kdtutor.models.families import positions
-from kdtutor.models.folders import refuse_incomplete, refuse_other_layers, refuse_quantized, wrapped
+from kdtutor.models.folders import check_all_layers_read, check_complete, check_not_quantized, wrapped
 from kdtutor.models.outputs import LabelMap, few, is_unnamed, order_of, output_names, reorder
 from kdtutor.models.reading import (
+    check_is_causal,
     own_tokenizer,
     read_by,
-    refuse_if_it_sees_ahead,
     settle_padding,
     tokenizer_at,
 )
@@ -139,8 +139,8 @@ def _load(
             model, report = _from_pretrained(_auto(task), source, config)
 
     missing = sorted(report["missing_keys"], key=lambda key: (".pooler." in key, key))
-    _refuse_without_body(model, missing, report["unexpected_keys"], name)
-    refuse_other_layers(config, report["unexpected_keys"], name)
+    _check_has_body(model, missing, report["unexpected_keys"], name)
+    check_all_layers_read(config, report["unexpected_keys"], name)
     if teaches and not missing and not has_head and config.architectures:
         made = f"is a {config.architectures[0]}, whose head answers something else"
         raise KDTutorError(f'{name} can\'t teach "{task.name}": it {made}; run kdtutor finetune first')
@@ -148,7 +148,7 @@ def _load(
     model.reads_with = own
     check_fits(model, task, name)
     settle_padding(model, task, name)
-    refuse_if_it_sees_ahead(model, task, name)
+    check_is_causal(model, task, name)
 
     if order is not None:
         reorder(model, order, task)
@@ -164,7 +164,7 @@ def _place_of(name: str | os.PathLike) -> Path:
     if os.path.isfile(place):
         raise KDTutorError(f"{name} is a file: name its folder, {place.parent}")
     if os.path.isdir(place):
-        refuse_incomplete(place)
+        check_complete(place)
     return place
 
 
@@ -188,7 +188,7 @@ def _describe(
     """Read the configuration, refuse what does not fit, and write the task's outputs into it."""
     config = AutoConfig.from_pretrained(source, **SAFE)
     _check_architecture(config, task, name)
-    refuse_quantized(config, place, name)
+    check_not_quantized(config, place, name)
     has_head = _has_head(config, task.rules.head)
 
     # A teacher of classes may read with a tokenizer of its own: its answers belong to the text.
@@ -264,9 +264,7 @@ def _check_answers(config: PretrainedConfig, task: Task, name: str) -> None:
         )
 
 
-def _refuse_without_body(
-    model: PreTrainedModel, missing: list[str], unused: Iterable[str], name: str
-) -> None:
+def _check_has_body(model: PreTrainedModel, missing: list[str], unused: Iterable[str], name: str) -> None:
     """Refuse a checkpoint that lacks more than a head and the pooler, which belongs to the head."""
     body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key]
     if body:

@@ -109,7 +109,7 @@ def _answers(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def refuse_if_it_sees_ahead(model: PreTrainedModel, task: Task, who: str) -> None:
+def check_is_causal(model: PreTrainedModel, task: Task, who: str) -> None:
     """Refuse a model that is to predict next tokens and reads them: its loss would fall to 0, and it can't write."""
     if task.rules.head != "CausalLM":
         return

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
-from kdtutor.models.families import positions, reads_types, refuse_whole_numbers
+from kdtutor.models.families import has_token_types, positions, refuse_whole_numbers
 from kdtutor.models.load import quiet
 
 
@@ -48,7 +48,7 @@ def save_tokenizer(model: PreTrainedModel, task: Task, folder: str | os.PathLike
     for name in ("max_length", "stride", "truncation_strategy", "truncation_side", "pad_to_multiple_of"):
         tokenizer.init_kwargs.pop(name, None)
     # A pipeline gives a model all that its tokenizer makes, whatever the model takes it for.
-    if not reads_types(model.config):
+    if not has_token_types(model.config):
         inputs = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
         tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = inputs
     tokenizer.save_pretrained(Path(folder))

@@ -139,7 +139,7 @@ def small_gpt2(
     """Make a GPT-2 (Radford et al. 2019) with random weights for a causal-lm task, its heads as of `small_bert`."""
     task = as_task(task)
     layers, width, heads, dropout = _sizes(layers, width, heads, dropout)
-    _refuse_other_kind(task, "CausalLM", "A GPT-2 predicts next tokens")
+    _check_kind(task, "CausalLM", "A GPT-2 predicts next tokens")
     config = GPT2Config(
         vocab_size=len(task.tokenizer),
         n_positions=task.max_length,
@@ -170,7 +170,7 @@ def small_seq2seq(
     """
     task = as_task(task)
     layers, width, heads, dropout = _sizes(layers, width, heads, dropout)
-    _refuse_other_kind(task, "Seq2SeqLM", "An encoder–decoder writes a text that answers another")
+    _check_kind(task, "Seq2SeqLM", "An encoder–decoder writes a text that answers another")
     special = special_tokens(task)
     config = BartConfig(
         vocab_size=len(task.tokenizer),
@@ -203,7 +203,7 @@ def _sizes(layers: int, width: int, heads: int | None, dropout: float) -> tuple[
     return layers, width, heads, dropout
 
 
-def _refuse_other_kind(task: Task, head: str, what: str) -> None:
+def _check_kind(task: Task, head: str, what: str) -> None:
     if task.rules.head != head:
         raise KDTutorError(f'{what}, but "{task.name}" is a {task.kind} task')
 

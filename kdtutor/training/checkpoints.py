@@ -218,7 +218,7 @@ def found(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("checkpoint-" + 7 * "[0-9]") if path.is_dir())
 
 
-def refuse_later(folder: Path, step: int) -> None:
+def check_none_later(folder: Path, step: int) -> None:
     """Refuse to write at `step` among another run's checkpoints: those further on would count as the newer ones."""
     if (existing := found(folder)) and int(existing[-1].name.removeprefix("checkpoint-")) > step:
         raise KDTutorError(

@@ -12,7 +12,7 @@ from kdtutor.models.ensemble import Ensemble
 from kdtutor.models.families import refuse_whole_numbers
 from kdtutor.models.fingerprint import configuration, fingerprint
 from kdtutor.models.load import check_fits
-from kdtutor.models.reading import read_by, refuse_if_it_sees_ahead
+from kdtutor.models.reading import check_is_causal, read_by
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training.batches import Batches
 from kdtutor.training.on_policy import check_on_policy
@@ -101,7 +101,7 @@ def _check_student(student: PreTrainedModel, task: Task) -> None:
     check_fits(student, task, "the student")
     then = "train it in float32 and quantise it then, or let it feel the rounding while it is trained"
     refuse_whole_numbers(student, "the student", f"have no gradient: {then} (kdtutor.deploy.aware)")
-    refuse_if_it_sees_ahead(student, task, "the student")
+    check_is_causal(student, task, "the student")
     trained = [p for p in student.parameters() if p.requires_grad]
     if not trained:
         raise KDTutorError(
@@ -131,7 +131,7 @@ def _check_pair(
 ) -> None:
     """Refuse a teacher that doesn't fit the task, is partly the student, or answers over another vocabulary."""
     check_fits(teacher, task, "the teacher")
-    refuse_if_it_sees_ahead(teacher, task, "the teacher")
+    check_is_causal(teacher, task, "the teacher")
     theirs = {p.untyped_storage().data_ptr() for p in teacher.parameters()}
     for name, parameter in student.named_parameters():
         if parameter.untyped_storage().data_ptr() in theirs:

@@ -107,7 +107,7 @@ class Distillation(Resumable):
         # On which devices, in which batches, for how long.
         self.accelerator = processes.join_launch()
         self.device = self.accelerator.device
-        self.bf16 = processes.wants_bf16(self.accelerator, given.precision)
+        self.bf16 = processes.is_bf16(self.accelerator, given.precision)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.batches = Batches.of(task, given, self.objective.positions, rank, world)
         self.writing = given.on_policy and Writing(student, task, given.on_policy, given.seed, rank)
@@ -250,7 +250,7 @@ class Distillation(Resumable):
             ) as bar,
             Neighbours(self.device) as neighbours,
         ):
-            self._learning.refuse_if_torn()
+            self._learning.check_not_torn()
             self._save_if_expected()  # what could not be written before, or was changed since
             first = self.done
             while not self.is_over:
@@ -344,7 +344,7 @@ class Distillation(Resumable):
         """Keep others from writing to the run's folder while it runs."""
         with ExitStack() as held:
             if self.folder:
-                checkpoints.refuse_later(self.folder, self.done)
+                checkpoints.check_none_later(self.folder, self.done)
                 processes.on_main(self.accelerator, lambda: held.enter_context(checkpoints.held(self.folder)))
             yield
 

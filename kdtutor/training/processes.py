@@ -39,7 +39,7 @@ def join_launch() -> Accelerator:
     return accelerator
 
 
-def wants_bf16(accelerator: Accelerator, precision: str) -> bool:
+def is_bf16(accelerator: Accelerator, precision: str) -> bool:
     """Decide whether forward passes run in bf16. "auto": if launched so, or if the hardware has it."""
     if precision not in PRECISIONS:
         raise KDTutorError(nearest("precision", precision, PRECISIONS))

@@ -88,7 +88,7 @@ class Resumable:
         if folder is None:
             raise KDTutorError("no folder to save to: save(folder) or Distillation(…, folder=…)")
         state = self._present()
-        checkpoints.refuse_later(folder, self.done)
+        checkpoints.check_none_later(folder, self.done)
 
         def write() -> None:
             self._learning.history.written = checkpoints.write(folder, self.student, state)
@@ -118,13 +118,13 @@ class Resumable:
 
     def _present(self) -> State:
         """Give the state as it stands, with the very tensors that are trained; refuse if a step failed or was torn."""
-        self._learning.refuse_if_torn()
+        self._learning.check_not_torn()
         self.check_finite()
         return self._learning.state(self._belongs_to, self.learning_rate)
 
     def _check(self, state: State, name: str) -> None:
         """Refuse a state of another run: KDTutorError. ValueError if it can't be one of this run's."""
-        state.refuse_if_anothers(name, self._belongs_to)
+        state.check_same_run(name, self._belongs_to)
         if state.about["done"] > self.total_steps:
             raise ValueError(f"step {state.about['done']} of {self.total_steps}")
         check_setting("learning_rate", state.about["learning_rate"])

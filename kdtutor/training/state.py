@@ -40,7 +40,7 @@ class State:
         )
         return State(dict(self.about), [*self.history], student, learned, self.written)
 
-    def refuse_if_anothers(self, name: str, run: Mapping[str, object]) -> None:
+    def check_same_run(self, name: str, run: Mapping[str, object]) -> None:
         """Raise KDTutorError if this state, called `name`, was made by another run than `run` describes.
 
         A run may be resumed with more steps than it was begun with, even after its end.
@@ -91,7 +91,7 @@ class Learning:
         self.done += 1
         self.torn = False
 
-    def refuse_if_torn(self) -> None:
+    def check_not_torn(self) -> None:
         """Raise KDTutorError if the weights are neither those before an update nor those after it."""
         if self.torn:
             raise KDTutorError(

@@ -28,7 +28,7 @@ from kdtutor.errors import KDTutorError
 from kdtutor.files import sign, signed_array
 from kdtutor.hardware import format_bytes, memory
 from kdtutor.models.fingerprint import fingerprint
-from kdtutor.models.forward import Outputs, logits_by_batch, refuse_non_finite, texts_at_once
+from kdtutor.models.forward import Outputs, check_finite_logits, logits_by_batch, texts_at_once
 from kdtutor.models.reading import read_by
 from kdtutor.objectives.terms import Batch, Term
 from kdtutor.training.asking import Answers, Inference
@@ -37,7 +37,7 @@ from kdtutor.training.checkpoints import writable
 from kdtutor.training.processes import bar, on_main, sum_values
 from kdtutor.training.settings import TopK
 from kdtutor.training.shipped import find as find_shipped
-from kdtutor.training.top_logits import TopLogits, refuse_top
+from kdtutor.training.top_logits import TopLogits, check_top_logits_suffice
 
 FLUSH_EVERY = 30  # seconds that a killed build may lose
 
@@ -83,7 +83,7 @@ def answers_for(
     """
     task = batches.task
     if isinstance(cache, TopK):
-        refuse_top(cache, task, terms, needs)
+        check_top_logits_suffice(cache, task, terms, needs)
         return (
             TopLogits(inference, batches, cache.k, terms) if needs else Unused(batches, has_fixed_masks=True)
         )
@@ -247,7 +247,7 @@ class Cached(Answers):
                 answers[rank::world] = next(mine)
             answers = sum_values(accelerator, answers).cpu()  # zeros wherever another process answered
             try:
-                yield index, refuse_non_finite(answers, index)
+                yield index, check_finite_logits(answers, index)
             except KDTutorError as error:
                 who = f"{self.split} split of {self.task.name}, asked of the teacher"
                 raise KDTutorError(f"{who}: {error}") from error

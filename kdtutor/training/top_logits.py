@@ -41,7 +41,7 @@ class TopLogits(Answers):
         self.bytes = self.total * k * 6  # a float16 and an int32 each
 
     def ask(self) -> None:
-        self._refuse_too_many()
+        self._check_memory()
         self.batches.fix_masks()
         data, accelerator = self.places, self.inference.accelerator
         self.log_p = torch.empty(self.total, self.k, dtype=torch.float16)
@@ -97,7 +97,7 @@ class TopLogits(Answers):
         soft = (logits / self.temperature).softmax(-1)
         return best.values, best.indices, (1 - soft.gather(-1, best.indices).sum(-1)).sum()
 
-    def _refuse_too_many(self) -> None:
+    def _check_memory(self) -> None:
         free = memory()[1]
         if self.bytes > free // 2:
             raise KDTutorError(
@@ -112,7 +112,7 @@ def _places(data: Encoded, index: Tensor) -> Tensor:
     return (data.offsets[index][:, None] + column)[column < data.lengths[index][:, None]]
 
 
-def refuse_top(cache: TopK, task: Task, terms: Sequence[Term], needs: Set[str]) -> None:
+def check_top_logits_suffice(cache: TopK, task: Task, terms: Sequence[Term], needs: Set[str]) -> None:
     """Raise KDTutorError, with the reason, where the k largest logits can't stand in for the teacher."""
     reads = [type(term) for term in terms if term.needs_teacher]
     reason = None

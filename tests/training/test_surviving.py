@@ -107,7 +107,7 @@ def victim(folder: str, moment: str, tell) -> None:
     teachers.texts_at_once = lambda device: 4  # eleven batches; their shapes decide the last digits
     if moment == "asking the teacher":
         teachers.FLUSH_EVERY = 0
-        teachers.refuse_non_finite = slowly(0.1, teachers.refuse_non_finite)
+        teachers.check_finite_logits = slowly(0.1, teachers.check_finite_logits)
     elif moment == "saving":
         os.fsync = slowly(0.02, os.fsync)
         checkpoints.save_file = slowly(0.02, checkpoints.save_file)
@@ -234,13 +234,13 @@ def test_a_killed_build_of_the_teachers_answers_goes_on_where_it_was(task, tmp_p
         return logits
 
     with monkeypatch.context() as patch:
-        patch.setattr(teachers, "refuse_non_finite", dies_at_the_sixth)
+        patch.setattr(teachers, "check_finite_logits", dies_at_the_sixth)
         with pytest.raises(KeyboardInterrupt):
             make_run(task, cache=tmp_path)
     count = len(make_run(task).batches.data)
     second = []
-    real = teachers.refuse_non_finite
-    monkeypatch.setattr(teachers, "refuse_non_finite", lambda z, i: second.append(i) or real(z, i))
+    real = teachers.check_finite_logits
+    monkeypatch.setattr(teachers, "check_finite_logits", lambda z, i: second.append(i) or real(z, i))
     run = make_run(task, cache=tmp_path)
     assert sum(map(len, asked[:5])) + sum(map(len, second)) == count, "the first five were not asked again"
     assert torch.equal(run.answers.logits, make_run(task).answers.logits)
