@@ -73,7 +73,11 @@ def read_labels(columns: Columns, column: str, kind: str | None, separator: str 
     kind, why = _kind(written, counts, kind)
     if kind == "regression":
         return _numbers(columns, column, written, codes, why, fail)
+    return _classes(column, written, codes, counts, why)
 
+
+def _classes(column: str, written: list[str], codes: np.ndarray, counts: np.ndarray, why: str) -> Labels:
+    """Number the classes in the order of their names; what looks alike, or holds several, is noted."""
     order = _sorted(written)
     renumbered = np.empty(len(written) + 1, np.int64)
     renumbered[order], renumbered[-1] = np.arange(len(written)), -1

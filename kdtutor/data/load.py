@@ -106,11 +106,7 @@ def load_task(
     label = OPTIONS["label"].keep(label)
     options = ReadOptions(text, pair, label, delimiter, encoding, separator, quote)
     if kind in KINDS and KINDS[kind].writes:
-        if pair is not None or isinstance(label, tuple) or (text is not None and label is None):
-            raise KDTutorError(
-                f'kind = "{kind}" reads one column and writes another: text="…", label="…" name them'
-            )
-        options = replace(options, pair=label, label=None)
+        options = _of_two_texts(options, kind)
     with within_memory(
         str(name) if isinstance(name, (str, os.PathLike)) else "the rows", _what_would_fit(name)
     ):
@@ -133,6 +129,16 @@ def _what_would_fit(name: object) -> str:
     return (
         f"The file has {size}; unpacked, one of about {most} would fit, since rows take {TIMES} times as much"
     )
+
+
+def _of_two_texts(options: ReadOptions, kind: str) -> ReadOptions:
+    """Make the column that is to be written the second text."""
+    both = options.text is None or options.label is not None
+    if options.pair is not None or isinstance(options.label, tuple) or not both:
+        raise KDTutorError(
+            f'kind = "{kind}" reads one column and writes another: text="…", label="…" name them'
+        )
+    return replace(options, pair=options.label, label=None)
 
 
 def _load(name: object, options: ReadOptions, kind: str | None, stratify: bool, seed: int) -> Task:

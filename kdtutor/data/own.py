@@ -186,12 +186,7 @@ def _task(
             f'kind = "{kind}": classes and numbers need a label column, {" and ".join(RAW)} have none'
         )
     pa.default_memory_pool().release_unused()  # the tables are gone
-    notes = []
-
-    # A test part without labels measures nothing.
-    if options.label and "test" in given and given["test"].labels.null_count == len(given["test"]):
-        notes.append(f"{given['test'].where[0][0]} has no labels: it measures nothing, and is left out")
-        given = {split: columns for split, columns in given.items() if split != "test"}
+    given, notes = _without_unlabelled_test(given) if options.label else (given, [])
 
     held_out = tuple(number for number, split in enumerate(SPLITS) if split not in given)
     columns, label = joined([*given.values()]), ", ".join(options.labels)
@@ -217,23 +212,33 @@ def _task(
         by_hash = () if stratify else held_out
         notes += _check_classes(columns, label, labels, part, by_hash) if labels.codes is not None else []
 
-    title = f"{os.path.basename(columns.where[0][0])}: {len(columns):,} rows"
-    sizes = ", ".join(f"{split} {int((part == number).sum()):,}" for number, split in enumerate(SPLITS))
-    how = _how(held_out, stratify)
-    notes = [f"{title}, {sizes}{how}", *columns.notes, *(labels.notes if labels else ()), *notes]
+    title = _title(columns, part, held_out, stratify)
+    notes = [title, *columns.notes, *(labels.notes if labels else ()), *notes]
     return _assembled(name, kind, columns, labels, part, notes)
 
 
-def _how(held_out: tuple[int, ...], stratify: bool) -> str:
+def _without_unlabelled_test(given: dict[str, Columns]) -> tuple[dict[str, Columns], list[str]]:
+    """Leave out a test part without any label, which measures nothing, and say so."""
+    test = given.get("test")
+    if test is None or test.labels.null_count < len(test):
+        return given, []
+    note = f"{test.where[0][0]} has no labels: it measures nothing, and is left out"
+    return {split: columns for split, columns in given.items() if split != "test"}, [note]
+
+
+def _title(columns: Columns, part: np.ndarray, held_out: tuple[int, ...], stratify: bool) -> str:
+    """Tell how many rows there are, how many in each part, and how the parts were cut."""
+    sizes = ", ".join(f"{split} {int((part == number).sum()):,}" for number, split in enumerate(SPLITS))
+    told = f"{os.path.basename(columns.where[0][0])}: {len(columns):,} rows, {sizes}"
     if not held_out:
-        return ""
+        return told
     what = " and ".join(SPLITS[number] for number in held_out)
     by = (
         "exactly, class by class"
         if stratify
         else "by a hash of each text, so a row keeps its part when the file grows"
     )
-    return f" ({what} cut from it {by})"
+    return f"{told} ({what} cut from it {by})"
 
 
 def _cut(
@@ -275,11 +280,7 @@ def _check_classes(
     by_hash: the parts that were cut by a hash.
     """
     where, values, several = columns.where[0][0], labels.codes, labels.kind == "multi-label"
-    if several:
-        counts = np.stack([(labels.values[part == p] > 0).sum(0) for p in range(3)])
-    else:
-        rows = [(part == p) & (values >= 0) for p in range(3)]
-        counts = np.stack([np.bincount(values[chosen], minlength=len(labels.names)) for chosen in rows])
+    counts = _counts(labels, part)
     if not several and (total := counts.sum(0) > 0).sum() < 2:
         only = f'one class only ("{labels.names[int(total.argmax())]}")'
         raise KDTutorError(f'{where}: column "{column}" has {only}; there is nothing to learn')
@@ -299,8 +300,23 @@ def _check_classes(
                 f'{columns.place(row)}: column "{column}": the label is missing, and {SPLITS[p]} is to measure on'
             )
 
-    notes = []
-    if hidden := int(((values < 0) & (part == TRAIN)).sum()):
+    return _notes_on_classes(labels, part, counts, by_hash)
+
+
+def _counts(labels: Labels, part: np.ndarray) -> np.ndarray:
+    """Count each class, or each label, in train, validation and test: (3, C)."""
+    if labels.kind == "multi-label":
+        return np.stack([(labels.values[part == p] > 0).sum(0) for p in range(3)])
+    rows = [(part == p) & (labels.codes >= 0) for p in range(3)]
+    return np.stack([np.bincount(labels.codes[chosen], minlength=len(labels.names)) for chosen in rows])
+
+
+def _notes_on_classes(
+    labels: Labels, part: np.ndarray, counts: np.ndarray, by_hash: tuple[int, ...]
+) -> list[str]:
+    """Say how many texts a class has (counts, (3, C)), and what can't be learned or measured."""
+    notes, several = [], labels.kind == "multi-label"
+    if hidden := int(((labels.codes < 0) & (part == TRAIN)).sum()):
         have = "1 row has" if hidden == 1 else f"{hidden:,} rows have"
         notes.append(f"{have} no label: trained on by what needs none, a teacher's soft targets")
     if len(labels.names) <= SHOWN:

@@ -59,6 +59,11 @@ def token_scores(
     finally:
         model.train(was_training)
 
+    return _means(loss, right, count, task, split)
+
+
+def _means(loss: float, right: int, count: int, task: Task, split: str) -> dict[str, float]:
+    """Divide the sums over a split by its tokens. KDTutorError if there is none, or if the loss is not finite."""
     if not count:
         what = "was masked" if task.rules.masks else "is to be predicted"
         raise KDTutorError(f"no token of {task.name}, {split} split, {what}: the split is too small")

@@ -111,9 +111,7 @@ def generated_ids(
     device, was_training, is_decoder = model.device, model.training, not task.rules.writes
     ids, mask = (batch[name].to(device) for name in ("input_ids", "attention_mask"))
     if is_decoder:
-        # What it goes on from has to stand last.
-        place = (torch.arange(ids.shape[1], device=device) - (mask == 0).sum(1, keepdim=True)) % ids.shape[1]
-        ids, mask = ids.take_along_dim(place, 1), mask.take_along_dim(place, 1)
+        ids, mask = _padded_left(ids, mask)
 
     room = positions(model.config) - (ids.shape[1] if is_decoder else 1)
     wished = task.max_length - (ids.shape[1] if is_decoder else 0)
@@ -133,7 +131,18 @@ def generated_ids(
             )  # fmt: skip
     finally:
         model.train(was_training)
-    new = written[:, ids.shape[1] if is_decoder else 1 :]
+    return _up_to_end(written[:, ids.shape[1] if is_decoder else 1 :], end, pad)
+
+
+def _padded_left(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the padding (B, L) from the right to the left: what a decoder goes on from has to stand last."""
+    place = torch.arange(ids.shape[1], device=ids.device) - (mask == 0).sum(1, keepdim=True)
+    place %= ids.shape[1]
+    return ids.take_along_dim(place, 1), mask.take_along_dim(place, 1)
+
+
+def _up_to_end(new: Tensor, end: int, pad: int) -> tuple[Tensor, Tensor]:
+    """Pad what was written (B, N) behind its first end of text; and a mask of the rest, that end among it."""
     ended = (new == end).cumsum(1)
     mask = (ended == 0) | ((ended == 1) & (new == end))
     return new.masked_fill(~mask, pad), mask

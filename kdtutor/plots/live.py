@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from kdtutor.plots.style import (
@@ -26,6 +27,8 @@ from kdtutor.plots.style import (
     styled,
 )
 
+LOOKS = {"teacher": TEACHER, "student": STUDENT, "twin": TWIN}
+
 
 @styled
 def live_distillation(
@@ -36,43 +39,56 @@ def live_distillation(
     plan, curves, snapshot: what the instrument holds. names: who learns, in the order of the scores. sentence: what is
     seen.
     """
-    who = plan["probe"]["who"]
-    below = 0.9 + 0.19 * len(snapshot["names"]) * len(who)  # inches
+    below = 0.9 + 0.19 * len(snapshot["names"]) * len(plan["probe"]["who"])  # inches
     picture = Picture(figsize=(9.6, 3.4 + below), layout="constrained")
     grid = picture.add_gridspec(2, 2, height_ratios=[3.4, below])
-    looks = {"teacher": TEACHER, "student": STUDENT, "twin": TWIN}
-    left, right = picture.add_subplot(grid[0, 0]), picture.add_subplot(grid[0, 1])
-    scores, losses = curves["scores"], curves["losses"]
-    window = max(1, math.ceil(plan["total"] / plan["width"]) // 20)  # points that are smoothed, as in live.js
+    _draw_scores(picture.add_subplot(grid[0, 0]), plan, curves["scores"], names)
+    _draw_losses(picture.add_subplot(grid[0, 1]), plan, curves["losses"])
+    _draw_probe(picture.add_subplot(grid[1, :]), plan, snapshot)
+    return describe(picture, sentence)
+
+
+def _draw_scores(axes: Axes, plan: dict, scores: list, names: Sequence[str]) -> None:
     for i, name in enumerate(names, start=1):
-        points = [(row[0], row[i]) for row in scores if row[i] is not None]
-        if points:
-            draw_curve(left, *zip(*points, strict=True), looks[name], name)
-    terms = _looks_of_terms(plan["losses"])
+        if points := _points(scores, i):
+            draw_curve(axes, *zip(*points, strict=True), LOOKS[name], name)
+    if plan["goal"] is not None:
+        axes.axhline(plan["goal"], color=TEACHER.colour, linestyle=":", label="teacher")
+    _finish(axes, plan, plan["score"])
+    if plan["fraction"]:
+        axes.set_ylim(0, 1)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+
+
+def _draw_losses(axes: Axes, plan: dict, losses: list) -> None:
+    window = max(1, math.ceil(plan["total"] / plan["width"]) // 20)  # points that are smoothed, as in live.js
+    looks = _looks_of_terms(plan["losses"])
     for i, column in enumerate(plan["losses"], start=1):
-        points = [(row[0], row[i]) for row in losses if row[i] is not None]
-        look = terms[column["name"]]
-        if points:
+        if points := _points(losses, i):
             x, y = np.array(points).T
             y = [y[max(0, k + 1 - window) : k + 1].mean() for k in range(len(y))]
-            draw_curve(right, x, y, look, column["name"])
-    total, over = plan["total"], window * plan["width"]
-    smoothed = "loss terms" + (f", each the mean over {over} steps" if over > 1 else "")
-    if plan["goal"] is not None:
-        left.axhline(plan["goal"], color=TEACHER.colour, linestyle=":", label="teacher")
-    for axes, title in ((left, plan["score"]), (right, smoothed)):
-        axes.set(xlabel="step", xlim=(0, total))
-        set_title(axes, title)
-        axes.grid()
-        if axes.lines:
-            axes.legend()
-    if plan["fraction"]:
-        left.set_ylim(0, 1)
-        left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-    axes = picture.add_subplot(grid[1, :])
-    bars = {
-        name: (np.array(values), looks[name]) for name, values in zip(who, snapshot["values"], strict=True)
-    }
+            draw_curve(axes, x, y, looks[column["name"]], column["name"])
+    over = window * plan["width"]
+    _finish(axes, plan, "loss terms" + (f", each the mean over {over} steps" if over > 1 else ""))
+
+
+def _points(rows: list, column: int) -> list[tuple]:
+    return [(row[0], row[column]) for row in rows if row[column] is not None]
+
+
+def _finish(axes: Axes, plan: dict, title: str) -> None:
+    """Give a panel of curves its axis of steps, its title and its legend."""
+    axes.set(xlabel="step", xlim=(0, plan["total"]))
+    set_title(axes, title)
+    axes.grid()
+    if axes.lines:
+        axes.legend()
+
+
+def _draw_probe(axes: Axes, plan: dict, snapshot: dict) -> None:
+    """Draw what each one answers to one text, side by side."""
+    answers = zip(plan["probe"]["who"], snapshot["values"], strict=True)
+    bars = {name: (np.array(values), LOOKS[name]) for name, values in answers}
     if plan["probe"]["kind"] == "value":
         draw_grouped_bars(axes, bars, snapshot["names"], lambda v: f"{v:.2f}")
     else:
@@ -82,7 +98,6 @@ def live_distillation(
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     truth = plan["probe"]["truth"]
     set_title(axes, plan["probe"]["text"] + (f" (★ {truth})" if truth else ""))
-    return describe(picture, sentence)
 
 
 def _looks_of_terms(columns: Sequence[dict]) -> dict[str, Look]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from kdtutor.plots.style import (
@@ -39,8 +40,7 @@ def rounding_grid(weights, row: int, bits: int = 4) -> Picture:
     chosen, errors = weights[row], {}
     for place, (name, size) in enumerate(largest.items()):
         scale = (size / most)[:, None]
-        rounded = (weights / scale).round() * scale
-        errors[name] = np.sqrt(((rounded - weights) ** 2).mean(1)) / np.sqrt((weights**2).mean(1))
+        errors[name] = _relative_errors(weights, (weights / scale).round() * scale)
         y, grid = 1 - place, scale[row, 0] * np.arange(-most, most + 1)
         seen = grid[np.abs(grid) <= 1.3 * np.abs(chosen).max()]
         left.vlines(seen, y - 0.3, y + 0.3, color=looks[name].colour, linewidth=1.6)
@@ -68,6 +68,11 @@ def rounding_grid(weights, row: int, bits: int = 4) -> Picture:
         f"the grid, and the error of the median row is {middle['one scale']} of its weights' size; with a scale for "
         f"each row it is {middle['a scale for each row']}.",
     )
+
+
+def _relative_errors(weights: np.ndarray, rounded: np.ndarray) -> np.ndarray:
+    """Divide the size of each row's error by the row's own: (N,)."""
+    return np.sqrt(((rounded - weights) ** 2).mean(1)) / np.sqrt((weights**2).mean(1))
 
 
 @styled
@@ -100,12 +105,7 @@ def score_by_bytes(models: Mapping[str, tuple[float, float, int]], score: str = 
             va="bottom" if side > 0 else "top",
         )
         said.append(f"{name} {size / 1e6:.1f} MB and {percent(value, 1)}")
-    axes.set_xscale("log")
-    axes.set_xticks([1, 2, 5, 10, 20, 40, 80, 160, 320])
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
-    sizes = [size / 1e6 for size, *_ in models.values()]
-    axes.set_xlim(min(sizes) / 2, 1.9 * max(sizes))
+    _logarithmic(axes, [size / 1e6 for size, *_ in models.values()])
     lowest = min(score - half[name] for name, (_, score, _) in models.items())
     highest = max(score + half[name] for name, (_, score, _) in models.items())
     # Room for the names.
@@ -116,3 +116,11 @@ def score_by_bytes(models: Mapping[str, tuple[float, float, int]], score: str = 
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.grid(axis="y")
     return describe(picture, f"{score.capitalize()} and size: {'; '.join(said)}.")
+
+
+def _logarithmic(axes: Axes, megabytes: list[float]) -> None:
+    axes.set_xscale("log")
+    axes.set_xticks([1, 2, 5, 10, 20, 40, 80, 160, 320])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.set_xlim(min(megabytes) / 2, 1.9 * max(megabytes))

@@ -92,9 +92,8 @@ class Distillation(Resumable):
         **settings,
     ):
         task = load_task(task) if isinstance(task, str) else task
-        self.teacher: PreTrainedModel | None = (
-            load_teacher(task, teacher) if isinstance(teacher, str) else teacher
-        )
+        teacher = load_teacher(task, teacher) if isinstance(teacher, str) else teacher
+        self.teacher: PreTrainedModel | None = teacher
         self.settings = given = Settings.of(settings)
         check_run(student, self.teacher, task, objective, given)
 
@@ -104,18 +103,11 @@ class Distillation(Resumable):
         self.seed, self.masking, self.progress = given.seed, given.masking, given.progress
         self.folder = None if given.folder is None else checkpoints.writable(given.folder)
 
-        # On which devices, in which batches, for how long.
+        # On which devices, in which batches, for how long; what both forward passes compute.
         self.accelerator = processes.join_launch()
         self.device = self.accelerator.device
         self.bf16 = processes.is_bf16(self.accelerator, given.precision)
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        self.batches = Batches.of(task, given, self.objective.positions, rank, world)
-        self.writing = given.on_policy and Writing(student, task, given.on_policy, given.seed, rank)
-        check_texts_at_once(self.objective, self.batches)
-        self.total_steps = given.steps or max(1, round(given.epochs * self.batches.per_epoch))
-        self.save_every = given.save_every or self.batches.per_epoch
-
-        # What both forward passes compute.
+        self._prepare_batches()
         self._prepare_models()
         self._decide_needs()
 
@@ -169,8 +161,10 @@ class Distillation(Resumable):
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_norm)
         rate = self.learning_rate * self.settings.schedule(self.done, self.total_steps)
         self._learning.update(rate, is_finite=torch.isfinite(norm + loss))
+        return self._record(rate, torch.cat([torch.stack([loss, norm]), terms]))
 
-        # What is told of it; numbers stay on the device.
+    def _record(self, rate: float, values: Tensor) -> dict:
+        """Add to the history what is told of a step: its loss, norm and terms (`values`) stay on the device."""
         row = {
             "step": self.done + 1,
             "epoch": (self.done + 1) / self.batches.per_epoch,
@@ -180,7 +174,7 @@ class Distillation(Resumable):
             "seconds": 0.0,
             "peak_memory": 0,
         }
-        self._learning.history.add(row, torch.cat([torch.stack([loss, norm]), terms]))
+        self._learning.history.add(row, values)
         return row
 
     def _losses(self, batch: dict, factors: Tensor) -> tuple[Tensor, Tensor]:
@@ -282,13 +276,13 @@ class Distillation(Resumable):
         started = time.perf_counter()
         row = taken(self, self._train_step)
         self._learning.count()
-        is_due = self.validation.is_due(self.done)
-        if self.done % CHECK_EVERY == 0 or is_due or self._is_saved_here():
+        is_scheduled = self.validation.is_scheduled(self.done)
+        if self.done % CHECK_EVERY == 0 or is_scheduled or self._is_saved_here():
             self.check_finite()
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
         if self.device.type == "cpu" and (self.done % RELEASE_EVERY == 0 or self.is_over):
             release_freed_memory()
-        if is_due:
+        if is_scheduled:
             self.validation.look(row)
         row["seconds"] = time.perf_counter() - started
         row["peak_memory"] = peak_memory(self.device)
@@ -317,8 +311,7 @@ class Distillation(Resumable):
     @property
     def history(self) -> list[dict]:
         """Return a dict for each step: step, epoch, tokens, learning_rate, settings (each term's weight, temperature),
-        seconds, peak_memory (bytes, of the process so far), loss, grad_norm (before clipping), and
-        each term's own loss."""
+        seconds, peak_memory (bytes, of the process so far), loss, grad_norm (before clipping), each term's own loss."""
         return self._learning.history.rows
 
     @property
@@ -364,6 +357,14 @@ class Distillation(Resumable):
         return answers_of(
             inference, self.objective.terms, self.teacher_needs, self.batches, self.split, cache
         )
+
+    def _prepare_batches(self) -> None:
+        given, rank, world = self.settings, self.accelerator.process_index, self.accelerator.num_processes
+        self.batches = Batches.of(self.task, given, self.objective.positions, rank, world)
+        self.writing = given.on_policy and Writing(self.student, self.task, given.on_policy, given.seed, rank)
+        check_texts_at_once(self.objective, self.batches)
+        self.total_steps = given.steps or max(1, round(given.epochs * self.batches.per_epoch))
+        self.save_every = given.save_every or self.batches.per_epoch
 
     def _prepare_models(self) -> None:
         """Make what the objective learns along, and bring everything to the device; the teacher is frozen."""

@@ -188,50 +188,17 @@ class Cached(Answers):
 
     def _build(self, file: Path) -> None:
         """Fill the file, in a partial one that says how far it is."""
-        partial, progress = file.with_suffix(".partial"), file.with_suffix(".partial.json")
-        plan = {"shape": [*self.shape], "batches": len(self.order)}
-        logits: np.memmap | None = None
-        first, kept = 0, time.monotonic()
-
-        def prepare() -> None:
-            nonlocal logits, first
-            # Nothing begun, or not readably: begin anew.
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                stored = json.loads(progress.read_text(encoding="utf-8"))
-                first = stored.pop("done") if partial.is_file() else 0
-                first = first if stored == plan else 0
-            free = shutil.disk_usage(file.parent).free
-            if not first and self.bytes > free:
-                room = f"{format_bytes(self.bytes)} in {file.parent}, and {format_bytes(free)} are free"
-                raise KDTutorError(f"the teacher's answers take {room}")
-            how = {"mode": "r+"} if first else {"mode": "w+", "dtype": np.float32, "shape": self.shape}
-            logits = np.lib.format.open_memmap(partial, **how)
-            # Take the room now: a mapped file that finds none later kills the process.
-            if hasattr(os, "posix_fallocate"):
-                with open(partial, "r+b") as opened:
-                    os.posix_fallocate(opened.fileno(), 0, partial.stat().st_size)
-
-        def keep(done: int) -> None:
-            logits.flush()
-            fresh = progress.with_suffix(".new")
-            fresh.write_text(json.dumps(plan | {"done": done}), encoding="utf-8")
-            os.replace(fresh, progress)
-
-        def finish() -> None:
-            logits.flush()
-            sign(partial, logits.offset + logits.nbytes)
-            os.replace(partial, file)
-            progress.unlink(missing_ok=True)
-
-        on_main(self.accelerator, prepare)
-        first = int(sum_values(self.accelerator, torch.tensor(float(first), device=self.accelerator.device)))
-        for done, (index, answers) in enumerate(self._asked(first), start=first + 1):
-            if logits is not None:
-                logits[index.numpy()] = answers.numpy()
+        growing, kept = _GrowingFile(file, self.shape, len(self.order)), time.monotonic()
+        on_main(self.accelerator, growing.open)
+        done = torch.tensor(float(growing.done), device=self.accelerator.device)
+        first = int(sum_values(self.accelerator, done))  # the others have opened nothing: 0
+        for number, (index, answers) in enumerate(self._asked(first), start=first + 1):
+            if growing.logits is not None:
+                growing.logits[index.numpy()] = answers.numpy()
                 if time.monotonic() - kept > FLUSH_EVERY:
-                    keep(done)
+                    growing.keep(number)
                     kept = time.monotonic()
-        on_main(self.accelerator, finish)
+        on_main(self.accelerator, growing.finish)
 
     def _asked(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (index, logits (n, C) on the host) batch by batch, from batch number `first` on."""
@@ -251,3 +218,45 @@ class Cached(Answers):
             except KDTutorError as error:
                 who = f"{self.split} split of {self.task.name}, asked of the teacher"
                 raise KDTutorError(f"{who}: {error}") from error
+
+
+class _GrowingFile:
+    """A file of logits, (N, C), that has its name once it is whole. A killed process's is gone on with."""
+
+    def __init__(self, file: Path, shape: tuple[int, int], batches: int):
+        self.file, self.shape, self.plan = file, shape, {"shape": [*shape], "batches": batches}
+        self.partial, self.progress = file.with_suffix(".partial"), file.with_suffix(".partial.json")
+        self.logits: np.memmap | None = None
+        self.done = 0  # batches
+
+    def open(self) -> None:
+        """Open what was begun, or begin. KDTutorError if the disk has no room for it."""
+        # Nothing begun, or not readably: begin anew.
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            stored = json.loads(self.progress.read_text(encoding="utf-8"))
+            done = stored.pop("done") if self.partial.is_file() else 0
+            self.done = done if stored == self.plan else 0
+        size, free = 4 * self.shape[0] * self.shape[1], shutil.disk_usage(self.file.parent).free
+        if not self.done and size > free:
+            room = f"{format_bytes(size)} in {self.file.parent}, and {format_bytes(free)} are free"
+            raise KDTutorError(f"the teacher's answers take {room}")
+        how = {"mode": "r+"} if self.done else {"mode": "w+", "dtype": np.float32, "shape": self.shape}
+        self.logits = np.lib.format.open_memmap(self.partial, **how)
+        # Take the room now: a mapped file that finds none later kills the process.
+        if hasattr(os, "posix_fallocate"):
+            with open(self.partial, "r+b") as opened:
+                os.posix_fallocate(opened.fileno(), 0, self.partial.stat().st_size)
+
+    def keep(self, done: int) -> None:
+        """Write what there is, and then that it is `done` batches."""
+        self.logits.flush()
+        fresh = self.progress.with_suffix(".new")
+        fresh.write_text(json.dumps(self.plan | {"done": done}), encoding="utf-8")
+        os.replace(fresh, self.progress)
+
+    def finish(self) -> None:
+        """Sign the file, and give it its name."""
+        self.logits.flush()
+        sign(self.partial, self.logits.offset + self.logits.nbytes)
+        os.replace(self.partial, self.file)
+        self.progress.unlink(missing_ok=True)

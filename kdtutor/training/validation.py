@@ -53,7 +53,7 @@ class Validation:
                     "while training (validate_every, keep_best, patience)"
                 )
 
-    def is_due(self, step: int) -> bool:
+    def is_scheduled(self, step: int) -> bool:
         """Say whether the student is measured after this step."""
         return bool(self.every) and (step % self.every == 0 or step == self.total)
 

@@ -120,11 +120,7 @@ class BeTheTeacher(Instrument):
             raise SettingError(
                 f"none of {candidates} texts of {task.name} divides the teacher: give a text of your own"
             )
-        lessons = [self._school.lesson(i) for i in self._found[:CHOSEN]]
-        known = [lesson["text"] for lesson in lessons]
-        if text is not None and text not in known:
-            lessons.append(self._school.lesson_of(text))
-        lesson = lessons[0] if text is None else lessons[known.index(text) if text in known else -1]
+        lessons, lesson = self._lessons(text)
         super().__init__(
             class_names=list(map(str, task.labels)),
             lessons=lessons,
@@ -141,6 +137,16 @@ class BeTheTeacher(Instrument):
         for name in sorted(settings, key=SETTINGS.index):
             setattr(self, name, settings[name])
         self.on_msg(self._hear)
+
+    def _lessons(self, text: str | None) -> tuple[list[dict], dict]:
+        """Return the lessons to choose from, and the one to begin with: that of `text`, or the first."""
+        lessons = [self._school.lesson(i) for i in self._found[:CHOSEN]]
+        if text is None:
+            return lessons, lessons[0]
+        if (first := next((each for each in lessons if each["text"] == text), None)) is None:
+            first = self._school.lesson_of(text)
+            lessons.append(first)
+        return lessons, first
 
     # ------------------------------------------------------------------------------------------ one state
 
