@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
+from kdtutor.errors import KDTutorError
 from kdtutor.plots.naming import Point, name_points
 from kdtutor.plots.style import (
     INK,
@@ -26,6 +28,9 @@ from kdtutor.plots.style import (
     signed,
     styled,
 )
+
+if TYPE_CHECKING:
+    from kdtutor.evaluation.statistics import PairedTest
 
 
 @styled
@@ -221,6 +226,47 @@ def ablation(panels: Mapping[str, Mapping[str, Sequence[float]]], base: str = "t
         f"Difference from {base} in points, mean over {seeds} seeds with 95{NBSP}% intervals. "
         f"{'; '.join(said)}.",
     )
+
+
+@styled
+def differences(panels: Mapping[str, Mapping[str, Mapping[str, PairedTest]]]) -> Picture:
+    """Draw how far each method is from each of several references, with 95 % intervals: what is sure, and what is not.
+
+    panels: for each its rows, and for each row {reference: what was found, in fractions}, such as `Stored.compare`
+    gives. Panels share their rows; where one lacks a row, that stays empty. Each has a scale of its own. A mark is
+    filled where the interval leaves out 0; the sentence has these. Raises KDTutorError if a difference has no interval.
+    """
+    rows = list(dict.fromkeys(row for found in panels.values() for row in found))
+    looks = looks_of(name for found in panels.values() for tests in found.values() for name in tests)
+    size = 3 + 3.4 * len(panels), 1.9 + 0.44 * len(rows)
+    picture, all_axes = canvas(*size, columns=len(panels), squeeze=False, sharey=True)
+    said = []
+    for axes, (panel, found) in zip(all_axes[0], panels.items(), strict=True):
+        for place, (reference, look) in enumerate(looks.items()):
+            tests, sure = {row: tests[reference] for row, tests in found.items() if reference in tests}, []
+            for row, test in tests.items():
+                value, width = 100 * test.difference, 100 * test.half_width
+                if not np.isfinite(width):
+                    raise KDTutorError(f"{panel}, {row}: its difference from {reference} has no interval")
+                if is_sure := abs(value) > width:
+                    sure.append(f"{row} {signed(value)} ± {width:.2f}")
+                y = rows.index(row) + 0.34 * (place - (len(looks) - 1) / 2)
+                how = {"color": look.colour, "mfc": look.colour if is_sure else "white", "mec": look.colour}
+                axes.errorbar(value, y, xerr=width, marker=look.marker, capsize=3, **how)
+            told = f"{len(sure)} of {len(tests)}: {'; '.join(sure)}" if sure else f"none of {len(tests)}"
+            said += [f"{panel}, minus {reference}: {told}"] * bool(tests)
+        axes.axvline(0, color=INK, linestyle="--", linewidth=1.2, zorder=0)
+        axes.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.4, -0.6), xlabel="points")
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x")
+        set_title(axes, panel)
+    keys = [axes.errorbar([], [], 1, marker=look.marker, color=look.colour) for look in looks.values()]
+    names = [f"minus {reference}" for reference in looks]
+    picture.legend(keys, names, loc="outside lower center", ncols=len(names))
+    sentence = (
+        f"Differences in points, and which of their 95{NBSP}% intervals leave out 0. {'. '.join(said)}."
+    )
+    return describe(picture, sentence)
 
 
 @styled

@@ -199,6 +199,35 @@ def test_an_ablation_over_other_seeds_than_the_full_recipe_s_is_refused():
         plots.ablation({"accuracy": {"full": [0.8, 0.9], "without A": [0.8, 0.9, 0.7]}})
 
 
+def found(difference, half_width):
+    return SimpleNamespace(difference=difference, half_width=half_width)
+
+
+def test_differences_say_which_intervals_leave_out_zero_and_fill_their_marks():
+    panels = {
+        "copied": {"few": {"alone": found(0.003, 0.002), "at equal time": found(-0.001, 0.002)}},
+        "random": {"many": {"alone": found(-0.12, 0.03)}},
+    }
+    picture = plots.differences(panels)
+    picture.savefig(BytesIO())
+    text = said(picture)
+    assert "copied, minus alone: 1 of 1: few +0.30 ± 0.20. copied, minus at equal time: none of 1." in text
+    assert "random, minus alone: 1 of 1: many −12.00 ± 3.00." in text
+    assert "random, minus at equal time" not in text
+    copied, random = picture.axes
+    assert [label.get_text() for label in copied.get_yticklabels()] == ["few", "many"]
+    marks = [line for line in copied.lines if line.get_marker() in {"^", "D"} and len(line.get_xdata())]
+    assert [line.get_xdata()[0] for line in marks] == pytest.approx([0.3, -0.1])
+    assert [line.get_markerfacecolor() == "white" for line in marks] == [False, True]
+    (mark,) = (line for line in random.lines if line.get_marker() == "^" and len(line.get_xdata()))
+    assert round(mark.get_ydata()[0]) == 1, "the row that it shares"
+
+
+def test_a_difference_without_an_interval_is_refused():
+    with pytest.raises(KDTutorError, match="copied, few: its difference from alone has no interval"):
+        plots.differences({"copied": {"few": {"alone": found(0.1, np.nan)}}})
+
+
 def test_our_figures_stand_beside_the_paper_s():
     pytest.importorskip("torch")
     claims = {"score retained": ([0.96, 0.98, 1.0], 0.97), "share of the parameters": ([0.65], 0.6)}
