@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from statistics import mean, median
 
+import nbformat
 import pytest
 
 from kdtutor import data, models, studies
@@ -23,6 +25,12 @@ def stored():
 @pytest.fixture(scope="module")
 def page():
     return " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
+
+
+@pytest.fixture(scope="module")
+def lesson():
+    cells = nbformat.read(ROOT / "notebooks" / "06_beyond_logits.ipynb", 4).cells
+    return " ".join(" ".join(cell.source for cell in cells if cell.cell_type == "markdown").split())
 
 
 def points(found: PairedTest, digits: int) -> str:
@@ -150,3 +158,59 @@ def test_a_step_that_asks_the_teacher_costs_what_the_pages_say():
     # Forward and backward are about three forward passes; kept logits need no teacher.
     more = [(3 * mine + theirs) / (3 * mine) for mine in own]
     assert more == pytest.approx([Plan().longer, 10], rel=0.05)
+
+
+def test_notebook_06_says_what_the_copied_student_has_of_the_layers(stored, lesson):
+    def gap(a: str, b: str, texts: str = "few", digits: int = 1) -> str:
+        return unsigned(stored.compare(f"{a}, copied, {texts}", f"{b}, copied, {texts}"), digits)
+
+    answers = "worth {} points over labels, and {} over smoothed ones"
+    assert answers.format(*(gap("logits", arm) for arm in ("hard labels", "label smoothing"))) in lesson
+    assert f"Distances of texts add {gap('distances of texts', 'logits', digits=2)}" in lesson
+    assert f"Value relations take {gap('value relations', 'logits', digits=2)} away" in lesson
+    harm = [gap(arm, "logits", "many", 2) for arm in ("hidden states", "value relations")]
+    assert "hidden states cost {} points, value relations {}.".format(*harm) in lesson
+    moved = [stored.compare(f"{arm}, copied, few", "logits, copied, few") for arm in list(ARMS)[3:]]
+    ahead = [test for test in moved if test.difference > test.half_width]
+    assert max(abs(test.difference) for test in moved) < 0.005 and len(ahead) == 1
+    nothing = [
+        stored.compare(f"{arm}, copied, few", "logits, copied, few") for arm in ("hidden states", LONGER)
+    ]
+    assert all(abs(test.difference) < 0.0005 for test in nothing), "what section 8 saw is gone"
+    rates = (stored.record["plan"]["few"], stored.record["plan"]["many"])
+    assert "*few* texts, {:,} in 625 steps of 32, or *many*, {:,} in 1,250".format(*rates) in lesson
+    steps = {row["steps"] for t in ("few", "many") for row in stored.rows(f"logits, random, {t}").values()}
+    assert steps == {625, 1250}
+
+
+def test_notebook_06_says_what_the_random_student_has_of_them_and_what_beats_it(stored, lesson):
+    def gap(other: str, texts: str) -> str:
+        return unsigned(stored.compare(f"hidden states, random, {texts}", f"{other}, random, {texts}"))
+
+    alone, equal = [[gap(other, texts) for texts in ("few", "many")] for other in ("logits", LONGER)]
+    assert "worth {} points over logits alone with few texts and {} with many".format(*alone) in lesson
+    assert "many; {} and {} at equal time".format(*equal) in lesson
+    bars = [f"{100 * stored.mean(f'{WORDS}, {texts}').mean:.1f}" for texts in ("few", "many")]
+    assert "TF-IDF has {} and {} %".format(*bars) in lesson
+    behind = [
+        stored.compare(f"hidden states, random, {texts}", f"{WORDS}, {texts}") for texts in ("few", "many")
+    ]
+    assert "hidden states are {} and {} points behind".format(*map(unsigned, behind)) in lesson
+    others = [
+        100 * stored.compare(name, f"{WORDS}, {name.rpartition(', ')[2]}").difference
+        for name in stored.select(student="random")
+        if not name.startswith("hidden states")
+    ]
+    assert max(others) < -10, "all others more than ten"
+    assert f"The teacher has {100 * stored.mean(f'{TEACHER}, few').mean:.1f} %" in lesson
+
+
+def test_notebook_06_says_how_far_to_trust_it(stored, lesson):
+    hard = [stored.compare(f"logits, random, {t}", f"hard labels, random, {t}") for t in ("few", "many")]
+    told = "hard labels ({} points with few texts, {} with many)"
+    assert told.format(*(points(test, 1) for test in hard)) in lesson
+    longer = stored.compare(f"{LONGER}, random, many", "logits, random, many")
+    assert f"1.7 times the steps bring {unsigned(longer)} points" in lesson
+    trials = Counter(row["configuration"] for row in stored.record["choosing"])
+    logits = {count for name, count in trials.items() if name.startswith("logits")}
+    assert logits == {3} and max(trials.values()) == 6
