@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -143,3 +144,29 @@ def test_attempts_of_an_earlier_session_are_not_counted_twice(tmp_path):
     Check(kept).progress(path, name="Ada")
     record = json.loads(path.read_text(encoding="utf-8"))["exercises"]["softmax_with_temperature"]
     assert (record["solved"], record["attempts"], record["mistakes"]) == (True, 2, {"times T": 1})
+
+
+def test_the_guides_term_has_every_notebook_and_every_exercise_once():
+    guide = (NOTEBOOKS.parent / "docs/teaching.md").read_text(encoding="utf-8")
+    term = guide.partition("**A term**")[2].partition("\n## ")[0]
+    weeks = re.findall(r"^\| \d+ \| ([\d, ]+) \| .+ \| (.+) \|$", term, re.MULTILINE)
+    met = {number for notebooks, _ in weeks for number in notebooks.split(", ")}
+    assert met == {path.name[:2] for path in NOTEBOOKS.glob("[0-9]*.ipynb")}
+    given = []
+    for part in ", ".join(home for _, home in weeks).split(", "):
+        first, _, last = part.partition(" to ")
+        notebook, low = first.split(".")
+        high = (last or first).split(".")[1]
+        given += [f"{notebook}.{number}" for number in range(int(low), int(high) + 1)]
+    assert sorted(given) == sorted(exercise.number for exercise in load_exercises().values())
+
+
+def test_the_guides_sections_of_the_lesson_plans_are_there():
+    guide = (NOTEBOOKS.parent / "docs/teaching.md").read_text(encoding="utf-8")
+    plans = guide.partition("## Three plans")[2].partition("**A term**")[0]
+    named = re.findall(r"[Nn]otebook (\d\d), sections? (\d+)(?:(?: to |, )(\d+))*", plans)
+    assert len(named) >= 5
+    for notebook, *sections in named:
+        [path] = NOTEBOOKS.glob(f"{notebook}_*.ipynb")
+        text = path.read_text(encoding="utf-8")
+        assert all(f"## {section} ·" in text for section in sections if section), (notebook, sections)
