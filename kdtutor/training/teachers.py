@@ -207,7 +207,7 @@ class Cached(Answers):
         share = (index[rank::world] for index in batches if len(index) > rank)
         model, fast = self.inference.model, self.inference.fast
         mine = logits_by_batch(model, self.data, share, self.inference.autocast(), fast)
-        title = f"asking the teacher, {format_bytes(self.bytes)}"
+        title = f"asking the teacher, {format_bytes(self.bytes)} of answers"
         for index in bar(accelerator, self.inference.progress, batches, desc=title):
             answers = torch.zeros(len(index), self.shape[1], device=accelerator.device)
             if len(index) > rank:
