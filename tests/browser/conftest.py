@@ -113,8 +113,8 @@ def open_page(browser) -> Iterator[Callable[..., Opened]]:
 
 @pytest.fixture(scope="session")
 def screenshot() -> Callable:
-    """screenshot(page or locator, name): keeps a picture for people in build/screenshots/."""
-    return lambda seen, name: seen.screenshot(path=SCREENSHOTS / f"{name}.png")
+    """screenshot(page or locator, name) keeps a picture for people in build/screenshots/, full_page=True of it all."""
+    return lambda seen, name, **how: seen.screenshot(path=SCREENSHOTS / f"{name}.png", **how)
 
 
 @pytest.fixture(scope="session")

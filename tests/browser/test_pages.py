@@ -24,6 +24,8 @@ WIDE = (
     "print('word ' * 60, 'x' * 300)\nimport kdtutor as kd\n"
     "display(kd.plots.distributions([0.7, 0.2, 0.1], None, ['a', 'b', 'c']))\n{'key ' * 30: 'value ' * 30}"
 )
+#: columns, wider than the page in the size of other outputs
+TABLE = "for name in ('teacher', 'student'):\n    print(f'{name:<70}{1:>12}{2:>12}{3:>12}')"
 #: a formula in a line, wider than a phone, too
 LONG = " + ".join(f"a_{{{i}}}" for i in range(10, 24))
 #: five classes more than the slider draws
@@ -45,7 +47,7 @@ CELLS = [
 def site(build_site, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pages") / "notebooks"
     store(folder / "01_instruments.ipynb", *CELLS)
-    store(folder / "02_other.ipynb", f"# 02 · Other\n\n1 minute. As long as ${LONG}$ is.", WIDE)
+    store(folder / "02_other.ipynb", f"# 02 · Other\n\n1 minute. As long as ${LONG}$ is.", WIDE, TABLE)
     return build_site(folder)
 
 
@@ -439,11 +441,25 @@ def test_a_phone_shows_everything_without_scrolling_sideways(site, open_page, sc
         screenshot(opened.locator(f".kd-{name}").first, f"phone-{name}")
 
 
+def test_what_is_set_in_columns_keeps_its_lines(site, open_page, screenshot):
+    page = open_page("file://", viewport={"width": 1280, "height": 800}).page
+    page.goto((site / "02_other.html").as_uri())
+    table, other = page.locator("pre.kd-laid-out"), page.locator("div.cell_output pre").first
+    of = {"size": "parseFloat(getComputedStyle(pre).fontSize)", "beyond": "pre.scrollWidth - pre.clientWidth"}
+    size, beyond = (table.evaluate(f"(pre) => {how}") for how in of.values())
+    assert beyond <= 1 and 11 < size < other.evaluate(f"(pre) => {of['size']}")
+    assert table.evaluate("(pre) => pre.clientHeight < 5 * parseFloat(getComputedStyle(pre).lineHeight)")
+    screenshot(table, "columns-at-1280")
+    page.set_viewport_size({"width": 390, "height": 800})
+    expect(table).to_have_attribute("tabindex", "0")  # so that the keyboard can scroll it
+    assert table.evaluate(f"(pre) => {of['beyond']}") > 100
+
+
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_no_output_is_cut_at_the_right(site, open_page, width, screenshot):
     opened = open_page("file://", viewport={"width": width, "height": 800}).page
     opened.goto((site / "02_other.html").as_uri())
-    outputs = opened.locator("div.cell_output :is(pre, p, img)")
+    outputs = opened.locator("div.cell_output :is(pre:not(.kd-laid-out), p, img)")
     assert outputs.count() >= 4
     for output in outputs.all():
         assert output.evaluate("(shown) => shown.scrollWidth - shown.clientWidth") <= 1

@@ -1,3 +1,14 @@
+// What was printed goes on in the next line. Only what is set in columns, or is source, keeps its lines: it is set smaller
+// if it fits then, and else scrolls.
+addEventListener("DOMContentLoaded", () => {
+  for (const pre of document.querySelectorAll(".cell_output pre")) {
+    const lines = pre.textContent.split("\n").filter((line) => line.trim());
+    const laid = lines.filter((line) => /\S {2,}\S|^ {4}/.test(line));
+    if (lines.length < 2 || 2 * laid.length < lines.length) continue;
+    pre.classList.add("kd-laid-out");
+    pre.style.setProperty("--columns", Math.max(...lines.map((line) => line.length)));
+  }
+});
 // What is wider than its column scrolls, so the keyboard must be able to reach it.
 addEventListener("DOMContentLoaded", () => {
   const reachable = () => {
