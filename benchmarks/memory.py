@@ -78,9 +78,8 @@ def measure(arm: str, kind: str, precision: str, steps: int, width: int) -> dict
     from kdtutor.training import distillation
 
     if arm == "every shape":
-        forward = importlib.import_module(
-            "kdtutor.models.forward"
-        )  # the package gives the function of that name
+        # The package gives the function of that name.
+        forward = importlib.import_module("kdtutor.models.forward")
         tokens.round_up = forward.round_up = lambda count: count
         distillation.release_freed_memory = lambda: None
     torch.set_num_threads(1)

@@ -311,9 +311,8 @@ def test_a_fixed_part_of_the_definitions_is_kept_apart_as_a_pool():
     rows = build.supersense_rows(glosses)
     shares = [sum(row.split == split for row in rows) / len(rows) for split in build.SPLITS]
     assert shares == pytest.approx([0.615, 0.185, 0.1, 0.1], abs=0.03)
-    assert (
-        build.supersense_rows(glosses[::-1]) == rows[::-1]
-    )  # a text's own hash decides, whatever else there is
+    # A text's own hash decides, whatever else there is.
+    assert build.supersense_rows(glosses[::-1]) == rows[::-1]
 
 
 def test_a_text_of_the_pool_may_be_read_by_the_masked_lm():

@@ -15,15 +15,8 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 from kdtutor.errors import KDTutorError
 
 PIECES = "the cat dog sat un ##able ##s walk zebra [unused0] a b c d ##a ##b ##c % é я".split()  # noqa: SIM905
-VOCABULARY = [
-    "[PAD]",
-    "zoo",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    *PIECES,
-]  # special tokens are not the first here
+# Special tokens are not the first here.
+VOCABULARY = ["[PAD]", "zoo", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *PIECES]
 TEXTS = ["The cat sat", "the cat walks", "the walk", "unable я", "the dogs"]
 
 

@@ -68,9 +68,8 @@ class Task:
     max_length: int = 128
     splits_long: bool = False  # long texts give several rows; otherwise their end is cut off
     description: str = field(default="", repr=False)
-    notes: tuple[str, ...] = field(
-        default=(), repr=False
-    )  # of your own data: what was guessed, what looks wrong
+    # Of your own data: what was guessed, what looks wrong.
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self):
         if self.kind not in KINDS:

@@ -222,9 +222,8 @@ def _text_probes(generator: torch.Generator) -> list[tuple]:
         lstm = nn.LSTM(3, 4, batch_first=True)
         for weights in lstm.parameters():
             nn.init.normal_(weights, generator=generator)
-        longest = (
-            max(lengths) + 1
-        )  # as where batches are padded to a few lengths: nobody fills the last place
+        # As where batches are padded to a few lengths: nobody fills the last place.
+        longest = max(lengths) + 1
         mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
         probes.append((lstm, torch.randn(len(lengths), longest, 3, generator=generator), mask))
     return probes

@@ -118,9 +118,8 @@ def _trainer_probes(generator: torch.Generator) -> list[tuple]:
         for texts in sizes:
             labels = {"labels": labels_with_gaps(generator, texts, CLASSES, last=texts > 2)}
             inputs = padded_texts(generator, texts)
-            batches.append(
-                labels | inputs if texts % 2 else inputs | labels
-            )  # no function may rely on their order
+            # No function may rely on their order.
+            batches.append(labels | inputs if texts % 2 else inputs | labels)
         probes.append((student, teacher, batches, alpha, temperature))
     return probes
 

@@ -222,9 +222,8 @@ def _distance(a: list[str], b: list[str], wrong: Wrong) -> int:
             before, row[j] = row[j], min(ways)
             if "above left is the field just filled" in wrong:
                 before = row[j]
-    if (
-        "what the reference has and the text has not" in wrong
-    ):  # its length less the longest common subsequence
+    # Its length less the longest common subsequence.
+    if "what the reference has and the text has not" in wrong:
         return (row[-1] + len(b) - len(a)) // 2
     return row[-1]
 

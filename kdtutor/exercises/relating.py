@@ -47,9 +47,8 @@ def relation_in_words(pairs: Sequence[tuple[Tensor, Tensor]]) -> str:
     pairs = [(mine.double(), right.double()) for mine, right in pairs]
     if sum(right.numel() for _, right in pairs) < 3 or not all(right.isfinite().all() for _, right in pairs):
         return ""
-    if all(
-        _near(mine, right) for mine, right in pairs
-    ):  # whole numbers, that differ by less than is seen here
+    # Whole numbers, that differ by less than is seen here.
+    if all(_near(mine, right) for mine, right in pairs):
         return ""
     if all(right.dim() == 2 and len(right) > 1 and _near(mine.mT, right) for mine, right in pairs):
         return "Your numbers are the right ones with their axes exchanged: "

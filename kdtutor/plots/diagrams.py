@@ -66,10 +66,8 @@ class Sheet:
 def distillation(text: str = "a text", label: str = "its label") -> Picture:
     """Draw one step of distillation (Hinton et al. 2015): two models, a temperature, two losses, one that learns."""
     sheet = Sheet(15.6, 7.6, 10.8)
-    teacher, student = (
-        np.array([3.0, 1.9, 0.5, 0.0]),
-        np.array([1.0, 2.3, 0.4, 0.0]),
-    )  # four logits, as an example
+    # Four logits, as an example.
+    teacher, student = np.array([3.0, 1.9, 0.5, 0.0]), np.array([1.0, 2.3, 0.4, 0.0])
 
     # One text goes to both models.
     sheet.say(1.4, 4.4, textwrap.fill(text, 14))

@@ -49,9 +49,8 @@ class State:
         for what, mine in run.items():
             if what not in theirs:
                 continue  # written before this was recorded
-            is_steered = (
-                what == "objective" and mine == self.about["formula"]
-            )  # the very object, changed since
+            # The very object, changed since.
+            is_steered = what == "objective" and mine == self.about["formula"]
             is_longer = what == "total_steps" and mine > theirs[what]
             if mine != theirs[what] and not (is_steered or is_longer):
                 hint = "; a resumed run may be longer, not shorter" if what == "total_steps" else ""

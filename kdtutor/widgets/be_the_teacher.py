@@ -90,9 +90,8 @@ class BeTheTeacher(Instrument):
     others = traitlets.Dict().tag(sync=True, told=True)  # many other texts: how often are the students right?
     start = traitlets.Unicode().tag(sync=True, told=True)  # W, (C, 32)
     taught = traitlets.Int().tag(sync=True, told=True)
-    levels = traitlets.List(traitlets.Dict()).tag(
-        sync=True, told=True
-    )  # those that these lessons are good for
+    # Those that these lessons are good for.
+    levels = traitlets.List(traitlets.Dict()).tag(sync=True, told=True)
     level = traitlets.Int(0).tag(sync=True)
 
     def __init__(

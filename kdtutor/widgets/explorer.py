@@ -58,12 +58,10 @@ class TemperatureExplorer(WithExamples):
     class_names = traitlets.List(traitlets.Unicode()).tag(sync=True, told=True)
     teacher_logits = Row().tag(sync=True)
     student_logits = Row().tag(sync=True)
-    notice = traitlets.Unicode("").tag(
-        sync=True, told=True
-    )  # about the text: that it was cut, or can't be read
-    pieces = traitlets.List(traitlets.Dict()).tag(
-        sync=True, told=True
-    )  # of a text that can't be read (reading.py)
+    # About the text: that it was cut, or can't be read.
+    notice = traitlets.Unicode("").tag(sync=True, told=True)
+    # Of a text that can't be read (reading.py).
+    pieces = traitlets.List(traitlets.Dict()).tag(sync=True, told=True)
     can_read = traitlets.Bool(False).tag(sync=True, told=True)  # are there models to read a typed text?
 
     def __init__(
@@ -140,7 +138,7 @@ class TemperatureExplorer(WithExamples):
         return finite(proposal["value"], name, len(self.class_names))
 
     @traitlets.validate("label")
-    def _isclass_of(self, proposal) -> int | None:
+    def _check_label(self, proposal) -> int | None:
         return class_of(proposal["value"], self.class_names)
 
     @traitlets.observe("text")

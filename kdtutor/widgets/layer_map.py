@@ -58,9 +58,8 @@ class LayerMap(Instrument):
     shown = traitlets.Int(0).tag(sync=True)
     beside = traitlets.Int(0).tag(sync=True)
     status = OneOf("ready", ("ready", "training")).tag(sync=True)
-    plan = traitlets.Dict().tag(
-        sync=True
-    )  # what never changes: depths, presets, the formula around the lines
+    # What never changes: depths, presets, the formula around the lines.
+    plan = traitlets.Dict().tag(sync=True)
     results = traitlets.List().tag(sync=True)
     now = traitlets.Dict().tag(sync=True)  # the training under way, like a result: {} if there is none
 

@@ -59,12 +59,10 @@ class LiveDistillation(Shown):
 
     status = OneOf("ready", ("ready", "training", "paused", "finished")).tag(sync=True, told=True)
     plan = traitlets.Dict().tag(sync=True, told=True)  # what does not change during the run
-    curves = traitlets.Dict().tag(
-        sync=True, told=True
-    )  # all points; sent whole when training pauses, and on demand
-    now = traitlets.Dict().tag(
-        sync=True, told=True
-    )  # the present numbers and the points since the picture before
+    # All points; sent whole when training pauses, and on demand.
+    curves = traitlets.Dict().tag(sync=True, told=True)
+    # The present numbers and the points since the picture before.
+    now = traitlets.Dict().tag(sync=True, told=True)
 
     def __init__(
         self,

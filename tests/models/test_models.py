@@ -339,9 +339,8 @@ def test_bert_base_and_distilbert_have_the_published_numbers_of_parameters():
 @pytest.mark.parametrize("length", [7, 32])
 def test_multiply_adds_are_those_counted_by_hand(task, raw_text, length):
     width, layers, vocabulary = 32, 2, task.tokenizer.vocab_size
-    projections = (
-        4 * width * width + 2 * width * 4 * width
-    )  # query, key, value, output; the feed-forward's two
+    # Query, key, value, output; the feed-forward's two.
+    projections = 4 * width * width + 2 * width * 4 * width
     attention = 2 * length * width  # scores, and the weighted sum of values
     encoder = layers * length * (projections + attention)
     size = sizes(tiny(task), length)

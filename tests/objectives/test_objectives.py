@@ -481,9 +481,8 @@ def test_micro_batches_add_up_to_the_whole_batch(function):
         student = a.clone().requires_grad_()
         total = 0.0
         for part in torch.arange(12).split(cuts):
-            loss = (
-                function(student[part], b[part], reduction="none").sum() / 12
-            )  # divided by the whole batch's count, before backward
+            # Divided by the whole batch's count, before backward.
+            loss = function(student[part], b[part], reduction="none").sum() / 12
             loss.backward()
             total += loss.item()
         close(total, whole.item())
@@ -867,9 +866,8 @@ def test_only_objectives_add_up(other):
 def test_a_term_of_weight_zero_is_not_computed(batch):
     student, _, inputs = batch
     goal = blend(alpha=1)
-    close(
-        goal(student, None, inputs), kd.hard_labels(student.logits, inputs["labels"]).item()
-    )  # no teacher asked
+    # No teacher asked.
+    close(goal(student, None, inputs), kd.hard_labels(student.logits, inputs["labels"]).item())
     with pytest.raises(ObjectiveError, match="every weight"):
         (0 * blend())(student, None, inputs)
 

@@ -313,9 +313,8 @@ def test_the_explorer_s_picture_marks_what_both_terms_pull_with_together():
     probabilities = {"teacher": softmax(LOGITS), "student": softmax(-LOGITS)}
     picture = plots.temperature_and_alpha(probabilities, pulls, NAMES, shown=[0, 1])
     [diamonds] = [line for line in picture.axes[1].lines if line.get_label() == "their sum"]
-    assert list(diamonds.get_xdata()) == pytest.approx(
-        [-0.3, 0.2, 0.1]
-    )  # the last: all classes that are not shown
+    # The last: all classes that are not shown.
+    assert list(diamonds.get_xdata()) == pytest.approx([-0.3, 0.2, 0.1])
 
 
 def test_class_scores_are_the_f1_of_each_class_the_largest_first_with_its_commonest_mistake():

@@ -46,9 +46,8 @@ def test_every_plan_is_a_study_and_measures_texts_as_the_first_does():
 
 def test_a_corpus_has_each_training_text_of_its_other_tasks_once_and_other_lines_for_the_rest(tasks):
     lines, reviews = tasks["glosses"].texts("train"), tasks["valence"].texts("train")
-    mixed = data.Split(
-        ([*lines, *reviews[:6]],), None
-    )  # as in life: what the tasks ask about is among the lines
+    # As in life: what the tasks ask about is among the lines.
+    mixed = data.Split(([*lines, *reviews[:6]],), None)
     glosses = replace(tasks["glosses"], splits=tasks["glosses"].splits | {"train": mixed})
     plan = replace(PLAN, glosses=replace(STAGE, texts=38), corpus=("glosses", "valence"))
     corpus = distilbert_runs._corpus(plan, tasks | {"glosses": glosses})

@@ -930,10 +930,8 @@ def two_process_run(folder=None) -> Distillation:
     """With uneven parts, a projection, and a last batch of one example, of which one process gets nothing."""
     task = make_task(rows=17)
     objective = HardLabels() + SoftTargets(2) + HiddenStates()
-    teacher, student = (
-        sharp_teacher(task, width=64),
-        model(task, seed=None),
-    )  # each process draws its own student
+    # Each process draws its own student.
+    teacher, student = sharp_teacher(task, width=64), model(task, seed=None)
     torch.manual_seed(5)
     if int(os.environ.get("RANK", 0)) == 0:
         student = model(task)
