@@ -97,11 +97,12 @@ def _distances(pairs: np.ndarray, alone: np.ndarray, right: np.ndarray, seen: np
     shapes = np.isnan(seen) & (np.isnan(a) | np.isnan(b))
     far = np.where(shapes, 0, np.where(np.isnan(gaps), UNLIKE, gaps)).sum(1)
     # both multiply the same summand, such as a teacher's part of a loss: what any mistake takes away may be one
+    missed, product, gap = together - seen, (a - right) * (b - right), np.empty_like(a)
     for other in alone:
         summand = right - other
-        with np.errstate(divide="ignore", invalid="ignore"):
-            product = np.where(summand == 0, 0, (a - right) * (b - right) / summand)
-        far = np.fmin(far, np.abs(together + product - seen).sum(1))
+        np.multiply(product, np.divide(1, summand, out=np.zeros_like(summand), where=summand != 0), out=gap)
+        gap += missed
+        far = np.fmin(far, np.abs(gap, out=gap).sum(1))
     return far
 
 

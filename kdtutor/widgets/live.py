@@ -248,7 +248,7 @@ class LiveDistillation(Shown):
             self._advance()
             self._record()
             self._working += time.perf_counter() - started
-            self._score_if_due()
+            self._score_if_scheduled()
             if self.distillation.done == self.distillation.total_steps:
                 self._rest("finished")
             elif interrupt.presses or self._pause_wanted:

@@ -47,7 +47,7 @@ class Shown(Steered):
             self._add("losses", [step, *(short(total / count) if count else None for total, count in sums)])
             self._sums, self._in_sum = [0.0] * len(self._columns), [0] * len(self._columns)
 
-    def _score_if_due(self) -> None:
+    def _score_if_scheduled(self) -> None:
         step, total = self.distillation.done, self.distillation.total_steps
         spacing = self._every or math.ceil(total / POINTS)
         cost = self._score.seconds * len(self._runs)

@@ -24,7 +24,7 @@ from nbclient import NotebookClient
 from notebook_exercises import NOTEBOOKS, SECTIONS, solution
 
 import kdtutor as kd
-from kdtutor.exercises import Check, load_exercises, naming, running, sandbox
+from kdtutor.exercises import Check, checker, load_exercises, naming, running, sandbox
 from kdtutor.exercises.checker import judge
 from kdtutor.exercises.definitions import Exercise
 
@@ -32,7 +32,8 @@ ALL = load_exercises()
 EXERCISES = {name: exercise for name, exercise in ALL.items() if isinstance(exercise, Exercise)}
 SEEDS = 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))
 TO_REPAIR = {"distillation_step"}  # its cell holds a function with bugs, not a stub
-exercises = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=list(EXERCISES))
+# All tests of one exercise follow each other, so that what is remembered of it serves them all.
+exercises = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=list(EXERCISES), scope="module")
 
 
 @pytest.fixture
@@ -47,13 +48,19 @@ def in_this_process(monkeypatch):
     monkeypatch.setattr(sandbox, "can_fork", lambda: False)
 
 
+@pytest.fixture(scope="module")
+def memory(exercise):
+    """What is remembered of one exercise by all tests of it: its probes, and what was run on them."""
+    return {}, {}
+
+
 @pytest.fixture
-def remembered(in_this_process, monkeypatch):
-    """remembered(exercise): the same exercise, whose known mistakes are run once on equal probes, not at each check.
+def remembered(memory, in_this_process, monkeypatch):
+    """remembered(exercise): the same exercise; its solution and known mistakes are run once on equal probes.
 
     What the judged function does is never remembered, so a mistake that shows something else each time is found out.
     """
-    drawn, runs = {}, {}
+    drawn, runs = memory
 
     def remember(exercise):
         def probes(generator):
@@ -73,7 +80,12 @@ def remembered(in_this_process, monkeypatch):
             runs[key] = running.run(exercise, function, args, seed), args
         return runs[key][0]
 
+    def run_solution_once(exercise, function, args, seed=0):
+        once = run_once if function is exercise.reference else running.run
+        return once(exercise, function, args, seed)
+
     monkeypatch.setattr(naming, "run", run_once)
+    monkeypatch.setattr(checker, "run", run_solution_once)
     return remember
 
 

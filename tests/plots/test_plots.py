@@ -50,7 +50,7 @@ def test_distributions_draw_only_the_classes_asked_for_and_star_the_true_one():
     assert "student" not in said(picture)
 
 
-def test_logits_are_refused_where_probabilities_are_due():
+def test_logits_are_refused_where_probabilities_are_expected():
     with pytest.raises(
         KDTutorError, match=r"the student's are not probabilities of 4 classes: 4 numbers from -2"
     ):
