@@ -104,18 +104,10 @@ def export(
     """
     PRECISION("precision", precision)
     require("an export", "onnx", "onnxruntime", "onnxscript")
-    if task.rules.per_token:
-        raise KDTutorError(f"an export answers a text as a whole, but {task.name} is a {task.kind} task")
-    check_fits(model, task)
-    _refuse_rounded(model)
-    task, folder = read_by(model, task), Path(folder)
-    if not getattr(task.tokenizer, "is_fast", False):
-        raise KDTutorError(
-            f"a {type(task.tokenizer).__name__} has no tokenizer.json, which an exported model is read with: take a "
-            "tokenizer that has a fast version"
-        )
+    task, folder = _as_read(model, task), Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_forsaken(folder)
+    compared = task.subset(min(texts, len(task.split(split))), split=split)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     told = f"its {format_bytes(weights)} of weights are there several times meanwhile"
     with (
@@ -123,22 +115,7 @@ def export(
         TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-", suffix=".partial") as temporary,
     ):
         made = Path(temporary)
-        length = _write_about(model, task, made)
-        if graph is None:
-            write_graph(model, task, made / "model.onnx")
-        else:
-            shutil.copyfile(graph, made / "model.onnx")
-        compared = task.subset(min(texts, len(task.split(split))), split=split)
-        theirs = logits_of(model, tokenize(task.tokenizer, compared.split(split).texts, length), fast=False)
-        found = _compare(theirs, compared, split, made, "float32", length)
-        if found.difference > LARGEST or found.difference != found.difference:
-            raise KDTutorError(
-                f"exported, the {type(model).__name__} answers otherwise than in PyTorch: a logit differs by "
-                f"{found.difference:.2g}, more than {LARGEST:g}; nothing was written"
-            )
-        if precision != "float32":
-            _convert(made / "model.onnx", precision, model, task)
-            found = _compare(theirs, compared, split, made, precision, length)
+        found = _written(model, task, made, precision, compared, split, graph)
         found = replace(found, folder=str(folder), task=task.name)
         about = asdict(found)
         del about["folder"]
@@ -149,6 +126,51 @@ def export(
     # The exporter's copies of the model are gone by now, and what they took is not asked for again.
     release_freed_memory()
     return found
+
+
+def _as_read(model: PreTrainedModel, task: Task) -> Task:
+    """Return the task as the model reads it. KDTutorError if the two can't be exported, whatever the graph."""
+    if task.rules.per_token:
+        raise KDTutorError(f"an export answers a text as a whole, but {task.name} is a {task.kind} task")
+    check_fits(model, task)
+    _refuse_rounded(model)
+    task = read_by(model, task)
+    if not getattr(task.tokenizer, "is_fast", False):
+        raise KDTutorError(
+            f"a {type(task.tokenizer).__name__} has no tokenizer.json, which an exported model is read with: take a "
+            "tokenizer that has a fast version"
+        )
+    return task
+
+
+def _written(
+    model: PreTrainedModel,
+    task: Task,
+    folder: Path,
+    precision: str,
+    compared: Task,
+    split: str,
+    graph: str | os.PathLike | None,
+) -> Export:
+    """Write graph, tokenizer and configuration into `folder`, and compare them with PyTorch in float32 first."""
+    length = _write_about(model, task, folder)
+    file = folder / "model.onnx"
+    if graph is None:
+        write_graph(model, task, file)
+    else:
+        shutil.copyfile(graph, file)
+    theirs = logits_of(model, tokenize(task.tokenizer, compared.split(split).texts, length), fast=False)
+    found = _compare(theirs, compared, split, folder, "float32", length)
+    # Not "above": a difference that is no number is refused too.
+    if not found.difference <= LARGEST:
+        raise KDTutorError(
+            f"exported, the {type(model).__name__} answers otherwise than in PyTorch: a logit differs by "
+            f"{found.difference:.2g}, more than {LARGEST:g}; nothing was written"
+        )
+    if precision == "float32":
+        return found
+    _convert(file, precision, model, task)
+    return _compare(theirs, compared, split, folder, precision, length)
 
 
 def _refuse_rounded(model: PreTrainedModel) -> None:
