@@ -7,7 +7,8 @@ import torch
 from helpers import make_run, make_task, refusal, same, take, weights, without_time
 
 import kdtutor as kd
-from kdtutor.data.tokens import IGNORED
+from kdtutor.data.tokens import IGNORED, end_of_text
+from kdtutor.training import on_policy
 from kdtutor.training.on_policy import Writing, joined, prompts_of
 
 ENDS = {"max_norm": 1e9, "precision": "fp32", "progress": False, "batch_size": 8, "check_teacher": False}
@@ -89,6 +90,22 @@ def test_what_is_written_begins_with_the_prompt_and_is_the_students(task):
             assert torch.equal(mine[:n], theirs[:n])
         assert (batch["attention_mask"].sum(1) - lengths <= 6).all()
         assert (batch["attention_mask"].sum(1) > lengths).all()
+
+
+def test_who_writes_nothing_is_taught_where_it_stopped(task, monkeypatch):
+    """Each text is its end alone: one token for each, and no division by none."""
+    end = end_of_text(task.tokenizer)
+
+    def nothing(student, task, prompts, **how):
+        ids = torch.full((len(prompts["index"]), 1), end)
+        return ids, torch.ones_like(ids, dtype=torch.bool)
+
+    monkeypatch.setattr(on_policy, "generated_ids", nothing)
+    run = make(task)
+    [batch] = run.writing.instead_of(run.batches[0], 0)
+    assert len(batch["rows"]) == len(batch["index"]) == 8
+    expected = by_hand(run, batch).item()
+    assert expected > 0 and take(run, 1)[0].loss == pytest.approx(expected, rel=1e-4)
 
 
 def test_what_the_student_wrote_is_no_truth(task):
