@@ -379,6 +379,8 @@ def test_what_a_student_does_not_have_is_refused_before_the_first_step(task, nam
 
     said = refusal(make_run, task, Maps(2), student=student, teacher=teacher)
     assert said == f"Maps reads attentions, and the student, a {type(student).__name__}, has none"
+    said = refusal(make_run, task, kd.AttentionMaps(), student=student, teacher=teacher)
+    assert said == f"AttentionMaps reads keys, and the student, a {type(student).__name__}, has none"
     if name in ("cnn", "static"):
         said = refusal(make_run, task, HiddenStates(), student=student, teacher=teacher)
         assert said == (

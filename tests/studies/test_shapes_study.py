@@ -148,6 +148,15 @@ def test_the_stored_runs_can_be_gone_on_with(stored):
     assert stored.record["plan"] == plan
 
 
+def signed(found) -> str:
+    return f"{100 * found.difference:+.1f} ± {100 * found.half_width:.1f}".replace("-", "−")
+
+
+def behind(stored, first: str, second: str, arm: str) -> str:
+    """By how much the first lacks the second, and the interval, as a page says it."""
+    return signed(stored.compare(f"{second}, {arm}", f"{first}, {arm}")).removeprefix("+")
+
+
 def test_the_results_page_has_what_the_study_found(stored):
     whole = [
         shape
@@ -155,11 +164,10 @@ def test_the_results_page_has_what_the_study_found(stored):
         if {f"{shape}, {arm}" for arm in ARMS} <= {*stored.select()}
         and all(len(stored.rows(f"{shape}, {arm}")) == 5 for arm in ARMS)
     ]
-    assert {"static", "LSTM", "CNN"} <= {*whole}
+    assert {"static", "LSTM", "CNN", "BERT"} <= {*whole}
 
     def gap(shape: str, a: str, b: str) -> str:
-        found = stored.compare(f"{shape}, {a}", f"{shape}, {b}")
-        return f"{100 * found.difference:+.1f} ± {100 * found.half_width:.1f}".replace("-", "−")
+        return signed(stored.compare(f"{shape}, {a}", f"{shape}, {b}"))
 
     rows = {arm: [f"{100 * stored.mean(f'{shape}, {arm}').mean:.1f}" for shape in whole] for arm in ARMS}
     gaps = {
@@ -175,9 +183,42 @@ def test_the_results_page_has_what_the_study_found(stored):
         assert f"| {name} | {' | '.join(cells)} |" in page
 
 
+def test_the_results_page_has_every_size_that_is_complete(stored):
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    sizes = {name: name for name, _, _ in Plan().sizes} | {"LSTM": "LSTM, 1 × 128", "BERT": "BERT, 2 × 128"}
+    for name, shown in sizes.items():
+        runs = [f"{name}, {arm}" for arm in MAIN]
+        if min(len(stored.rows(run)) for run in runs) < 5:
+            assert f"| {shown} |" not in page, "an incomplete row is not shown"
+            continue
+        cells = []
+        for arm, run in zip(MAIN, runs, strict=True):
+            first = f"{name[:4]}, {arm}"
+            cells += [f"{100 * stored.mean(run).mean:.1f}"]
+            cells += [signed(stored.compare(run, first)) if run != first else ""]
+        assert f"| {shown} | {' | '.join(cells)} |" in page
+
+
+@pytest.mark.parametrize("place", ["docs/results.md", "notebooks/07_shapes.ipynb"])
+def test_what_is_said_of_sizes_and_of_the_transformer_is_what_was_found(stored, place):
+    text = (ROOT / place).read_text(encoding="utf-8")
+    said = [behind(stored, "BERT", "LSTM", arm) for arm in MAIN]
+    assert all(gap in text for gap in said)
+    said = [behind(stored, "LSTM, 4 × 64", "LSTM, 1 × 64", arm) for arm in MAIN]
+    assert f"{said[0]} and {said[1]} points" in text
+    assert behind(stored, "BERT, 1 × 64", "LSTM, 1 × 64", MAIN[1]) in text
+    if place.endswith("ipynb"):
+        said = [behind(stored, "LSTM, 4 × 64", "LSTM", arm) for arm in MAIN]
+        assert f"{said[0]} points behind one wide one with the labels alone, {said[1]} with the pool" in text
+        said = [behind(stored, "LSTM, 1 × 64", "LSTM", arm) for arm in MAIN]
+        assert f"only {said[0]} and {said[1]} behind the wide one" in text
+        words = signed(stored.compare("TF-IDF", "BERT, hard labels")).removeprefix("+")
+        assert f"{words} below counting words" in text
+
+
 def test_notebook_07_says_what_the_study_found(stored):
     text = (ROOT / "notebooks" / "07_shapes.ipynb").read_text(encoding="utf-8")
-    shapes_there = ("LSTM", "CNN", "static")
+    shapes_there = ("LSTM", "CNN", "static", "BERT")
 
     def points(shape: str, a: str, b: str) -> tuple[float, float]:
         found = stored.compare(f"{shape}, {a}", f"{shape}, {b}")
@@ -188,18 +229,23 @@ def test_notebook_07_says_what_the_study_found(stored):
 
     assert f"{said('LSTM', 'soft targets, variants', 'soft targets')} points for the LSTM" in text
     smoothing = [said(shape, "soft targets", "label smoothing") for shape in shapes_there]
-    assert "{} points ahead for the LSTM, {} for the CNN, and {}, that is nothing".format(*smoothing) in text
+    assert (
+        "{} points ahead for the LSTM, {} for the CNN, and {}, that is nothing, for the bag; the BERT's {} ".format(
+            *smoothing
+        )
+        in text
+    )
     pool = [points(shape, "soft targets, pool", "hard labels")[0] for shape in shapes_there]
     variants = [points(shape, "soft targets, variants", "hard labels")[0] for shape in shapes_there]
     assert f"{min(pool):.0f} to {max(pool):.0f} points over the labels alone" in text
     made = f"variants that it answers ({min(variants):.0f} to {max(variants):.0f})"
     assert f"({min(pool):.0f} to {max(pool):.0f} points here), or {made}" in text
-    # "A third to two fifths" of the pool, and a fifth.
+    # "A third to two fifths" of the pool, a fifth, and a quarter.
     shares = [
         points(shape, "soft targets, variants", "soft targets")[0]
         / points(shape, "soft targets, pool", "soft targets")[0]
         for shape in shapes_there
     ]
-    assert shares == pytest.approx([0.4, 0.33, 0.2], abs=0.03)
+    assert shares == pytest.approx([0.4, 0.33, 0.2, 0.25], abs=0.03)
     above = 100 * stored.compare("CNN, hard labels", "TF-IDF").difference
     assert f"the CNN is {above:.0f} points above TF-IDF" in text
