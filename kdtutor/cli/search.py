@@ -222,7 +222,7 @@ class _Bench:
             search.looks = -(-run.total_steps // run.validation.every)
             for step in run:
                 seen = run.validation.measured
-                if step.number in seen and search.prunes(trial, len(seen), seen[step.number]):
+                if step.number in seen and search.is_pruned(trial, len(seen), seen[step.number]):
                     search.end(trial, None, f"given up after {len(seen)} of {search.looks} looks")
                     return
         values = [*run.validation.measured.values()]

@@ -192,7 +192,7 @@ class _Limited:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        if not self._may(str((scope.get("client") or ("?",))[0])):
+        if not self._is_allowed(str((scope.get("client") or ("?",))[0])):
             said = f"more than {self.limits.per_minute} requests a minute: wait a little"
             return await _say(429, said)(scope, receive, send)
         body, more = b"", True
@@ -215,7 +215,7 @@ class _Limited:
 
         return await self.app(scope, replay, send)
 
-    def _may(self, client: str) -> bool:
+    def _is_allowed(self, client: str) -> bool:
         """Count a request: a client has a minute's requests in hand, which come back as time goes by."""
         now, most = time.monotonic(), self.limits.per_minute
         left, when = self.left.pop(client, (float(most), now))

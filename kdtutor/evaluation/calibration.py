@@ -31,7 +31,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     is_right(logits, labels)  # refuses what would be wrong in silence
     z, y = logits.double(), labels.long()
 
-    def too_sure(log_t: float) -> bool:
+    def is_too_sure(log_t: float) -> bool:
         # ∂/∂(1/T) of the loss is the mean of E_p[z] − z_y, and rises with 1/T.
         p = (z / math.exp(log_t)).softmax(-1)
         return float(((p * z).sum(-1) - z.gather(1, y[:, None])[:, 0]).mean()) > 0
@@ -39,7 +39,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     low, high = LIMITS
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if too_sure(middle) else (low, middle)
+        low, high = (middle, high) if is_too_sure(middle) else (low, middle)
     return math.exp((low + high) / 2)
 
 

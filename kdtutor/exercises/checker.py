@@ -182,7 +182,7 @@ def _different(
         return Verdict(False, "returns nothing", "Not yet. Your function returns None: is there a return?")
     _, first = min(differences, key=lambda found: IN_THIS_ORDER.index(found[1].kind))
     text = sentence(_most_telling(exercise, first, differences, probes, mine[0].returned))
-    if _draws(exercise, answer, probes[0]):
+    if _is_random(exercise, answer, probes[0]):
         text = f"{DRAWN} {text}"
     known = naming.known_among_others(exercise, probes, mine, right, first.what, again)
     hints = {mistake.name: mistake.hint for mistake in exercise.mistakes}
@@ -192,7 +192,7 @@ def _different(
     return Verdict(False, first.kind, f"Not yet. {text}", known)
 
 
-def _draws(exercise: Exercise, answer: Callable, probe: tuple) -> bool:
+def _is_random(exercise: Exercise, answer: Callable, probe: tuple) -> bool:
     """Whether what the learner's function does depends on random numbers, and what the solution does does not."""
     seeds = range(2)
     outcome = sandbox.run(lambda: [run(exercise, answer, probe, seed) for seed in seeds])

@@ -67,7 +67,7 @@ def alone(exercise: Exercise, probes: Sequence[tuple], mine: Sequence[Run]) -> l
 
 def _singles(exercise: Exercise, what: str = "") -> list[Names]:
     switches = [(switch,) for mistake in exercise.mistakes for switch in mistake.switches]
-    return switches + ([(EXCHANGED,)] if _several_values(exercise) and not what else [])
+    return switches + ([(EXCHANGED,)] if _has_several_values(exercise) and not what else [])
 
 
 def _pairs(exercise: Exercise, probe: tuple, mine: Run, what: str = "") -> Iterator[Names]:
@@ -80,7 +80,7 @@ def _pairs(exercise: Exercise, probe: tuple, mine: Run, what: str = "") -> Itera
     if pairs:
         far = _distances(np.array(pairs), np.array(each), right, _numbers(mine, first, what))
         yield from ((names[a], names[b]) for a, b in (pairs[place] for place in far.argsort(kind="stable")))
-    if _several_values(exercise) and not what:
+    if _has_several_values(exercise) and not what:
         yield from ((mistake.name, EXCHANGED) for mistake in exercise.mistakes)
 
 
@@ -220,7 +220,7 @@ def _exchanged(mine: Any, right: Any) -> Iterator[Any]:
         yield from itertools.islice(itertools.permutations(mine), 1, None)
 
 
-def _several_values(exercise: Exercise) -> bool:
+def _has_several_values(exercise: Exercise) -> bool:
     """Whether the exercise asks for a few values at once, which can change places."""
     asked = str(exercise.reference.__annotations__.get("return", ""))
     return exercise.observe is None and asked.startswith(("tuple", "dict"))
@@ -233,7 +233,7 @@ def known_among_others(
     """The mistakes that surely are behind one thing seen, among others that are not known: as a rule none."""
     if isinstance(right[0].seen.get(what), bool):
         return _behind_an_answer(exercise, probes, mine, right, what) if exercise.observe else ()
-    several = exercise.observe or _several_values(exercise)
+    several = exercise.observe or _has_several_values(exercise)
     if not several or any(run.failure for run in mine):
         return ()
     sets = explanations(exercise, probes, mine, again, what, PARTLY)

@@ -268,11 +268,11 @@ def _run_in_a_thread(action: Callable[[], Any], limit: float) -> Outcome:
                 frames = reversed(list(traceback.walk_stack(_frame_of(thread))))
                 outcome.line = _line((frame.f_code.co_filename, number) for frame, number in frames)
         finally:  # also when the learner presses Ctrl-C
-            outcome.still_running = not _stopped(thread)
+            outcome.still_running = not _has_stopped(thread)
     return outcome
 
 
-def _stopped(thread: threading.Thread) -> bool:
+def _has_stopped(thread: threading.Thread) -> bool:
     """End the thread, by an exception as often as it takes: a bare `except:` catches some of them."""
     for _ in range(round(GRACE / 0.02)):
         thread.join(0.02)

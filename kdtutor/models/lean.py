@@ -49,10 +49,10 @@ def can_encode(model: nn.Module) -> bool:
     encoder = getattr(model, "base_model", None)
     if type(encoder) not in (BertModel, DistilBertModel) or getattr(encoder.config, "is_decoder", False):
         return False
-    return not any(_touched(module) for module in model.modules())
+    return not any(_is_touched(module) for module in model.modules())
 
 
-def _touched(module: nn.Module) -> bool:
+def _is_touched(module: nn.Module) -> bool:
     """Tell whether it is compiled, hooked into, saving memory, or of another kind: an adapter, an int8 matrix."""
     return bool(
         module._compiled_call_impl

@@ -132,7 +132,7 @@ class Search:
         else:
             self.study.tell(trial, list(values), state=state.COMPLETE)
 
-    def prunes(self, trial, look: int, value: float) -> bool:
+    def is_pruned(self, trial, look: int, value: float) -> bool:
         """Report the value of a trial's look, counted from 1, and say whether the trial is given up."""
         if self.pruner == "none":
             return False
@@ -173,7 +173,7 @@ class Search:
         trials = self._trials()
         again = {trial.user_attrs.get("again") for trial in trials}
         for trial in trials:
-            if trial.state.name != "RUNNING" or self._lives(trial.user_attrs.get("process")):
+            if trial.state.name != "RUNNING" or self._is_alive(trial.user_attrs.get("process")):
                 continue
             whole = {*trial.params} == {*self.space.dimensions}
             point = trial.params if whole else trial.system_attrs.get("fixed_params")
@@ -182,7 +182,7 @@ class Search:
                 self.study.enqueue_trial(point, user_attrs={"again": trial.number})
             self.study.tell(trial.number, state=self.module.trial.TrialState.FAIL)
 
-    def _lives(self, process: str | None) -> bool:
+    def _is_alive(self, process: str | None) -> bool:
         """Say whether a process still holds its lock. Asked while alone: nobody is just beginning a trial."""
         if process == self.me:
             return True

@@ -51,7 +51,7 @@ class Answers:
         """Ask again, also where the answers are known already: what it takes is timed."""
         self.ask()
 
-    def ships(self) -> bool:
+    def is_shipped(self) -> bool:
         """Tell whether the answers come with the course, and nobody is asked."""
         return False
 

@@ -103,7 +103,7 @@ def plan(
     if not measure:
         return replace(known, time="not measured")
     in_memory = cache if isinstance(cache, TopK) else bool(answers.bytes)
-    is_asked = bool(answers.bytes) and not answers.ships()
+    is_asked = bool(answers.bytes) and not answers.is_shipped()
     return _timed(known, run, settings | {"cache": in_memory}, is_asked)
 
 

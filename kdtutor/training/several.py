@@ -38,8 +38,8 @@ class Several(Answers):
     def ask_anew(self) -> None:
         self._of_each("ask_anew")
 
-    def ships(self) -> bool:
-        return all(answers.ships() for answers in self.each)
+    def is_shipped(self) -> bool:
+        return all(answers.is_shipped() for answers in self.each)
 
     def outputs(self, batch: Batch, inputs: Batch) -> Outputs:
         logits = torch.stack([answers.outputs(batch, inputs).logits.float() for answers in self.each])

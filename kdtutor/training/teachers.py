@@ -143,7 +143,7 @@ class Cached(Answers):
     def ask_anew(self) -> None:
         self._in_memory()
 
-    def ships(self) -> bool:
+    def is_shipped(self) -> bool:
         return self.shipped() is not None
 
     def shipped(self) -> Tensor | None:

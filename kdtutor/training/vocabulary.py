@@ -38,7 +38,7 @@ def can_chunk(objective: Objective, student: nn.Module, teacher: nn.Module | Non
     asked = [student, teacher] if any(term.needs_teacher for term in terms) else [student]
     if not terms or any(unembedding(model) is None for model in asked):
         return False
-    return all(term.needs == {"logits"} and _takes_rows_alone(term, student) for term in terms)
+    return all(term.needs == {"logits"} and _can_take_rows(term, student) for term in terms)
 
 
 def forward_needs(objective: Objective, chunked: bool) -> tuple[Set[str], Set[str]]:
@@ -50,7 +50,7 @@ def forward_needs(objective: Objective, chunked: bool) -> tuple[Set[str], Set[st
     return mine, theirs
 
 
-def _takes_rows_alone(term: Term, student: nn.Module) -> bool:
+def _can_take_rows(term: Term, student: nn.Module) -> bool:
     """Tell by a trial on random logits whether the loss of six rows is that of the first two and the last four."""
     draw, V = torch.Generator().manual_seed(0), student.config.vocab_size
     term = copy.deepcopy(term).cpu()

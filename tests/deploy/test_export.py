@@ -180,6 +180,7 @@ def test_an_exported_folder_is_no_model_to_train(made):
     )
 
 
+@pytest.mark.slow
 def test_a_cold_start_without_pytorch_takes_less_memory(made, tmp_path):
     task, student, said = made
     save(student, task, tmp_path / "saved")

@@ -113,7 +113,7 @@ def test_a_full_queue_takes_no_more(exported):
 
 def test_clients_that_never_come_back_are_forgotten():
     limited = _Limited(None, Limits())
-    assert all(limited._may(str(i)) for i in range(3 * CLIENTS))
+    assert all(limited._is_allowed(str(i)) for i in range(3 * CLIENTS))
     assert len(limited.left) == CLIENTS
 
 
