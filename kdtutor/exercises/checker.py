@@ -26,7 +26,7 @@ from kdtutor.exercises.localising import ONE_LINE
 from kdtutor.exercises.raising import meaning
 from kdtutor.exercises.relating import argument_in_words, relation_in_words
 from kdtutor.exercises.repairing import Repair, repair
-from kdtutor.exercises.running import Run, everything_as_it_was, operations, replaced_functions, run
+from kdtutor.exercises.running import Run, everything_as_it_was, operations, preload, replaced_functions, run
 from kdtutor.exercises.stressing import in_float64, unstable, wrong_far_out
 from kdtutor.exercises.words import (
     describe,
@@ -64,6 +64,7 @@ def judge(exercise: Exercise, answer: Any, seed: int | None = None) -> Verdict:
         # Probes are small: a second thread would wait more than it works, the longer the busier the machine.
         torch.set_num_threads(1)
         probes = list(exercise.probes(generator))
+        preload(answer)
         # first the reference: what torch imports at its first use is then there for all children
         right = [run(exercise, exercise.reference, probe) for probe in probes]
         outcome = sandbox.run(lambda: [run(exercise, answer, probe) for probe in probes])
@@ -99,50 +100,49 @@ def _compared(
         ]
         changed = set().union(*(run.changed for run in mine)) - set().union(*(run.changed for run in right))
         failed = next((one for one in mine if one.failure), None)
-        if not (differences or changed or failed):
-            return _unstable_or_slow(exercise, generator, answer, probes, mine) or _right(exercise)
+        if not (differences or failed or changed):
+            done = Verdict(True, "right", f"Right. Exercise {exercise.number} is solved.")
+            return _unstable_or_slow(exercise, generator, answer, probes, mine) or done
+        if not (differences or failed):
+            return _in_place([name for name in exercise.arguments if name in changed])
         again = partial(_fresh_runs, exercise, answer, generator)
-        if (differences or failed) and (verdict := _explained(exercise, answer, probes, mine, right, again)):
+        verdict, look = _explained(exercise, answer, probes, mine, right, again)
+        if verdict:
             # of another type, which is a sentence of its own, and more than that something is left out
             of_type = all(found.kind in ("wrong type", "wrong dtype") for _, found in differences)
             if not (OF_TYPE in verdict.mistakes and of_type and not (failed and not failed.has_returned)):
                 return verdict
         if failed:
             return _did_not_finish(failed, right[0].returned)
-        if changed and not differences:
-            names = _listed([name for name in exercise.arguments if name in changed])
-            text = (
-                f"Your function changes its argument {names} in place. Whoever called it may still need that."
-            )
-            hint = "Operations such as x += y or x.exp_() write into x; x = x + y makes a new tensor."
-            return Verdict(False, "changes its inputs", f"Not yet. {text} {hint}")
-        return _different(exercise, probes, differences, mine, right, answer, again)
+        return _different(exercise, probes, differences, mine, right, answer, again, look)
     except Exception as error:  # a result like nothing we know
         text = f"Your function returns {describe(mine[-1].returned)}, which cannot be compared: {error}"
         return Verdict(False, "wrong type", f"Not yet. {text}")
 
 
+def _in_place(names: Sequence[str]) -> Verdict:
+    text = f"Your function changes its argument {' and '.join(names)} in place. Whoever called it may still need that."
+    hint = "Operations such as x += y or x.exp_() write into x; x = x + y makes a new tensor."
+    return Verdict(False, "changes its inputs", f"Not yet. {text} {hint}")
+
+
 def _explained(
     exercise: Exercise, answer: Callable, probes: list[tuple], mine: list[Run], right: list[Run],
     again: Callable[[], Sequence[tuple]],
-) -> Verdict | None:  # fmt: skip
-    """The verdict on a known mistake, or on one slip in the learner's code, or on two mistakes; None if on neither."""
+) -> tuple[Verdict | None, str]:  # fmt: skip
+    """The verdict on a known mistake, one slip in the learner's code, or two mistakes; if on none, where to look."""
     if verdict := _named(exercise, naming.explanations(exercise, probes, mine, again, most=1)):
-        return verdict
-    found = repair(exercise, answer, probes, mine, right)
-    if found and found.name != ONE_LINE:
-        return _one_slip(found)
+        return verdict, ""
+    found = repair(exercise, answer, probes, mine, right) or Repair()
+    if found.name not in ("", ONE_LINE):
+        return _one_slip(found), ""
     pair = _named(exercise, naming.explanations(exercise, probes, mine, again))
-    return pair or (_one_slip(found) if found else None)
+    return pair or (_one_slip(found) if found.name else None), found.hint
 
 
 def _one_slip(found: Repair) -> Verdict:
     text = f"Not yet: {found.name}, in {found.where}.\n{found.hint}"
     return Verdict(False, "one slip", text, (found.name,))
-
-
-def _right(exercise: Exercise) -> Verdict:
-    return Verdict(True, "right", f"Right. Exercise {exercise.number} is solved.")
 
 
 def _fresh_runs(exercise: Exercise, answer: Callable, generator: torch.Generator) -> list[tuple[tuple, Run]]:
@@ -175,9 +175,9 @@ def _named(exercise: Exercise, sets: Sequence[tuple[str, ...]]) -> Verdict | Non
 
 def _different(
     exercise: Exercise, probes: list[tuple], differences: list[tuple[int, Difference]], mine: list[Run],
-    right: list[Run], answer: Callable, again: Callable[[], Sequence[tuple]],
+    right: list[Run], answer: Callable, again: Callable[[], Sequence[tuple]], look: str,
 ) -> Verdict:  # fmt: skip
-    """The verdict on a difference that no known mistake explains: what is most telling of it."""
+    """The verdict on a difference that no known mistake explains: what is most telling of it, and where to look."""
     if mine[0].returned is None and right[0].returned is not None:
         return Verdict(False, "returns nothing", "Not yet. Your function returns None: is there a return?")
     _, first = min(differences, key=lambda found: IN_THIS_ORDER.index(found[1].kind))
@@ -189,6 +189,8 @@ def _different(
     if known:
         listed = "\n".join(f"{name}: {hints[name]}" for name in known)
         text = f"{text}\nThis much is known of it.\n{listed}"
+    elif look:
+        text = f"{text}\n{look}"
     return Verdict(False, first.kind, f"Not yet. {text}", known)
 
 
@@ -209,7 +211,7 @@ def _most_telling(
 ) -> str:  # fmt: skip
     """What to say of the difference from which a learner can best go on."""
     if first.kind == "detached":
-        names = _listed([exercise.arguments[position] for position in exercise.gradients])
+        names = " and ".join(exercise.arguments[position] for position in exercise.gradients)
         return (
             f"No gradient flows back from what you return ({describe(returned)}) to {names}, so nobody could "
             "learn from it. Is there a .detach(), .item(), .data, float(…), torch.tensor(…) or no_grad in the way?"
@@ -306,7 +308,7 @@ def _not_worth_running(exercise: Exercise, answer: Any) -> Verdict | None:
         return not_a_function("Your function has a yield, which makes it a generator; a return is expected.")
     if replaced := replaced_functions():
         text = (
-            f"In this notebook {_listed(replaced)} is no longer torch's own, and the check needs torch as it is. "
+            f"In this notebook {' and '.join(replaced)} is no longer torch's own, and the check needs torch as it is. "
             "Restart the kernel, and give your function a name of its own."
         )
         return Verdict(False, "torch was changed", wrapped(f"Not checked. {text}"))
@@ -389,10 +391,3 @@ def _finished(verdict: Verdict, printed: sandbox.Printed) -> Verdict:
         shown = "\n".join(f"{INDENT}{line[:90]}" for line in printed.kept.splitlines()[:5])
         text += f"\nIt printed {printed.characters:,} characters, which begin with\n{shown}"
     return Verdict(verdict.solved, verdict.kind, text, verdict.mistakes)
-
-
-# ------------------------------------------------------------------------------------------------------- words
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(names)

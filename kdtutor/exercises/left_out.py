@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from numbers import Number
 from types import CodeType
@@ -111,6 +111,9 @@ WITH = {
 }  # fmt: skip
 
 
+# Ranks among the edits: where a value of the solution's comes of it, and where not.
+LIKELY, UNLIKELY = 1, 5
+
 # What may have to be done before a line with a model, an optimiser or a loss V; and first of all with an argument.
 STEPS = {
     "other": "V.eval(); V.train(); V.zero_grad(); V.step(); V.requires_grad_(False)",
@@ -119,10 +122,13 @@ STEPS = {
 FIRST = {"tensor": "V = V.clone(); V = V.detach()", "list": "V = list(V)", "dict": "V = dict(V)"}
 
 
-def left_out(tree: ast.Module, seen: dict[ast.AST | str, Any]) -> Iterator[Edit]:
+def left_out(
+    tree: ast.Module, seen: dict[ast.AST | str, Any], due: Callable[[Any], bool] = lambda value: False
+) -> Iterator[Edit]:
     """Edits that add to an expression what may be missing there, the outer ones first.
 
-    seen: the value of each expression, and by its name that of each variable.
+    seen: the value of each expression, and by its name that of each variable. due: whether a value is the solution's;
+    an edit that makes such a one of another is a likely one.
     """
     places, depth = [], {}  # how far inside of its line an expression is
     for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
@@ -134,14 +140,16 @@ def left_out(tree: ast.Module, seen: dict[ast.AST | str, Any]) -> Iterator[Edit]
                 if node in seen:
                     places.append((parent, field, index, node, variables(function)))
     for parent, field, index, node, names in sorted(places, key=lambda place: depth[place[3]]):
-        for what, form, name in _additions(seen[node], seen, names):
-            new = filled(form, node, name)
+        has = due(seen[node])
+        for what, form, name, new in _additions(seen[node], seen, names):
+            rank = LIKELY if not has and due(new) else UNLIKELY
+            filled_in = filled(form, node, name)
             hint = f"`{shown(node)}`: something{f' to do with `{name}`' if name else ''} is left out there."
-            yield Edit(5, parent, field, index, new, f"{what} left out", hint, node)
+            yield Edit(rank, parent, field, index, filled_in, f"{what} left out", hint, node)
 
 
-def _additions(value: Any, seen: dict, names: list[str]) -> Iterator[tuple[str, str, str]]:
-    """What can be done with a value: what it would be called, its form, and the variable in it."""
+def _additions(value: Any, seen: dict, names: list[str]) -> Iterator[tuple[str, str, str, Any]]:
+    """What can be done with a value: what it would be called, its form, the variable in it, and what comes of it."""
     kinds, found = kinds_of(value), []
     some = [(what, forms, "") for kind in AROUND if kind in kinds for what, forms in AROUND[kind].items()]
     for name in names if kinds & {"tensor", "number"} else ():
@@ -153,7 +161,7 @@ def _additions(value: Any, seen: dict, names: list[str]) -> Iterator[tuple[str, 
             # one that cannot be computed, or comes to the same as another form, needs no trial
             if new is not None and not any(_equal(new, other) for other in found):
                 found += [new] if what not in UNSEEN else []
-                yield what, form, name
+                yield what, form, name, new
 
 
 def _computed(form: str, x: Any, v: Any) -> Any:

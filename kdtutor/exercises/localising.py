@@ -1,81 +1,91 @@
-"""Which line of a learner's function is the wrong one: with the right value there, all that follows is right.
+"""Which line of a learner's function is the wrong one, or which part: with the right value there, all is right.
 
-The solution's values are those that its variables had in its own run; one of the same kind and shape is put in the
-place of what the learner's line computes.
+The solution's values are those that its expressions had in its own run; one of the same kind and shape is put in the
+place of what the learner's code computes.
 """
 
 from __future__ import annotations
 
 import ast
-import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdtutor.exercises.definitions import Exercise
 from kdtutor.exercises.edits import Edit, slots
-from kdtutor.exercises.running import portable, run
+from kdtutor.exercises.slips import shown
+from kdtutor.exercises.tracing import Traced, numbers_of
 from kdtutor.exercises.words import number
 
 ONE_LINE = "the wrong line"
 ORACLE = "_right_value"  # what stands in the learner's code in place of an expression
-FILES = __file__.rpartition("/")[0]
 
 
-def values_of(exercise: Exercise, probe: tuple) -> dict[str, Any]:
-    """What the variables of the solution are when it returns, those of its helpers with it, but not its result."""
-    found, returned = {}, []
+def values_of(solution: Traced, given: Sequence[Any]) -> dict[int, Any]:
+    """What the solution's expressions were when they were computed last, each value once, and none that was given.
 
-    def watch(frame: Any, event: str, value: Any) -> None:
-        if event == "return" and frame.f_code.co_filename.startswith(FILES):
-            inside = frame.f_code.co_name
-            kept = {name: portable(each) for name, each in frame.f_locals.items() if _is_value(each)}
-            found.update({f"{inside}.{name}": each for name, each in kept.items()})
-            if inside == getattr(exercise.reference, "__name__", ""):
-                returned.append(value)
-            elif _is_value(value):
-                found[f"{inside}()"] = portable(value)
-
-    sys.setprofile(watch)
-    try:
-        run(exercise, exercise.reference, probe)
-    finally:
-        sys.setprofile(None)
-    given = [*probe, *returned]
-    return {name: each for name, each in found.items() if not any(_equal(each, one) for one in given)}
+    given: the arguments, and the right result, in whose place nothing would be left to be done.
+    """
+    found, known = {}, {_key(value) for value in given}
+    for place, node in enumerate(solution.noting.nodes):
+        value = solution.seen.get(node, [None])[-1]
+        if _is_value(value) and (key := _key(value)) not in known:
+            known.add(key)
+            found[place] = value
+    return found
 
 
 def _is_value(value: Any) -> bool:
     return isinstance(value, (Tensor, int, float, list, tuple, dict)) and not isinstance(value, bool)
 
 
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and torch.equal(a, b.detach())
-    return type(a) is type(b) and not isinstance(a, Tensor) and repr(a) == repr(b)
+def _key(value: Any) -> tuple:
+    if isinstance(value, Tensor):
+        return value.dtype, value.shape, numbers_of(value).tobytes()
+    return type(value), repr(value)
 
 
-def replaced(tree: ast.Module, seen: dict[ast.AST, Any], right: dict[str, Any]) -> Iterator[Edit]:
-    """Edits that put a value of the solution in the place of what a line computes, the last line's at last.
+def replaced(
+    tree: ast.Module, fine: Collection[ast.AST], seen: dict[ast.AST, Any], right: dict[int, Any]
+) -> Iterator[Edit]:
+    """Edits that put a value of the solution in the place of what a line computes, unless that is fine.
 
     seen: the value of each expression in the learner's own run.
     """
     for parent, field, index, node in slots(tree):
-        if not (isinstance(parent, (ast.Assign, ast.AugAssign)) and field == "value") or node not in seen:
+        if not (isinstance(parent, (ast.Assign, ast.AugAssign)) and field == "value"):
+            continue
+        if node in fine or node not in seen:
             continue
         target = ast.unparse(parent.targets[0] if isinstance(parent, ast.Assign) else parent.target)
-        for name, value in right.items():
-            if _alike(seen[node], value) and not _equal(seen[node], value):
-                new = ast.Call(ast.Name(ORACLE, ast.Load()), [ast.Constant(name)], [])
-                hint = f"There `{target}` {_said(seen[node], value)} The lines around it fit together."
-                yield Edit(7, parent, field, index, new, ONE_LINE, hint, node)
+        for new, value in _others(seen[node], right):
+            hint = f"There `{target}` {_said(seen[node], value)} The lines around it fit together."
+            yield Edit(7, parent, field, index, new, ONE_LINE, hint, node)
+
+
+def replaced_within(
+    tree: ast.Module, suspects: Sequence[ast.AST], seen: dict[ast.AST, Any], right: dict[int, Any]
+) -> Iterator[Edit]:
+    """The same for parts of lines that may be wrong, in the order in which they are computed."""
+    places = {node: (parent, field, index) for parent, field, index, node in slots(tree)}
+    for node in suspects:
+        for new, value in _others(seen[node], right) if node in places else ():
+            hint = f"There `{shown(node)}` {_said(seen[node], value)} What is done with it fits."
+            yield Edit(8, *places[node], new, ONE_LINE, hint, node)
+
+
+def _others(mine: Any, right: dict[int, Any]) -> Iterator[tuple[ast.Call, Any]]:
+    """The solution's values that may stand in place of one, and the call that gives them."""
+    for place, value in right.items():
+        if _alike(mine, value) and _key(mine) != _key(value):
+            yield ast.Call(ast.Name(ORACLE, ast.Load()), [ast.Constant(place)], []), value
 
 
 def _alike(mine: Any, right: Any) -> bool:
     if isinstance(mine, Tensor) or isinstance(right, Tensor):
-        return isinstance(mine, Tensor) and isinstance(right, Tensor) and mine.shape == right.shape
+        both = isinstance(mine, Tensor) and isinstance(right, Tensor)
+        return both and mine.shape == right.shape and mine.dtype == right.dtype
     return type(mine) is type(right) and (not hasattr(mine, "__len__") or len(mine) == len(right))
 
 

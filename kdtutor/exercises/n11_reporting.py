@@ -81,7 +81,10 @@ def _tuning_probes(generator: torch.Generator) -> list[tuple]:
                 height + torch.rand(rates, seeds, generator=generator, dtype=torch.double) for _ in range(2)
             ]
         probes.append(tuple(made))
-    return probes
+    # a rate whose mean is the best although one seed has failed: best by no product, nor by its worst seed
+    one_failed = torch.tensor([[0.9, 0.8, 0.9], [1.9, 0.01, 1.8]], dtype=torch.double)
+    test = torch.rand(2, 2, 3, generator=generator, dtype=torch.double)
+    return [*probes, (one_failed, test[0], one_failed.flip(0), test[1])]
 
 
 TUNED_DIFFERENCE = Exercise(

@@ -23,6 +23,8 @@ def quantize_rows(weights: Tensor, bits: int, wrong: frozenset[str] = RIGHT) -> 
         most = 2**bits - 1
     if "eight bits, whatever was asked for" in wrong:
         most = 127
+    if {"half of the bits", "half of the bits, one more"} & wrong:
+        most = 2 ** (bits // 2) - ("half of the bits" in wrong)
     size = weights if "the most negative forgotten" in wrong else weights.abs()
     largest = size.amax(1, keepdim=True)
     if "one scale for all" in wrong:
@@ -76,6 +78,11 @@ QUANTIZE_ROWS = Exercise(
         Mistake(
             "eight bits, whatever was asked for",
             "Your numbers reach to ±127, however many bits are given. Whence does 127 come?",
+        ),
+        Mistake(
+            "half of the bits",
+            "Your numbers reach to 2 to the power of *half* the bits. The sign takes one bit, not half of them.",
+            also=("half of the bits, one more",),
         ),
         Mistake(
             "a grid for activations",

@@ -236,8 +236,30 @@ def known_among_others(
     several = exercise.observe or _has_several_values(exercise)
     if not several or any(run.failure for run in mine):
         return ()
-    sets = explanations(exercise, probes, mine, again, what, PARTLY)
-    return tuple(name for name in sets[0] if all(name in names for names in sets)) if sets else ()
+    # a choice among few comes out the same by chance, unless many are looked at
+    often = lambda: [pair for _ in range(3) for pair in again()]  # noqa: E731
+    sets = explanations(exercise, probes, mine, often, what, PARTLY)
+    sure = tuple(name for name in sets[0] if all(name in names for names in sets)) if sets else ()
+    return tuple(name for name in sure if _breaks_no_more(exercise, name, probes, mine, right))
+
+
+def _breaks_no_more(
+    exercise: Exercise, name: str, probes: Sequence[tuple], mine: Sequence[Run], right: Sequence[Run]
+) -> bool:
+    """Whether all that this mistake makes wrong is wrong in the learner's function too: only then it is theirs."""
+    switches = next((one.switches for one in exercise.mistakes if one.name == name), (name,))
+    for probe, one, other in zip(probes, mine, right, strict=True):
+        wrong = {
+            what for what, value in other.seen.items() if not same({what: one.seen.get(what)}, {what: value})
+        }
+        shown = (_shows(exercise, (switch,), probe).seen for switch in switches)
+        broken = (
+            {what for what, value in other.seen.items() if not same({what: seen.get(what)}, {what: value})}
+            for seen in shown
+        )
+        if not any(each <= wrong for each in broken):
+            return False
+    return True
 
 
 def _behind_an_answer(

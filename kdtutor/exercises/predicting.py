@@ -14,11 +14,22 @@ import numpy as np
 import torch
 
 from kdtutor.exercises.definitions import Experiment, Misconception, Verdict
-from kdtutor.exercises.words import describe, number, wrapped
+from kdtutor.exercises.words import describe, number, sentence, wrapped
 
 A_GUESS = 0.3  # by how much a prediction may be off the numbers of the misconception that it shows
 # Of the largest number: what is smaller than that counts as that large, and what is 0 as that large.
 SMALL, NOTHING = 0.02, 0.25
+EXACTLY = 0.05  # by how much it may be off them and still be called the same
+# What somebody may have measured in place of a number that is asked for.
+IN_PLACE = {
+    "one divided by each": lambda value: 1 / value,
+    "their squares": lambda value: value**2,
+    "their roots": lambda value: value**0.5,
+    "their natural logarithms": math.log,
+    "parts of the whole, where one part is to be compared with the other": lambda value: value / (1 + value),
+    "by how much more, not how many times as much": lambda value: value - 1,
+    "what is left of one": lambda value: 1 - value,
+}
 
 
 def judge(experiment: Experiment, prediction: Any = ..., measured: Any = ..., because: Any = ...) -> Verdict:
@@ -40,8 +51,8 @@ def _judged(experiment: Experiment, prediction: Any, measured: Any, because: Any
         return Verdict(False, "wrong type", f"Not yet. {error}")
     if problem := _mismeasured(experiment, found):
         return problem
-    shown = _belief(experiment, guess)
-    comparison = _comparison(experiment, guess, found, shown)
+    shown, introduced = _belief(experiment, guess)
+    comparison = _comparison(experiment, guess, found, shown, introduced)
     return _reasoned(experiment, because, comparison, shown)
 
 
@@ -70,30 +81,57 @@ def _mismeasured(experiment: Experiment, found: Sequence[float]) -> Verdict | No
         if _farthest(found, slip.numbers) <= experiment.near:
             text = f"Not yet. In what you measured: {slip.name}.\n{slip.hint}"
             return Verdict(False, "a known mistake", text, (slip.name,))
-    gaps = _gaps(found, experiment.numbers)
-    place = gaps.index(max(gaps))
-    text = f"For {experiment.settings[place]} you measured {number(found[place])}, and that cannot be."
-    return Verdict(False, "another mistake", f"Not yet. {text} Was that setting the only thing that changed?")
+    if words := _in_place(found, experiment.numbers):
+        return Verdict(False, "another mistake", f"Not yet. What you measured is {words}")
+    gaps = dict(zip(experiment.settings, _gaps(found, experiment.numbers), strict=True))
+    wrong = [what for what, gap in gaps.items() if gap > experiment.near]
+    measured = dict(zip(experiment.settings, found, strict=True))
+    listed = ", ".join(
+        f"for {what} {'' if place else 'you measured '}{number(measured[what])}"
+        for place, what in enumerate(wrong)
+    )
+    text = f"{sentence(listed)}, and that cannot be."
+    question = "Was that setting the only thing that changed?"
+    if right := [what for what in gaps if what not in wrong]:
+        question = f"The number for {' and for '.join(right)} is right. {question}"
+    return Verdict(False, "another mistake", f"Not yet. {text} {question}")
 
 
-def _belief(experiment: Experiment, guess: Sequence[float]) -> Misconception | None:
-    """The misconception that a prediction shows: no other one, nor the truth, is as near to it."""
+def _in_place(found: Sequence[float], right: Sequence[float]) -> str:
+    """What the measured numbers are of the right ones, all of them; empty if nothing is known."""
+    for words, form in IN_PLACE.items():
+        try:
+            expected = [form(value) for value in right]
+        except (ValueError, ZeroDivisionError):
+            continue
+        if _farthest(found, expected) <= 0.02 and _farthest(expected, right) > A_GUESS:
+            return f"{words}."
+    factors = [mine / other for mine, other in zip(found, right, strict=True) if other]
+    if len(factors) > 1 and max(factors) - min(factors) <= 0.02 * abs(factors[0]):
+        return f"always {number(factors[0])} times what is asked for: what is that number here?"
+    return ""
+
+
+def _belief(experiment: Experiment, guess: Sequence[float]) -> tuple[Misconception | None, str]:
+    """The misconception that a prediction shows, and how near it is: no other one, nor the truth, is as near to it."""
     nearest = min(experiment.beliefs, key=lambda belief: _farthest(guess, belief.numbers))
     off = _farthest(guess, nearest.numbers)
-    return nearest if off <= A_GUESS and off < _farthest(guess, experiment.numbers) else None
+    if off > A_GUESS or off >= _farthest(guess, experiment.numbers):
+        return None, ""
+    return nearest, f"Your prediction is {'' if off <= EXACTLY else 'near to '}what follows from this"
 
 
 def _comparison(
-    experiment: Experiment, guess: Sequence[float], found: Sequence[float], shown: Misconception | None
+    experiment: Experiment,
+    guess: Sequence[float],
+    found: Sequence[float],
+    shown: Misconception | None,
+    introduced: str,
 ) -> str:
     if not shown and _farthest(guess, experiment.numbers) <= A_GUESS:
         return "You predicted it."
     numbers = f"You expected {_listed(experiment, guess)}, and it is {_listed(experiment, found)}."
-    return (
-        f"{numbers}\nYour prediction is what follows from this: {shown.name}. {shown.hint}"
-        if shown
-        else numbers
-    )
+    return f"{numbers}\n{introduced}: {shown.name}. {shown.hint}" if shown else numbers
 
 
 def _reasoned(experiment: Experiment, because: Any, comparison: str, shown: Misconception | None) -> Verdict:

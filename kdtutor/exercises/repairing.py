@@ -18,7 +18,7 @@ import textwrap
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -28,28 +28,32 @@ from kdtutor.exercises import sandbox
 from kdtutor.exercises.comparing import RESULT, same
 from kdtutor.exercises.definitions import Exercise
 from kdtutor.exercises.edits import Edit, edits
-from kdtutor.exercises.left_out import Noting, left_out
-from kdtutor.exercises.localising import ORACLE, replaced, values_of
-from kdtutor.exercises.running import Run, portable, run
+from kdtutor.exercises.left_out import LIKELY, left_out
+from kdtutor.exercises.localising import ONE_LINE, ORACLE, replaced, replaced_within, values_of
+from kdtutor.exercises.running import Run, run
+from kdtutor.exercises.tracing import Comparison, Traced, solution
 
-# Seconds of processor time: for edits, for single lines, and for all, whatever an edited function does.
-SECONDS, FURTHER, MOST = 0.6, 0.15, 1.2
-WAIT = 20.0  # seconds that may pass meanwhile, on a busy machine
+# Seconds of processor time: for edits, for single lines and parts of them, and for all, whatever a function does.
+SECONDS, FURTHER, MOST = 0.6, 0.2, 1.2
+WAIT = 60.0  # seconds that may pass meanwhile, on a busy machine
 
 
 @dataclass(frozen=True)
 class Repair:
-    """What one edit undoes: its name, where it is ("line 3, `x = y`"), and a hint."""
+    """What one edit undoes: its name, where it is ("line 3, `x = y`"), and a hint.
 
-    name: str
-    where: str
-    hint: str
+    Without a name it is none, and the hint says where to look.
+    """
+
+    name: str = ""
+    where: str = ""
+    hint: str = ""
 
 
 def repair(
     exercise: Exercise, answer: Callable, probes: Sequence[tuple], mine: Sequence[Run], right: Sequence[Run]
 ) -> Repair | None:
-    """The likeliest single edit with which the function is right; None if there is none, or no source to edit."""
+    """The likeliest single edit with which the function is right; None if there is no source to edit."""
     if not sandbox.can_fork() or not (source := _source(answer)):
         return None
     values_right = all(
@@ -72,19 +76,60 @@ class _Search:
     tree: ast.Module = field(init=False)
     scope: dict[str, Any] = field(init=False)  # what the function can see
     fresh: list[tuple[tuple, Run]] = field(default_factory=list)
+    solution: Traced | None = field(init=False)
+    with_oracle: bool = False  # whether the function just tried asks for the solution's values
+    oracles: dict[int, dict[int, Any]] = field(default_factory=dict)  # by the probes' ids
 
-    def first(self) -> Repair | None:
-        """The first edit with which the function is right on all probes and on fresh ones."""
+    def first(self) -> Repair:
+        """The first edit with which the function is right on all probes and on fresh ones; else where to look."""
         signal.signal(signal.SIGVTALRM, _stop)
         signal.setitimer(signal.ITIMER_VIRTUAL, MOST)
         warnings.simplefilter("ignore")
         self.tree, self.scope = _parsed(self.answer, self.source)
         seen = self._values()
-        lines = replaced(self.tree, seen, values_of(self.exercise, self.probes[0][0]))
-        slips = itertools.chain(edits(self.tree), left_out(self.tree, seen))
         if self.values_right:  # who exchanges student and teacher may do the same by chance
-            return self._among(filter(Edit.is_about_the_graph, slips), SECONDS)
-        return self._among(slips, SECONDS) or self._among(lines, FURTHER)
+            slips = itertools.chain(edits(self.tree), left_out(self.tree, seen))
+            return self._among(filter(Edit.is_about_the_graph, slips), SECONDS) or Repair()
+        both = self._beside_the_solution()
+        found = self._among(self._slips(seen, both), SECONDS)
+        return found or self._wrong_line(seen, both) if both else found or Repair()
+
+    def _beside_the_solution(self) -> Comparison | None:
+        self.solution = solution(self.exercise)
+        if not self.solution:
+            return None
+        mine, some = Traced(self.tree, self.scope, self.answer.__name__), self.probes[:2]
+        traces = [
+            [traced.values(self.exercise, probe) for probe, _ in some] for traced in (mine, self.solution)
+        ]
+        return Comparison(self.tree, *traces)
+
+    def _slips(self, seen: dict[ast.AST | str, Any], both: Comparison | None) -> Iterator[Edit]:
+        """All slips, the likeliest first; of what may be left out, as many are looked at beforehand as time allows."""
+        every = left_out(self.tree, seen, both.tables[0].has if both else lambda value: False)
+        stop = time.thread_time() + FURTHER / 2
+        early = list(itertools.takewhile(lambda _: time.thread_time() < stop, every))
+        likely = [edit for edit in early if edit.rank == LIKELY]
+        yield from sorted([*edits(self.tree), *likely], key=lambda edit: edit.rank)
+        yield from (edit for edit in early if edit.rank != LIKELY)
+        yield from every
+
+    def _wrong_line(self, seen: dict[ast.AST | str, Any], both: Comparison) -> Repair:
+        """The wrong line, or the wrong part of one, or where to look first."""
+        right = self._oracle(*self.probes[0])
+        lines = itertools.chain(
+            replaced(self.tree, both.fine, seen, right),
+            replaced_within(self.tree, both.suspects, seen, right),
+        )
+        found = self._among(lines, FURTHER)
+        return found or Repair(hint=both.in_words(lambda node: _where(self.answer, node)))
+
+    def _oracle(self, probe: tuple, right: Run) -> dict[int, Any]:
+        """The solution's values on a probe."""
+        if id(probe) not in self.oracles:
+            self.solution.values(self.exercise, probe)
+            self.oracles[id(probe)] = values_of(self.solution, [*probe, right.returned])
+        return self.oracles[id(probe)]
 
     def _among(self, candidates: Iterable[Edit], seconds: float) -> Repair | None:
         """The first of some edits that does it."""
@@ -92,7 +137,7 @@ class _Search:
         for edit in candidates:
             if time.thread_time() > stop:
                 return None
-            function = self._edited(edit)
+            function, self.with_oracle = self._edited(edit), edit.name == ONE_LINE
             if not function:
                 continue
             if self._is_right(function, self.probes) and self._is_right(function, self._more()):
@@ -110,10 +155,10 @@ class _Search:
         return self.scope[self.answer.__name__]
 
     def _is_right(self, function: Callable, probes: Sequence[tuple[tuple, Run]]) -> bool:
-        oracle = ORACLE in function.__code__.co_names
         for probe, right in probes:
-            if oracle:
-                self.scope[ORACLE] = copy.deepcopy(values_of(self.exercise, probe)).get
+            if self.with_oracle:
+                values = self._oracle(probe, right)
+                self.scope[ORACLE] = lambda place, values=values: copy.deepcopy(values.get(place))
             mine = run(self.exercise, function, probe)
             if mine.failure or not mine.changed <= right.changed or not same(mine.seen, right.seen):
                 return False
@@ -128,21 +173,13 @@ class _Search:
 
     def _values(self) -> dict[ast.AST | str, Any]:
         """The value of each expression and of each variable, on the first probe on which the function comes to it."""
-        noting, seen, current = Noting(self.tree), {}, True
-
-        def note(number: int, value: Any) -> Any:
-            node = noting.nodes[number]
-            if current or node not in seen:
-                seen[node] = portable(value)
-                if isinstance(node, ast.Name):
-                    seen[node.id] = seen[node]
-            return value
-
-        scope = {**self.scope, "_note": note}
-        exec(compile(noting.copied, "<noted>", "exec"), scope)
+        traced, seen = Traced(self.tree, self.scope, self.answer.__name__), {}
         for probe, _ in self.probes:
-            run(self.exercise, scope[self.answer.__name__], probe)
-            current = False
+            for node, values in traced.values(self.exercise, probe).items():
+                if node not in seen:
+                    seen[node] = values[-1]
+                    if isinstance(node, ast.Name):
+                        seen[node.id] = seen[node]
         return seen
 
 
@@ -175,21 +212,33 @@ def _source(answer: Any) -> str:
 
 
 def _parsed(answer: types.FunctionType, source: str) -> tuple[ast.Module, dict[str, Any]]:
-    """The syntax of a function, its lines counted as in its cell, and the names that it can see."""
-    tree = ast.parse(source)
-    ast.increment_lineno(tree, answer.__code__.co_firstlineno - 1)
+    """The syntax of a function and of the learner's own that it calls, lines counted as in their cells, and all names
+    that it can see."""
+    tree = _syntax(answer, source)
+    helpers = [one for name in answer.__code__.co_names if _source(one := answer.__globals__.get(name))]
+    for helper in helpers:
+        if helper is not answer and helper.__name__ in answer.__code__.co_names:
+            tree.body += _syntax(helper, _source(helper)).body
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             node.decorator_list, node.returns = [], None
             for argument in (*node.args.args, *node.args.kwonlyargs):
                 argument.annotation = None
-    tree.body[0].name = answer.__name__
     cells = zip(answer.__code__.co_freevars, answer.__closure__ or (), strict=True)
     seen = {name: cell.cell_contents for name, cell in cells}
     return tree, {**answer.__globals__, **seen, "_torch": torch, "_copy": copy, "_math": math}
 
 
+def _syntax(function: types.FunctionType, source: str) -> ast.Module:
+    tree = ast.parse(source)
+    ast.increment_lineno(tree, function.__code__.co_firstlineno - 1)
+    tree.body[0].name = function.__name__
+    for node in ast.walk(tree):
+        node.file = function.__code__.co_filename
+    return tree
+
+
 def _where(answer: types.FunctionType, piece: ast.AST) -> str:
     line = getattr(piece, "lineno", 0)
-    text = linecache.getline(answer.__code__.co_filename, line).strip()
+    text = linecache.getline(getattr(piece, "file", answer.__code__.co_filename), line).strip()
     return f"line {line}, `{text}`" if text else f"line {line}"

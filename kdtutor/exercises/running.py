@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from numbers import Number
 from typing import Any
@@ -21,6 +22,8 @@ from kdtutor.exercises import sandbox
 from kdtutor.exercises.comparing import GRADIENT, GRADIENT_FLOWS, RESULT, tensors
 from kdtutor.exercises.definitions import Exercise
 from kdtutor.exercises.words import Unlike, describe, in_words
+
+SLOW_TO_IMPORT = "pandas", "scipy", "sklearn", "transformers"
 
 
 class CannotCall(TypeError):
@@ -165,6 +168,18 @@ def portable(value: Any, depth: int = 0) -> Any:
     if isinstance(value, (int, float)) and isinstance(value, Number):  # such as an enumeration's
         return (int if isinstance(value, int) else float)(value)
     return Unlike(describe(value))
+
+
+def preload(function: Callable) -> None:
+    """Import what a function will import from libraries that take seconds to do so: no part of its time."""
+    codes = [getattr(function, "__code__", None)]
+    while codes:
+        if code := codes.pop():
+            codes += [const for const in code.co_consts if inspect.iscode(const)]
+            for name in code.co_names:
+                if name.partition(".")[0] in SLOW_TO_IMPORT:
+                    with suppress(ImportError):
+                        importlib.import_module(name)
 
 
 class _Counter(TorchFunctionMode):

@@ -27,6 +27,7 @@ KINDS = {
     "something too much": (1, "does `{part}` belong there?"),
     "a part where the whole should be": (1, "which part is meant?"),
     "the condition turned round": (1, "which of the two applies when?"),
+    "two steps in the wrong order": (1, "should `{part}` come before or after?"),
     "the order": (1, "which of these comes first?"),
     "values and places confused": (1, "is it `{part}` that is asked for?"),
     "a condition too many": (2, "is `{part}` needed?"),
@@ -124,6 +125,7 @@ def _of_a_call(node: ast.Call) -> Iterator[Slip]:
             yield "arguments exchanged", turned, ""
     if args:
         yield "a function too many", args[0], name
+    yield from _of_two_calls(node)
     for place in range(len(args)):
         fewer = [*args[:place], *args[place + 1 :]]
         yield "an argument too many", ast.Call(node.func, fewer, node.keywords), ""
@@ -133,6 +135,33 @@ def _of_a_call(node: ast.Call) -> Iterator[Slip]:
             bounds = [_plus(start, low), _plus(stop, high), *args[2:]]
             yield "one too many or too few", ast.Call(node.func, bounds, []), ""
     yield from _of_settings(node, name)
+
+
+def _of_two_calls(node: ast.Call) -> Iterator[Slip]:
+    """What is done to what is done to a value, in the other order: x.mean().log() and x.log().mean()."""
+    inner = _subject(node)
+    if isinstance(inner, ast.Call) and (innermost := _subject(inner)):
+        yield "two steps in the wrong order", _of(inner, _of(node, innermost)), called(node)
+    elif isinstance(inner, ast.BinOp) and isinstance(inner.op, ast.Pow):  # (x ** 2).mean()
+        yield (
+            "two steps in the wrong order",
+            ast.BinOp(_of(node, inner.left), ast.Pow(), inner.right),
+            called(node),
+        )
+
+
+def _subject(node: ast.Call) -> ast.expr | None:
+    """What a call is about: x in x.f(…) and in F.f(x, …)."""
+    if isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) not in MODULES:
+        return node.func.value
+    return node.args[0] if node.args and not isinstance(node.args[0], ast.Starred) else None
+
+
+def _of(node: ast.Call, subject: ast.expr) -> ast.Call:
+    """The same call about something else."""
+    if isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) not in MODULES:
+        return ast.Call(ast.Attribute(subject, node.func.attr, ast.Load()), node.args, node.keywords)
+    return ast.Call(node.func, [subject, *node.args[1:]], node.keywords)
 
 
 def _of_settings(node: ast.Call, name: str) -> Iterator[Slip]:
@@ -174,6 +203,9 @@ def _of_an_operation(node: ast.BinOp) -> Iterator[Slip]:
         yield "the two sides exchanged", ast.BinOp(right, node.op, left), ""
     yield "something too much", left, shown(right)
     yield "something too much", right, shown(left)
+    if isinstance(node.op, ast.Pow) and isinstance(left, ast.Call) and (subject := _subject(left)):
+        new = _of(left, ast.BinOp(subject, ast.Pow(), right))
+        yield "two steps in the wrong order", new, called(left)
     if isinstance(left, ast.BinOp):
         inner = ast.BinOp(left.right, node.op, right)
         yield "the brackets", ast.BinOp(left.left, left.op, inner), ""

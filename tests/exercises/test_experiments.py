@@ -131,3 +131,23 @@ def test_check_notes_an_experiment_and_what_its_prediction_showed():
     record = check._progress.records["odds"]
     assert (record["solved"], record["attempts"]) == (True, 2)
     assert record["mistakes"] == {"odds divided by T": 2, "T divides the probabilities": 1}
+
+
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [
+        ((1 / 256, 1 / 4, 1 / 2), "You measured the rarer class"),
+        ((512, 8, 4), "always 2 times what is asked for"),
+        ((256 / 257, 4 / 5, 2 / 3), "parts of the whole"),
+        ((255, 3, 1), "by how much more"),
+        ((256, 5, 3), "for T = 2 you measured 5, for T = 4 3, and that cannot be"),
+    ],
+)
+def test_what_was_measured_in_place_of_what_is_asked_for_is_said(measured, words):
+    assert words.lower() in " ".join(str(judge(ODDS, (256, 4, 2), measured, "b")).lower().split())
+
+
+def test_a_prediction_that_is_only_near_to_that_of_a_belief_is_called_so():
+    blind = load_exercises()["blind_spots"]
+    assert "is near to what follows" in " ".join(str(judge(blind, (1, 1, 0.9), (1, 1, 0.3445), "b")).split())
+    assert "is what follows" in " ".join(str(judge(blind, (1, 1, 1), (1, 1, 0.3445), "b")).split())
