@@ -86,10 +86,7 @@ def _mismeasured(experiment: Experiment, found: Sequence[float]) -> Verdict | No
     gaps = dict(zip(experiment.settings, _gaps(found, experiment.numbers), strict=True))
     wrong = [what for what, gap in gaps.items() if gap > experiment.near]
     measured = dict(zip(experiment.settings, found, strict=True))
-    listed = ", ".join(
-        f"for {what} {'' if place else 'you measured '}{number(measured[what])}"
-        for place, what in enumerate(wrong)
-    )
+    listed = ", ".join(f"for {what} you measured {number(measured[what])}" for what in wrong)
     text = f"{sentence(listed)}, and that cannot be."
     question = "Was that setting the only thing that changed?"
     if right := [what for what in gaps if what not in wrong]:

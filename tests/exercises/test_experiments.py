@@ -140,7 +140,7 @@ def test_check_notes_an_experiment_and_what_its_prediction_showed():
         ((512, 8, 4), "always 2 times what is asked for"),
         ((256 / 257, 4 / 5, 2 / 3), "parts of the whole"),
         ((255, 3, 1), "by how much more"),
-        ((256, 5, 3), "for T = 2 you measured 5, for T = 4 3, and that cannot be"),
+        ((256, 5, 3), "for T = 2 you measured 5, for T = 4 you measured 3, and that cannot be"),
     ],
 )
 def test_what_was_measured_in_place_of_what_is_asked_for_is_said(measured, words):
