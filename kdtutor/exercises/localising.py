@@ -85,8 +85,12 @@ def _others(mine: Any, right: dict[int, Any]) -> Iterator[tuple[ast.Call, Any]]:
 def _alike(mine: Any, right: Any) -> bool:
     if isinstance(mine, Tensor) or isinstance(right, Tensor):
         both = isinstance(mine, Tensor) and isinstance(right, Tensor)
-        return both and mine.shape == right.shape and mine.dtype == right.dtype
+        return both and mine.shape == right.shape and _kind(mine) == _kind(right)
     return type(mine) is type(right) and (not hasattr(mine, "__len__") or len(mine) == len(right))
+
+
+def _kind(value: Tensor) -> tuple[bool, bool]:
+    return value.is_floating_point(), value.dtype == torch.bool
 
 
 def _said(mine: Any, right: Any) -> str:
