@@ -101,7 +101,7 @@ def _in_place(found: Sequence[float], right: Sequence[float]) -> str:
             expected = [form(value) for value in right]
         except (ValueError, ZeroDivisionError):
             continue
-        if _farthest(found, expected) <= 0.02 and _farthest(expected, right) > A_GUESS:
+        if _farthest(found, expected) <= 0.02:
             return f"{words}."
     factors = [mine / other for mine, other in zip(found, right, strict=True) if other]
     if len(factors) > 1 and max(factors) - min(factors) <= 0.02 * abs(factors[0]):
