@@ -164,7 +164,7 @@ def test_the_results_page_has_what_the_study_found(stored):
         if {f"{shape}, {arm}" for arm in ARMS} <= {*stored.select()}
         and all(len(stored.rows(f"{shape}, {arm}")) == 5 for arm in ARMS)
     ]
-    assert {"static", "LSTM", "CNN", "BERT"} <= {*whole}
+    assert {"static", "LSTM", "GRU", "CNN", "BERT"} <= {*whole}
 
     def gap(shape: str, a: str, b: str) -> str:
         return signed(stored.compare(f"{shape}, {a}", f"{shape}, {b}"))
@@ -207,6 +207,10 @@ def test_what_is_said_of_sizes_and_of_the_transformer_is_what_was_found(stored, 
     said = [behind(stored, "LSTM, 4 × 64", "LSTM, 1 × 64", arm) for arm in MAIN]
     assert f"{said[0]} and {said[1]} points" in text
     assert behind(stored, "BERT, 1 × 64", "LSTM, 1 × 64", MAIN[1]) in text
+    said = [behind(stored, "LSTM", "GRU", arm) for arm in MAIN]
+    assert f"{said[0]} points with the labels, {said[1]} with the pool, nothing to be told in between" in text
+    between = [stored.compare(f"GRU, {arm}", f"LSTM, {arm}") for arm in ARMS if arm not in MAIN]
+    assert all(abs(found.difference) < found.half_width for found in between)
     if place.endswith("ipynb"):
         said = [behind(stored, "LSTM, 4 × 64", "LSTM", arm) for arm in MAIN]
         assert f"{said[0]} points behind one wide one with the labels alone, {said[1]} with the pool" in text
