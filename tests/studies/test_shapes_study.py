@@ -207,6 +207,9 @@ def test_what_is_said_of_sizes_and_of_the_transformer_is_what_was_found(stored, 
     said = [behind(stored, "LSTM, 4 × 64", "LSTM, 1 × 64", arm) for arm in MAIN]
     assert f"{said[0]} and {said[1]} points" in text
     assert behind(stored, "BERT, 1 × 64", "LSTM, 1 × 64", MAIN[1]) in text
+    deep = [stored.compare(f"BERT, 8 × 64, {arm}", f"BERT, {arm}") for arm in MAIN]
+    assert all(abs(found.difference) < found.half_width for found in deep), "no harm that could be told"
+    assert all(signed(found) in text for found in deep)
     said = [behind(stored, "LSTM", "GRU", arm) for arm in MAIN]
     assert f"{said[0]} points with the labels, {said[1]} with the pool, nothing to be told in between" in text
     between = [stored.compare(f"GRU, {arm}", f"LSTM, {arm}") for arm in ARMS if arm not in MAIN]
