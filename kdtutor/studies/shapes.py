@@ -1,7 +1,7 @@
 """The stored study of students of another shape: five architectures, and what they learn from.
 
     kdtutor study shapes --processes 2     # makes the runs that the file lacks; may be stopped at any time
-    kdtutor study shapes-sentiment         # the same arms on film reviews, smaller: minutes
+    kdtutor study shapes-sentiment         # the same arms on film reviews, smaller
 
 Every architecture learns from a few labels, sharp and smoothed, from the teacher's answers to the same texts, to these
 and their variants (`kd.augment`, Tang et al. 2019), and to these and the pool, in equally many steps. Then the same
