@@ -54,6 +54,12 @@ def test_what_is_there_is_not_made_again(file):
     assert made == [2]
 
 
+def test_a_study_gone_on_with_elsewhere_names_every_machine_once(file):
+    for place, rows in (("a laptop", 1), ("a GPU", 2), ("a GPU", 2), ("a laptop", 3)):
+        record = work(Ledger(file, HEAD | {"hardware": place}, print), plan_of([], range(rows)), 3, print)
+    assert record["hardware"] == "a laptop; then a GPU" and len(record["runs"]) == 3
+
+
 def test_a_job_that_another_process_holds_is_left_to_it_until_it_lets_go(file, monkeypatch):
     ledger, made = Ledger(file, HEAD, print), []
     other = FileLock(ledger.claims / digest_of(["runs", {"configuration": 0}]), is_singleton=False)
