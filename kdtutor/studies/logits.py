@@ -99,19 +99,21 @@ def configurations(plan: Plan) -> list[Configuration]:
     """List what is compared, the most instructive first: the runs are made in this order."""
     patience = list(_patience(plan))
     main = [c for c in patience if c.arm in MAIN]
-    other = [c for c in patience if c.arm not in MAIN]
-    early, longest = plan.passes[:3], plan.passes[0]
-    return [
+    early, longest, few = plan.passes[:3], plan.passes[0], list(_few(plan))
+    in_order = [
         *_bars(),
         *(c for c in main if c.passes in early),
-        *(c for c in other if c.passes == longest),
-        *_few(plan),
+        *(c for c in patience if c.passes == longest),
+        *(c for c in few if c.arm in (HARD, soft(4))),
         *_pool(plan),
-        *(c for c in main if c.passes not in early),
+        *main,
+        *few,
         *_well_read(plan),
         *_teachers(plan),
-        *(c for c in other if c.passes != longest),
+        *patience,
     ]
+    # Each stands where it is named first.
+    return list({c.name: c for c in in_order}.values())
 
 
 def _bars() -> Iterator[Configuration]:
