@@ -50,23 +50,32 @@ def train(a: TrainArguments, command: str, flags: Sequence[str], model, teacher,
         say(models.sizes(model))
         _say_what_is_read(run, say)
         _steps(run, say, report)
-    if run.accelerator.is_main_process:
-        student, card = _save(run, a, output, command, flags, say)
+    is_main = run.accelerator.is_main_process
+    save = partial(_save, a=a, command=command, flags=flags, say=say)
+    student, card = save(run, output) if is_main else (None, None)
     if control is not None:
         say("\nthe control: the same student, data and steps without a teacher")
         _go_on(control, a.resume, say)
         _steps(control, say)
-        if run.accelerator.is_main_process:
-            other, its_card = _save(control, a, output / "control", command, flags, say)
-            name = a.metric if a.metric in task.rules.scores else task.rules.scores[0]
-            card["control"] = difference(student, other, task, card, its_card, name)
-            _write(card, output)
-            say(f"\n{told(card, name)}")
-    if run.accelerator.is_main_process:
+        if is_main:
+            _compare(task, a.metric, (student, card), save(control, output / "control"), output, say)
+    if is_main:
         if a.json:
             print(json.dumps(card, indent=2))  # in ASCII, whatever the terminal can show
         if a.push_to_hub:
             say(f"pushed to {push(output, a.hub_model_id)}")
+
+
+def _compare(task, metric: str | None, student: tuple, control: tuple, output: Path, say: Say) -> None:
+    """Say what the teacher changed, and write it into the student's card.
+
+    student, control: a model each, and its card.
+    """
+    (model, card), (other, its_card) = student, control
+    name = metric if metric in task.rules.scores else task.rules.scores[0]
+    card["control"] = difference(model, other, task, card, its_card, name)
+    _write(card, output)
+    say(f"\n{told(card, name)}")
 
 
 def _given(a: TrainArguments, flags: Sequence[str]) -> dict:
@@ -146,7 +155,7 @@ def _print_plan(a: TrainArguments, model, teacher, task, objective, settings: di
         print(f"{'model':<26}{models.sizes(model, task.max_length)}\n{planned}")
 
 
-def _save(run, a: TrainArguments, output: Path, command: str, flags: Sequence[str], say: Say) -> tuple:
+def _save(run, output: Path, a: TrainArguments, command: str, flags: Sequence[str], say: Say) -> tuple:
     """Save the model, its tokenizer, and a card with the scores of what was saved, and whether it is trained.
 
     Returns the model as it was saved, and the card.

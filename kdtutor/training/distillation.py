@@ -91,14 +91,12 @@ class Distillation(Resumable):
         objective: Objective | Term,
         **settings,
     ):
-        task = load_task(task) if isinstance(task, str) else task
-        teacher = load_teacher(task, teacher) if isinstance(teacher, str) else teacher
-        self.teacher: PreTrainedModel | None = teacher
-        self.settings = given = Settings.of(settings)
-        check_run(student, self.teacher, task, objective, given)
-
         # Who learns what from whom, and how it is written down.
-        self.student, self.task, self.split = student, task, given.split
+        self.settings = given = Settings.of(settings)
+        self.task = task = load_task(task) if isinstance(task, str) else task
+        self.teacher = load_teacher(task, teacher) if isinstance(teacher, str) else teacher
+        check_run(student, self.teacher, task, objective, given)
+        self.student, self.split = student, given.split
         self.objective = objective if isinstance(objective, Objective) else Objective([objective])
         self.seed, self.masking, self.progress = given.seed, given.masking, given.progress
         self.folder = None if given.folder is None else checkpoints.writable(given.folder)

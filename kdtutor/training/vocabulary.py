@@ -82,47 +82,64 @@ def losses(
     and of what terms learn) and the losses, each summed over its valid items (n_terms,), without gradients. Terms of
     weight 0, and those that read no logits, give 0.
     """
-    matrix, bias = student.unembedding.weight, student.unembedding.bias
     active = [(i, term) for i, term in enumerate(terms) if term.weight and "logits" in term.needs]
     asked = teacher if any(term.needs_teacher for _, term in active) else None
     learned = [p for _, term in active for p in term.parameters() if p.requires_grad]
-    inputs = [student.features, matrix, *([] if bias is None else [bias]), *learned]
 
     # Half precision multiplies matrices, sums are float32 or better.
     kind = _product_dtype(student.features)
     wide = torch.promote_types(kind, torch.float32)
-    student_logits = _logits_by_chunk(student, kind, wide, len(matrix))
-    teacher_logits = _logits_by_chunk(asked, kind, wide, len(matrix))
-    h_s, w_s = student.features.detach().to(kind), matrix.detach().to(kind)
-    has_bias = int(bias is not None)
+    vocabulary, device = len(student.unembedding.weight), student.features.device
+    student_logits = _logits_by_chunk(student, kind, wide, vocabulary)
+    teacher_logits = _logits_by_chunk(asked, kind, wide, vocabulary)
 
     factors = factors.to(wide)
-    values = torch.zeros(len(terms), dtype=wide, device=h_s.device)
-    d_features = torch.empty_like(h_s) if student.features.requires_grad else None
-    sums = [torch.zeros_like(p, dtype=wide) if p.requires_grad else None for p in inputs[1:]]
+    values = torch.zeros(len(terms), dtype=wide, device=device)
+    sums = _Sums(student, learned, kind, wide)
 
-    chunks = _chunks(len(h_s), chunk_size or default_chunk_size(len(matrix), h_s.device.type))
-    with torch.autocast(h_s.device.type, enabled=False):
+    chunks = _chunks(len(student.features), chunk_size or default_chunk_size(vocabulary, device.type))
+    with torch.autocast(device.type, enabled=False):
         for chunk in chunks if active else ():
             logits = student_logits(chunk), teacher_logits(chunk)
             d_logits, *d_learned = _gradients(active, learned, factors, logits, labels[chunk], values)
-
-            # From the logits' gradient follow those of what they were made of.
-            d_matrix, d_bias = sums[0], sums[1] if has_bias else None
-            for total, d in zip(sums[1 + has_bias :], d_learned, strict=True):
-                total += d
-            if d_bias is not None:
-                d_bias += d_logits.sum(0)
-            d_logits = d_logits.to(kind)
-            if d_features is not None:
-                torch.mm(d_logits, w_s, out=d_features[chunk])
-            if d_matrix is not None:
-                _add_product(d_matrix, d_logits.T, h_s[chunk])
+            sums.add(chunk, d_logits, d_learned)
             del logits, d_logits  # before the next chunk's are made
 
-    found = zip((d_features, *sums), inputs, strict=True)
-    gradients = [d if d is None else d.to(x.dtype) for d, x in found]
-    return _WithKnownGradients.apply((factors * values).sum(), gradients, *inputs), values.float()
+    return _WithKnownGradients.apply((factors * values).sum(), sums.gradients(), *sums.inputs), values.float()
+
+
+class _Sums:
+    """The gradients with respect to what the student's logits are made of and what terms learn, summed over chunks.
+
+    inputs: the features (n, D), the matrix (V, D), the bias (V,) if there is one, and what terms learn.
+    """
+
+    def __init__(self, student: Outputs, learned: list[Tensor], kind: torch.dtype, wide: torch.dtype):
+        last = student.unembedding
+        self.inputs = [student.features, last.weight, *([] if last.bias is None else [last.bias]), *learned]
+        self.kind, self.has_bias = kind, last.bias is not None
+        self.features, self.matrix = (x.detach().to(kind) for x in self.inputs[:2])
+        self.d_features = torch.empty_like(self.features) if student.features.requires_grad else None
+        self.rest = [torch.zeros_like(p, dtype=wide) if p.requires_grad else None for p in self.inputs[1:]]
+
+    def add(self, chunk: slice, d_logits: Tensor, d_learned: list[Tensor]) -> None:
+        """Add what follows from the gradients of a chunk's logits (n, V), and those of what terms learn."""
+        d_matrix, *rest = self.rest
+        d_bias = rest.pop(0) if self.has_bias else None
+        for total, d in zip(rest, d_learned, strict=True):
+            total += d
+        if d_bias is not None:
+            d_bias += d_logits.sum(0)
+        d_logits = d_logits.to(self.kind)
+        if self.d_features is not None:
+            torch.mm(d_logits, self.matrix, out=self.d_features[chunk])
+        if d_matrix is not None:
+            _add_product(d_matrix, d_logits.T, self.features[chunk])
+
+    def gradients(self) -> list[Tensor | None]:
+        """Return the sums, each in the precision of its input; None where no gradient is wanted."""
+        found = zip((self.d_features, *self.rest), self.inputs, strict=True)
+        return [d if d is None else d.to(x.dtype) for d, x in found]
 
 
 def _gradients(

@@ -105,12 +105,7 @@ class BeTheTeacher(Instrument):
         seed: int = 0,
         **settings,
     ) -> None:
-        classes = task.rules.answer == "classes"
-        if not classes or task.num_labels < 2:
-            what = "has one class only" if classes else f"is a {task.kind} task"
-            raise SettingError(
-                f'"{task.name}" {what}: a soft target needs at least two classes to choose from'
-            )
+        _check_choice(task)
         self._task, self._teacher = task, load_teacher(task) if teacher is None else teacher
         check_fits(self._teacher, task, "the teacher")
         self._school = School(task, self._teacher, taught, seed)
@@ -299,6 +294,14 @@ class BeTheTeacher(Instrument):
         rows = {which: self.beliefs(which).numpy() for which in STUDENTS}
         panels = [(self.text, self.label)] + [(near["text"], near["label"]) for near in lesson["related"]]
         return draw_lesson(panels, np.array(self.target), rows, lesson["classes"], names, self.summary)
+
+
+def _check_choice(task: Task) -> None:
+    """Refuse a task that offers no choice of classes."""
+    has_classes = task.rules.answer == "classes"
+    if not has_classes or task.num_labels < 2:
+        what = "has one class only" if has_classes else f"is a {task.kind} task"
+        raise SettingError(f'"{task.name}" {what}: a soft target needs at least two classes to choose from')
 
 
 def _short(text: str) -> str:
