@@ -11,6 +11,7 @@
 
 A folder imports only what stands above it here:
 
+    errors, hardware, neighbours, files   a sentence per mistake; the machine; who else uses it; files written whole
     assets       data, tokenizer, checkpoints and stored results that ship
     data         text → task → tokens
     models       teachers and students
@@ -20,6 +21,7 @@ A folder imports only what stands above it here:
     plots        every figure
     deploy       what leaves the laptop: ONNX, int8, pruning, a server, a browser page
     transformer  attention, encoder, decoder and BERT in one file
+    doctor       what this machine has, and what that means for the course
     studies, exercises, widgets, cli   what is built on all that
 
 Importing this package imports nothing heavy: each name is fetched from its module when it is first used (PEP 562).

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
+
+import kdtutor
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -44,15 +47,45 @@ def test_its_map_has_a_line_for_every_part_of_the_package():
         assert (ROOT / folder).is_dir()
 
 
-@pytest.mark.parametrize("name", re.findall(r"^  (\w+)/ ", TEXT, re.MULTILINE))
-def test_the_parts_of_a_folder_that_its_line_names_are_files(name):
-    line = re.search(rf"^  {name}/ +(.*)$", TEXT, re.MULTILINE).group(1)
-    _, _, parts = line.partition(": ")
-    for part in re.sub(r" \([^)]*\)", "", parts).split(", "):
-        assert not part or (ROOT / "kdtutor" / name / f"{part}.py").is_file(), f"{name}/{part}.py"
+def entries() -> dict[str, str]:
+    """Return what the map says of each folder of the package, on one line."""
+    [tree] = [block for block in blocks("text") if block.startswith("kdtutor/")]
+    one_line_each = re.sub(r"\n {9,}", " ", tree)
+    return dict(re.findall(r"^  (\w+)/ +(.*)$", one_line_each, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", entries())
+def test_the_modules_that_the_map_names_in_a_folder_are_those_that_lie_there(name):
+    _, _, parts = entries()[name].partition(": ")
+    named = re.sub(r" \([^)]*\)", "", parts).split(", ") if parts else []
+    there = {file.stem for file in (ROOT / "kdtutor" / name).glob("[!_]*.py")}
+    assert sorted(named) == sorted(file for file in there if not re.match(r"n\d\d_", file))
+
+
+def test_the_packages_docstring_is_the_same_map_in_few_lines():
+    [door] = re.findall(r"\n\n((?:    \w[^\n]*\n)+)\nImporting", kdtutor.__doc__)
+    lines = re.findall(r"^    (\w+(?:, \w+)*)  ", door, re.MULTILINE)
+    there = {path.stem for path in (ROOT / "kdtutor").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert sorted(", ".join(lines).split(", ")) == sorted(name for name in there if name[0] not in "_.")
+    assert len(lines) <= 16
 
 
 def test_its_links_lead_somewhere_and_the_readme_leads_to_it():
     for target in re.findall(r"\]\(([^)#]+)", TEXT):
         assert (ROOT / target).exists(), target
     assert "(CONTRIBUTING.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_functions_have_at_most_40_lines_and_files_400():
+    """Reference solutions, which hold the mistakes that are made in them, and the lesson in one file may be longer."""
+    for file in (ROOT / "kdtutor").rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 400 or file.name == "transformer.py", file.name
+        if file.parent.name == "exercises":
+            continue
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                first, *_ = node.body
+                told = first.end_lineno - first.lineno + 1 if ast.get_docstring(node) else 0
+                lines = node.end_lineno - node.lineno + 1 - told
+                assert lines <= 40, f"{file.name}, {node.name}: {lines} lines besides its docstring"

@@ -1,10 +1,6 @@
-"""What the student minimises: distillation objectives as terms that add up the way the formula does.
+"""Formulas: what the student minimises, as functions of tensors. terms.py makes the sum on the page of them.
 
-    objective = 0.1 * HardLabels() + 0.9 * SoftTargets(temperature=4)      # = blend(alpha=0.1, temperature=4)
-    objective = 5 * SoftTargets(2) + 2 * MaskedLM() + 1 * CosineHidden()   # DistilBERT
-
-First the formulas, as functions on tensors; then the terms, which read these tensors from the models'
-outputs. z_S and z_T are the student's and the teacher's logits, T the temperature, p_S = softmax(z_S / T),
+z_S and z_T are the student's and the teacher's logits, T the temperature, p_S = softmax(z_S / T),
 p_T likewise. The teacher is a constant: no gradient flows into it.
 
 Every formula takes `mask` and `reduction`. An item is a row: logits (N, C) hold N of them, (B, L, C) hold
