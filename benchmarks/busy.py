@@ -104,7 +104,7 @@ def measure(seconds: float, precision: str, layers: int, width: int, batch: int)
 
 
 def table(found: dict[tuple[str, int], list[dict]], ways: list[str], neighbours: list[int]) -> str:
-    """Seconds a step, and the ratio to the first way with the fewest neighbours."""
+    """Write seconds per step, and the ratio to the first way with the fewest neighbours."""
 
     def median(way: str, count: int, what: str) -> float:
         return statistics.median(step[what] for step in found[way, count])

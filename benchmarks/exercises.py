@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def measure(exercise: Exercise | Experiment, pairs: int) -> list[float]:
-    """The seconds of each check of an exercise, of which a row is printed."""
+    """Time each check of an exercise, of which a row is printed."""
     if isinstance(exercise, Experiment):
         answers = [(belief.numbers, exercise.numbers) for belief in exercise.beliefs]
         seconds = [timed(lambda each=each: predicting.judge(exercise, *each, "a"))[0] for each in answers]
@@ -78,7 +78,7 @@ def timed(action) -> tuple[float, object]:
 
 
 def processor_seconds() -> float:
-    """Used so far by this process and by the children that have ended."""
+    """Tell what was used so far by this process and by the children that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used)
 

@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def arms(small: bool) -> dict[str, list[str]]:
-    """A name and a command for each; what compiles, and so takes longest, comes last."""
+    """List a name and a command for each; what compiles, and so takes longest, comes last."""
     texts, scale, batch = ("64", "embedded", "8") if small else ("8000", "full", "256")
     steps = ["--steps", "3", "--warm-up", "1"] if small else ["--steps", "25", "--warm-up", "5"]
     todo = {}
@@ -56,7 +56,7 @@ def arms(small: bool) -> dict[str, list[str]]:
 
 
 def measured(command: list[str], seconds: float) -> dict:
-    """The figures that a command prints as its last line, or the reason why it has none."""
+    """Read the figures that a command prints as its last line, or the reason why it has none."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
         if done.returncode == 0:
@@ -69,7 +69,7 @@ def measured(command: list[str], seconds: float) -> dict:
 
 
 def hardware() -> dict[str, object]:
-    """The devices and versions, so that a figure can be read by itself."""
+    """Name the devices and versions, so that a figure can be read by itself."""
     import platform
 
     import accelerate

@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def measure(client, a: argparse.Namespace, cache: str) -> list[dict]:
-    """Both arms, turn by turn."""
+    """Measure both arms, turn by turn."""
     execute(client, SETUP.format(cache=cache, **vars(a)))
     rounds = []
     for number in range(a.rounds):
@@ -171,7 +171,7 @@ def ask(client, name: str) -> float:
 
 
 def watch(client) -> tuple[int, int]:
-    """Until training is over: how many pictures came, and their bytes of JSON."""
+    """Count, until training is over, how many pictures came, and their bytes of JSON."""
     pictures = size = 0
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:

@@ -121,7 +121,7 @@ def measure(arm: str, kind: str, precision: str, steps: int, width: int) -> dict
 
 
 def row(result: dict) -> str:
-    """One line of the table."""
+    """Write one line of the table."""
     early, late = (f"{result[name] / 1e6:,.0f} MB" for name in ("early", "late"))
     ratio = f"{result['late'] / result['early']:.2f}"
     cells = [result["kind"], result["precision"], f"{result['arm']} ({result['shapes']})", early, late, ratio]

@@ -127,7 +127,7 @@ def measure(arm: str, scale: Scale, batch: int, steps: int, warm_up: int) -> dic
 
 
 def random_task(texts: int, scale: Scale, folder: str):
-    """Texts of exactly `scale.length` tokens, [CLS] and [SEP] among them, over a made-up vocabulary."""
+    """Make texts of exactly `scale.length` tokens, [CLS] and [SEP] among them, over a made-up vocabulary."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -159,7 +159,7 @@ class Clock:
             self.began = self.now()
 
     def seconds(self) -> tuple[float, float]:
-        """(of the wall clock, of this process's processors)"""
+        """Read both clocks: (the wall's, this process's processors')"""
         wall, processor = self.now()
         return wall - self.began[0], processor - self.began[1]
 
@@ -196,7 +196,7 @@ def ours(arm: str, student, teacher, task, batch: int, steps: int, warm_up: int)
 
 
 def trainer(arm: str, student, teacher, task, batch: int, steps: int, warm_up: int) -> tuple:
-    """The ecosystem's idiom: a Trainer whose compute_loss asks the teacher at every step."""
+    """Make what the ecosystem's idiom is: a Trainer whose compute_loss asks the teacher at every step."""
     import torch
     import torch.nn.functional as F
     from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
@@ -250,7 +250,7 @@ def trainer(arm: str, student, teacher, task, batch: int, steps: int, warm_up: i
 
 
 def table(results: list[dict]) -> str:
-    """A Markdown table: medians over the rounds; ratios of arms of the same round."""
+    """Write a Markdown table: medians over the rounds; ratios of arms of the same round."""
     tuned = {row["round"]: row for row in results if row["arm"] == "tuned"}
     lines = [
         "| arm | tokens a second | faster than tuned by | by processor time | of the matmul rate | peak memory | "

@@ -140,7 +140,7 @@ def main() -> None:
 
 
 def measure(notebook: Notebook, moves: int) -> dict[str, list[dict[str, float]]]:
-    """The times of every move, by row of the table."""
+    """Time every move, by row of the table."""
     times: dict[str, list[dict[str, float]]] = {row: [] for row in ROWS}
     for name in FOCUS:
         move(notebook.page, name, 5)  # warm up
@@ -216,7 +216,7 @@ def table(times: dict[str, list[dict[str, float]]]) -> str:
 
 
 def high(values: list[float]) -> float:
-    """The 95th percentile."""
+    """Compute the 95th percentile."""
     return sorted(values)[min(len(values) - 1, int(0.95 * len(values)))]
 
 

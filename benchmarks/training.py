@@ -122,7 +122,7 @@ def measure(arm: str, name: str, texts: int, epochs: int) -> dict:
 
 
 def operations(arm: str, model, task, learning: bool) -> float:
-    """Floating-point operations for a token in matrix products, as torch counts them while they run: what is done."""
+    """Count floating-point operations per token in matrix products, as torch counts them while they run."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
@@ -158,7 +158,7 @@ def ours(arm: str, student, teacher, task, epochs: int) -> int:
 
 
 def trainer(arm: str, student, teacher, task, epochs: int) -> int:
-    """The ecosystem's idiom: a Trainer whose compute_loss asks the teacher at every step."""
+    """Make what the ecosystem's idiom is: a Trainer whose compute_loss asks the teacher at every step."""
     import tempfile
 
     import torch
@@ -211,7 +211,7 @@ def trainer(arm: str, student, teacher, task, epochs: int) -> int:
 
 
 def matmul_rate(device, size: int = 1024, seconds: float = 1.0) -> float:
-    """Floating-point operations a second of a large matrix product, in the precision that training uses."""
+    """Measure floating-point operations per second of a large matrix product, in the precision that training uses."""
     import torch
 
     from kdtutor.hardware import has_bf16
@@ -240,7 +240,7 @@ def describe() -> str:
 
 
 def table(results: list[dict], student: str) -> str:
-    """A Markdown table of one student's arms."""
+    """Write a Markdown table of one student's arms."""
     mine = [row for row in results if row["student"] == student]
     ours = {row["round"]: row["seconds"] for row in mine if row["arm"] == "ours"}
     lines = [

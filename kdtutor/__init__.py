@@ -40,7 +40,7 @@ _FOLDER = Path(__file__).parent
 
 
 def _offered() -> dict[str, str]:
-    """Maps each name that `kd.` offers to its module, as the stub says that editors and type checkers read."""
+    """Map each name that `kd.` offers to its module, as the stub says that editors and type checkers read."""
     stub = ast.parse((_FOLDER / "__init__.pyi").read_text(encoding="utf-8"))
     imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
     return {name.name: str(node.module) for node in imports for name in node.names}

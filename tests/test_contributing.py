@@ -89,3 +89,14 @@ def test_functions_have_at_most_40_lines_and_files_400():
                 told = first.end_lineno - first.lineno + 1 if ast.get_docstring(node) else 0
                 lines = node.end_lineno - node.lineno + 1 - told
                 assert lines <= 40, f"{file.name}, {node.name}: {lines} lines besides its docstring"
+
+
+def test_docstrings_of_functions_begin_with_a_verb():
+    """A list of what verbs are would be long: what a sentence without one begins with is few words, or a formula."""
+    nouns = "A All An Both By Each Every For From How In It Its Of On One The These Those Two What Where Whether Which"
+    for file in [*(ROOT / "kdtutor").rglob("*.py"), *(ROOT / "tools").glob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
+                first, *_ = ast.get_docstring(node).split()
+                assert re.fullmatch("[A-Z][a-z-]+,?", first), f"{file.name}, {node.name}: {first}"
+                assert first not in nouns.split(), f"{file.name}, {node.name}: {first}"

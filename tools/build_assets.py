@@ -188,7 +188,7 @@ def build_answers(model: Path, out: Path) -> None:
 
 
 def descent(card: dict, out: Path) -> dict[str, list[str]]:
-    """The "descent" of a run's card: that of the model it began with, or copied from, and the run's own command."""
+    """Write the "descent" of a run's card: that of the model it began with or was copied from, and its own command."""
     parent = card["settings"].get("model") or card["settings"].get("teacher")
     for folder in (out / "models" / str(parent), Path(str(parent))):
         if parent and (folder / "card.json").is_file():
@@ -349,7 +349,7 @@ def split_of(key: str) -> str:
 
 
 def share_of(key: str) -> float:
-    """A number in [0, 1) that is the text's own: its hash."""
+    """Hash a text into a number in [0, 1) that is its own."""
     return int.from_bytes(digest(key)[:8], "big") / 2**64
 
 
@@ -394,7 +394,7 @@ def definition(gloss: str) -> str:
 
 
 def supersense_rows(glosses: list[tuple[int, str]]) -> list[Row]:
-    """Noun definitions; of those not held out about 23 % are a pool, whose labels no teacher is shown."""
+    """Read noun definitions; of those not held out about 23 % are a pool, whose labels no teacher is shown."""
     nouns = [(number, definition(gloss)) for number, gloss in glosses if 4 <= number <= 28]
     rows = split_by_text(without_duplicates(Row(text, number - 4) for number, text in nouns))
     return [replace(row, split="pool") if POOL_FROM <= share_of(row.key) < 0.8 else row for row in rows]
@@ -576,7 +576,7 @@ def write_task(folder: Path, name: str, rows: list[Row]) -> None:
 
 
 def read_texts(out: Path, task: str) -> list[str]:
-    """The training texts of a task below `out`."""
+    """Read the training texts of a task below `out`."""
     import pyarrow.parquet as pq
 
     return pq.read_table(out / "data" / task / "train.parquet")["text"].to_pylist()

@@ -55,7 +55,7 @@ ANY = object()  # whatever comes is right, if it comes as one sentence or withou
 
 
 def file_case(draw: random.Random, folder: Path) -> Case:
-    """A table in some format; damaged, any number of its bytes are others, or are missing."""
+    """Make a table in some format; damaged, any number of its bytes are others, or are missing."""
     count = draw.choice([2, 12, 60, 200])
     texts = [f"{draw.choice(WORDS)} {draw.choice(WORDS)} number {n}" for n in range(count)]
     classes = draw.sample(WORDS, 2) if draw.random() < 0.7 else ["1", "01"]
@@ -99,7 +99,7 @@ def file_case(draw: random.Random, folder: Path) -> Case:
 
 
 def folder_case(draw: random.Random, folder: Path) -> Case:
-    """Parts in files of several formats, of classes or of lists of labels; Parquet has its own numbers for names."""
+    """Make parts in files of several formats, of classes or lists of labels; Parquet has its own numbers for names."""
     several = draw.random() < 0.4
     classes = draw.sample(["good", "bad", "a b", "naïve", "東京", "1", "NA"], draw.choice([2, 3]))
     place = folder / f"parts{draw.randrange(10**9)}"
@@ -174,7 +174,7 @@ def _damaged(draw: random.Random, data: bytes) -> bytes:
 
 
 def formula_case(draw: random.Random, folder: Path) -> Case:
-    """A sum of weighted terms; damaged, with odd letters in it."""
+    """Make a sum of weighted terms; damaged, with odd letters in it."""
     terms = [
         "HardLabels()", "SoftTargets({t})", "SoftTargets(temperature={t})", "LogitsMSE()", "CosineHidden()",
         "MaskedLM()", "BinarySoftTargets({t})", "HiddenStates({{1: 2}})", "HardLabels(class_weights='balanced')",
@@ -196,13 +196,13 @@ def formula_case(draw: random.Random, folder: Path) -> Case:
 
 
 def _again(formula: str) -> bool:
-    """Whether what was understood, written down and read again, is the same."""
+    """Tell whether what was understood, written down and read again, is the same."""
     found = repr(parse_objective(formula))
     return repr(parse_objective(found)) == found
 
 
 def setting_case(draw: random.Random, folder: Path) -> Case:
-    """One setting, of its own kind or of another."""
+    """Make one setting, of its own kind or of another."""
     name = draw.choice([f.name for f in fields(Settings)])
     default = next(f.default for f in fields(Settings) if f.name == name)
     odd = [
@@ -235,7 +235,7 @@ def setting_case(draw: random.Random, folder: Path) -> Case:
 
 
 def flag_case(draw: random.Random, folder: Path) -> Case:
-    """A command line, or the same in a YAML file."""
+    """Make a command line, or the same in a YAML file."""
     command = draw.choice(["pretrain", "finetune", "distill", "evaluate", "predict", "label"])
     kind = COMMANDS[command][0]
     sound = {
@@ -277,7 +277,7 @@ def flag_case(draw: random.Random, folder: Path) -> Case:
 
 
 def label_map_case(draw: random.Random, folder: Path) -> Case:
-    """Which output is which class, written and read again; damaged, any text."""
+    """Make a map of outputs to classes, written and read again; damaged, any text."""
     names = draw.sample([*WORDS, "a=b", "LABEL_0", "{", "'", " x "], 4)
     meant = {names[0]: names[1], names[2]: names[3]}
     if draw.random() < 0.6:

@@ -82,7 +82,7 @@ def build_body(sources: Path, tokenizer: Path, out: Path) -> None:
 
 
 def read_vocabulary(folder: Path) -> list[str]:
-    """MiniLM's pieces, in the order of their ids."""
+    """Read MiniLM's pieces, in the order of their ids."""
     return (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
 
 
@@ -90,7 +90,7 @@ def read_vocabulary(folder: Path) -> list[str]:
 
 
 def minilm(sources: Path) -> Path:
-    """Folder with MiniLM's weights, configuration and vocabulary, fetched if need be, each checked by SHA-256."""
+    """Find the folder with MiniLM's weights, configuration and vocabulary, fetched if need be, checked by SHA-256."""
     folder = sources / "all-MiniLM-L6-v2"
     if not all((folder / name).is_file() for name in FILES):
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def _fetch(folder: Path) -> None:
 
 
 def cut_vocabulary(vocabulary: Sequence[str], texts: Iterable[str], size: int) -> list[str]:
-    """The `size` pieces of `vocabulary` to keep: special tokens first, then the others in their old order.
+    """Pick the `size` pieces of `vocabulary` to keep: special tokens first, then the others in their old order.
 
     Single characters, at a word's start and inside it, are kept if a text holds them or if they are Latin letters,
     digits, punctuation or currency signs: no word of the texts can then become [UNK]. The rest are the pieces that
@@ -165,7 +165,7 @@ def cut_vocabulary(vocabulary: Sequence[str], texts: Iterable[str], size: int) -
 
 
 def wordpiece(vocabulary: Sequence[str]) -> Tokenizer:
-    """BERT's uncased tokenizer over `vocabulary`, whose order gives the ids."""
+    """Make BERT's uncased tokenizer over `vocabulary`, whose order gives the ids."""
     ids = {piece: i for i, piece in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -193,7 +193,7 @@ def write_tokenizer(vocabulary: Sequence[str], folder: Path) -> None:
 
 
 def cut_body(body: BertModel, rows: Sequence[int]) -> BertModel:
-    """`body` with the word embeddings `rows` alone, in this order; everything else is as it was."""
+    """Cut `body` down to the word embeddings `rows`, in this order; everything else is as it was."""
     words = body.get_input_embeddings()
     smaller = torch.nn.Embedding(len(rows), words.embedding_dim, padding_idx=0)
     smaller.weight.data.copy_(words.weight.data[list(rows)])

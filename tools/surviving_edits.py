@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def survivors(exercise: Exercise, rank: int) -> tuple[int, list[tuple[str, str]]]:
-    """How many edits of a solution run, and those that pass: the kind of slip, and the lines before and after."""
+    """Count the edits of a solution that run, and list those that pass: the kind of slip, and its lines."""
     _, _, folded, imports = SECTIONS[exercise.number]
     tree = ast.parse(solution(folded))
     before, tried, alive = ast.unparse(tree), 0, []

@@ -178,11 +178,11 @@ class Task:
         return self._with(name, train=replace(train, targets=targets))
 
     def train_on(self, split: str) -> Task:
-        """The same task with another split, such as "pool", in the place of the training texts."""
+        """Return the same task with another split, such as "pool", in the place of the training texts."""
         return self._with(f"{self.name}[trained on {split}]", train=self.split(split))
 
     def with_pool(self, labels: bool = False) -> Task:
-        """The training texts and then the pool's, whose labels are hidden (-100) unless `labels`.
+        """Return the training texts and then the pool's, whose labels are hidden (-100) unless `labels`.
 
         No teacher that ships has seen the pool's labels: what it answers there it did not memorise.
         """

@@ -52,7 +52,7 @@ class Encoded:
         return min(round_up(length), int(self.lengths.max()))
 
     def batch(self, index: Tensor, rounded: bool = False) -> dict[str, Tensor]:
-        """The texts `index` (B,), padded on the right to the longest of them (L), `rounded` to one of few lengths.
+        """Return the texts `index` (B,), padded on the right to the longest (L), `rounded` to one of few lengths.
 
         Returns input_ids, attention_mask (and token_type_ids, of pairs): int64 (B, L); labels and index: (B,). Of texts
         to be written also target_ids and target_mask, int64 (B, M).

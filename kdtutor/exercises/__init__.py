@@ -42,7 +42,7 @@ FILES = sorted(
 
 @cache
 def load_exercises() -> dict[str, Exercise | Experiment]:
-    """All exercises of the course by name, in the order of their numbers."""
+    """Return all exercises of the course by name, in the order of their numbers."""
     files = [import_module(f"{__name__}.{file}") for file in FILES]
     every = [exercise for file in files for exercise in file.EXERCISES]
     every.sort(key=lambda exercise: tuple(map(int, exercise.number.split("."))))
@@ -57,7 +57,7 @@ class Check:
         self._one_at_a_time = threading.Lock()
 
     def progress(self, path: str | os.PathLike | None = None, name: str | None = None) -> Text:
-        """What is solved, as a table; with a path, also written to that file, merged with what is in it."""
+        """Show what is solved, as a table; with a path, also write it to that file, merged with what is in it."""
         exercises, said = load_exercises().values(), ""
         table = self._progress.table(exercises)
         if path is not None:
@@ -69,7 +69,7 @@ class Check:
         return Text(f"{table}\n{said}".rstrip(), dots(exercises, self._progress.records, summary))
 
     def answer(self, name: str) -> Callable:
-        """Your own right answer, from this notebook or an earlier one; the course's where there is none yet."""
+        """Return your own right answer, from this notebook or an earlier one; the course's where there is none yet."""
         from kdtutor.exercises import checker
 
         exercise = _known(name)

@@ -21,7 +21,7 @@ RIGHT: Wrong = frozenset()
 def soft_loss(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float, wrong: Wrong = RIGHT
 ) -> Tensor:
-    """T² · KL(p_T ‖ p_S), mean over the rows, for logits of shape (N, C)."""
+    """Compute T² · KL(p_T ‖ p_S), mean over the rows, for logits of shape (N, C)."""
     if "squared differences of the logits" in wrong:
         return F.mse_loss(student_logits, teacher_logits)
     if "the soft loss cut off from the student" in wrong:
@@ -54,7 +54,7 @@ def soft_loss(
 
 
 def _kl_rows(z_s: Tensor, log_p_s: Tensor, log_p_t: Tensor, wrong: Wrong) -> Tensor:
-    """Σ_c p_T (log p_T − log p_S) of each row."""
+    """Compute Σ_c p_T (log p_T − log p_S) of each row."""
     p_t = log_p_t.exp()
     entropy_left_out = {"the teacher's entropy is missing", "neither minus nor mean"} & wrong
     summands = p_t * ((0 if entropy_left_out else log_p_t) - log_p_s)
@@ -196,7 +196,7 @@ SOFT = (
 def soft_gradient(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float, wrong: Wrong = RIGHT
 ) -> Tensor:
-    """The gradient of soft_loss with respect to the student's logits, in closed form: T (p_S − p_T) / N, (N, C)."""
+    """Compute the gradient of soft_loss with respect to the student's logits: T (p_S − p_T) / N, (N, C)."""
     if _OF_ANOTHER_LOSS & wrong:
         z_s = student_logits.detach().requires_grad_()
         return torch.autograd.grad(soft_loss(z_s, teacher_logits, temperature, wrong), z_s)[0]
@@ -338,7 +338,7 @@ HARD = (
 
 
 def weigh(hard: Tensor, soft: Tensor, alpha: float, wrong: Wrong = RIGHT) -> Tensor:
-    """α · hard + (1 − α) · soft."""
+    """Compute α · hard + (1 − α) · soft."""
     if "alpha on the teacher" in wrong:
         alpha = 1 - alpha
     share = 1 if "the teacher at full weight" in wrong else 1 - alpha

@@ -55,7 +55,7 @@ IN_THIS_ORDER = "wrong type", "wrong shape", "NaN", "wrong dtype", "detached", "
 
 
 def judge(exercise: Exercise, answer: Any, seed: int | None = None) -> Verdict:
-    """Feedback on an answer. Never raises; the seed of the probes is another one each time, unless given."""
+    """Judge an answer. Never raises; the seed of the probes is another one each time, unless given."""
     if problem := _not_worth_running(exercise, answer):
         return problem
     naming.forget()
@@ -76,7 +76,7 @@ def judge(exercise: Exercise, answer: Any, seed: int | None = None) -> Verdict:
 
 
 def rebuilt(exercise: Exercise, source: str) -> Callable | None:
-    """The function of a source that an earlier session has kept, if it still is a right answer by itself."""
+    """Return the function of a source that an earlier session has kept, if it still is a right answer by itself."""
     scope = {"torch": torch, "nn": torch.nn, "F": torch.nn.functional, "math": math}
     try:
         exec(source, scope)
@@ -90,7 +90,7 @@ def _compared(
     exercise: Exercise, probes: list[tuple], mine: list[Run], right: list[Run], answer: Callable,
     generator: torch.Generator,
 ) -> Verdict:  # fmt: skip
-    """The verdict on what was observed: right, a known mistake, or the most telling difference."""
+    """Judge what was observed: right, a known mistake, or the most telling difference."""
     try:
         differences = [
             (probe, found)
@@ -130,7 +130,7 @@ def _explained(
     exercise: Exercise, answer: Callable, probes: list[tuple], mine: list[Run], right: list[Run],
     again: Callable[[], Sequence[tuple]],
 ) -> tuple[Verdict | None, str]:  # fmt: skip
-    """The verdict on a known mistake, one slip in the learner's code, or two mistakes; if on none, where to look."""
+    """Judge a known mistake, one slip in the learner's code, or two mistakes; if it is none, say where to look."""
     if verdict := _named(exercise, naming.explanations(exercise, probes, mine, again, most=1)):
         return verdict, ""
     found = repair(exercise, answer, probes, mine, right) or Repair()
@@ -146,14 +146,14 @@ def _one_slip(found: Repair) -> Verdict:
 
 
 def _fresh_runs(exercise: Exercise, answer: Callable, generator: torch.Generator) -> list[tuple[tuple, Run]]:
-    """Further probes, and what the learner's function does on them."""
+    """Make further probes, and see what the learner's function does on them."""
     probes = list(exercise.probes(generator))
     outcome = sandbox.run(lambda: [run(exercise, answer, probe) for probe in probes])
     return list(zip(probes, outcome.value or (), strict=False))
 
 
 def _named(exercise: Exercise, sets: Sequence[tuple[str, ...]]) -> Verdict | None:
-    """The verdict on known mistakes. What several sets explain equally well is named as far as they agree."""
+    """Name known mistakes. What several sets explain equally well is named as far as they agree."""
     if not sets:
         return None
     if exercise.planted and any(set(names) == set(exercise.planted) for names in sets):
@@ -177,7 +177,7 @@ def _different(
     exercise: Exercise, probes: list[tuple], differences: list[tuple[int, Difference]], mine: list[Run],
     right: list[Run], answer: Callable, again: Callable[[], Sequence[tuple]], look: str,
 ) -> Verdict:  # fmt: skip
-    """The verdict on a difference that no known mistake explains: what is most telling of it, and where to look."""
+    """Judge a difference that no known mistake explains: what is most telling of it, and where to look."""
     if mine[0].returned is None and right[0].returned is not None:
         return Verdict(False, "returns nothing", "Not yet. Your function returns None: is there a return?")
     _, first = min(differences, key=lambda found: IN_THIS_ORDER.index(found[1].kind))
@@ -195,7 +195,7 @@ def _different(
 
 
 def _is_random(exercise: Exercise, answer: Callable, probe: tuple) -> bool:
-    """Whether what the learner's function does depends on random numbers, and what the solution does does not."""
+    """Tell whether what the learner's function does depends on random numbers, and what the solution does does not."""
     seeds = range(2)
     outcome = sandbox.run(lambda: [run(exercise, answer, probe, seed) for seed in seeds])
     mine, right = outcome.value or (), [run(exercise, exercise.reference, probe, seed) for seed in seeds]
@@ -209,7 +209,7 @@ def _most_telling(
     exercise: Exercise, first: Difference, differences: list[tuple[int, Difference]], probes: list[tuple],
     returned: Any,
 ) -> str:  # fmt: skip
-    """What to say of the difference from which a learner can best go on."""
+    """Tell what to say of the difference from which a learner can best go on."""
     if first.kind == "detached":
         names = " and ".join(exercise.arguments[position] for position in exercise.gradients)
         return (
@@ -243,7 +243,7 @@ def _most_telling(
 def _unstable_or_slow(
     exercise: Exercise, generator: torch.Generator, answer: Callable, probes: list[tuple], mine: list[Run]
 ) -> Verdict | None:
-    """The verdict on a function that is right on the probes, but fails at extreme arguments, or loops over rows."""
+    """Judge a function that is right on the probes, but fails at extreme arguments, or loops over rows."""
     extreme = list(exercise.stress(generator)) if exercise.stress else []
 
     def look() -> tuple:
@@ -275,7 +275,7 @@ def _unstable_or_slow(
 
 
 def _slow(exercise: Exercise, counts: Sequence[int]) -> Verdict | None:
-    """The verdict on a function that is right but loops over rows in Python: it is counted, not timed."""
+    """Judge a function that is right but loops over rows in Python: it is counted, not timed."""
     few, many = (operations(exercise.reference, exercise.growth(rows)) for rows in ROWS)
     expected = many - few
     few, many = counts
@@ -316,7 +316,7 @@ def _not_worth_running(exercise: Exercise, answer: Any) -> Verdict | None:
 
 
 def _is_empty(answer: Any) -> bool:
-    """Whether a function has nothing in it but `...`, `pass`, a docstring, or returns `...`."""
+    """Tell whether a function has nothing in it but `...`, `pass`, a docstring, or returns `...`."""
     if not inspect.isfunction(answer):
         return False
     steps = [
@@ -330,7 +330,7 @@ def _is_empty(answer: Any) -> bool:
 
 
 def _did_not_end(outcome: sandbox.Outcome) -> Verdict:
-    """The verdict on a function that ran out of time, or took its process with it."""
+    """Judge a function that ran out of time, or took its process with it."""
     where = f", in {outcome.line}" if outcome.line else ""
     if outcome.out_of_time:
         text = f"Your function was still running after {sandbox.TIME_LIMIT:.0f} seconds{where}"
@@ -347,7 +347,7 @@ def _did_not_end(outcome: sandbox.Outcome) -> Verdict:
 
 
 def _did_not_finish(mine: Run, expected: Any) -> Verdict:
-    """The verdict on a function that raised, or whose result could not be used; `expected` is a right result."""
+    """Judge a function that raised, or whose result could not be used; `expected` is a right result."""
     failure, where = mine.failure, f", in {mine.failure.line}" if mine.failure.line else ""
     kind, text = "raises", f"Your function stopped with {failure.words}{where}. {meaning(failure.words)}"
     if "ellipsis" in failure.words.lower():
@@ -385,7 +385,7 @@ def _parts(returned: Any) -> int:
 
 
 def _finished(verdict: Verdict, printed: sandbox.Printed) -> Verdict:
-    """The verdict with the first lines that the function printed, and its lines broken for a narrow window."""
+    """Finish the verdict with the first lines that the function printed, and its lines broken for a narrow window."""
     text = wrapped(verdict.text)
     if printed.characters:
         shown = "\n".join(f"{INDENT}{line[:90]}" for line in printed.kept.splitlines()[:5])

@@ -71,7 +71,7 @@ def _print_report(folder: Path, picture: Path, grades: Path | None) -> int:
 
 
 def read_class(folder: Path) -> tuple[dict[str, dict[str, Record]], list[str]]:
-    """The records of each learner by name, and a sentence on each file that was refused."""
+    """Return the records of each learner by name, and a sentence on each file that was refused."""
     if not folder.is_dir():
         raise KDTutorError(f"{folder} is no folder: give the one that holds the class's progress files")
     learners, refused = {}, []
@@ -100,7 +100,7 @@ def _check_against_the_course(path: Path, records: Mapping[str, Record]) -> None
 
 
 def counts(learners: Mapping[str, Mapping[str, Record]]) -> dict[str, tuple[int, int]]:
-    """For each exercise that anybody has tried, "5.1 Title" → by how many it is solved, and tried in vain."""
+    """Count for each exercise that anybody has tried, "5.1 Title", by how many it is solved, and tried in vain."""
     found = {}
     for name, exercise in load_exercises().items():
         tried = [records[name] for records in learners.values() if name in records]
@@ -111,7 +111,7 @@ def counts(learners: Mapping[str, Mapping[str, Record]]) -> dict[str, tuple[int,
 
 
 def report(learners: Mapping[str, Mapping[str, Record]]) -> str:
-    """Two tables: the learners with what they solved, and the exercises with the mistakes that were made there."""
+    """Make two tables: the learners with what they solved, and the exercises with the mistakes made there."""
     if not learners:
         return "No progress file could be counted."
     width = max(map(len, learners))

@@ -35,7 +35,7 @@ def same(mine: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def compare(mine: dict[str, Any], right: dict[str, Any], rtol: float = RTOL) -> Iterator[Difference]:
-    """What differs between two observations, in their order; by more than `rtol` where they are numbers."""
+    """List what differs between two observations, in their order; by more than `rtol` where they are numbers."""
     for what, value in right.items():
         if what == GRADIENT_FLOWS and mine.get(what) != value:
             yield Difference("detached", what)
@@ -127,7 +127,7 @@ def _number_differences(wrong: Callable, mine: Any, right: Number, rtol: float) 
 
 
 def as_float(value: Number) -> float:
-    """A number in float64; a whole number too large for that is infinite."""
+    """Turn a number into float64; a whole number too large for that becomes infinite."""
     try:
         return float(value)
     except OverflowError:
@@ -135,7 +135,7 @@ def as_float(value: Number) -> float:
 
 
 def _close(mine: Tensor, right: Tensor, rtol: float) -> Tensor:
-    """Where two tensors are equal up to rounding: of the entry, or, for small ones, of the largest entry."""
+    """Tell where two tensors are equal up to rounding: of the entry, or, for small ones, of the largest entry."""
     if not rtol:
         return mine == right
     finite = right[right.isfinite()]
@@ -144,14 +144,14 @@ def _close(mine: Tensor, right: Tensor, rtol: float) -> Tensor:
 
 
 def _within(mine: Any, right: Any) -> str:
-    """Where in a list or a tuple the right value stands, said if it does."""
+    """Say where in a list or a tuple the right value stands, if it does."""
     parts = mine if isinstance(mine, (list, tuple)) else ()
     place = next((k for k, part in enumerate(parts) if same({RESULT: part}, {RESULT: right})), None)
     return "" if place is None else f" The expected value is one part of it, number {place}."
 
 
 def _places(mine: Tensor) -> str:
-    """What whole numbers in the place of others may be."""
+    """Say what whole numbers in the place of others may be."""
     if _family(mine.dtype) != "integer":
         return ""
     return ": are these places (argmax, argsort, indices), where the values that stand there are asked for"
@@ -172,7 +172,7 @@ def _shape_hint(values: Tensor, right_values: Tensor) -> str:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in lists, tuples and dictionaries, however deep."""
+    """Collect the tensors in lists, tuples and dictionaries, however deep."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple, Mapping)):
@@ -181,7 +181,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _family(dtype: torch.dtype) -> str:
-    """float32, float64, …, bool; all integers are one."""
+    """Name the family of a type: float32, float64, …, bool; all integers are one."""
     if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
         return str(dtype).removeprefix("torch.")
     return "integer"

@@ -49,7 +49,7 @@ class Edit:
     more: tuple[Edit, ...] = ()
 
     def is_about_the_graph(self) -> bool:
-        """Whether it puts in or takes out what stops a gradient."""
+        """Tell whether it puts in or takes out what stops a gradient."""
         held = getattr(self.parent, self.field)
         old, new = (
             [word for piece in (pieces if isinstance(pieces, list) else [pieces]) for word in _stops(piece)]
@@ -59,7 +59,7 @@ class Edit:
 
     @contextmanager
     def made(self) -> Iterator[None]:
-        """The code as it is with this edit; afterwards as it was."""
+        """Make the edit in the code; afterwards it is as it was."""
         held = getattr(self.parent, self.field)
         before = held if self.index is None else held[self.index]
         self._put(self.new)
@@ -79,7 +79,7 @@ class Edit:
 
 
 def edits(tree: ast.Module) -> list[Edit]:
-    """All small edits of some functions, the likeliest first."""
+    """List all small edits of some functions, the likeliest first."""
     found = []
     for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
         names = variables(function)
@@ -94,7 +94,7 @@ def edits(tree: ast.Module) -> list[Edit]:
 
 
 def _stops(piece: ast.AST) -> list[str]:
-    """The names in a piece of code that stop a gradient."""
+    """List the names in a piece of code that stop a gradient."""
     names = (getattr(node, "attr", getattr(node, "id", "")) for node in ast.walk(piece))
     return [name for name in names if name in STOPS]
 
@@ -108,7 +108,7 @@ def _is_read(node: ast.AST) -> bool:
 
 
 def _everywhere(found: list[Edit]) -> Iterator[Edit]:
-    """The same edit in all places where it can be made, if these are several."""
+    """Make the same edit in all places where it can be made, if these are several."""
     groups = defaultdict(list)
     for edit in found:
         if not isinstance(edit.old, ast.expr) or edit.more:
@@ -126,7 +126,7 @@ def _everywhere(found: list[Edit]) -> Iterator[Edit]:
 
 
 def _exchanged(found: list[Edit], names: list[str]) -> Iterator[Edit]:
-    """Two variables exchanged wherever they are read, and within one line."""
+    """Exchange two variables wherever they are read, and within one line."""
     by_line = defaultdict(list)
     for edit in found:
         if edit.name == "the wrong variable":
@@ -142,7 +142,7 @@ def _exchanged(found: list[Edit], names: list[str]) -> Iterator[Edit]:
 
 
 def _statements(function: ast.FunctionDef) -> Iterator[Edit]:
-    """Lines left out, exchanged, moved into a loop or out of it."""
+    """Leave lines out, exchange them, move them into a loop or out of it."""
     for holder in ast.walk(function):
         if isinstance(holder, (ast.FunctionDef, ast.For, ast.With, ast.If)):
             for place, line in enumerate(holder.body):
@@ -182,13 +182,13 @@ def _of_a_line(holder: ast.AST, place: int, line: ast.stmt) -> Iterator[Edit]:
 
 
 def variables(function: ast.FunctionDef) -> list[str]:
-    """The arguments of a function and the variables that it sets, the first of them."""
+    """List the arguments of a function and the variables that it sets, the first of them."""
     stored = (n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
     return list(dict.fromkeys([*(each.arg for each in function.args.args), *stored]))[: AT_MOST + 4]
 
 
 def slots(node: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
-    """Every place of a piece of code: its parent, the field, the index there, and the piece.
+    """List every place of a piece of code: its parent, the field, the index there, and the piece.
 
     What stands in a while loop is left alone: it might never end.
     """

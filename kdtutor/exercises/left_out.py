@@ -84,11 +84,8 @@ RARE = (
     "an exponential",
     "a copy",
 )
-UNSEEN = (
-    "a detach, which stops the gradient,",
-    "a copy",
-    "another type",
-)  # done to a value that stays the same
+# Done to a value that stays the same.
+UNSEEN = ("a detach, which stops the gradient,", "a copy", "another type")
 # What may be missing between a number or a tensor X and another variable V, by V's kind.
 WITH = {
     "number": {
@@ -123,12 +120,12 @@ FIRST = {"tensor": "V = V.clone(); V = V.detach()", "list": "V = list(V)", "dict
 
 
 def left_out(
-    tree: ast.Module, seen: dict[ast.AST | str, Any], due: Callable[[Any], bool] = lambda value: False
+    tree: ast.Module, seen: dict[ast.AST | str, Any], is_expected: Callable[[Any], bool] = lambda value: False
 ) -> Iterator[Edit]:
-    """Edits that add to an expression what may be missing there, the outer ones first.
+    """Add to an expression what may be missing there, the outer ones first.
 
-    seen: the value of each expression, and by its name that of each variable. due: whether a value is the solution's;
-    an edit that makes such a one of another is a likely one.
+    seen: the value of each expression, and by its name that of each variable. is_expected: whether a value is the
+    solution's; an edit that makes such a one of another is a likely one.
     """
     places, depth = [], {}  # how far inside of its line an expression is
     for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
@@ -140,16 +137,16 @@ def left_out(
                 if node in seen:
                     places.append((parent, field, index, node, variables(function)))
     for parent, field, index, node, names in sorted(places, key=lambda place: depth[place[3]]):
-        has = due(seen[node])
+        has = is_expected(seen[node])
         for what, form, name, new in _additions(seen[node], seen, names):
-            rank = LIKELY if not has and due(new) else UNLIKELY
+            rank = LIKELY if not has and is_expected(new) else UNLIKELY
             filled_in = filled(form, node, name)
             hint = f"`{shown(node)}`: something{f' to do with `{name}`' if name else ''} is left out there."
             yield Edit(rank, parent, field, index, filled_in, f"{what} left out", hint, node)
 
 
 def _additions(value: Any, seen: dict, names: list[str]) -> Iterator[tuple[str, str, str, Any]]:
-    """What can be done with a value: what it would be called, its form, the variable in it, and what comes of it."""
+    """List what can be done with a value: what it would be called, its form, the variable in it, what comes of it."""
     kinds, found = kinds_of(value), []
     some = [(what, forms, "") for kind in AROUND if kind in kinds for what, forms in AROUND[kind].items()]
     for name in names if kinds & {"tensor", "number"} else ():
@@ -185,7 +182,7 @@ def _equal(a: Any, b: Any) -> bool:
 def _steps(
     parent: ast.AST, field: str, index: int, line: ast.stmt, seen: dict, names: list[str]
 ) -> Iterator[Edit]:
-    """A line more, before this one."""
+    """Add a line before this one."""
     body, name_of = getattr(parent, field), "a step left out"
     for name in names:
         kinds = kinds_of(seen.get(name))
@@ -207,7 +204,7 @@ class _Filling(ast.NodeTransformer):
 
 
 def filled(form: str, x: ast.expr, name: str = "") -> ast.expr:
-    """A form such as "X / V" with an expression and a variable in it."""
+    """Fill a form such as "X / V" with an expression and a variable."""
     return _Filling(x, name).visit(ast.parse(form, mode="eval").body)
 
 
@@ -237,7 +234,7 @@ class Noting(ast.NodeTransformer):
 
 
 def kinds_of(value: Any) -> set[str]:
-    """Of which kinds a value is: "tensor", "axes", "float", …"""
+    """Tell of which kinds a value is: "tensor", "axes", "float", …"""
     if isinstance(value, Tensor):
         kind = "float" if value.is_floating_point() else "bool" if value.dtype == torch.bool else "int"
         thin = {"thin"} if 1 in value.shape else set()

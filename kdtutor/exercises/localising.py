@@ -23,7 +23,7 @@ ORACLE = "_right_value"  # what stands in the learner's code in place of an expr
 
 
 def values_of(solution: Traced, given: Sequence[Any]) -> dict[int, Any]:
-    """What the solution's expressions were when they were computed last, each value once, and none that was given.
+    """List what the solution's expressions were when they were computed last, each value once, and none that was given.
 
     given: the arguments, and the right result, in whose place nothing would be left to be done.
     """
@@ -49,7 +49,7 @@ def _key(value: Any) -> tuple:
 def replaced(
     tree: ast.Module, fine: Collection[ast.AST], seen: dict[ast.AST, Any], right: dict[int, Any]
 ) -> Iterator[Edit]:
-    """Edits that put a value of the solution in the place of what a line computes, unless that is fine.
+    """Put a value of the solution in the place of what a line computes, unless that is fine.
 
     seen: the value of each expression in the learner's own run.
     """
@@ -67,7 +67,7 @@ def replaced(
 def replaced_within(
     tree: ast.Module, suspects: Sequence[ast.AST], seen: dict[ast.AST, Any], right: dict[int, Any]
 ) -> Iterator[Edit]:
-    """The same for parts of lines that may be wrong, in the order in which they are computed."""
+    """Do the same for parts of lines that may be wrong, in the order in which they are computed."""
     places = {node: (parent, field, index) for parent, field, index, node in slots(tree)}
     for node in suspects:
         for new, value in _others(seen[node], right) if node in places else ():
@@ -76,7 +76,7 @@ def replaced_within(
 
 
 def _others(mine: Any, right: dict[int, Any]) -> Iterator[tuple[ast.Call, Any]]:
-    """The solution's values that may stand in place of one, and the call that gives them."""
+    """Return the solution's values that may stand in place of one, and the call that gives them."""
     for place, value in right.items():
         if _alike(mine, value) and _key(mine) != _key(value):
             yield ast.Call(ast.Name(ORACLE, ast.Load()), [ast.Constant(place)], []), value
@@ -94,7 +94,7 @@ def _kind(value: Tensor) -> tuple[bool, bool]:
 
 
 def _said(mine: Any, right: Any) -> str:
-    """What is seen of a wrong value: itself where it is a number, and how much of it is wrong where it is many."""
+    """Say what is seen of a wrong value: itself where it is a number, and how much of it is wrong where it is many."""
     if isinstance(mine, Tensor) and mine.dim():
         wrong = ~torch.isclose(mine.double(), right.double(), equal_nan=True)
         return f"is wrong in {int(wrong.sum())} of its {wrong.numel()} entries."

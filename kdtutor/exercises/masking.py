@@ -13,7 +13,7 @@ PAD, UNK, CLS, SEP, MASK = range(5)  # the course's special tokens
 
 
 def spared(input_ids: Tensor, special_ids: Tensor, wrong: Wrong = RIGHT) -> Tensor:
-    """Where nothing may be masked, (B, L)."""
+    """Tell where nothing may be masked, (B, L)."""
     where = torch.isin(input_ids, special_ids)
     if "special tokens hard-coded" in wrong:
         where = input_ids <= MASK
@@ -38,7 +38,7 @@ def masked(
     random_ids: Tensor,
     wrong: Wrong = RIGHT,
 ) -> tuple[Tensor, Tensor]:
-    """BERT's rule for the chosen tokens: the ids that the model reads, and the labels, both (B, L)."""
+    """Apply BERT's rule to the chosen tokens: the ids that the model reads, and the labels, both (B, L)."""
     free = ~spared(input_ids, special_ids, wrong)
     hidden, swapped = chosen & (action < 0.8), chosen & (action >= 0.9)
     if "always [MASK]" in wrong:
@@ -177,6 +177,6 @@ ANYWHERE = (
 
 
 def special_ids(generator: torch.Generator) -> Tensor:
-    """The special tokens of a probe: the course's own and one more, in no order that a function could rely on."""
+    """List the special tokens of a probe: the course's own and one more, in no order that could be relied on."""
     ids = torch.tensor([PAD, UNK, CLS, SEP, MASK, 7])
     return ids[torch.randperm(len(ids), generator=generator)]

@@ -18,7 +18,7 @@ from kdtutor.exercises.toys import keeps_graph, steps_watched, weights_of
 def softmax_with_temperature(
     logits: Tensor, temperature: float, wrong: frozenset[str] = frozenset()
 ) -> Tensor:
-    """exp(z_i / T) / Σ_j exp(z_j / T) for each row of `logits` (N, C), whatever the size of its numbers."""
+    """Compute exp(z_i / T) / Σ_j exp(z_j / T) for each row of `logits` (N, C), whatever the size of its numbers."""
     if "the logits as they came" in wrong:
         return logits
     scaled = logits * temperature if "times T" in wrong else logits / temperature
@@ -57,7 +57,7 @@ def _probes(generator: torch.Generator) -> list[tuple]:
 def train_student(
     student: nn.Module, teacher: nn.Module, texts: Tensor, steps: int, wrong: frozenset[str] = frozenset()
 ) -> list[float]:
-    """Steps of SGD at a rate of 0.5 on the cross-entropy with the teacher's answers; returns the losses."""
+    """Take steps of SGD at a rate of 0.5 on the cross-entropy with the teacher's answers; return the losses."""
     both = nn.ModuleList((student, teacher))
     trained = both if "both are trained" in wrong else student
     trained = teacher if "the optimiser holds the teacher" in wrong else trained

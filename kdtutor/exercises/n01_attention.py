@@ -15,7 +15,7 @@ from kdtutor.exercises.definitions import Exercise, Mistake
 def scaled_dot_product_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor, wrong: frozenset[str] = frozenset()
 ) -> Tensor:
-    """softmax(Q Kᵀ / √d + mask) V: (B, Lq, d), (B, Lk, d), (B, Lk, dv), boolean (B, Lq, Lk) → (B, Lq, dv)."""
+    """Compute softmax(Q Kᵀ / √d + mask) V: (B, Lq, d), (B, Lk, d), (B, Lk, dv), boolean (B, Lq, Lk) → (B, Lq, dv)."""
     width = key.shape[-2] if "√ of the number of keys" in wrong else query.shape[-1]
     width = value.shape[-1] if "√ of the values' width" in wrong else width
     if "keys and values swapped" in wrong:
@@ -71,7 +71,7 @@ def multi_head_attention(
     x: Tensor, w_query: Tensor, w_key: Tensor, w_value: Tensor, w_output: Tensor, heads: int,
     wrong: frozenset[str] = frozenset(),
 ) -> Tensor:  # fmt: skip
-    """Self-attention with several heads, without biases: x (B, L, D), four matrices (D, D) → (B, L, D)."""
+    """Compute self-attention with several heads, without biases: x (B, L, D), four matrices (D, D) → (B, L, D)."""
     batch, length, width = x.shape
     if {"matrices transposed", "all matrices but the last transposed"} & wrong:
         w_query, w_key, w_value = w_query.T, w_key.T, w_value.T

@@ -11,7 +11,7 @@ from kdtutor.exercises.definitions import Exercise, Mistake
 
 
 def decoder_mask(ids: Tensor, pad: int, wrong: frozenset[str] = frozenset()) -> Tensor:
-    """ids (B, L) → boolean (B, L, L), True where query i may look at key j: j ≤ i, and key j is no padding."""
+    """Turn ids (B, L) into boolean (B, L, L), True where query i may look at key j: j ≤ i, and key j is no padding."""
     length = ids.shape[1]
     last = {"a token may not look at itself": -1, "sees the next token": 1}
     diagonal = next((last[name] for name in last if name in wrong), 0)
@@ -59,7 +59,7 @@ def _mask_probes(generator: torch.Generator) -> list[tuple]:
 def last_vectors(
     hidden_states: Tensor, attention_mask: Tensor, wrong: frozenset[str] = frozenset()
 ) -> Tensor:
-    """(B, L, D) and (B, L), 1 for tokens and 0 for the padding behind them → each text's last vector, (B, D)."""
+    """Pick each text's last vector, (B, D), from (B, L, D) and (B, L), 1 for tokens and 0 for padding behind them."""
     texts = torch.arange(len(hidden_states))
     last = attention_mask.sum(-1) - 1
     if "the last column" in wrong:

@@ -21,7 +21,7 @@ PAD, START, END = 0, 1, 2  # the ids that notebook 02 uses for padding, and for 
 def transformer_parameters(
     vocabulary: int, width: int, heads: int, hidden: int, layers: int, wrong: frozenset[str] = frozenset()
 ) -> int:
-    """An encoder–decoder with `layers` each, one table for both embeddings and the output layer, no output bias."""
+    """Count an encoder–decoder's, `layers` each, one table for both embeddings and the output layer, no output bias."""
     bias = "biases forgotten" not in wrong
     matrices = 3 if "no output projection" in wrong else 4
     attention = matrices * (width * width + (bias and "no biases in attention" not in wrong) * width)
@@ -66,7 +66,7 @@ def training_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, source: Tensor, target: Tensor,
     wrong: frozenset[str] = frozenset(),
 ) -> Tensor:  # fmt: skip
-    """One step with teacher forcing; returns its loss, a scalar without a graph.
+    """Take one step with teacher forcing; return its loss, a scalar without a graph.
 
     target (B, L): START, the answer, its end, then PAD (0). model(source, what the decoder reads) → logits.
     """
@@ -115,7 +115,7 @@ class _Toy(nn.Module):
 
 
 def _observe_training_step(function: Callable, source: Tensor, target: Tensor, seed: int) -> dict:
-    """Two steps on a toy model: what is read, what is returned, and where the weights are afterwards."""
+    """Watch two steps on a toy model: what is read, what is returned, and where the weights are afterwards."""
     model = _Toy(9, 6, torch.Generator().manual_seed(seed))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     steps = []
@@ -133,7 +133,7 @@ def _observe_training_step(function: Callable, source: Tensor, target: Tensor, s
 
 
 def _batches(generator: torch.Generator) -> list[tuple]:
-    """Answers of different lengths, so that there is padding: START, 3 to 8 …, an end (2), PAD."""
+    """Draw answers of different lengths, so that there is padding: START, 3 to 8 …, an end (2), PAD."""
     probes = []
     for lengths in ((1, 4, 2), (5, 1), (3, 2, 1, 6)):
         source = torch.randint(3, 9, (len(lengths), 4), generator=generator)

@@ -17,7 +17,7 @@ from kdtutor.exercises.definitions import Exercise, Mistake
 def layer_norm(
     x: Tensor, gain: Tensor, bias: Tensor, eps: float, wrong: frozenset[str] = frozenset()
 ) -> Tensor:
-    """(B, L, D) → the same shape: each token's numbers get mean 0 and variance 1, then `gain` and `bias` (D,)."""
+    """Give each token's numbers in (B, L, D) mean 0 and variance 1, then `gain` and `bias` (D,)."""
     axes = {
         "over the tokens": (-2,),
         "over the whole sentence": (-2, -1),
@@ -76,7 +76,7 @@ def _normed_input(
 
 
 def sinusoidal_positions(length: int, width: int, wrong: frozenset[str] = frozenset()) -> Tensor:
-    """(length, width): row t has sin(t ω_i) in column 2i and cos(t ω_i) in column 2i + 1, ω_i = 10000^(−2i / width)."""
+    """Put sin(t ω_i) into column 2i of row t, cos(t ω_i) into 2i + 1, ω_i = 10000^(−2i / width): (length, width)."""
     t = torch.arange(length, dtype=torch.float32)[:, None]
     if "counted from 1" in wrong:
         t = t + 1
@@ -87,9 +87,8 @@ def sinusoidal_positions(length: int, width: int, wrong: frozenset[str] = frozen
     if "spread to the last pair" in wrong:
         exponent = i / max(1, width // 2 - 1)
     base = 1000.0 if "another base" in wrong else 10000.0
-    angles = (
-        t * base**exponent if "multiplied instead of divided" in wrong else t / base**exponent
-    )  # (length, width / 2)
+    is_product = "multiplied instead of divided" in wrong
+    angles = t * base**exponent if is_product else t / base**exponent  # (length, width / 2)
     sines, cosines = angles.sin(), angles.cos()
     if "a frequency for each column" in wrong:  # the cosine of column 2i + 1 has that column's own exponent
         cosines = (t / base ** ((2 * i + 1) / width)).cos()
@@ -109,7 +108,7 @@ def encoder_layer(
     x: Tensor, attention: Callable, feed_forward: Callable, norm1: Callable, norm2: Callable,
     wrong: frozenset[str] = frozenset(),
 ) -> Tensor:  # fmt: skip
-    """(B, L, D) → the same: two sublayers, and around each a residual connection and then a LayerNorm (post-norm)."""
+    """Run two sublayers over (B, L, D), around each a residual connection and then a LayerNorm (post-norm)."""
     if "one norm for both" in wrong:
         norm2 = norm1
     first, second = (feed_forward, attention) if "feed-forward first" in wrong else (attention, feed_forward)

@@ -15,7 +15,7 @@ from kdtutor.exercises.definitions import Exercise, Mistake
 
 
 def wordpiece(word: str, vocabulary: dict[str, int], wrong: Wrong = RIGHT) -> list[str]:
-    """The pieces of one word, greedily the longest first; ["[UNK]"] if that fails at any place."""
+    """Cut one word into pieces, greedily the longest first; ["[UNK]"] if that fails at any place."""
     if "any split will do" in wrong:
         return _first_split(word, vocabulary) or ["[UNK]"]
     if "the whole word or nothing" in wrong:
@@ -55,7 +55,7 @@ def wordpiece(word: str, vocabulary: dict[str, int], wrong: Wrong = RIGHT) -> li
 
 
 def _first_split(word: str, vocabulary: dict[str, int], prefix: str = "") -> list[str] | None:
-    """Some split into known pieces, going back where the longest first piece leads nowhere; None if there is none."""
+    """Find some split into known pieces, going back where the longest first piece leads nowhere, or None."""
     if not word:
         return []
     for end in range(len(word), 0, -1):
@@ -67,7 +67,7 @@ def _first_split(word: str, vocabulary: dict[str, int], prefix: str = "") -> lis
 
 
 def _from_the_end(word: str, vocabulary: dict[str, int]) -> list[str]:
-    """The pieces of a word, greedily the longest last."""
+    """Cut a word into pieces, greedily the longest last."""
     pieces, end = [], len(word)
     while end:
         ends = ("##" * (start > 0) + word[start:end] for start in range(end))
@@ -80,7 +80,7 @@ def _from_the_end(word: str, vocabulary: dict[str, int]) -> list[str]:
 
 
 def _words(generator: torch.Generator) -> list[tuple]:
-    """Words over six random letters, and a vocabulary in which each mistake shows."""
+    """Draw words over six random letters, and a vocabulary in which each mistake shows."""
     a, b, c, d, e, f = (string.ascii_lowercase[i] for i in torch.randperm(26, generator=generator)[:6])
     first = [a, a + b, a + b + c, d, e, f]
     later = [a, b, c, d, c + d, c + e, a + b, d + a + b]  # no letter e by itself, and f nowhere
@@ -105,7 +105,7 @@ def cls_classifier(
     last_hidden_state: Tensor, attention_mask: Tensor,
     pooler_weight: Tensor, pooler_bias: Tensor, weight: Tensor, bias: Tensor, wrong: Wrong = RIGHT,
 ) -> Tensor:  # fmt: skip
-    """BERT's classification head: `[CLS]`, a tanh layer (the pooler), a linear layer. (B, L, D) to (B, C)."""
+    """Run BERT's classification head: `[CLS]`, a tanh layer (the pooler), a linear layer. (B, L, D) to (B, C)."""
     h = last_hidden_state[:, 0]  # (B, D)
     if "the last position" in wrong:
         h = last_hidden_state[:, -1]
@@ -152,9 +152,8 @@ _ON_EVERY_TOKEN = {
 
 def _hidden_states(generator: torch.Generator, texts: int = 4, classes: int = 6) -> tuple:
     width, longest = 6, 7
-    lengths = torch.randint(
-        3, longest, (texts,), generator=generator
-    )  # the last column is padding throughout
+    # The last column is padding throughout.
+    lengths = torch.randint(3, longest, (texts,), generator=generator)
     mask = (torch.arange(longest) < lengths[:, None]).long()
     shapes = (texts, longest, width), (width, width), (width,), (classes, width), (classes,)
     h, *head = (torch.randn(shape, generator=generator) for shape in shapes)

@@ -16,7 +16,7 @@ from kdtutor.exercises.masking import ANYWHERE, CLS, MASKING, PAD, SEP, SPARING,
 def mask_tokens(
     input_ids: Tensor, special_ids: Tensor, chance: Tensor, action: Tensor, random_ids: Tensor, wrong: Wrong = RIGHT
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """BERT's masking with the random draws given: the corrupted ids and the labels, both (B, L)."""
+    """Mask as BERT does, with the random draws given: the corrupted ids and the labels, both (B, L)."""
     special = spared(input_ids, special_ids, wrong)
     chosen = (chance < (0.8 if "80 % chosen" in wrong else 0.15)) & ~special
     if "the other 85 % chosen" in wrong:
@@ -45,7 +45,7 @@ def _draws(generator: torch.Generator) -> list[tuple]:
 
 
 def masked_lm_loss(logits: Tensor, labels: Tensor, wrong: Wrong = RIGHT) -> Tensor:
-    """−log p of the true token, mean over the tokens to predict. logits (B, L, V); labels (B, L), else −100."""
+    """Compute −log p of the true token, mean over the tokens to predict. logits (B, L, V); labels (B, L), else −100."""
     if "softmax twice" in wrong:
         logits = logits.softmax(-1)
     if "texts and positions turned" in wrong:

@@ -17,7 +17,7 @@ def fine_tune(
     model: nn.Module, train: dict[str, Tensor], validation: dict[str, Tensor],
     optimizer: torch.optim.Optimizer, batch_size: int, wrong: Wrong = RIGHT,
 ) -> float:  # fmt: skip
-    """One pass over `train` in order, the learning rate falling linearly to 0; the accuracy on `validation`."""
+    """Make one pass over `train` in order, the rate falling linearly to 0; return the accuracy on `validation`."""
     n = len(train) if "as long as the dictionary" in wrong else len(train["labels"])
     dropped = {"last batch dropped", "last batch dropped, schedule for all"} & wrong
     starts = range(0, n - batch_size + 1 if dropped else n, batch_size)
@@ -66,7 +66,7 @@ def _accuracy(model: nn.Module, data: dict[str, Tensor], batch_size: int, wrong:
 def _observe_fine_tuning(
     function, seed: int, train: dict, validation: dict, peak: float, batch_size: int
 ) -> dict:
-    """One pass over texts of the ids below 50, and an evaluation on texts of the ids from 50 on."""
+    """Watch one pass over texts of the ids below 50, and an evaluation on texts of the ids from 50 on."""
     model = TinyClassifier(6, generator=torch.Generator().manual_seed(seed), words=100).eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=peak)
     rates = []
@@ -87,7 +87,7 @@ def _observe_fine_tuning(
 
 
 def _small_data(generator: torch.Generator) -> list[tuple]:
-    """Sets of texts, on whose validation part the accuracy before the training is not the one afterwards.
+    """Draw sets of texts, on whose validation part the accuracy before the training is not the one afterwards.
 
     Two texts are left over for the last batch, one, and none.
     """
@@ -126,7 +126,7 @@ def _measured(probe: tuple, wrong: Wrong) -> float:
 def masked_lm_parameters(
     layers: int, width: int, vocabulary: int, positions: int, wrong: Wrong = RIGHT
 ) -> int:
-    """Parameters of BertForMaskedLM with feed-forward 4 × width and two token types, each counted once."""
+    """Count those of BertForMaskedLM with feed-forward 4 × width and two token types, each once."""
     bias = "biases left out" not in wrong
     norm = 0 if "LayerNorms left out" in wrong else width * (1 + bias)
 
@@ -292,7 +292,7 @@ EXERCISES = [
             ),
             Mistake(
                 "LayerNorms left out",
-                "Your number lacks the LayerNorms: two a layer, and two more elsewhere.",
+                "Your number lacks the LayerNorms: two per layer, and two more elsewhere.",
             ),
             Mistake(
                 "no bias of the output",

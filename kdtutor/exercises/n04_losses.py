@@ -25,7 +25,7 @@ from kdtutor.exercises.toys import labels_with_gaps
 def high_temperature_limit(
     student_logits: Tensor, teacher_logits: Tensor, wrong: frozenset = RIGHT
 ) -> Tensor:
-    """Where T² · KL goes as T → ∞: ½ · mean over classes of (Δz − its mean)², mean over the texts, 0-d."""
+    """Compute where T² · KL goes as T → ∞: ½ · mean over classes of (Δz − its mean)², mean over the texts, 0-d."""
     if "probabilities compared" in wrong:
         student_logits, teacher_logits = student_logits.softmax(-1), teacher_logits.softmax(-1)
     if "log-probabilities compared" in wrong:
@@ -143,7 +143,7 @@ def blend(
     temperature: float,
     wrong: frozenset = RIGHT,
 ) -> Tensor:
-    """α · cross-entropy with the labels + (1 − α) · T² · KL(p_T ‖ p_S), mean over the texts, 0-d."""
+    """Compute α · cross-entropy with the labels + (1 − α) · T² · KL(p_T ‖ p_S), mean over the texts, 0-d."""
     hard = hard_loss(student_logits, labels, temperature, wrong, teacher_logits)
     return weigh(hard, soft_loss(student_logits, teacher_logits, temperature, wrong), alpha, wrong)
 
@@ -173,7 +173,7 @@ BLEND = Exercise(
 
 
 def label_smoothing(logits: Tensor, labels: Tensor, epsilon: float, wrong: frozenset = RIGHT) -> Tensor:
-    """(1 − ε) · cross-entropy with the labels + ε · cross-entropy with the uniform distribution, mean, 0-d."""
+    """Compute (1 − ε) · cross-entropy with the labels + ε · cross-entropy with the uniform distribution, mean, 0-d."""
     if "epsilon on the labels" in wrong:
         epsilon = 1 - epsilon
     log_p, classes = logits.log_softmax(-1), logits.shape[-1]
@@ -286,7 +286,7 @@ LABEL_SMOOTHING = Exercise(
 def answers_at_inference(
     student_logits: Tensor, temperature: float, wrong: frozenset = RIGHT
 ) -> tuple[Tensor, Tensor]:
-    """Predicted classes (N,) and their probabilities (N,): the temperature of the training plays no part."""
+    """Predict classes (N,) with their probabilities (N,): the temperature of the training plays no part."""
     axis = 0 if "softmax over the batch" in wrong else -1
     divisor = temperature if "T left on" in wrong else 1.0
     if "multiplied by T" in wrong:

@@ -23,12 +23,12 @@ def logits(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def pairs(generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-    """Two models' logits (N, C) each, of several sizes."""
+    """Draw two models' logits (N, C) each, of several sizes."""
     return [(logits(generator, *size), logits(generator, *size)) for size in SIZES]
 
 
 def far_apart(classes: int = 5) -> tuple[Tensor, Tensor]:
-    """Logits so far apart that some probabilities round to 0, and that exp() alone overflows."""
+    """Draw logits so far apart that some probabilities round to 0, and that exp() alone overflows."""
     first = torch.tensor([[300.0] + [0.0] * (classes - 1), [0.0] * (classes - 1) + [-300.0]])
     first = first + torch.linspace(0, 1, classes)  # no two alike: which of them is the largest is no question
     return first, first.flip(-1)
@@ -38,7 +38,7 @@ def far_apart(classes: int = 5) -> tuple[Tensor, Tensor]:
 
 
 def tempered_entropy(logits: Tensor, temperature: float, wrong: frozenset = RIGHT) -> Tensor:
-    """Entropy −Σ_c p log p in nats of p = softmax(z / T), mean over the texts: logits (N, C) → 0-d."""
+    """Compute entropy −Σ_c p log p in nats of p = softmax(z / T), mean over the texts: logits (N, C) → 0-d."""
     axis = 0 if {"softmax over the batch", "one entropy for each class"} & wrong else -1
     if "no temperature" in wrong:
         temperature = 1.0
@@ -166,7 +166,7 @@ TEMPERED_ENTROPY = Exercise(
 
 
 def kl_divergence(p_logits: Tensor, q_logits: Tensor, wrong: frozenset = RIGHT) -> Tensor:
-    """KL(p ‖ q) = Σ_c p (log p − log q), mean over all rows: logits (N, C) or (B, L, C) → 0-d."""
+    """Compute KL(p ‖ q) = Σ_c p (log p − log q), mean over all rows: logits (N, C) or (B, L, C) → 0-d."""
     if "swapped" in wrong:
         p_logits, q_logits = q_logits, p_logits
     axis = 0 if "softmax over the batch" in wrong else -1

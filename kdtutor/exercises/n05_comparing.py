@@ -26,7 +26,7 @@ from kdtutor.exercises.toys import (
 def evaluate_student(
     student: nn.Module, batches: Sequence[tuple[Inputs, Tensor]], wrong: frozenset[str] = RIGHT
 ) -> float:
-    """The share of labelled texts (label not −100) that the student gets right; it stays in the mode it was in."""
+    """Tell which share of labelled texts (not −100) the student gets right; it stays in the mode it was in."""
     mode = student.training
     student.train("dropout left on" in wrong)
     with torch.set_grad_enabled("a graph that nobody needs" in wrong):
@@ -63,7 +63,7 @@ def _observe_evaluation(function: Callable, student: TinyClassifier, batches: Se
 
 
 def _evaluation_probes(generator: torch.Generator) -> list[tuple]:
-    """Labels are the student's own guesses but for some, so that each batch has another accuracy; some are hidden."""
+    """Draw the student's own guesses as labels but for some: each batch has another accuracy; some are hidden."""
     probes = []
     for wrongs in ((1, 4, 0), (5, 2)):
         student, batches = TinyClassifier(width=6, dropout=0.5, generator=generator), []
@@ -143,7 +143,7 @@ EVALUATE_STUDENT = Exercise(
 def fair_pair(
     new_student: Callable[[], nn.Module], teacher: nn.Module, wrong: frozenset[str] = RIGHT
 ) -> tuple[nn.Module, nn.Module]:
-    """Two students for a comparison with and without a teacher: equal at the start, independent afterwards."""
+    """Make two students for a comparison with and without a teacher: equal at first, independent afterwards."""
     student = copy.deepcopy(teacher) if "as large as the teacher" in wrong else new_student()
     if "the teacher as the control" in wrong:
         return student, teacher
@@ -216,7 +216,7 @@ FAIR_PAIR = Exercise(
 def honest_choice(
     validation: Tensor, test: Tensor, control: Tensor, wrong: frozenset[str] = RIGHT
 ) -> tuple[int, Tensor]:
-    """Which configuration to report, and its mean gain over the control on the test set, paired by seed.
+    """Tell which configuration to report, and its mean gain over the control on the test set, paired by seed.
 
     validation, test: accuracies (configurations, seeds). control: the control's test accuracies (seeds,).
     """
@@ -246,7 +246,7 @@ def honest_choice(
 
 
 def _choice_probes(generator: torch.Generator) -> list[tuple]:
-    """Five configurations, of which each way to choose prefers another one."""
+    """Draw five configurations, of which each way to choose prefers another one."""
     probes = []
     for _ in range(3):
         order = torch.randperm(5, generator=generator)

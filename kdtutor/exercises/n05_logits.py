@@ -66,7 +66,7 @@ def blend_gradient(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, alpha: float, temperature: float,
     wrong: frozenset[str] = RIGHT,
 ) -> Tensor:  # fmt: skip
-    """The gradient of α · L_hard + (1 − α) · T² KL, each a mean over N texts, with respect to z_S: (N, C)."""
+    """Compute the gradient of α · L_hard + (1 − α) · T² KL, each a mean over N texts, with respect to z_S: (N, C)."""
     if "the teacher's guess for the label" in wrong:
         labels = teacher_logits.argmax(-1)
     z_hard = student_logits / temperature if "temperature in the hard loss" in wrong else student_logits
@@ -141,7 +141,7 @@ def distillation_step(
     student: nn.Module, teacher: nn.Module, inputs: Inputs, labels: Tensor, alpha: float, temperature: float,
     wrong: frozenset[str] = RIGHT,
 ) -> Tensor:  # fmt: skip
-    """One step of SGD with learning rate 0.1 on α · L_hard + (1 − α) · T² KL; returns the loss, detached."""
+    """Take one step of SGD with learning rate 0.1 on α · L_hard + (1 − α) · T² KL; return the loss, detached."""
     trained = teacher if "the optimiser holds the teacher" in wrong else student
     optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
     student.train("student in eval mode" not in wrong)
@@ -170,7 +170,7 @@ def _observe_step(
     step: Callable, student: TinyClassifier, teacher: TinyClassifier, batches: Sequence[tuple[Inputs, Tensor]],
     alpha: float, temperature: float,
 ) -> dict:  # fmt: skip
-    """Two steps, by a student that comes from an evaluation and a teacher that comes from its own training."""
+    """Watch two steps, by a student that comes from an evaluation and a teacher that comes from its own training."""
     student.eval(), teacher.train()
     before, teacher_before = weights_of(student), weights_of(teacher)
     parts, steps = repr(teacher), []

@@ -28,7 +28,7 @@ from kdtutor.exercises.toys import (
 def teacher_answers(
     teacher: nn.Module, batches: Sequence[tuple[Tensor, Inputs]], wrong: frozenset[str] = RIGHT
 ) -> Tensor:
-    """The teacher's logits for all texts, (N, C): row i is text i, in whatever order the batches come."""
+    """Ask the teacher for the logits of all texts, (N, C): row i is text i, in whatever order the batches come."""
     teacher.train("teacher in train mode" in wrong)
     with torch.set_grad_enabled("a graph for every batch" in wrong):
         answers = [teacher(**inputs).logits for _, inputs in batches]
@@ -133,7 +133,7 @@ def train_epoch(
     student: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], accumulate: int, learning_rate: float,
     wrong: frozenset[str] = RIGHT,
 ) -> float:  # fmt: skip
-    """One epoch of SGD on logit MSE, a step every `accumulate` batches, learning rate falling linearly to 0.
+    """Train an epoch by SGD on logit MSE, a step every `accumulate` batches, learning rate falling linearly to 0.
 
     batches: (inputs, teacher's logits), of unequal size. Each text counts the same within its step. Returns the mean
     loss per text, as met on the way.
@@ -218,7 +218,7 @@ def _observe_epoch(function: Callable, student: nn.Module, *rest) -> dict:
 
 
 def _epoch_probes(generator: torch.Generator) -> list[tuple]:
-    """Epochs in which one batch is left over for the last step, and one in which none is."""
+    """Draw epochs in which one batch is left over for the last step, and one in which none is."""
     probes = []
     for sizes, accumulate in (((4, 2, 4, 1, 3), 2), ((2, 4, 3, 3, 1, 4, 2), 3), ((3, 1, 4, 2), 2)):
         student = nn.Linear(3, CLASSES)

@@ -19,7 +19,7 @@ def train_with_hints(
     student: nn.Module, projection: nn.Module, inputs: Tensor, teacher_hidden: Tensor, steps: int,
     learning_rate: float, wrong: Wrong = RIGHT,
 ) -> float:  # fmt: skip
-    """Steps of SGD on the mean squared difference of projection(student(inputs)) and teacher_hidden; the last loss."""
+    """Minimise the mean squared difference of projection(student(inputs)) and teacher_hidden by SGD; the last loss."""
     held = [*student.parameters(), *projection.parameters()]
     if "projection left out of the optimiser" in wrong:
         held = [*student.parameters()]

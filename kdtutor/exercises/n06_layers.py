@@ -14,7 +14,7 @@ from kdtutor.exercises.definitions import Exercise, Mistake
 
 
 def linear_cka(x: Tensor, y: Tensor, mask: Tensor, wrong: Wrong = RIGHT) -> Tensor:
-    """‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖), Frobenius norms, of two layers (B, L, D) over the tokens that are not padding."""
+    """Compute ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖), Frobenius norms, of two layers (B, L, D) over the tokens that are not padding."""
     if "each text by itself" in wrong:
         texts = zip(x.split(1), y.split(1), mask.split(1), strict=True)
         return torch.stack([linear_cka(*text) for text in texts]).mean()
@@ -74,7 +74,7 @@ def _cka_by(norm: str | int, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _two_layers(generator: torch.Generator) -> tuple:
-    """Padded states of two models that have something in common, far from 0, and as large at the padding."""
+    """Draw padded states of two models that have something in common, far from 0, and as large at the padding."""
     texts, longest = 9, 7
     x = torch.randn(texts, longest, 6, generator=generator)
     y = torch.randn(texts, longest, 5, generator=generator)
@@ -183,7 +183,7 @@ LINEAR_CKA = Exercise(
 
 
 def even_map(student_depth: int, teacher_depth: int, wrong: Wrong = RIGHT) -> dict[int, int]:
-    """{student's layer: teacher's}, both counted from 1 (0 is the embeddings): i from i · n / m, rounded up."""
+    """Map {student's layer: teacher's}, both counted from 1 (0 is the embeddings): i from i · n / m, rounded up."""
     m, n = student_depth, teacher_depth
     if "every second whatever the depths" in wrong:
         return {i: min(2 * i, n) for i in range(1, m + 1)}

@@ -22,7 +22,7 @@ NOT_SMALL = {f"{number:g} added to each weight": number for number in (1e-1, 1e-
 def attention_loss(
     student_weights: Tensor, teacher_weights: Tensor, mask: Tensor, wrong: Wrong = RIGHT
 ) -> Tensor:
-    """KL(teacher ‖ student) of each row of weights (B, H, L, L), mean over heads and over queries that are real."""
+    """Average KL(teacher ‖ student) of each row of weights (B, H, L, L) over heads and over queries that are real."""
     s, t = student_weights, teacher_weights
     if "student and teacher swapped" in wrong:
         s, t = t, s
@@ -68,7 +68,7 @@ def attention_loss(
 
 
 def _observe_attention(function: Callable, *arguments: Tensor) -> dict:
-    """The loss, and its gradient with respect to the scores before the student's softmax.
+    """Compute the loss, and its gradient with respect to the scores before the student's softmax.
 
     A softmax passes no gradient on to a weight of 0: what a logarithm's small summand does there harms nobody.
     """
@@ -83,7 +83,7 @@ def _observe_attention(function: Callable, *arguments: Tensor) -> dict:
 
 
 def _weights(generator: torch.Generator, texts: int = 4) -> tuple:
-    """Both models' weights: none on the padding, and rows of the padding as a model has them, too."""
+    """Draw both models' weights: none on the padding, and rows of the padding as a model has them, too."""
     heads, longest = 3, 6
     lengths = torch.randint(2, longest, (texts, 1), generator=generator)
     mask = (torch.arange(longest) < lengths).long()
@@ -185,7 +185,7 @@ ATTENTION_LOSS = Exercise(
 
 
 def relational_distance(student_vectors: Tensor, teacher_vectors: Tensor, wrong: Wrong = RIGHT) -> Tensor:
-    """Huber loss of pairwise distances, each over its model's mean, over all pairs of different texts (RKD)."""
+    """Compute Huber loss of pairwise distances, each over its model's mean, over all pairs of different texts (RKD)."""
     if "cosines in place of distances" in wrong:
         cosines = (
             F.normalize(z, dim=-1) @ F.normalize(z, dim=-1).T for z in (student_vectors, teacher_vectors)
@@ -236,7 +236,7 @@ SCALES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def _distances(vectors: Tensor, wrong: Wrong) -> Tensor:
-    """Euclidean distances of every two rows: (N, D) → (N, N)."""
+    """Compute the Euclidean distances of every two rows: (N, D) → (N, N)."""
     if "dot products" in wrong:
         return vectors @ vectors.T
     if "one minus the cosine" in wrong:
@@ -254,7 +254,7 @@ def _distances(vectors: Tensor, wrong: Wrong) -> Tensor:
 
 
 def _vectors(generator: torch.Generator, texts: int) -> tuple:
-    """One text of the student's is far away from all others, so that Huber's loss is not everywhere a square."""
+    """Draw texts of which one of the student's is far away, so that Huber's loss is not everywhere a square."""
     student = torch.randn(texts, 4, generator=generator)
     student[0] = 20 * F.normalize(student[0], dim=-1)
     return student, 3 * torch.randn(texts, 7, generator=generator) + 1

@@ -161,7 +161,7 @@ DISTIL_EPOCH = Exercise(
 
 
 def pareto_front(cost: Tensor, score: Tensor, wrong: frozenset[str] = RIGHT) -> list[int]:
-    """Which models are worth choosing: those than which no other is cheaper (or as cheap) and better (or as good).
+    """Tell which models are worth choosing: those than which no other is cheaper (or as cheap) and better (or as good).
 
     cost, score: (N,). The numbers of these models, from the cheapest to the dearest; of two equal ones, both.
     """
@@ -220,7 +220,7 @@ SWEEPS = frozenset(
 
 
 def _swept(cost: Tensor, score: Tensor, how: str) -> list[int]:
-    """From the cheapest to the dearest, those that are better than what came before."""
+    """Sweep from the cheapest to the dearest: those that are better than what came before."""
     if how == "by the quotient":
         return (score / cost).argsort(descending=True, stable=True).tolist()
     front, best = [], -torch.inf

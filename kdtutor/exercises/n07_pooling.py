@@ -19,7 +19,7 @@ NEVER_THE_LARGEST = {"a low number for an empty text": -1e9} | {
 
 
 def max_pool(states: Tensor, attention_mask: Tensor, wrong: frozenset[str] = RIGHT) -> Tensor:
-    """Of each feature its largest value over a text's real tokens, 0 for a text without any: (B, L, D) → (B, D)."""
+    """Pick each feature's largest value over a text's real tokens, 0 for a text without any: (B, L, D) → (B, D)."""
     real = attention_mask.bool()[..., None]
     if "padding as zeros" in wrong:
         return (states * real).amax(1)

@@ -21,7 +21,7 @@ ORDERS = frozenset(map("".join, itertools.permutations("ifgo"))) - {"ifgo", "fig
 def lstm_step(
     x: Tensor, h: Tensor, c: Tensor, W: Tensor, U: Tensor, b: Tensor, wrong: frozenset[str] = RIGHT
 ) -> tuple[Tensor, Tensor]:
-    """One step of an LSTM: h and c (B, H) after reading x (B, D). W (4H, D), U (4H, H), b (4H): gates i, f, g, o."""
+    """Take a step of an LSTM: h and c (B, H) after x (B, D). W (4H, D), U (4H, H), b (4H): gates i, f, g, o."""
     gates = x @ W.T + (0 if "the biases left out" in wrong else b)
     if "what was read before is ignored" not in wrong:
         gates = gates + h @ U.T
@@ -165,7 +165,7 @@ LSTM_STEP = Exercise(
 def last_state(
     lstm: nn.LSTM, embedded: Tensor, attention_mask: Tensor, wrong: frozenset[str] = RIGHT
 ) -> Tensor:
-    """What an LSTM of one direction has after each text's last real token: (B, H).
+    """Tell what an LSTM of one direction has after each text's last real token: (B, H).
 
     embedded: (B, L, D), padded on the right. attention_mask: (B, L), 1 at real tokens.
     """

@@ -36,7 +36,7 @@ class _TinyEncoder(nn.Module):
 def copy_layers(
     student: _TinyEncoder, teacher: _TinyEncoder, layers: Sequence[int], wrong: Wrong = RIGHT
 ) -> nn.Module:
-    """The student with the teacher's embeddings, head and chosen layers, copied; the teacher stays as it is."""
+    """Copy the teacher's embeddings, head and chosen layers into a student; the teacher stays as it is."""
 
     def copied(part: nn.Module, name: str = "") -> nn.Module:
         part = copy.deepcopy(part)

@@ -13,8 +13,7 @@ from kdtutor.exercises.definitions import Exercise, Mistake
 
 
 def kept_layers(n: int, m: int, wrong: Wrong = RIGHT) -> list[int]:
-    """Which m of a teacher's n layers a student keeps, counted from 0: round(linspace(0, n − 1, m)), halves to "
-    "even."""
+    """Choose m of a teacher's n layers, counted from 0: round(linspace(0, n − 1, m)), halves to even."""
     if "nothing for a single layer" in wrong:
         return [round(i * (n - 1) / (m - 1)) for i in range(m)]
     places = [i * (n - 1) / (m - 1) if m > 1 else 0 for i in range(m)]
@@ -67,7 +66,7 @@ def kept_layers(n: int, m: int, wrong: Wrong = RIGHT) -> list[int]:
 
 
 def _depths(generator: torch.Generator) -> list[tuple]:
-    """DistilBERT's own pair, the course's, another with a half between layers, one layer, all of them; random ones.
+    """Draw DistilBERT's own pair, the course's, one with a half between layers, one layer, all of them; random ones.
 
     The random pairs have no halves, at which the rounding of linspace would decide.
     """

@@ -20,7 +20,7 @@ def mask_rare_words(
     input_ids: Tensor, special_ids: Tensor, counts: Tensor,
     chance: Tensor, action: Tensor, random_ids: Tensor, wrong: Wrong = RIGHT,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """DistilBERT's masking with the random draws given: the corrupted ids and the labels, both (B, L)."""
+    """Mask as DistilBERT does, with the random draws given: the corrupted ids and the labels, both (B, L)."""
     special = spared(input_ids, special_ids, wrong)
     exponent = (
         -0.5
@@ -68,7 +68,7 @@ def mask_rare_words(
 
 
 def _draws(generator: torch.Generator) -> list[tuple]:
-    """Padded texts whose words are of very different frequency."""
+    """Draw padded texts whose words are of very different frequency."""
     probes = []
     while len(probes) < 2:
         texts, longest = 10, 60
@@ -89,7 +89,7 @@ def _draws(generator: torch.Generator) -> list[tuple]:
 
 
 def _is_clear(ids: Tensor, special_ids: Tensor, counts: Tensor, chance: Tensor, below_half: bool) -> bool:
-    """Whether no rounding of times or of 15 % could decide who is chosen, and how much the 15 % are above a whole."""
+    """Tell whether no rounding of times or of 15 % could decide who is chosen, and how far 15 % are above a whole."""
     real = ~torch.isin(ids, special_ids)
     n = int(real.sum())
     rings = (-torch.log1p(-chance) * counts[ids] ** 0.7)[real].sort().values
@@ -104,7 +104,7 @@ def triple_loss(
     student_logits: Tensor, teacher_logits: Tensor, student_hidden: Tensor, teacher_hidden: Tensor,
     labels: Tensor, attention_mask: Tensor, wrong: Wrong = RIGHT,
 ) -> Tensor:  # fmt: skip
-    """5 · T² KL(p_T ‖ p_S) + 2 · masked LM + 1 · (1 − cos), T = 2, each a mean over the tokens that it is about."""
+    """Sum 5 · T² KL(p_T ‖ p_S) + 2 · masked LM + 1 · (1 − cos), T = 2, each a mean over the tokens it is about."""
     T = 2.0
     real, predicted = attention_mask.bool(), labels != IGNORED
     asked = predicted if "soft loss on the masked tokens alone" in wrong else real
@@ -164,7 +164,7 @@ def triple_loss(
 
 
 def _outputs(generator: torch.Generator, texts: int = 4) -> tuple:
-    """Random logits and hidden states, as large at the padding as elsewhere."""
+    """Draw random logits and hidden states, as large at the padding as elsewhere."""
     longest, vocabulary, width = 9, 12, 6
     z_s, z_t = 2 * torch.randn(2, texts, longest, vocabulary, generator=generator)
     h_s, h_t = torch.randn(2, texts, longest, width, generator=generator)

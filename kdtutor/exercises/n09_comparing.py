@@ -12,7 +12,7 @@ from torch import Tensor
 from kdtutor.exercises.banks import RIGHT
 from kdtutor.exercises.definitions import Exercise, Mistake
 
-Scores = Mapping[str, Sequence[float]]  # task → one score a seed
+Scores = Mapping[str, Sequence[float]]  # task → one score per seed
 
 
 # ------------------------------------------------------------------------- 9.2 equal effort, and an honest report
@@ -22,7 +22,7 @@ def honest_report(
     validation: Tensor, test: Tensor, control_validation: Tensor, control_test: Tensor,
     wrong: frozenset[str] = RIGHT,
 ) -> tuple[int, int, float, float]:  # fmt: skip
-    """What was chosen for the method and for its control, the mean gain on the test set, and its 95 % half-width.
+    """Report what was chosen for the method and its control, the mean gain on the test set, and its 95 % half-width.
 
     All: (settings, seeds), the same seeds.
     """
@@ -68,7 +68,7 @@ def honest_report(
 
 
 def _half_width(ours: Tensor, theirs: Tensor, wrong: frozenset[str]) -> float:
-    """The 95 % half-width of the mean difference of paired scores, (seeds,) each."""
+    """Compute the 95 % half-width of the mean difference of paired scores, (seeds,) each."""
     from kdtutor.evaluation.statistics import mean_and_interval  # here: it takes seconds to import
 
     differences = ours - theirs
@@ -98,7 +98,7 @@ def _half_width(ours: Tensor, theirs: Tensor, wrong: frozenset[str]) -> float:
 
 
 def _report_probes(generator: torch.Generator) -> list[tuple]:
-    """Tables on which every way of choosing chooses something else."""
+    """Draw tables on which every way of choosing chooses something else."""
 
     def table(settings: int, seeds: int) -> tuple[Tensor, Tensor]:
         while True:
@@ -221,7 +221,7 @@ Mistake("the standard error alone",
 
 
 def retention(student: Scores, teacher: Scores, wrong: frozenset[str] = RIGHT) -> float:
-    """Mean over the seeds of the student's macro average as a fraction of the teacher's at the same seed.
+    """Average over the seeds the student's macro average as a fraction of the teacher's at the same seed.
 
     The macro average goes over the tasks that both were measured on.
     """

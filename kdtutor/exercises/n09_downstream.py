@@ -24,7 +24,7 @@ def compute_loss(
     self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False,
     num_items_in_batch: Tensor | None = None, wrong: frozenset[str] = RIGHT,
 ) -> Tensor | tuple[Tensor, Output]:  # fmt: skip
-    """α · hard + (1 − α) · T² KL, a mean over the step's texts, of which these `inputs` may be only some.
+    """Compute α · hard + (1 − α) · T² KL, a mean over the step's texts, of which these `inputs` may be only some.
 
     self: the trainer; it has teacher, alpha and temperature.
     """
@@ -68,7 +68,7 @@ def _observe_trainer(
     function: Callable, student: TinyClassifier, teacher: TinyClassifier, micro_batches: Sequence[dict[str, Tensor]],
     alpha: float, temperature: float,
 ) -> dict:  # fmt: skip
-    """An optimiser step of several micro-batches, as Trainer takes it, and its evaluation of the first of them."""
+    """Watch an optimiser step of several micro-batches, as Trainer takes it, and its evaluation of the first one."""
     trainer = SimpleNamespace(
         teacher=teacher.train(),
         alpha=alpha,

@@ -16,7 +16,7 @@ from kdtutor.exercises.definitions import Exercise, Mistake
 def equal_steps(
     epochs: int, rivals: Sequence[tuple[int, int, int, int]], wrong: frozenset[str] = RIGHT
 ) -> tuple[int, list[float]]:
-    """The optimiser steps that the first rival takes in `epochs`, and how many epochs each needs for as many.
+    """Count the optimiser steps that the first rival takes in `epochs`, and the epochs that each needs for as many.
 
     rivals: (texts, batch size of a process, accumulated micro-batches, processes) of each. The texts left over at the
     end of an epoch make a step of their own.

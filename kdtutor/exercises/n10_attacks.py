@@ -16,7 +16,7 @@ from kdtutor.exercises.definitions import Exercise, Mistake
 def attack_success(
     before: Tensor, after: Tensor, labels: Tensor, human: Tensor, wrong: frozenset[str] = RIGHT
 ) -> float:
-    """Of the texts that the model had right and that still deserve their label: the share that it has wrong afterwards.
+    """Tell which share of the texts that the model had right, and that still deserve their label, it now has wrong.
 
     before, after: its answers to the texts as they were and as they were attacked; labels: of the texts as they were;
     human: what a person says the attacked text is; all (N,).
@@ -59,7 +59,7 @@ def _observe_success(function: Callable, *arguments: object) -> dict:
 
 def _success_probes(generator: torch.Generator) -> list[tuple]:
     def draw(n: int, chance: float, labels: Tensor) -> Tensor:
-        """Labels, each replaced by another class with this probability."""
+        """Draw labels, each replaced by another class with this probability."""
         other = (labels + torch.randint(1, 3, (n,), generator=generator)) % 3
         return torch.where(torch.rand(n, generator=generator) < chance, other, labels)
 

@@ -17,7 +17,7 @@ from kdtutor.exercises.definitions import Exercise, Mistake
 def ensemble_targets(
     logits: Tensor, weights: Tensor, temperature: float, wrong: frozenset[str] = RIGHT
 ) -> Tensor:
-    """The weighted mean of several teachers' probabilities at T: logits (M, N, C), weights (M,), sum 1 → (N, C)."""
+    """Average several teachers' probabilities at T: logits (M, N, C), weights (M,), sum 1 → (N, C)."""
     w = weights[:, None, None]
     if "all alike" in wrong:
         w = torch.full_like(w, 1 / len(weights))
@@ -136,7 +136,7 @@ ENSEMBLE_TARGETS = Exercise(
 
 
 def risk_at(logits: Tensor, labels: Tensor, coverage: float, wrong: frozenset[str] = RIGHT) -> float:
-    """The share of errors among the surest `coverage` of the texts, rounded up: logits (N, C), labels (N,)."""
+    """Compute the share of errors among the surest `coverage` of the texts, rounded up: logits (N, C), labels (N,)."""
     p = logits.softmax(-1)
     sure = p.amax(-1)
     if "by the distance to the second" in wrong:

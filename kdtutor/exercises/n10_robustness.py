@@ -18,7 +18,7 @@ def scaled_loss(
     validation_logits: Tensor, validation_labels: Tensor, test_logits: Tensor, test_labels: Tensor,
     temperatures: Sequence[float], wrong: frozenset[str] = RIGHT,
 ) -> tuple[float, float]:  # fmt: skip
-    """The best of some temperatures, and the cross-entropy on test with it: logits (N, C), labels (N,)."""
+    """Find the best of some temperatures, and the cross-entropy on test with it: logits (N, C), labels (N,)."""
 
     def loss(logits: Tensor, labels: Tensor, t: float) -> float:
         if "multiplied" in wrong:
@@ -153,7 +153,7 @@ UNWEIGHTED = frozenset(("every bin alike", "gaps added up", "the largest gap", "
 
 
 def _equal_mass(confidence: Tensor, right: Tensor, bins: int) -> float:
-    """The error in bins that hold equally many texts."""
+    """Compute the error in bins that hold equally many texts."""
     parts = confidence.argsort().chunk(bins)
     return sum(
         len(p) / len(right) * abs(float(right[p].float().mean() - confidence[p].mean())) for p in parts
@@ -161,7 +161,7 @@ def _equal_mass(confidence: Tensor, right: Tensor, bins: int) -> float:
 
 
 def calibration_error(confidence: Tensor, right: Tensor, bins: int, wrong: frozenset[str] = RIGHT) -> float:
-    """Σ_b n_b / N · |accuracy_b − confidence_b| over equal bins of (0, 1]: confidence (N,), right (N,), 0 or 1."""
+    """Sum n_b / N · |accuracy_b − confidence_b| over equal bins of (0, 1]: confidence (N,), right (N,), 0 or 1."""
 
     def error(count: int) -> float:
         if "as many texts in each bin" in wrong:

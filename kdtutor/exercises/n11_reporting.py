@@ -17,7 +17,7 @@ def tuned_difference(
     student_validation: Tensor, student_test: Tensor, control_validation: Tensor, control_test: Tensor,
     wrong: Wrong = RIGHT,
 ) -> Tensor:  # fmt: skip
-    """Student minus control on test, each at the rate with its own best mean on validation. All (rates, seeds)."""
+    """Compare student and control on test, each at the rate of its best mean on validation. All (rates, seeds)."""
 
     def best(scores: Tensor) -> int:
         return int((scores.amax(1) if "the luckiest seed chooses" in wrong else scores.mean(1)).argmax())
@@ -68,7 +68,7 @@ def tuned_difference(
 
 
 def _tuning_probes(generator: torch.Generator) -> list[tuple]:
-    """Two arms whose best rates differ, with seeds that differ as much as rates do.
+    """Draw two arms whose best rates differ, with seeds that differ as much as rates do.
 
     Many, for a wrong choice of one rate among few is right now and then.
     """

@@ -15,7 +15,7 @@ from kdtutor.exercises.definitions import Exercise, Mistake
 
 
 def rate_grid(low: float, high: float, points: int, wrong: Wrong = RIGHT) -> Tensor:
-    """(points,): from low to high, both included, each the same factor above the one before."""
+    """List rates from low to high, both included, each the same factor above the one before: (points,)."""
     if "even steps" in wrong:
         return torch.linspace(low, high, points)
     if "the exponents" in wrong:
@@ -48,7 +48,7 @@ def rate_grid(low: float, high: float, points: int, wrong: Wrong = RIGHT) -> Ten
 
 
 def _in_double(grid: object) -> object:
-    """Rates in double precision, if they are a tensor: of which type they are was left open."""
+    """Turn rates into double precision, if they are a tensor: of which type they are was left open."""
     return grid.double() if isinstance(grid, Tensor) and grid.is_floating_point() else grid
 
 
@@ -111,7 +111,7 @@ RATE_GRID = Exercise(
 
 
 def expected_best(scores: Tensor, k: int, wrong: Wrong = RIGHT) -> Tensor:
-    """What the best of k trials is worth on average, if each is drawn from these N measured ones (with replacement)."""
+    """Tell what the best of k trials is worth on average, each drawn from these N measured ones (with replacement)."""
     values = scores.sort().values
     n = len(values)
     if "the best of all" in wrong:

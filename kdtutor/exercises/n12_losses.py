@@ -13,7 +13,7 @@ VOCABULARY, LONGEST = 6, 8
 
 
 def _texts(generator: torch.Generator, texts: int = 4) -> tuple[Tensor, Tensor]:
-    """Ids and mask of texts of 5 to 7 tokens, padded on the right."""
+    """Draw ids and mask of texts of 5 to 7 tokens, padded on the right."""
     lengths = torch.randint(5, LONGEST + 1, (texts, 1), generator=generator)
     lengths[0] = LONGEST
     ids = torch.randint(VOCABULARY, (texts, LONGEST), generator=generator)
@@ -161,7 +161,7 @@ NEXT_TOKEN_LOSS = Exercise(
 def word_level(
     student_logits: Tensor, teacher_logits: Tensor, attention_mask: Tensor, prompt: int, wrong: Wrong = RIGHT
 ) -> Tensor:
-    """KL(teacher ‖ student) at each written token, mean over them. Logits (B, L, V); the first `prompt` were given."""
+    """Average KL(teacher ‖ student) over the written tokens. Logits (B, L, V); the first `prompt` were given."""
     s, t = student_logits[:, :-1], teacher_logits[:, :-1]
     if "student and teacher swapped" in wrong:
         s, t = t, s
@@ -284,7 +284,7 @@ WORD_LEVEL = Exercise(
 def generalised_jsd(
     student_logits: Tensor, teacher_logits: Tensor, beta: float, wrong: Wrong = RIGHT
 ) -> Tensor:
-    """β KL(p_T ‖ M) + (1 − β) KL(p_S ‖ M), M = β p_T + (1 − β) p_S, mean over the rows; KLs themselves at both ends."""
+    """Compute β KL(p_T ‖ M) + (1 − β) KL(p_S ‖ M), M = β p_T + (1 − β) p_S, mean over the rows; KLs at both ends."""
     axis = 0 if "softmax over the rows" in wrong else -1
     log_s, log_t = student_logits.log_softmax(axis), teacher_logits.log_softmax(axis)
 

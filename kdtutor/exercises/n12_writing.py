@@ -38,7 +38,7 @@ class TableModel(nn.Module):
 def on_policy_loss(
     student: nn.Module, teacher: nn.Module, prompts: Tensor, tokens: int, wrong: Wrong = RIGHT
 ) -> Tensor:
-    """The student writes so many tokens, the likeliest each time; KL(teacher ‖ student), mean over what it wrote."""
+    """Let the student write so many tokens, the likeliest each time; KL(teacher ‖ student), mean over what it wrote."""
     writer = teacher if "the teacher writes" in wrong else student
     ids = prompts
     with torch.no_grad():
@@ -191,7 +191,7 @@ ON_POLICY_LOSS = Exercise(
 
 
 def _distance(a: list[str], b: list[str], wrong: Wrong) -> int:
-    """The fewest insertions, deletions and substitutions that make `b` of `a`."""
+    """Count the fewest insertions, deletions and substitutions that make `b` of `a`."""
     there = sum(x != y for x, y in zip(a, b, strict=False))
     if "place by place" in wrong:
         return there + abs(len(a) - len(b))
@@ -229,7 +229,7 @@ def _distance(a: list[str], b: list[str], wrong: Wrong) -> int:
 
 
 def error_rate(written: Sequence[str], references: Sequence[str], wrong: Wrong = RIGHT) -> float:
-    """The edit distance, summed over all texts, per token of the references; tokens stand between spaces."""
+    """Compute the edit distance, summed over all texts, per token of the references; tokens stand between spaces."""
     split = (lambda text: list(text)) if "letters instead of tokens" in wrong else str.split
     pairs = [(split(w), split(r)) for w, r in zip(written, references, strict=True)]
     if "all texts in one" in wrong:

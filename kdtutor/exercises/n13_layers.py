@@ -65,7 +65,7 @@ def layers_to_quantize(
 
 
 def _least_error(error: Tensor, bytes: Tensor, budget: float) -> list[int]:
-    """The layers whose errors together are the least, of all choices that keep to the budget."""
+    """Find the layers whose errors together are the least, of all choices that keep to the budget."""
     some = [each for n in range(len(error) + 1) for each in combinations(range(len(error)), n)]
     kept = [each for each in some if float(bytes.sum() - 0.75 * bytes[list(each)].sum()) <= budget]
     return list(min(kept, key=lambda each: float(error[list(each)].sum())))

@@ -160,7 +160,7 @@ MEDIAN_LATENCY = Exercise(
         Mistake(
             "the middle of the list",
             "You take the time in the middle of the list, in the order in which they came. Of which list is the middle "
-            "one a median?",
+            "the median?",
         ),
         Mistake(
             "the warm-up is not waited for",

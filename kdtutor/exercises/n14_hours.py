@@ -13,7 +13,7 @@ def training_hours(
     tokens: float, passes: int, padding: float, student: float, teacher: float, peak: float, utilisation: float,
     gpus: int, wrong: frozenset[str] = RIGHT,
 ) -> dict[str, float]:  # fmt: skip
-    """Hours on the clock and GPU-hours of a distillation at pre-training.
+    """Compute hours on the clock and GPU-hours of a distillation at pre-training.
 
     tokens: of the corpus. padding: the share of what is computed that is padding. student, teacher: multiply-adds a
     token of one forward pass. peak: operations a second of one GPU; utilisation: the share of it that is reached.

@@ -11,7 +11,7 @@ from kdtutor.exercises.definitions import Exercise, Mistake
 
 
 def between(generator: torch.Generator, low: int, high: int) -> int:
-    """From low to high − 1."""
+    """Draw from low to high − 1."""
     return int(torch.randint(low, high, (), generator=generator))
 
 
@@ -21,7 +21,7 @@ def between(generator: torch.Generator, low: int, high: int) -> int:
 def training_memory(
     student: int, teacher: int, accumulate: int, processes: int, wrong: frozenset[str] = RIGHT
 ) -> dict[str, int]:
-    """Bytes that one process holds between two steps, from the parameters of student and teacher.
+    """Count the bytes that one process holds between two steps, from the parameters of student and teacher.
 
     bf16 autocast over float32 weights, AdamW, plain data parallelism: each process has a whole copy of everything.
     """
@@ -167,7 +167,7 @@ TRAINING_MEMORY = Exercise(
 def cut_up(
     texts: int, batch_size: int, processes: int, fits: int, wrong: frozenset[str] = RIGHT
 ) -> dict[str, int]:
-    """Micro-batches a process makes of its part of a step, at most `fits` texts each; and optimiser steps a pass."""
+    """Count the micro-batches of a process's part of a step, at most `fits` texts each; and steps per pass."""
     part = batch_size if "processes forgotten" in wrong else math.ceil(batch_size / processes)
     if "the parts rounded down" in wrong:
         part = batch_size // processes
@@ -217,7 +217,7 @@ def cut_up(
 
 
 def _batches(generator: torch.Generator) -> list[tuple]:
-    """(texts, batch_size, processes, fits): one where all divides evenly, two where nothing does, one by a hair.
+    """Draw (texts, batch_size, processes, fits): one where all divides evenly, two where nothing does, one by a hair.
 
     Of the two, one has less than half of a micro-batch and of a step left over, and the other more: rounding is told
     from rounding up and down.

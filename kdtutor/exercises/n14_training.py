@@ -94,7 +94,7 @@ def step_gradient(
 def _part(
     model: nn.Module, batch: Batch, share: Sequence[Batch], shares: Sequence, wrong: frozenset[str]
 ) -> Tensor:
-    """What a micro-batch of a process's share adds to the loss of the step, with its graph."""
+    """Tell what a micro-batch of a process's share adds to the loss of the step, with its graph."""
     everything = [each for some in shares for each in some]
     logits, labels = model(batch["features"]).flatten(0, 1), batch["labels"].flatten()
     total = _masked(everything)
@@ -136,7 +136,7 @@ def _masked(batches: Sequence[Batch]) -> int:
 
 
 def _shares(generator: torch.Generator) -> list[tuple]:
-    """Tiny models, and steps of two or three processes with two or three micro-batches each, unevenly masked."""
+    """Draw tiny models, and steps of two or three processes with two or three micro-batches each, unevenly masked."""
     probes = []
     for processes in (2, 3):
         shares = []

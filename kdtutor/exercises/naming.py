@@ -30,7 +30,7 @@ def explanations(
     exercise: Exercise, probes: Sequence[tuple], mine: Sequence[Run], again: Callable[[], Sequence[tuple]],
     what: str = "", search: float = SEARCH, most: int = 2,
 ) -> list[Names]:  # fmt: skip
-    """The smallest sets of at most two mistakes (or `most`) with which the reference does what was seen.
+    """Find the smallest sets of at most two mistakes (or `most`) with which the reference does what was seen.
 
     again() makes fresh probes and runs the learner's function on them: a set that only happened to fit is found out.
     More than one set is left where they do the same, whatever the arguments. what: the one thing seen that is to be
@@ -60,7 +60,7 @@ def explanations(
 
 
 def alone(exercise: Exercise, probes: Sequence[tuple], mine: Sequence[Run]) -> list[Names]:
-    """The single mistakes with which the reference does on these probes what the learner's function does."""
+    """Find the single mistakes with which the reference does on these probes what the learner's function does."""
     fitting = [names for names in _singles(exercise) if explains(exercise, names, probes, mine)]
     return _without_twins(exercise, fitting) if fitting else []
 
@@ -71,7 +71,7 @@ def _singles(exercise: Exercise, what: str = "") -> list[Names]:
 
 
 def _pairs(exercise: Exercise, probe: tuple, mine: Run, what: str = "") -> Iterator[Names]:
-    """All pairs of mistakes, the likeliest first: those whose changes to the right numbers add up to the learner's."""
+    """List all pairs of mistakes, those first whose changes to the right numbers add up to the learner's."""
     names = [switch for mistake in exercise.mistakes for switch in mistake.switches]
     first = run(exercise, exercise.reference, probe)
     right = _numbers(first, first, what)
@@ -85,7 +85,7 @@ def _pairs(exercise: Exercise, probe: tuple, mine: Run, what: str = "") -> Itera
 
 
 def _distances(pairs: np.ndarray, alone: np.ndarray, right: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """How far what is seen is from what each pair would show, (P,): 0 if the two changes add up, or multiply.
+    """Tell how far what is seen is from what each pair would show, (P,): 0 if the two changes add up, or multiply.
 
     alone: (M, E), what each mistake shows. NaN stands where something of another shape is shown.
     """
@@ -107,7 +107,7 @@ def _distances(pairs: np.ndarray, alone: np.ndarray, right: np.ndarray, seen: np
 
 
 def _numbers(seen: Run, right: Run, what: str = "") -> np.ndarray:
-    """All numbers that were seen, one after the other, (E,): where they are more or fewer than the right ones, NaN.
+    """List all numbers that were seen, in a row, (E,): where they are more or fewer than the right ones, NaN.
 
     What is not finite counts as 0.
     """
@@ -133,7 +133,7 @@ def _as_tensors(value: Any) -> Any:
 
 
 def _without_twins(exercise: Exercise, fitting: Sequence[Names]) -> list[Names]:
-    """In the names that learners see, of which one may stand for several ways to write the same mistake."""
+    """Give mistakes the names that learners see, of which one may stand for several ways to write the same."""
     visible = {switch: mistake.name for mistake in exercise.mistakes for switch in mistake.switches}
     named = [tuple(dict.fromkeys(visible.get(name, name) for name in names)) for names in fitting]
     shortest = min(map(len, named))
@@ -150,7 +150,7 @@ def forget() -> None:
 
 
 def _shows(exercise: Exercise, names: Names, args: tuple) -> Run:
-    """What the reference with these mistakes shows; of a single one it is computed once for all questions."""
+    """Run the reference with these mistakes; with a single one it is run once for all questions."""
     wrong = exercise.with_mistakes(name for name in names if name != EXCHANGED)
     if len(names) > 1:
         return run(exercise, wrong, args)
@@ -163,7 +163,7 @@ def _shows(exercise: Exercise, names: Names, args: tuple) -> Run:
 def explains(
     exercise: Exercise, names: Names, probes: Sequence[tuple], mine: Sequence[Run], what: str = ""
 ) -> bool:
-    """Whether the reference with these mistakes shows what the learner's function does, on every probe."""
+    """Tell whether the reference with these mistakes shows what the learner's function does, on every probe."""
     exchanged = EXCHANGED in names
     failed_everywhere = all(seen.failure for seen in mine)
     with warnings.catch_warnings():
@@ -182,7 +182,7 @@ def explains(
 
 
 def _part(seen: Mapping[str, Any], what: str) -> Mapping[str, Any]:
-    """What was seen under one name, such as "the loss" or "the result['student']"; with none, everything."""
+    """Tell what was seen under one name, such as "the loss" or "the result['student']"; with none, everything."""
     if not what:
         return seen
     name = next((name for name in seen if what.startswith(name)), None)
@@ -212,7 +212,7 @@ def _same(mine: dict[str, Any], other: dict[str, Any], exchanged: bool) -> bool:
 
 
 def _exchanged(mine: Any, right: Any) -> Iterator[Any]:
-    """The learner's values in every other order, or under every other key."""
+    """Return the learner's values in every other order, or under every other key."""
     if isinstance(right, Mapping) and isinstance(mine, Mapping) and set(mine) == set(right):
         orders = itertools.permutations(mine[key] for key in right)
         yield from (dict(zip(right, order, strict=True)) for order in itertools.islice(orders, 1, None))
@@ -221,7 +221,7 @@ def _exchanged(mine: Any, right: Any) -> Iterator[Any]:
 
 
 def _has_several_values(exercise: Exercise) -> bool:
-    """Whether the exercise asks for a few values at once, which can change places."""
+    """Tell whether the exercise asks for a few values at once, which can change places."""
     asked = str(exercise.reference.__annotations__.get("return", ""))
     return exercise.observe is None and asked.startswith(("tuple", "dict"))
 
@@ -230,7 +230,7 @@ def known_among_others(
     exercise: Exercise, probes: Sequence[tuple], mine: Sequence[Run], right: Sequence[Run], what: str,
     again: Callable[[], Sequence[tuple]],
 ) -> Names:  # fmt: skip
-    """The mistakes that surely are behind one thing seen, among others that are not known: as a rule none."""
+    """Find the mistakes that surely are behind one thing seen, among others that are not known: as a rule none."""
     if isinstance(right[0].seen.get(what), bool):
         return _behind_an_answer(exercise, probes, mine, right, what) if exercise.observe else ()
     several = exercise.observe or _has_several_values(exercise)
@@ -246,7 +246,7 @@ def known_among_others(
 def _breaks_no_more(
     exercise: Exercise, name: str, probes: Sequence[tuple], mine: Sequence[Run], right: Sequence[Run]
 ) -> bool:
-    """Whether all that this mistake makes wrong is wrong in the learner's function too: only then it is theirs."""
+    """Tell whether all that this mistake makes wrong is wrong in the learner's function too: only then it is theirs."""
     switches = next((one.switches for one in exercise.mistakes if one.name == name), (name,))
     for probe, one, other in zip(probes, mine, right, strict=True):
         wrong = {
@@ -265,7 +265,7 @@ def _breaks_no_more(
 def _behind_an_answer(
     exercise: Exercise, probes: Sequence[tuple], mine: Sequence[Run], right: Sequence[Run], what: str
 ) -> Names:
-    """The one mistake behind a wrong answer of yes or no.
+    """Find the one mistake behind a wrong answer of yes or no.
 
     All answers of that kind that it gets wrong are wrong in the learner's function as well; and what any other mistake
     shows of that kind, it shows too.
@@ -282,7 +282,7 @@ def _behind_an_answer(
 
 
 def _yes_or_no(some: Sequence[Run], right: Sequence[Run]) -> set[tuple[int, str]]:
-    """The questions, by probe, which some runs answer in another way than the right ones."""
+    """List the questions, by probe, which some runs answer in another way than the right ones."""
     return {
         (probe, what)
         for probe, (one, other) in enumerate(zip(some, right, strict=True))

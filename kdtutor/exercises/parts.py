@@ -27,7 +27,7 @@ class YourLayer(nn.Module):
         ), None
 
     def _gather(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """All heads of all texts in one batch: (B, L, D) → (B · H, L, D / H) and back."""
+        """Lay all heads of all texts into one batch: (B, L, D) → (B · H, L, D / H) and back."""
         heads = self.layer.attention
         parts = [heads.split(matrix(x)) for matrix in (heads.query, heads.key, heads.value)]
         size = (*parts[0].shape[:-1], x.shape[1])  # B, H, L, L

@@ -33,7 +33,7 @@ IN_PLACE = {
 
 
 def judge(experiment: Experiment, prediction: Any = ..., measured: Any = ..., because: Any = ...) -> Verdict:
-    """Feedback on an experiment, one thing after another. Never raises."""
+    """Judge an experiment, one thing after another. Never raises."""
     verdict = _judged(experiment, prediction, measured, because)
     return Verdict(verdict.solved, verdict.kind, wrapped(verdict.text), verdict.mistakes)
 
@@ -57,7 +57,7 @@ def _judged(experiment: Experiment, prediction: Any, measured: Any, because: Any
 
 
 def _as_numbers(experiment: Experiment, what: str, given: Any) -> list[float]:
-    """The numbers in a list, a tuple, an array or a tensor; ValueError says what is expected."""
+    """Read the numbers in a list, a tuple, an array or a tensor; ValueError says what is expected."""
     if isinstance(given, (torch.Tensor, np.ndarray)):
         given = given.tolist()
     count, expected = len(experiment.settings), ", ".join(experiment.settings)
@@ -74,7 +74,7 @@ def _as_numbers(experiment: Experiment, what: str, given: Any) -> list[float]:
 
 
 def _mismeasured(experiment: Experiment, found: Sequence[float]) -> Verdict | None:
-    """The verdict on a measurement that is not what others measure."""
+    """Judge a measurement that is not what others measure."""
     if _farthest(found, experiment.numbers) <= experiment.near:
         return None
     for slip in experiment.slips:
@@ -95,7 +95,7 @@ def _mismeasured(experiment: Experiment, found: Sequence[float]) -> Verdict | No
 
 
 def _in_place(found: Sequence[float], right: Sequence[float]) -> str:
-    """What the measured numbers are of the right ones, all of them; empty if nothing is known."""
+    """Tell what the measured numbers are of the right ones, all of them; empty if nothing is known."""
     for words, form in IN_PLACE.items():
         try:
             expected = [form(value) for value in right]
@@ -110,7 +110,7 @@ def _in_place(found: Sequence[float], right: Sequence[float]) -> str:
 
 
 def _belief(experiment: Experiment, guess: Sequence[float]) -> tuple[Misconception | None, str]:
-    """The misconception that a prediction shows, and how near it is: no other one, nor the truth, is as near to it."""
+    """Find the misconception that a prediction shows, and how near it is: no other one, nor the truth, is as near."""
     nearest = min(experiment.beliefs, key=lambda belief: _farthest(guess, belief.numbers))
     off = _farthest(guess, nearest.numbers)
     if off > A_GUESS or off >= _farthest(guess, experiment.numbers):
@@ -132,7 +132,7 @@ def _comparison(
 
 
 def _reasoned(experiment: Experiment, because: Any, comparison: str, shown: Misconception | None) -> Verdict:
-    """The verdict on a right measurement, which depends on the reason."""
+    """Judge a right measurement by the reason given for it."""
     mistakes, letters = (shown.name,) if shown else (), ", ".join(experiment.reasons)
     if because is ...:
         text = f"Well measured. {comparison}\nNow say why: `because` is one of {letters}."
@@ -153,7 +153,7 @@ def _gaps(mine: Sequence[float], other: Sequence[float]) -> list[float]:
 
 
 def _farthest(mine: Sequence[float], other: Sequence[float]) -> float:
-    """How far two rows of numbers are apart where they are farthest, as a fraction of the second."""
+    """Tell how far two rows of numbers are apart where they are farthest, as a fraction of the second."""
     return max(_gaps(mine, other))
 
 

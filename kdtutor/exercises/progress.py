@@ -1,6 +1,6 @@
 """What a learner has solved in this session, as a table and as a JSON file that an instructor can collect.
 
-The file (UTF-8), one a learner, gathered over all notebooks, since each has a kernel of its own:
+The file (UTF-8), one per learner, gathered over all notebooks, since each has a kernel of its own:
 
     {"format": "kdtutor progress", "version": 1, "name": "Ada", "course": "0.1.0",
      "exercises": {"soft_targets": {"number": "5.1", "title": "Soft targets from memory", "solved": true,
@@ -81,11 +81,11 @@ class Progress:
                 write_atomically(_beside(self.kept), json.dumps(sources, indent=1, ensure_ascii=False) + "\n")
 
     def source(self, name: str) -> str:
-        """The source of the right answer that this session or an earlier one has kept, or nothing."""
+        """Return the source of the right answer that this session or an earlier one has kept, or nothing."""
         return (_sources(self.kept) | self._sources).get(name, "")
 
     def table(self, exercises: Iterable[Any]) -> str:
-        """One line an exercise with what has become of it in this session; one a notebook that was not begun."""
+        """Show a line per exercise with what has become of it in this session; one per notebook that was not begun."""
         lines, exercises = [], list(exercises)
         for notebook, group in groupby(exercises, key=lambda exercise: exercise.number.partition(".")[0]):
             group = list(group)
@@ -134,7 +134,7 @@ def _state(record: Record | None) -> str:
 
 
 def _merged(old: Record | None, new: Record, counted: Record | None) -> Record:
-    """The file's record and this session's together, less what of this session the file has counted before."""
+    """Merge the file's record and this session's, less what of this session the file has counted before."""
     if old is None or old["solved"]:
         return old or new
     counted = counted or {"attempts": 0, "mistakes": {}}
@@ -146,7 +146,7 @@ def _merged(old: Record | None, new: Record, counted: Record | None) -> Record:
 
 
 def read(path: Path) -> Record:
-    """The name and the exercises of a progress file; ProgressError, with the file's name, if it is not as written."""
+    """Read the name and the exercises of a progress file; ProgressError, with its name, if it is not as written."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
@@ -167,7 +167,7 @@ def read(path: Path) -> Record:
 
 
 def _kept(path: Path | None) -> dict[str, Record]:
-    """What an earlier session has kept as solved; nothing where there is no such file, or it cannot be read."""
+    """Read what an earlier session has kept as solved; nothing where there is no such file, or it cannot be read."""
     try:
         return read(path)["exercises"] if path and path.exists() else {}
     except ProgressError:
@@ -175,7 +175,7 @@ def _kept(path: Path | None) -> dict[str, Record]:
 
 
 def _beside(kept: Path) -> Path:
-    """Where the sources of right answers are: beside what is solved, and on nobody else's machine."""
+    """Tell where the sources of right answers are: beside what is solved, and on nobody else's machine."""
     return kept.with_name(f"{kept.stem}-answers.json")
 
 
@@ -199,6 +199,6 @@ def _write(path: Path, name: str | None, exercises: dict[str, Record]) -> None:
 
 
 def _seal(content: Record) -> str:
-    """A sum over the content. It tells a file that was edited; it stops nobody who reads this line."""
+    """Compute a sum over the content. It tells a file that was edited; it stops nobody who reads this line."""
     sealed = {key: value for key, value in content.items() if key != "seal"}
     return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()

@@ -79,7 +79,7 @@ def argument_in_words(mine: Sequence[Tensor], names: Sequence[str], probes: Sequ
 
 
 def _rows_of_numbers(names: Sequence[str], args: Sequence[Any]) -> dict[str, Tensor]:
-    """The tensors, lists of numbers, and parts of dictionaries among the arguments, by what they are called."""
+    """Return the tensors, lists of numbers, and parts of dictionaries among the arguments, by what they are called."""
     found = dict(zip(names, args, strict=False))
     for name, value in list(found.items()):
         if isinstance(value, Mapping):

@@ -53,7 +53,7 @@ class Repair:
 def repair(
     exercise: Exercise, answer: Callable, probes: Sequence[tuple], mine: Sequence[Run], right: Sequence[Run]
 ) -> Repair | None:
-    """The likeliest single edit with which the function is right; None if there is no source to edit."""
+    """Find the likeliest single edit with which the function is right; None if there is no source to edit."""
     if not sandbox.can_fork() or not (source := _source(answer)):
         return None
     values_right = all(
@@ -81,7 +81,7 @@ class _Search:
     oracles: dict[int, dict[int, Any]] = field(default_factory=dict)  # by the probes' ids
 
     def first(self) -> Repair:
-        """The first edit with which the function is right on all probes and on fresh ones; else where to look."""
+        """Find the first edit with which the function is right on all probes and on fresh ones; else where to look."""
         signal.signal(signal.SIGVTALRM, _stop)
         signal.setitimer(signal.ITIMER_VIRTUAL, MOST)
         warnings.simplefilter("ignore")
@@ -105,7 +105,7 @@ class _Search:
         return Comparison(self.tree, *traces)
 
     def _slips(self, seen: dict[ast.AST | str, Any], both: Comparison | None) -> Iterator[Edit]:
-        """All slips, the likeliest first; of what may be left out, as many are looked at beforehand as time allows."""
+        """List all slips, the likeliest first; of what may be left out, as many are tried beforehand as time allows."""
         every = left_out(self.tree, seen, both.tables[0].has if both else lambda value: False)
         stop = time.thread_time() + FURTHER / 2
         early = list(itertools.takewhile(lambda _: time.thread_time() < stop, every))
@@ -115,7 +115,7 @@ class _Search:
         yield from every
 
     def _wrong_line(self, seen: dict[ast.AST | str, Any], both: Comparison) -> Repair:
-        """The wrong line, or the wrong part of one, or where to look first."""
+        """Find the wrong line, or the wrong part of one, or where to look first."""
         right = self._oracle(*self.probes[0])
         lines = itertools.chain(
             replaced(self.tree, both.fine, seen, right),
@@ -125,14 +125,14 @@ class _Search:
         return found or Repair(hint=both.in_words(lambda node: _where(self.answer, node)))
 
     def _oracle(self, probe: tuple, right: Run) -> dict[int, Any]:
-        """The solution's values on a probe."""
+        """Return the solution's values on a probe."""
         if id(probe) not in self.oracles:
             self.solution.values(self.exercise, probe)
             self.oracles[id(probe)] = values_of(self.solution, [*probe, right.returned])
         return self.oracles[id(probe)]
 
     def _among(self, candidates: Iterable[Edit], seconds: float) -> Repair | None:
-        """The first of some edits that does it."""
+        """Find the first of some edits that does it."""
         stop = time.thread_time() + seconds
         for edit in candidates:
             if time.thread_time() > stop:
@@ -165,14 +165,14 @@ class _Search:
         return True
 
     def _more(self) -> list[tuple[tuple, Run]]:
-        """Further probes, and what is right there."""
+        """Make further probes, and what is right there."""
         if not self.fresh:
             probes = self.exercise.probes(torch.Generator().manual_seed(20))
             self.fresh = [(probe, run(self.exercise, self.exercise.reference, probe)) for probe in probes]
         return self.fresh
 
     def _values(self) -> dict[ast.AST | str, Any]:
-        """The value of each expression and of each variable, on the first probe on which the function comes to it."""
+        """Collect the value of each expression and variable, on the first probe on which the function comes to it."""
         traced, seen = Traced(self.tree, self.scope, self.answer.__name__), {}
         for probe, _ in self.probes:
             for node, values in traced.values(self.exercise, probe).items():
@@ -200,7 +200,7 @@ def _stop(*_: Any) -> NoReturn:
 
 
 def _source(answer: Any) -> str:
-    """The text of a function; empty if it is none that was written with def."""
+    """Read the text of a function; empty if it is none that was written with def."""
     if not isinstance(answer, types.FunctionType) or answer.__name__ == "<lambda>":
         return ""
     if not sandbox.is_the_learners(answer.__code__.co_filename):
@@ -212,7 +212,7 @@ def _source(answer: Any) -> str:
 
 
 def _parsed(answer: types.FunctionType, source: str) -> tuple[ast.Module, dict[str, Any]]:
-    """The syntax of a function and of the learner's own that it calls, lines counted as in their cells, and all names
+    """Parse a function and the learner's own that it calls, lines counted as in their cells, and collect all names
     that it can see."""
     tree = _syntax(answer, source)
     helpers = [one for name in answer.__code__.co_names if _source(one := answer.__globals__.get(name))]

@@ -102,7 +102,7 @@ class Watched:
 def observe(
     exercise: Exercise, function: Callable, args: tuple, seed: int = 0
 ) -> tuple[dict[str, Any], set[str]]:
-    """What is seen when `function` gets a copy of `args`, and the names of the arguments that it changed."""
+    """Observe what `function` does with a copy of `args`, and the names of the arguments that it changed."""
     torch.default_generator.manual_seed(seed)  # random choices inside of it are the same each time
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (it is the learner's global generator that is meant)
@@ -151,7 +151,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def portable(value: Any, depth: int = 0) -> Any:
-    """A value as plain Python, torch and NumPy values; what is none of these, as its description."""
+    """Turn a value into plain Python, torch and NumPy values; what is none of these, into its description."""
     if depth > 6:
         return Unlike(describe(value))
     if value is None or value is ... or type(value) in (bool, int, float, complex, str):
@@ -191,7 +191,7 @@ class _Counter(TorchFunctionMode):
 
 
 def operations(function: Callable, args: tuple) -> int:
-    """The number of torch operations in function(*args)."""
+    """Count the torch operations in function(*args)."""
     with _Counter() as counter:
         function(*args)
     return counter.count
@@ -199,7 +199,7 @@ def operations(function: Callable, args: tuple) -> int:
 
 @contextmanager
 def everything_as_it_was() -> Iterator[None]:
-    """Random numbers and torch's settings are afterwards as they were before, and meanwhile as they usually are."""
+    """Restore random numbers and torch's settings afterwards; meanwhile they are as they usually are."""
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     torch.set_default_dtype(torch.float32)
@@ -216,7 +216,7 @@ def everything_as_it_was() -> Iterator[None]:
 
 
 def replaced_functions() -> list[str]:
-    """The functions of torch that the notebook has replaced by its own: our answers are computed with them, too."""
+    """List torch's functions that the notebook has replaced by its own: our answers are computed with them, too."""
     places = {"torch": torch, "torch.Tensor": Tensor, "F": torch.nn.functional}
     return [
         f"{place}.{name}"

@@ -100,12 +100,12 @@ def run(action: Callable[[], Any], limit: float | None = None) -> Outcome:
 
 
 def is_running() -> bool:
-    """Whether the caller is itself a function that is being run here."""
+    """Tell whether the caller is itself a function that is being run here."""
     return _in_a_child or threading.current_thread().name == THREAD_NAME
 
 
 def can_fork() -> bool:
-    """Whether a child can do what the kernel does: on Linux, and where torch has nothing but the CPU."""
+    """Tell whether a child can do what the kernel does: on Linux, and where torch has nothing but the CPU."""
     if not sys.platform.startswith("linux"):
         return False
     torch = sys.modules.get("torch")
@@ -113,7 +113,7 @@ def can_fork() -> bool:
 
 
 def line_of(error: BaseException) -> str:
-    """The learner's own line in which an error was raised."""
+    """Find the learner's own line in which an error was raised."""
     frames = traceback.walk_tb(error.__traceback__)
     return _line((frame.f_code.co_filename, number) for frame, number in frames)
 
@@ -210,7 +210,7 @@ def _write(writer: int, data: bytes) -> None:
 
 
 def _read(reader: int, deadline: float) -> bytes | str | None:
-    """What the child sends; None if it takes too long, and "ended" if it ends without a word."""
+    """Read what the child sends; None if it takes too long, and "ended" if it ends without a word."""
     data, length = b"", None
     while length is None or len(data) < length:
         if not select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
@@ -290,12 +290,12 @@ def _frame_of(thread: threading.Thread) -> FrameType | None:
 
 
 def is_the_learners(filename: str) -> bool:
-    """Whether a file of code is neither kdtutor's nor a library's."""
+    """Tell whether a file of code is neither kdtutor's nor a library's."""
     return not filename.startswith((*_LIBRARIES, "<frozen")) and "site-packages" not in filename
 
 
 def _line(places: Iterable[tuple[str, int]]) -> str:
-    """The innermost line of the learner's, in words."""
+    """Say which was the innermost line of the learner's."""
     found = ""
     for name, number in places:
         if is_the_learners(name):

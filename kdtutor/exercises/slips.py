@@ -81,7 +81,7 @@ Slip = tuple[str, ast.expr, str]  # its kind, what undoes it, and the part of th
 
 
 def slips(node: ast.expr, names: list[str]) -> Iterator[Slip]:
-    """The slips that this expression, not counting those inside of it, may be; names: other variables."""
+    """List the slips that this expression, not counting those inside of it, may be; names: other variables."""
     if isinstance(node, ast.Call):
         yield from _of_a_call(node)
     elif isinstance(node, ast.BinOp):
@@ -138,7 +138,7 @@ def _of_a_call(node: ast.Call) -> Iterator[Slip]:
 
 
 def _of_two_calls(node: ast.Call) -> Iterator[Slip]:
-    """What is done to what is done to a value, in the other order: x.mean().log() and x.log().mean()."""
+    """Do in the other order what is done to a value: x.mean().log() and x.log().mean()."""
     inner = _subject(node)
     if isinstance(inner, ast.Call) and (innermost := _subject(inner)):
         yield "two steps in the wrong order", _of(inner, _of(node, innermost)), called(node)
@@ -151,14 +151,14 @@ def _of_two_calls(node: ast.Call) -> Iterator[Slip]:
 
 
 def _subject(node: ast.Call) -> ast.expr | None:
-    """What a call is about: x in x.f(…) and in F.f(x, …)."""
+    """Tell what a call is about: x in x.f(…) and in F.f(x, …)."""
     if isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) not in MODULES:
         return node.func.value
     return node.args[0] if node.args and not isinstance(node.args[0], ast.Starred) else None
 
 
 def _of(node: ast.Call, subject: ast.expr) -> ast.Call:
-    """The same call about something else."""
+    """Make the same call about something else."""
     if isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) not in MODULES:
         return ast.Call(ast.Attribute(subject, node.func.attr, ast.Load()), node.args, node.keywords)
     return ast.Call(node.func, [subject, *node.args[1:]], node.keywords)
@@ -178,7 +178,7 @@ def _of_settings(node: ast.Call, name: str) -> Iterator[Slip]:
 
 
 def _of_an_axis(node: ast.Call, name: str) -> Iterator[Slip]:
-    """Other axes for a call that runs along one, and one where none is said."""
+    """Try other axes in a call that runs along one, and one where none is said."""
     given = next((each for each in node.keywords if each.arg in ("dim", "axis")), None)
     places = [i for i, arg in enumerate(node.args) if _axis(arg) is not None]
     if name not in (*ALONG, *ALONG_AS_SAID):
@@ -261,7 +261,7 @@ def _of_a_part(node: ast.Subscript) -> Iterator[Slip]:
 
 
 def _slices(part: ast.Slice) -> Iterator[ast.expr]:
-    """Other slices: the other end, all, one more or less at either end, counted from behind."""
+    """Try other slices: the other end, all, one more or less at either end, counted from behind."""
     yield ast.Slice(part.upper, part.lower, part.step)
     yield ast.Slice(None, None, part.step)
     for low, high in BOUNDS:
@@ -278,13 +278,13 @@ def _slices(part: ast.Slice) -> Iterator[ast.expr]:
 
 
 def shown(node: ast.AST) -> str:
-    """A piece of code on one short line."""
+    """Write a piece of code on one short line."""
     code = " ".join(ast.unparse(node).split())
     return code if len(code) <= 70 else f"{code[:67]} …"
 
 
 def called(node: ast.expr) -> str:
-    """The name of what is called, without where it is from; empty if nothing is."""
+    """Name what is called, without where it is from; empty if nothing is."""
     func = getattr(node, "func", None)
     return func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
 
@@ -305,7 +305,7 @@ def _with(node: ast.Call, keyword: ast.keyword) -> ast.Call:
 
 
 def _axis(node: ast.expr) -> int | tuple | None:
-    """The axis, or the axes, that an argument may be: a whole number that stands there."""
+    """Find the axis, or the axes, that an argument may be: a whole number that stands there."""
     try:
         value = ast.literal_eval(node)
     except (ValueError, TypeError):

@@ -17,7 +17,7 @@ UNSTABLE = 0.01  # of the largest entry: with extreme arguments, less than that 
 
 
 def wrong_far_out(exercise: Exercise, args: tuple, mine: Run, twin: Run, right: Run) -> str:
-    """What to say of a function that computes something else at these arguments, in any number of digits."""
+    """Say what is wrong with a function that computes something else at these arguments, in any number of digits."""
     exact = run(exercise, exercise.reference, in_float64(args))
     found = [] if mine.failure else _beyond_rounding(mine, right)
     overflow = any(difference.kind == "NaN" for difference in found)
@@ -28,7 +28,7 @@ def wrong_far_out(exercise: Exercise, args: tuple, mine: Run, twin: Run, right: 
 
 
 def _beyond_rounding(mine: Run, right: Run) -> list[Difference]:
-    """What differs at extreme arguments by more than rounding does.
+    """Say what differs at extreme arguments by more than rounding does.
 
     A gradient is measured by the largest of all: where a softmax has made up its mind, one is nothing but rounding.
     """
@@ -44,7 +44,7 @@ def _beyond_rounding(mine: Run, right: Run) -> list[Difference]:
 
 
 def unstable(args: tuple, mine: Run, twin: Run, right: Run) -> str:
-    """What to say of a function that fails at these arguments, where more digits (its twin's) would have helped.
+    """Say what is wrong with a function that fails at these arguments, where more digits (its twin's) would help.
 
     Only overflow is its fault in any number of digits.
     """
@@ -69,7 +69,7 @@ def _differ(mine: dict[str, Any], twin: dict[str, Any]) -> bool:
 
 
 def _single(value: Any) -> Any:
-    """The same in float32."""
+    """Turn it into float32."""
     if isinstance(value, Mapping):
         return {key: _single(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -65,20 +65,20 @@ class TinyClassifier(nn.Module):
 
 
 def padded_texts(generator: torch.Generator, texts: int) -> Inputs:
-    """Ids and mask of a batch of padded texts."""
+    """Make ids and mask of a batch of padded texts."""
     lengths = torch.randint(2, 6, (texts, 1), generator=generator)
     ids = torch.randint(WORDS, (texts, 5), generator=generator)
     return {"input_ids": ids, "attention_mask": (torch.arange(5) < lengths).long()}
 
 
 def weights_of(model: nn.Module) -> Tensor:
-    """All of a model's weights in one vector."""
+    """Lay all of a model's weights into one vector."""
     return torch.cat([part.detach().flatten() for part in model.parameters()])
 
 
 @contextmanager
 def steps_watched(steps: list[tuple[set[int], bool]]) -> Iterator[None]:
-    """Each step of any optimiser leaves in `steps` which weights it holds, and whether one of them has a gradient."""
+    """Note in `steps`, for each step of any optimiser, which weights it holds, and whether any has a gradient."""
 
     def note(optimizer: torch.optim.Optimizer, *_) -> None:
         held = [weight for group in optimizer.param_groups for weight in group["params"]]
@@ -93,7 +93,7 @@ def steps_watched(steps: list[tuple[set[int], bool]]) -> Iterator[None]:
 
 
 def labels_with_gaps(generator: torch.Generator, texts: int, classes: int, last: bool) -> Tensor:
-    """Labels among which the last class occurs, or does not: a one-hot row must not depend on that."""
+    """Draw labels among which the last class occurs, or does not: a one-hot row must not depend on that."""
     labels = torch.randint(classes - 1, (texts,), generator=generator)
     if last:
         labels[int(torch.randint(texts, (), generator=generator))] = classes - 1
@@ -101,5 +101,5 @@ def labels_with_gaps(generator: torch.Generator, texts: int, classes: int, last:
 
 
 def keeps_graph(*values: object) -> bool:
-    """Whether any of these values still holds what a backward pass would need."""
+    """Tell whether any of these values still holds what a backward pass would need."""
     return any(getattr(value, "requires_grad", False) for value in values)

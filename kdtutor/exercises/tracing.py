@@ -25,9 +25,8 @@ from kdtutor.exercises.slips import shown
 AT_MOST = 20  # values of one expression that are kept, such as in a loop
 SMALL = 16  # whole numbers up to this one are found everywhere, and tell nothing
 FORMS = lambda x: x, np.negative, lambda x: 1 - x, np.exp, np.log, np.square, np.sqrt, np.reciprocal
-Trace = dict[
-    ast.AST, list[Any]
-]  # the values of each expression, in the order in which they were first computed
+# The values of each expression, in the order in which they were first computed.
+Trace = dict[ast.AST, list[Any]]
 
 
 class Traced:
@@ -51,7 +50,7 @@ class Traced:
 
 
 def solution(exercise: Exercise) -> Traced | None:
-    """The reference of an exercise, with what it calls in the files of exercises; None if it cannot be read."""
+    """Read the reference of an exercise, with what it calls in the files of exercises; None if it cannot be read."""
     name, scope, wanted, found = exercise.reference.__name__, {}, [exercise.reference], {}
     try:
         while wanted:
@@ -89,7 +88,7 @@ class Table:
         self.features = {size: np.array(rows) for size, rows in by_size.items()}
 
     def has(self, value: Any) -> bool:
-        """Whether the numbers of a value occur, in whatever order and shape, as they are or one step away."""
+        """Tell whether the numbers of a value occur, in whatever order and shape, as they are or one step away."""
         numbers = numbers_of(value)
         if numbers.size > 2 and _are_fractions(numbers):
             with np.errstate(all="ignore"):
@@ -107,7 +106,7 @@ class Table:
 
 
 def tells(value: Any) -> bool:
-    """Whether a value is found again by more than chance: no small whole number, none that is the same all over."""
+    """Tell whether a value is found again by more than chance: no small whole number, none that is all the same."""
     numbers = numbers_of(value)
     if numbers.size == 1:
         return not (float(numbers[0]).is_integer() and abs(numbers[0]) <= SMALL)
@@ -131,7 +130,7 @@ def _are_fractions(numbers: np.ndarray) -> bool:
 
 
 def _features(numbers: np.ndarray) -> tuple[float, float, float]:
-    """What stays the same in another order: of what is finite the mean, the mean square, the largest."""
+    """Compute what stays the same in another order: of what is finite the mean, the mean square, the largest."""
     numbers = np.nan_to_num(numbers, nan=0.0, posinf=0.0, neginf=0.0)
     return numbers.mean(), np.square(numbers).mean() ** 0.5, numbers.max()
 
@@ -170,7 +169,7 @@ class Comparison:
 
 
 def _missing(mine: Sequence[Trace], right: Sequence[Trace]) -> str:
-    """A sentence on the first variable of the solution whose numbers occur nowhere in the learner's run."""
+    """Write a sentence on the first variable of the solution whose numbers occur nowhere in the learner's run."""
     found = defaultdict(list)
     for trace, table in zip(right, map(Table, mine), strict=True):
         for node, values in trace.items():
@@ -181,7 +180,7 @@ def _missing(mine: Sequence[Trace], right: Sequence[Trace]) -> str:
 
 
 def _leading_to(tree: ast.Module, good: set[ast.AST], telling: set[ast.AST]) -> set[ast.AST]:
-    """All expressions that the right values are made of, those of earlier lines and of helpers among them."""
+    """List all expressions that the right values are made of, those of earlier lines and of helpers among them."""
     sources = [
         (stored.id, node.iter if isinstance(node, ast.For) else node.value)
         for node in ast.walk(tree)
@@ -209,7 +208,7 @@ def _is_a_step(node: ast.AST) -> bool:
 
 
 def _outermost(node: ast.AST, good: set[ast.AST]) -> list[ast.AST]:
-    """The right values that an expression is made of."""
+    """List the right values that an expression is made of."""
     return [
         found
         for child in ast.iter_child_nodes(node)

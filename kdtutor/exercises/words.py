@@ -27,7 +27,7 @@ class Unlike:
 
 
 def describe(value: Any) -> str:
-    """What something is, in words: "a tensor of shape (8, 25)", "a NumPy array", "a number (float)"."""
+    """Say what something is: "a tensor of shape (8, 25)", "a NumPy array", "a number (float)"."""
     if isinstance(value, Unlike):
         return value.description
     if value is None or value is ...:
@@ -64,17 +64,17 @@ def short(value: Any) -> str:
 
 
 def number(value: float) -> str:
-    """A number as it is shown: whole ones in full, others with four digits."""
+    """Write a number as it is shown: whole ones in full, others with four digits."""
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
 
 
 def sentence(text: str) -> str:
-    """The text with a capital letter."""
+    """Begin the text with a capital letter."""
     return text[:1].upper() + text[1:]
 
 
 def wrapped(text: str) -> str:
-    """Lines short enough for a narrow window."""
+    """Break lines so that they fit a narrow window."""
     return "\n".join(textwrap.fill(line, 100) for line in text.splitlines())
 
 
@@ -82,7 +82,7 @@ def wrapped(text: str) -> str:
 
 
 def quantities(names: Sequence[str], args: Sequence[Any]) -> dict[str, float]:
-    """The numbers that a probe is made of, by what they are called: plain arguments, and the sizes of tensors."""
+    """List the numbers that a probe is made of, by what they are called: plain arguments, sizes of tensors."""
     found = {}
     for name, value in zip(names, args, strict=False):
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -100,7 +100,7 @@ def quantities(names: Sequence[str], args: Sequence[Any]) -> dict[str, float]:
 
 
 def factor_in_words(pairs: Sequence[tuple[Tensor, Tensor]], probes: Sequence[dict[str, float]]) -> str:
-    """A sentence on the factor between the learner's numbers and the right ones, if there is one in each probe.
+    """Say by which factor the learner's numbers differ from the right ones, if there is one in each probe.
 
     It may be a constant, or a power of something that the probes are made of, such as a temperature or a size.
     """
@@ -130,7 +130,7 @@ def factor_in_words(pairs: Sequence[tuple[Tensor, Tensor]], probes: Sequence[dic
 
 
 def where_right(wrong: Sequence[int], probes: Sequence[dict[str, float]]) -> str:
-    """A sentence on the arguments with which the numbers are right and those with which they are not, if these tell.
+    """Say with which arguments the numbers are right and with which they are not, if these tell.
 
     wrong: the probes whose numbers differ. Told by the first plain argument that has another value in each probe.
     """
@@ -171,7 +171,7 @@ def _constant(size: float, sign: str) -> str:
 def missing_term(
     mine: Sequence[float], right: Sequence[float], probes: Sequence[dict[str, float]], names: dict[str, str]
 ) -> str:
-    """A sentence on what was counted too often or not at all: one or two products of the arguments, if these do it.
+    """Say what was counted too often or not at all: one or two products of the arguments, if these do it.
 
     names: product → what it is the size of, such as "vocabulary · width" → "one table of the vocabulary".
     """
@@ -193,7 +193,7 @@ def missing_term(
 
 
 def _whole_numbers(columns: np.ndarray, gaps: np.ndarray) -> list[int] | None:
-    """The small whole numbers, or halves, with which these columns add up to the gaps in every probe."""
+    """Find the small whole numbers, or halves, with which these columns add up to the gaps in every probe."""
     count = columns.shape[1]
     try:
         found = np.linalg.solve(columns[:count], gaps[:count])

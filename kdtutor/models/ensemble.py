@@ -215,7 +215,7 @@ def _check_members(members: list[PreTrainedModel]) -> None:
             raise KDTutorError(f"teacher {which} is a {type(member).__name__}, not a model of transformers")
         if "ForSequenceClassification" not in type(member).__name__:
             raise KDTutorError(
-                f"teacher {which} is a {type(member).__name__}: an ensemble answers with classes or a number a text"
+                f"teacher {which} is a {type(member).__name__}: an ensemble answers with classes or one number per text"
             )
     for which, member in enumerate(members[1:], start=2):
         _check_alike(members[0], member, which)

@@ -200,7 +200,7 @@ def texts_at_once(device: torch.device) -> int:
 
 
 def logits_of(model: nn.Module, encoded: Encoded, batch_size: int | None = None, fast: bool = True) -> Tensor:
-    """The model's logits for encoded texts, in order: float32 (N, C) on the host. Eval mode; the mode is restored.
+    """Compute the model's logits for encoded texts, in order: float32 (N, C) on the host; in eval mode, then restored.
 
     batch_size: by default, what suits the model's device. fast: as for `forward`. Raises KDTutorError if there is no
     text, or, naming the first example, if a logit is not finite.
@@ -220,7 +220,7 @@ def logits_of(model: nn.Module, encoded: Encoded, batch_size: int | None = None,
 def logits_by_batch(
     model: nn.Module, encoded: Encoded, order: Iterable[Tensor], autocast=None, fast: bool = True
 ) -> Iterator[Tensor]:
-    """For each batch of indices its logits: float32 (n, C) on the model's device. Eval mode; the mode is restored."""
+    """Yield each batch's logits: float32 (n, C) on the model's device. Eval mode; the mode is restored."""
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     try:
@@ -266,7 +266,7 @@ def as_memory_allows(
 
 
 def check_finite_logits(logits: Tensor, index: Tensor) -> Tensor:
-    """`logits` (n, C) as they are. KDTutorError, naming the example by its `index` (n,), if one is NaN or infinite."""
+    """Return `logits` (n, C) as they are, unless one is NaN or infinite: KDTutorError names it by its `index` (n,)."""
     if not (finite := logits.isfinite().all(-1)).all():
         raise KDTutorError(f"the model's logits for example {int(index[~finite].min())} are not finite")
     return logits

@@ -93,7 +93,7 @@ _COPIES = {  # a model in memory has these parameters twice
 
 
 def part_names(kind: str, layers: int) -> dict[str, str]:
-    """{"pooler": "pooler.dense", …}: each of our parts, and what it is called in a model of this kind, if it is there.
+    """Map {"pooler": "pooler.dense", …}: our parts to what each is called in a model of this kind, if it is there.
 
     The body's parts are named without the `bert.` or `distilbert.` that a model with a head puts before them.
     """
@@ -116,7 +116,7 @@ def layer_names(kind: str) -> dict[str, str]:
 
 
 def attention_modules(model: nn.Module, part: str) -> list[nn.Module]:
-    """The "query", "key" or "value" module of every layer, in order; none if layers are not named as in the table."""
+    """List every layer's "query", "key" or "value" module, in order; none if layers are not named as in the table."""
     [row] = [row for row in _ROWS if row[0].endswith(f".{part}")]
     spelt = "|".join(re.escape(name).replace(r"\#", r"(\d+)") for name in row)
     found = {}
@@ -127,7 +127,7 @@ def attention_modules(model: nn.Module, part: str) -> list[nn.Module]:
 
 
 def query_matrices(model: nn.Module) -> list[Tensor]:
-    """The query matrix of every layer, in order, of a BERT, a DistilBERT or ours; none if there are no such layers."""
+    """List every layer's query matrix, in order, of a BERT, a DistilBERT or ours; none if there are no such layers."""
     return [module.weight for module in attention_modules(model, "query")]
 
 

@@ -256,7 +256,7 @@ def _check_exclusive(term: Term, student: nn.Module) -> None:
     check_classes(getattr(config, "num_labels", None))
     if getattr(config, "problem_type", None) == "multi_label_classification":
         raise ObjectiveError(
-            f"{type(term).__name__} takes one class a text for right, but here it may have several labels: "
+            f"{type(term).__name__} takes one class per text for right, but here it may have several labels: "
             "BinarySoftTargets(T) asks about each by itself, as in 0.1 * HardLabels() + 0.9 * BinarySoftTargets(2)"
         )
 

@@ -71,7 +71,7 @@ def _cut(text: str) -> str:
 
 
 def term_classes() -> dict[str, type[Term]]:
-    """Each kind of term by its name. Of two with one name the package's own counts, or else the one defined last."""
+    """Map names to kinds of terms. Of two with one name the package's own counts, or else the one defined last."""
     package = importlib.import_module(__package__)
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{__package__}.{module.name}")

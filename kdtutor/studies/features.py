@@ -112,7 +112,7 @@ class Features(Bench):
         return {split: scores(self.teacher, self.task, split, right=split == "test") for split in SPLITS}
 
     def sweeps(self, c: Configuration) -> Sweeps:
-        """A term beside the logits has a weight to choose; a learning rate everything has."""
+        """List the settings to choose: a term beside the logits has a weight; a learning rate everything has."""
         rates = self.plan.random_rates if c.student == "random" else self.plan.rates
         weight = [("weight", self.plan.weights)] if "{weight}" in c.objective else []
         return [*weight, ("learning_rate", rates)]

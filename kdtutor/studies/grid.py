@@ -37,7 +37,7 @@ CONTROLS = {HARD: "HardLabels()", SMOOTH: "0.9 * HardLabels() + 0.1 * UniformTar
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes: some three seconds of one core a run, ten minutes in all.
+    """Sizes: some three seconds of one core per run, ten minutes in all.
 
     few, validation: random texts, the same at every seed; who has 2,000 labels would not keep 8,000 to choose by.
     middle: the cell (α, T) whose learning rate the whole landscape has. The first of the rates is kept until its turn

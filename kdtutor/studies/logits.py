@@ -220,7 +220,7 @@ def lengths(
 
 
 def table(stored: Stored, names: Sequence[str], against: str | None = None) -> str:
-    """Write configurations as a table, one a line, all on the test split but for the accuracy in training.
+    """Write configurations as a table, one per line, all on the test split but for the accuracy in training.
 
     Accuracies have their mean over the seeds. The difference from `against`, in points, has a 95 % interval over seeds
     and texts together. Rows without a seed, the teacher and TF-IDF, may stand among the others.

@@ -104,7 +104,7 @@ class Sequences(Bench):
         return [None] if c.name == TEACHER else self.plan.seeds
 
     def worth(self, found: dict) -> float:
-        """The fewest errors are best."""
+        """Return how good a run is: the fewest errors are best."""
         return -found["validation"]["error_rate"]
 
     def bar(self, c: Configuration, seed: int | None) -> dict:

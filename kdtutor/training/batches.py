@@ -23,7 +23,7 @@ class Batches:
     batch_size: examples per step, over all processes. accumulate: how many micro-batches at most. rank, world: which
     process this is, of how many. masking: for masked LMs, the fraction of tokens to predict; rare_words: 0, or the
     exponent by which rare ones are drawn more often; positions: the tokens whose logits count, "masked" or "valid".
-    sampling: "uniform", each text once a pass, or "balanced", see `balanced_chances`.
+    sampling: "uniform", each text once per pass, or "balanced", see `balanced_chances`.
     """
 
     task: Task

@@ -186,7 +186,7 @@ def share_clipped(norms: Sequence[float], max_norm: float) -> float:
 
 
 def warn_if_mostly_clipped(norms: Sequence[float], max_norm: float) -> None:
-    """Warn, once a run, if more than half of its gradients were shortened to `max_norm`.
+    """Warn, once per run, if more than half of its gradients were shortened to `max_norm`.
 
     Clipping is meant for the odd outlier. Where it is the rule, every step is equally long however much there is to
     learn from its batch, and a bound that was chosen for one objective decides how well another one does.

@@ -146,8 +146,8 @@ class Settings(Checked):
     sampling: str = setting(
         "uniform",
         one_of("uniform", "balanced"),
-        "uniform has each training text once a pass; balanced draws as many, with replacement, and each class as often "
-        "as any other (unlabelled texts as often as before)",
+        "uniform has each training text once per pass; balanced draws as many, with replacement, and each class as "
+        "often as any other (unlabelled texts as often as before)",
     )
     accumulate: int = setting(1, COUNT, "micro-batches that a process cuts its part of a step into")
     learning_rate: float = setting(

@@ -94,7 +94,7 @@ def _check_classes(logits: Tensor, labels: Tensor, teacher: PreTrainedModel, tas
 
 
 def _check_labels(logits: Tensor, targets: Tensor, teacher: PreTrainedModel, task: Task) -> None:
-    """The same for several labels per text, (N, C) both: what counts is how many given labels are found."""
+    """Check several labels per text, (N, C) both: what counts is how many given labels are found."""
     said, given = (logits > 0).double(), (targets > 0).double()
     table, by_chance = given.T @ said, given.sum(0)[:, None] * said.sum(0) / len(given)  # (label, output)
     found, chance = float(table.diagonal().sum()), float(by_chance.diagonal().sum())

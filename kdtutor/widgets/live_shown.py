@@ -111,7 +111,7 @@ class Shown(Steered):
         self._send_whole()
 
     def _send_whole(self) -> None:
-        """`curves` grows in place, unnoticed by ipywidgets: it is sent when somebody needs all of it."""
+        """Send all of `curves` when somebody needs it: it grows in place, unnoticed by ipywidgets."""
         if self.comm is not None:
             self.send_state("curves")
 

@@ -172,7 +172,7 @@ def test_a_softmax_over_labels_that_do_not_exclude_each_other_is_refused():
     task = load(ROWS)
     for objective in (SoftTargets(2), blend(0.5, 2), SoftTargets(2) + BinarySoftTargets(2)):
         said = refusal(make_run, task, objective)
-        assert "SoftTargets takes one class a text for right" in said and "BinarySoftTargets(T)" in said
+        assert "SoftTargets takes one class per text for right" in said and "BinarySoftTargets(T)" in said
     assert make_run(task, LogitsMSE(), steps=1).run()
 
 
