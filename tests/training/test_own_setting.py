@@ -35,6 +35,7 @@ from helpers import make_run, make_task, model, refusal, sharp_teacher
 
 import kdtutor as kd
 from kdtutor.cli.commands import COMMANDS, parse
+from kdtutor.objectives.parse import parse_objective
 from kdtutor.training.plan import plan
 from kdtutor.widgets.live_parts import make_twin
 
@@ -47,9 +48,21 @@ same, other = (make_run(task, goal, steps=4, bend=bend) for bend in (2.0, 3.0))
 
 
 def distill(*given):
-    return parse(COMMANDS["distill"][0], list(given), "kdtutor").bend
+    return parse(COMMANDS["distill"][0], list(given), "kdtutor")
 
 
+def settings_of(arguments):
+    return {name: getattr(arguments, name) for name in ("batch_size", "steps", "learning_rate", "bend")}
+
+
+tokens = make_task("masked-lm")
+formula = "0.5 * SoftTargets(2) + 0.5 * MaskedLM()"
+typed = distill("--objective", formula, "--bend=2.5", "--steps=2", "--batch_size=8")
+by_formula = [
+    make_run(tokens, parse_objective(typed.objective), chunked=chunked, **settings_of(typed))
+    for chunked in (True, False)
+]
+learned = [[(row["loss"], row["learning_rate"]) for row in run.run()] for run in by_formula]
 recipe = folder / "recipe.yaml"
 recipe.write_text("bend: 3\\n", encoding="utf-8")
 planned = plan(model(task), sharp_teacher(task), task, goal, batch_size=8, epochs=1, bend=2, measure=False)
@@ -63,8 +76,10 @@ print(json.dumps({
     "not resumed": refusal(other.resume, folder / "2.0"),
     "wrong": refusal(make_run, task, goal, bend=-1),
     "misspelt": refusal(make_run, task, goal, bnd=2),
-    "flag": distill("--bend", "2.5"),
-    "yaml": distill(str(recipe)),
+    "flag": typed.bend,
+    "yaml": distill(str(recipe)).bend,
+    "chunked": [run.chunked for run in by_formula],
+    "learned": learned,
 }))
 """
 
@@ -107,6 +122,13 @@ def test_a_resumed_run_must_have_the_same(seen):
 
 def test_a_flag_and_a_recipe_give_it(seen):
     assert (seen["flag"], seen["yaml"]) == (2.5, 3)
+
+
+def test_a_formula_from_the_command_line_trains_with_it_by_chunks_as_by_the_plain_path(seen):
+    assert seen["chunked"] == [True, False]
+    by_chunks, plain = seen["learned"]
+    for step, plain_step in zip(by_chunks, plain, strict=True):
+        assert step == pytest.approx(plain_step, rel=1e-5)
 
 
 def test_what_it_may_not_be_is_one_sentence_and_a_slip_of_the_name_finds_it(seen):
