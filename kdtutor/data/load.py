@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -41,6 +42,8 @@ HUB = {
     "qnli": ("nyu-mll/glue", "qnli", ("question", "sentence"), "label", "validation"),
     "mnli": ("nyu-mll/glue", "mnli", ("premise", "hypothesis"), "label", "validation_matched"),
     "wikitext": ("Salesforce/wikitext", "wikitext-2-raw-v1", ("text",), None, "test"),
+    # Its second text is to be written.
+    "opus_books": ("Helsinki-NLP/opus_books", "en-fr", ("translation.en", "translation.fr"), None, "test"),
 }
 
 TIMES = 3  # as much memory as a file has bytes
@@ -168,9 +171,18 @@ def _load(name: object, options: ReadOptions, kind: str | None, stratify: bool, 
     if path.is_file():
         kinds = f"{', '.join(READERS)}, not as {path.suffix or 'this'}"
         raise KDTutorError(f"{path}: files are read as {kinds}{advice(path.suffix)}")
-    if not path.is_dir() and str(name).startswith((".", "~", os.sep)):
+    place = os.path.expanduser(name)  # not the path's own spelling: ./sst2 is a folder, and sst2 the Hub's
+    if not os.path.isdir(_place_of(place)[0]) and str(name).startswith((".", "~", os.sep)):
         raise KDTutorError(f"there is no file or folder {path.absolute()}")
-    return _load_hub(str(path), options, kind, stratify)
+    return _load_hub(place, options, kind, stratify)
+
+
+def _place_of(name: str) -> tuple[str, str]:
+    """Cut "owner/dataset:configuration", or "folder:configuration", in two; without a configuration that is empty."""
+    if ":" not in name or os.path.isdir(name):
+        return name, ""
+    place, _, configuration = name.rpartition(":")
+    return place, configuration
 
 
 def as_task(task: Task | str | os.PathLike) -> Task:
@@ -217,19 +229,20 @@ def _load_with_card(folder: Path) -> Task:
 
 
 def _load_hub(name: str, options: ReadOptions, kind: str | None, stratify: bool) -> Task:
-    """Load a task by a short name of HUB, as "owner/dataset" or "owner/dataset:configuration", or from a folder.
+    """Load a task by a short name of HUB, as "owner/dataset" or from a folder, either with ":configuration" behind.
 
     Examples whose class is hidden (-1, as in GLUE's test parts) are left out. Without a validation part, or if that
     plays the test, 5 % of train (2,000 at most) become the validation part; of a folder, or where there is nothing but
     train, what is missing is cut as from a file.
     """
-    folder = Path(name).is_dir()
+    place, configuration = _place_of(name)
+    folder = os.path.isdir(place)
     if name in HUB:
         path, configuration, texts, label, test = HUB[name]
         options = ReadOptions(texts[0], texts[1] if len(texts) > 1 else None, label)
+        kind = kind or ("seq2seq" if len(texts) > 1 and label is None else None)
     elif folder or "/" in name or options.text is not None:
-        path, _, configuration = (os.path.abspath(name), "", "") if folder else name.partition(":")
-        test = "test"
+        path, test = os.path.abspath(place) if folder else place, "test"
     else:
         raise KDTutorError(
             nearest("task", name, [*EMBEDDED, *HUB]) + ' (or a file, or "owner/dataset" with text="…")'
@@ -268,4 +281,9 @@ def _fetch(name: str, path: str, configuration: str):
             return load_dataset(path, configuration or None)
     # No network, an unknown or a gated name: datasets raises a different type for each.
     except Exception as error:
+        if listed := re.search(r"(?:configs|Available): \[(.+)\]", str(error)):
+            there = re.findall(r"'([^']+)'", listed[1])
+            whose = _place_of(name)[0]
+            wrong = nearest(f"configuration of {whose}", configuration, there)
+            raise KDTutorError(f'{wrong}; name one, as in "{whose}:{there[0]}"') from error
         raise KDTutorError(unavailable("task", name, error)) from error

@@ -1,4 +1,4 @@
-"""Language models that others made, with tokenizers of their own: from the Hub's files to transformers' again."""
+"""Models of others that write, with tokenizers of their own: from the Hub's files to transformers' again."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from helpers import texts
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     GPT2Config,
     LlamaConfig,
     PreTrainedTokenizerFast,
+    T5Config,
 )
 
 import kdtutor as kd
@@ -130,3 +132,88 @@ def test_a_text_ends_with_its_end_unless_it_was_cut(kind, data, tmp_path):
         assert ids.tolist() == whole[:12]
         lengths.add(len(whole) > 12)
     assert lengths == {True, False}
+
+
+WORDS = {
+    "the": "le",
+    "a": "un",
+    "cat": "chat",
+    "dog": "chien",
+    "sees": "voit",
+    "eats": "mange",
+    "bread": "pain",
+}
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory) -> str:
+    """A folder as the Hub has opus_books: one part, of translations by language."""
+    folder = tmp_path_factory.mktemp("hub") / "opus_books" / "en-fr"
+    folder.mkdir(parents=True)
+    pieces = torch.randint(len(WORDS), (160, 5), generator=torch.Generator().manual_seed(0)).tolist()
+    english = [" ".join([*WORDS][i] for i in row) for row in pieces]
+    french = [" ".join(WORDS[word] for word in text.split()) for text in english]
+    rows = [{"en": en, "fr": fr} for en, fr in zip(english, french, strict=True)]
+    table = pyarrow.table({"id": [str(n) for n in range(len(rows))], "translation": rows})
+    pyarrow.parquet.write_table(table, folder / "train-00000-of-00001.parquet")
+    return str(folder)
+
+
+@pytest.fixture
+def t5(tmp_path) -> str:
+    """A T5 as it is saved: it starts with its padding, its tokenizer ends each text, and its table is rounded up."""
+    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["<pad>", "</s>", "<unk>", *WORDS, *WORDS.values()])},
+                                      unk_token="<unk>"))  # fmt: skip
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, **special)
+    sizes = {"d_model": 64, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
+    config = T5Config(vocab_size=64, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, **sizes)
+    torch.manual_seed(0)
+    AutoModelForSeq2SeqLM.from_config(config).save_pretrained(tmp_path / "t5")
+    tokenizer.save_pretrained(tmp_path / "t5")
+    return str(tmp_path / "t5")
+
+
+def test_a_folder_of_translations_gives_a_student_that_transformers_lets_translate(
+    books, t5, tmp_path, capsys, monkeypatch
+):
+    from datasets import config
+
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    columns = ["--text=translation.en", "--label=translation.fr", "--kind=seq2seq", "--max_length=12"]
+    how = [*columns, "--batch_size=16", "--precision=fp32", "--learning_rate=1e-2", "--max_norm=10"]
+    teacher, student, kept, pupil = (str(tmp_path / name) for name in "tskp")
+
+    def run(command: str, *flags: str) -> dict:
+        assert main([command, *how, *flags]) == 0, capsys.readouterr().err
+        return json.loads((tmp_path / flags[-1] / "card.json").read_text(encoding="utf-8"))["scores"]["test"]
+
+    scores = run("pretrain", f"--task={books}", f"--model={t5}", "--steps=200", "--output", teacher)
+    # Whoever knows which words there are, and that there are five, has 7 ** (5 / 6) = 5.06.
+    assert scores["perplexity"] < 4.8
+    assert scores["error_rate_half_width"] > 0
+    halved = [f"--teacher={teacher}", "--student=half-depth"]
+    own_words = ["--on_policy=0.5", "--objective=GeneralisedJSD(0.5)"]
+    distilled = run("distill", f"--task={books}", *halved, *own_words, "--steps=60", "--output", student)
+    assert distilled["perplexity"] < 12  # of 64 tokens
+    # What the teacher wrote, kept as a task, and another student of it.
+    task = kd.load_task(books, text="translation.en", label="translation.fr", kind="seq2seq", max_length=12,
+                        tokenizer=student)  # fmt: skip
+    kd.save_task(kd.written_by(kd.load_teacher(task, teacher), task, beams=2), kept)
+    run("distill", f"--task={kept}", *halved, "--objective=HardLabels()", "--steps=20", "--output", pupil)
+
+    assert main(["evaluate", f"--task={books}", *columns, f"--model={student}"]) == 0
+    assert "error rate" in capsys.readouterr().out
+    (tmp_path / "ask.csv").write_text("text\nthe dog eats\na cat sees the bread\n", encoding="utf-8")
+    asked = ["predict", f"--model={student}", f"--task={tmp_path / 'ask.csv'}", "--text=text"]
+    assert main([*asked, f"--output={tmp_path / 'answers.csv'}"]) == 0
+    lines = (tmp_path / "answers.csv").read_text(encoding="utf-8").splitlines()[1:]
+    reads, writes = AutoTokenizer.from_pretrained(student), AutoModelForSeq2SeqLM.from_pretrained(student)
+    for line in lines:
+        text, _, written = line.partition(",")
+        ids = writes.generate(
+            **reads(text, return_tensors="pt", return_token_type_ids=False), max_new_tokens=12
+        )
+        assert written == reads.decode(ids[0], skip_special_tokens=True)

@@ -122,6 +122,54 @@ def test_translations_that_come_in_one_part_are_cut(monkeypatch):
     assert all(answer == text.replace("one", "un") for text, answer in spoken.items())
 
 
+def test_translations_have_a_short_name_and_are_to_be_written(monkeypatch):
+    from datasets import Dataset, DatasetDict
+
+    rows = [{"id": str(n), "translation": {"en": f"one {n}", "fr": f"un {n}"}} for n in range(100)]
+    asked = []
+
+    def fetch(*names):
+        asked.append(names)
+        return DatasetDict({"train": Dataset.from_list(rows)})
+
+    monkeypatch.setattr("kdtutor.data.load._fetch", fetch)
+    task = load_task("opus_books")
+    assert asked == [("opus_books", "Helsinki-NLP/opus_books", "en-fr")]
+    assert task.kind == "seq2seq" and task.texts("test")
+    assert dict(zip(*task.split("test").texts, strict=True))[task.texts("test")[0]].startswith("un ")
+
+
+def test_a_folder_with_configurations_wants_one_and_lists_them(tmp_path, monkeypatch):
+    import pyarrow
+    import pyarrow.parquet
+    from datasets import config
+
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    folder = Path("opus_books")
+    lines = ["---", "configs:"]
+    for name in ("de-en", "en-fr"):
+        (folder / name).mkdir(parents=True)
+        first, second = name.split("-")
+        rows = [{first: f"{first} {n}", second: f"{second} {n}"} for n in range(60)]
+        table = pyarrow.table({"id": [str(n) for n in range(60)], "translation": rows})
+        pyarrow.parquet.write_table(table, folder / name / "train-00000-of-00001.parquet")
+        lines += [f"- config_name: {name}", "  data_files:", "  - split: train", f"    path: {name}/train-*"]
+    (folder / "README.md").write_text("\n".join([*lines, "---", ""]), encoding="utf-8")
+
+    columns = {"text": "translation.en", "label": "translation.fr", "kind": "seq2seq"}
+    for place in ("./opus_books", str(folder.resolve())):
+        task = load_task(f"{place}:en-fr", **columns)
+        assert task.texts("test")[0].startswith("en ") and task.name == "opus_books:en-fr"
+        assert refusal(load_task, place, **columns) == (
+            f'unknown configuration of {place} ""; there are: de-en, en-fr; name one, as in "{place}:de-en"'
+        )
+    assert 'unknown configuration of ./opus_books "fr-en"; there are: de-en, en-fr;' in refusal(
+        load_task, "./opus_books:fr-en", **columns
+    )
+    assert "there is no file or folder" in refusal(load_task, "./books:en-fr", **columns)
+
+
 def test_capitals_in_what_is_read_are_small_letters_and_in_what_is_written_phonemes(tmp_path):
     task = kd.load_task("pronunciation")
     words = ("vision", "Vision", "VISION", "AH", "ah")
