@@ -183,6 +183,40 @@ def test_the_results_page_has_what_the_study_found(stored):
         assert f"| {name} | {' | '.join(cells)} |" in page
 
 
+def test_the_results_page_has_what_was_found_on_reviews():
+    stored, plan = studies.load("shapes-sentiment"), PLANS["shapes-sentiment"]
+    assert stored.record["plan"] == {
+        name: value for name, value in as_stored(plan).items() if name != "seeds"
+    }
+    shapes, arms = ("static", "LSTM", "CNN"), [*plan.arms]
+    assert all(len(stored.rows(f"{shape}, {arm}")) == 5 for shape in shapes for arm in arms)
+
+    def gaps(a: str, b: str) -> list:
+        return [stored.compare(f"{shape}, {a}", f"{shape}, {b}") for shape in shapes]
+
+    hard, smooth, soft, variants, rest = arms
+    rows = {arm: [f"{100 * stored.mean(f'{shape}, {arm}').mean:.1f}" for shape in shapes] for arm in arms}
+    pairs = {
+        "soft targets, minus hard labels": (soft, hard),
+        "soft targets, minus label smoothing": (soft, smooth),
+        "variants, minus none": (variants, soft),
+        "rest, minus hard labels": (rest, hard),
+    }
+    rows |= {f"*{name}*": [signed(found) for found in gaps(*pair)] for name, pair in pairs.items()}
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for name, cells in rows.items():
+        assert f"| {name} | {' | '.join(cells)} |" in page
+    bars = [f"{100 * stored.mean(name).mean:.1f} %" for name in ("teacher", "TF-IDF")]
+    assert f"The teacher has {bars[0]}, TF-IDF with a linear model {bars[1]} from the same labels" in page
+    assert f"{stored.core_hours:.1f} hours of one core" in page
+    # "as much as each", "something where the order of words is read", "other texts bring most"
+    beside = [stored.compare("TF-IDF", f"{shape}, {hard}") for shape in shapes]
+    assert all(abs(found.difference) < found.half_width for found in beside)
+    told = [found.difference > found.half_width for found in gaps(variants, soft)]
+    assert told == [False, True, True]
+    assert all(found.difference > found.half_width for found in gaps(rest, variants))
+
+
 def test_the_results_page_has_every_size_that_is_complete(stored):
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     sizes = {name: name for name, _, _ in Plan().sizes} | {"LSTM": "LSTM, 1 × 128", "BERT": "BERT, 2 × 128"}
