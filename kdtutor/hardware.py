@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kdtutor.errors import KDTutorError
 
+NARROW = 192  # the width from which on a CPU without AMX trains a classifier faster in bf16
 POWERCAP = Path("/sys/class/powercap")  # where Linux tells what energy an Intel or AMD processor has used
 CGROUP = Path("/sys/fs/cgroup")  # where Linux mounts the limits of the container that this process is in
 
@@ -30,11 +31,22 @@ def has_bf16(device) -> bool:
 
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        # Private, but the only test there is; a torch without them is taken to have no such units.
-        tests = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-        return any(getattr(torch.cpu, test, lambda: False)() for test in tests)
-    return False
+    return device.type == "cpu" and (_cpu_has("amx_tile") or _cpu_has("avx512_bf16"))
+
+
+def gains_by_bf16(device, width: float) -> bool:
+    """Tell whether a classifier of this width learns faster in bf16 on a torch.device.
+
+    A narrow one loses more by casts than its products gain, unless the processor has AMX (benchmarks/README.md).
+    """
+    return has_bf16(device) and (width >= NARROW or device.type != "cpu" or _cpu_has("amx_tile"))
+
+
+def _cpu_has(units: str) -> bool:
+    import torch
+
+    # Private, but the only test there is; a torch without it is taken to have no such units.
+    return getattr(torch.cpu, f"_is_{units}_supported", lambda: False)()
 
 
 def processors(cgroup: Path = CGROUP) -> float:

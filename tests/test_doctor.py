@@ -277,3 +277,19 @@ def test_bf16_is_used_only_where_the_hardware_multiplies_it(monkeypatch):
     for capability, expected in (((7, 5), False), ((8, 0), True)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
         assert hardware.has_bf16(torch.device("cuda")) is expected
+
+
+def test_a_narrow_student_gains_by_bf16_only_where_the_processor_has_amx(monkeypatch):
+    import torch
+
+    cpu, narrow = torch.device("cpu"), hardware.NARROW - 1
+    units = {"amx_tile": False, "avx512_bf16": True}
+    for name in units:
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda name=name: units[name], raising=False)
+    assert not hardware.gains_by_bf16(cpu, narrow) and hardware.gains_by_bf16(cpu, hardware.NARROW)
+    units["amx_tile"] = True
+    assert hardware.gains_by_bf16(cpu, narrow)
+    units.update(amx_tile=False, avx512_bf16=False)
+    assert not hardware.gains_by_bf16(cpu, 1024)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    assert hardware.gains_by_bf16(torch.device("cuda"), narrow)

@@ -104,7 +104,8 @@ class Distillation(Resumable):
         # On which devices, in which batches, for how long; what both forward passes compute.
         self.accelerator = processes.join_launch()
         self.device = self.accelerator.device
-        self.bf16 = processes.is_bf16(self.accelerator, given.precision)
+        learns_texts = None if task.rules.per_token else student
+        self.bf16 = processes.is_bf16(self.accelerator, given.precision, learns_texts)
         self._prepare_batches()
         self._prepare_models()
         self._decide_needs()
@@ -348,10 +349,9 @@ class Distillation(Resumable):
 
     def answers_with(self, cache: bool | str | os.PathLike | TopK) -> Answers:
         """Return the teacher's answers as they would be kept with this `cache`; nothing is asked yet."""
-        known = self.student.config.vocab_size if self.task.rules.per_token else None
-        inference = Inference(
-            self.teacher, self.accelerator, self.bf16, self.settings.fast, self.progress, known
-        )
+        given, known = self.settings, self.student.config.vocab_size if self.task.rules.per_token else None
+        bf16 = processes.is_bf16(self.accelerator, given.precision)
+        inference = Inference(self.teacher, self.accelerator, bf16, given.fast, self.progress, known)
         return answers_of(
             inference, self.objective.terms, self.teacher_needs, self.batches, self.split, cache
         )

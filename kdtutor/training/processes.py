@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -20,9 +21,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from kdtutor.errors import KDTutorError, nearest
-from kdtutor.hardware import has_bf16
+from kdtutor.hardware import gains_by_bf16
 
 PRECISIONS = ("auto", "bf16", "fp32")
 
@@ -39,14 +41,19 @@ def join_launch() -> Accelerator:
     return accelerator
 
 
-def is_bf16(accelerator: Accelerator, precision: str) -> bool:
-    """Decide whether forward passes run in bf16. "auto": if launched so, or if the hardware has it."""
+def is_bf16(accelerator: Accelerator, precision: str, learner: PreTrainedModel | None = None) -> bool:
+    """Decide whether forward passes run in bf16. "auto": if launched so, or if the hardware is faster in it.
+
+    learner: a student with one answer per text, which may be too narrow to gain. Who is only asked gains at any width,
+    and so does who has logits for every token.
+    """
     if precision not in PRECISIONS:
         raise KDTutorError(nearest("precision", precision, PRECISIONS))
     if accelerator.mixed_precision == "fp16":
         raise KDTutorError("fp16 would need loss scaling: launch with --mixed_precision bf16 (or no)")
     asked = precision == "bf16" or (precision == "auto" and accelerator.mixed_precision == "bf16")
-    return asked or (precision == "auto" and has_bf16(accelerator.device))
+    width = math.inf if learner is None else getattr(learner.config, "hidden_size", math.inf)
+    return asked or (precision == "auto" and gains_by_bf16(accelerator.device, width))
 
 
 @dataclass(frozen=True)

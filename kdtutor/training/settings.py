@@ -241,7 +241,7 @@ class Settings(Checked):
         commands=("distill",),
     )
     precision: str = setting(
-        "auto", one_of("auto", "bf16", "fp32"), "bf16 or fp32; auto takes bf16 where the hardware has it"
+        "auto", one_of("auto", "bf16", "fp32"), "bf16 or fp32; auto takes bf16 where it is faster"
     )
     compile: bool = setting(
         False, SWITCH, "torch.compile on the student; where that fails, plain, with a warning", resume=False

@@ -172,6 +172,23 @@ def test_answers_on_disk_that_are_not_what_was_written_are_named_and_never_used(
     assert torch.equal(make_run(task, cache=tmp_path).answers.logits, torch.from_numpy(answers))
 
 
+def test_without_amx_a_narrow_student_learns_in_float32_and_its_teacher_answers_in_bf16(
+    task, glosses, monkeypatch
+):
+    for name, there in (("amx_tile", False), ("avx512_bf16", True)):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda there=there: there, raising=False)
+    for run, which, expected in (
+        (make_run(task, precision="auto"), "narrow", (False, True)),
+        (make_run(task, precision="auto", student=small_bert(task, 1, 192, seed=0)), "wide", (True, True)),
+        (make_run(task, precision="bf16"), "as asked", (True, True)),
+        (make_run(task, precision="fp32"), "as asked", (False, False)),
+        (make_run(glosses, MaskedLM() + SoftTargets(2), precision="auto"), "many logits", (True, True)),
+    ):
+        assert (run.bf16, run.answers.inference.bf16) == expected, which
+    mixed = make_run(task, precision="auto", cache=False, steps=3)
+    assert all(math.isfinite(row["loss"]) for row in mixed.run())
+
+
 def test_the_teachers_mode_says_why(task, glosses, tmp_path):
     assert make_run(task, HardLabels()).teacher_mode == "not used (no term needs a teacher)"
     assert make_run(task, CosineHidden()).teacher_mode == (
