@@ -122,3 +122,23 @@ def test_where_nothing_can_be_compiled_training_goes_on_without_and_says_so_once
     assert len(told) == 1
     assert told[0] == "torch.compile failed, training goes on without it: OSError: no compiler here"
     assert distance(weights(run.student), weights(plain.student)) == 0
+
+
+def test_what_cant_be_compiled_later_is_trained_without_from_there_on(task):
+    def no_more(*_, **__):
+        raise OSError("no room for another kernel")
+
+    plain = make_run(task, HardLabels(), dropout=0.1, fast=False)
+    plain.run()
+    run = make_run(task, HardLabels(), dropout=0.1, fast=False, compile=True)
+    run.student.base_model.compile(backend="eager")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step in run:
+            # as if a batch of another shape wanted a kernel of its own
+            if step.number == 3:
+                run.student.base_model.compile(backend=no_more)
+    told = [str(each.message) for each in said if "torch.compile" in str(each.message)]
+    assert told == ["torch.compile failed, training goes on without it: OSError: no room for another kernel"]
+    assert run.done == run.total_steps > 3
+    assert distance(weights(run.student), weights(plain.student)) < 1e-6
