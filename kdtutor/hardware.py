@@ -14,6 +14,7 @@ from pathlib import Path
 from kdtutor.errors import KDTutorError
 
 NARROW = 192  # the width from which on a CPU without AMX trains a classifier faster in bf16
+BANDWIDTH = 12.5  # gigabytes a second from one process to the next, where nobody tells: 100 Gbit/s
 POWERCAP = Path("/sys/class/powercap")  # where Linux tells what energy an Intel or AMD processor has used
 CGROUP = Path("/sys/fs/cgroup")  # where Linux mounts the limits of the container that this process is in
 

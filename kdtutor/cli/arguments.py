@@ -21,6 +21,7 @@ from kdtutor.errors import (
     several,
     whole,
 )
+from kdtutor.hardware import BANDWIDTH
 from kdtutor.training.settings import Settings
 
 LABEL_MAP = "which output of the model is which class, where names differ: NEGATIVE=0,POSITIVE=1"
@@ -106,6 +107,9 @@ class TrainArguments(DataArguments, Settings):
     )
     launch: str | None = field_of(
         None, optional(TEXT), "for --dry_run: accelerate's configuration that it is meant for"
+    )
+    bandwidth: float = field_of(
+        BANDWIDTH, POSITIVE, "for --dry_run: gigabytes a second from each process to the next"
     )
 
 

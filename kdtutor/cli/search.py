@@ -126,6 +126,8 @@ def _space(given: object, recipe: Mapping[str, Any]):
         "control",
         "resume",
         "dry_run",
+        "launch",
+        "bandwidth",
         "report_to",
         "push_to_hub",
         "hub_model_id",

@@ -150,7 +150,7 @@ def _print_plan(a: TrainArguments, model, teacher, task, objective, settings: di
     from kdtutor.training.processes import read_launch
 
     launch = read_launch(a.launch, a.precision) if a.launch else None
-    planned = plan(model, teacher, task, objective, launch=launch, **settings)
+    planned = plan(model, teacher, task, objective, launch=launch, bandwidth=a.bandwidth, **settings)
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"{'model':<26}{models.sizes(model, task.max_length)}\n{planned}")
 

@@ -3,7 +3,8 @@
     print(plan(student, teacher, task, objective, epochs=3, batch_size=4096))      # as for Distillation
 
 `kdtutor distill … --dry-run` prints the same. How memory is estimated is told in memory.py. The time is measured on a
-few steps of a copy, where the run is meant for this machine, and else not stated.
+few steps of a copy, where the run is meant for devices of this machine's kind, and else not stated. Of more processes
+than there are here it is drawn out: as many times as fast, and at each step a wait for the network.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import torch
 from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task
-from kdtutor.hardware import format_bytes
+from kdtutor.errors import POSITIVE
+from kdtutor.hardware import BANDWIDTH, format_bytes
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training.batches import Batches
 from kdtutor.training.distillation import Distillation
@@ -33,6 +35,7 @@ class Estimate:
     """What a training run will take, as far as it is known; printed, it is a table.
 
     steps: optimiser steps. tokens: of all of them, padding left out. memory: bytes per process, by what takes them.
+    network: bytes that a process sends at each step, and bandwidth: how many gigabytes of them a second.
     seconds: of the training, or None; tokens_per_second: of all processes, or None; time: a phrase that says why.
     """
 
@@ -44,9 +47,16 @@ class Estimate:
     length: int  # tokens of the longest
     tokens: int
     memory: dict[str, int] = field(default_factory=dict)
+    network: int = 0
+    bandwidth: float = BANDWIDTH
     tokens_per_second: float | None = None
     seconds: float | None = None
     time: str = ""
+
+    @property
+    def wait(self) -> float:
+        """Tell how many seconds of a step the gradients are on their way; nothing else is done meanwhile."""
+        return self.network / (1e9 * self.bandwidth)
 
     def __str__(self) -> str:
         shared = f"{self.processes} × " if self.processes > 1 else ""
@@ -58,6 +68,9 @@ class Estimate:
             *((f"  {name}", format_bytes(size)) for name, size in self.memory.items()),
             ("time", self.time),
         ]
+        if self.network:
+            how = f"per process and step, {1000 * self.wait:,.1f} ms at {self.bandwidth:g} GB a second"
+            rows.insert(-1, ("network", f"{format_bytes(self.network)} {how}"))
         return "\n".join(f"{name:<26}{value}" for name, value in rows)
 
 
@@ -69,42 +82,50 @@ def plan(
     objective: Objective | Term,
     *,
     launch: Launch | None = None,
+    bandwidth: float = BANDWIDTH,
     measure: bool = True,
     **settings,
 ) -> Estimate:
     """Return the plan of `Distillation(student, teacher, task, objective, **settings)`; nothing of them is changed.
 
-    launch: the processes it will be launched with (default: as this is). measure: whether to time a few steps, which
-    is done only where the run is meant for this machine. Raises what Distillation would raise.
+    launch: the processes it will be launched with (default: as this is). bandwidth: gigabytes a second from each of
+    them to the next. measure: whether to time a few steps, which is done only where there is such a device here. Raises
+    what Distillation would raise.
     """
+    POSITIVE("bandwidth", bandwidth)
     cache = Settings.of(settings).cache
     settings = settings | {"cache": False, "folder": None, "progress": False}
     uncompiled = settings | {"compile": False}  # compiling would change the student
     run = Distillation(student, teacher, task, copy.deepcopy(objective), **uncompiled)
     answers = run.answers_with(cache)
-    is_meant_for_here = launch is None
     launch = launch or Launch(run.accelerator.num_processes, run.device.type, run.bf16)
     batches = replace(run.batches, world=launch.processes, rank=0)
     micro = micro_batch(batches)
     known = Estimate(
         run.total_steps, batches.batch_size, launch.processes, batches.accumulate, micro,
-        longest(batches), _tokens(batches, run.total_steps),
+        longest(batches), _tokens(batches, run.total_steps), bandwidth=bandwidth,
+        network=_sent(4 * sum(p.numel() for p in run.parameters), launch.processes),
     )  # fmt: skip
     memory = memory_of(run, launch, known.length)(micro)
     if answers.bytes:
         memory["teacher's answers"] = answers.bytes
     known = replace(known, memory=memory)
-    if not is_meant_for_here and launch.device != run.device.type:
+    if launch.device != run.device.type:
         why = f"not estimated: meant for {launch.device}, and this machine has none; plan it there"
-        return replace(known, time=why)
-    if not is_meant_for_here and launch.processes != run.accelerator.num_processes:
-        why = f"not estimated: meant for {launch.processes} processes, and this is {run.accelerator.num_processes}"
         return replace(known, time=why)
     if not measure:
         return replace(known, time="not measured")
     in_memory = cache if isinstance(cache, TopK) else bool(answers.bytes)
     is_asked = bool(answers.bytes) and not answers.is_shipped()
     return _timed(known, run, settings | {"cache": in_memory}, is_asked)
+
+
+def _sent(gradients: int, processes: int) -> int:
+    """Count the bytes that a process sends until all have the sum of all gradients, in a ring (Patarasuk, Yuan 2009).
+
+    Each part goes round twice, but for one step: once to be summed, and once to be handed out.
+    """
+    return 2 * gradients * (processes - 1) // processes
 
 
 def _tokens(batches: Batches, steps: int) -> int:
@@ -140,11 +161,17 @@ def _timed(known: Estimate, run: Distillation, settings: dict, is_asked: bool) -
         if step.number == 1 < steps:
             began = _now(run)
     rows = trial.history[1:] or trial.history
-    rate = sum(row["tokens"] for row in rows) / (_now(run) - began)
-    seconds = known.tokens / rate + asking
+    times = known.processes / world
+    rate = times * sum(row["tokens"] for row in rows) / (_now(run) - began)
+    asking /= times
+    waiting = known.steps * known.wait if times != 1 else 0  # as many as here have measured their network too
+    seconds = known.tokens / rate + waiting + asking
     how = (
         f"{_duration(seconds)} at {rate:,.0f} tokens a second, measured on {len(rows)} steps of {texts} texts"
     )
+    if times != 1:
+        how += f" by {world} of {known.processes} processes, each with a device of its own"
+        how += f", {_duration(waiting)} of it the network"
     if is_asked:
         how += f", {_duration(asking)} of it asking the teacher"
     elif trial.answers.bytes:

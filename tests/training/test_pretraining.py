@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from helpers import PATIENCE, WORDS, distance, make_run, make_task, processes, same, take, weights
@@ -36,6 +37,7 @@ from kdtutor.data.masking import mask_tokens, rarity
 from kdtutor.data.task import Split, Task
 from kdtutor.data.tokens import IGNORED
 from kdtutor.errors import KDTutorError
+from kdtutor.hardware import format_bytes
 from kdtutor.models.depth import half_depth
 from kdtutor.models.forward import Outputs, forward, unembedding
 from kdtutor.models.load import load_model
@@ -53,7 +55,7 @@ from kdtutor.training import checkpoints, vocabulary
 from kdtutor.training.batches import Batches
 from kdtutor.training.distillation import Distillation
 from kdtutor.training.plan import plan
-from kdtutor.training.processes import read_launch
+from kdtutor.training.processes import Launch, read_launch
 from kdtutor.training.settings import TopK
 
 TRIPLE = 5 * SoftTargets(2) + 2 * MaskedLM() + 1 * CosineHidden()
@@ -774,6 +776,25 @@ def test_a_plan_counts_what_the_run_will_do_and_leaves_everything_as_it_was(glos
     assert planned.length == int(run.batches.data.lengths.max())
     assert planned.seconds == pytest.approx(planned.tokens / planned.tokens_per_second)
     assert "tokens a second, measured on 3 steps of 4 texts (cpu)" in planned.time or run.device.type != "cpu"
+
+
+def test_a_plan_for_1_8_and_64_devices_counts_the_network_and_draws_out_what_one_was_measured_to_take():
+    task = make_task(rows=64)
+    student = small_bert(task, 1, 32)
+    gradients = 4 * sum(p.numel() for p in student.parameters())
+    device = Accelerator().device.type
+    settings = {"batch_size": 64, "steps": 3, "precision": "fp32", "bandwidth": 0.5}
+    for count, sent in ((1, 0), (8, 2 * 7 * gradients // 8), (64, 2 * 63 * gradients // 64)):
+        made = plan(student, None, task, HardLabels(), launch=Launch(count, device, False), **settings)
+        assert (made.network, made.micro_batch) == (sent, 64 // count)
+        assert made.seconds == pytest.approx(made.tokens / made.tokens_per_second + 3 * sent / 0.5e9)
+        assert (f"by 1 of {count} processes" in made.time) == ("network" in str(made)) == (count > 1)
+    assert (
+        f"{format_bytes(sent)} per process and step, {1000 * sent / 0.5e9:.1f} ms at 0.5 GB a second"
+        in str(made)
+    )
+    with pytest.raises(KDTutorError, match="bandwidth"):
+        plan(student, None, task, HardLabels(), bandwidth=0)
 
 
 def test_a_plan_for_a_cached_teacher_counts_its_answers_and_the_asking(tmp_path):
