@@ -47,8 +47,10 @@ def main() -> None:
         print(json.dumps(measure(*a.one, a.steps, a.width)))
         return
     print(describe())
-    print(f"| kind | precision | arm | after {EARLY} steps | after {a.steps:,} | ratio | processor seconds |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        f"| kind | precision | arm | shapes | after {EARLY} steps | after {a.steps:,} | ratio | processor seconds |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     results = []
     for kind in a.kinds:
         for precision in a.precisions:
@@ -124,7 +126,8 @@ def row(result: dict) -> str:
     """Write one line of the table."""
     early, late = (f"{result[name] / 1e6:,.0f} MB" for name in ("early", "late"))
     ratio = f"{result['late'] / result['early']:.2f}"
-    cells = [result["kind"], result["precision"], f"{result['arm']} ({result['shapes']})", early, late, ratio]
+    cells = [result["kind"], result["precision"].replace("fp32", "float32"), result["arm"]]
+    cells += [str(result["shapes"]), early, late, ratio]
     return f"| {' | '.join(cells)} | {result['processor_seconds']:.0f} |"
 
 
