@@ -57,15 +57,19 @@ course: $(READY) ## execute every notebook without a screen and make build/site:
 slides: $(READY) ## make build/slides: each notebook as slides, with its stored outputs, that need no network to be shown
 	$(BIN)/python tools/build_slides.py build/slides
 
+# Two processes side by side; the tests of a file stay together, since they share what they make.
+SIDE_BY_SIDE := -n 2 --dist loadscope
+
 check: $(READY) ## before a commit, in minutes: style, types, imports and the unit tests without browser and notebooks
 	$(lint)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not browser and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not browser and not slow"
 
 test: $(READY) ## everything: that, a real browser, and every notebook against its stored outputs
 	$(lint)
 	$(BIN)/python tools/chromium.py
-	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not browser and not slow"
+	$(BIN)/python -m pytest -m "browser or slow"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 # Colab's versions of what draws and speaks to the browser, and everything else (torch above all) from .venv.
 COLAB := build/colab
