@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from kdtutor.exercises.definitions import Exercise, Mistake
 from kdtutor.exercises.stepping import GRAPH_KEPT, LOSS_AFTER, STEPPING, take_step
-from kdtutor.exercises.toys import keeps_graph
+from kdtutor.exercises.toys import between, keeps_graph
 
 PAD, START, END = 0, 1, 2  # the ids that notebook 02 uses for padding, and for an answer's beginning and end
 
@@ -53,9 +54,7 @@ def transformer_parameters(
 
 
 def _sizes(generator: torch.Generator) -> list[tuple]:
-    def one(low: int, high: int) -> int:
-        return int(torch.randint(low, high, (), generator=generator))
-
+    one = partial(between, generator)
     return [(one(1000, 9000), 8 * one(8, 64), (2, 4, 8)[k], one(300, 2000), one(2, 9)) for k in (0, 1, 2, 1)]
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from kdtutor.exercises.banks import RIGHT, Wrong
 from kdtutor.exercises.definitions import Exercise, Mistake
 from kdtutor.exercises.stepping import STEPPING, take_step
-from kdtutor.exercises.toys import CLASSES, TinyClassifier, labels_with_gaps, weights_of
+from kdtutor.exercises.toys import CLASSES, TinyClassifier, between, labels_with_gaps, weights_of
 
 # ------------------------------------------------------------------------------------------------ 3.6 fine-tuning
 
@@ -165,10 +167,8 @@ def masked_lm_parameters(
 
 
 def _shapes(generator: torch.Generator) -> list[tuple]:
-    def between(low: int, high: int) -> int:
-        return int(torch.randint(low, high, (), generator=generator))
-
-    return [(between(2, 24), 32 * between(2, 33), between(5000, 40_000), between(100, 600)) for _ in range(4)]
+    one = partial(between, generator)
+    return [(one(2, 24), 32 * one(2, 33), one(5000, 40_000), one(100, 600)) for _ in range(4)]
 
 
 EXERCISES = [

@@ -18,12 +18,12 @@ from kdtutor.exercises.banks import (
     RIGHT,
     SOFT,
     WEIGHTS,
-    hard_loss,
     soft_gradient,
     soft_loss,
     weigh,
 )
 from kdtutor.exercises.definitions import Exercise, Mistake
+from kdtutor.exercises.n04_losses import blend
 from kdtutor.exercises.stepping import GRAPH_KEPT, LOSS_AFTER, STEPPING, take_step
 from kdtutor.exercises.toys import (
     CLASSES,
@@ -152,18 +152,11 @@ def distillation_step(
         given = {"labels": labels} if "labels given to the teacher" in wrong else {}
         z_t = teacher(**inputs, **given)[0]
     z_s = student(**inputs).logits
-    loss = _step_loss(z_s, z_t, labels, alpha, temperature, wrong)
+    loss = blend(z_s, z_t, labels, alpha, temperature, wrong)
     take_step(student, optimizer, loss, wrong)
     if "the loss after the step" in wrong:
-        loss = _step_loss(student(**inputs).logits, z_t, labels, alpha, temperature, wrong)
+        loss = blend(student(**inputs).logits, z_t, labels, alpha, temperature, wrong)
     return loss if "the returned loss keeps its graph" in wrong else loss.detach()
-
-
-def _step_loss(
-    z_s: Tensor, z_t: Tensor, labels: Tensor, alpha: float, temperature: float, wrong: frozenset[str]
-) -> Tensor:
-    hard = hard_loss(z_s, labels, temperature, wrong, z_t)
-    return weigh(hard, soft_loss(z_s, z_t, temperature, wrong), alpha, wrong)
 
 
 def _observe_step(

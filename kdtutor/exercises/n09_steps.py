@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from kdtutor.exercises.banks import RIGHT
 from kdtutor.exercises.definitions import Exercise, Mistake
+from kdtutor.exercises.toys import between
 
 # ---------------------------------------------------------------------------------------------- 9.3 equal steps
 
@@ -68,19 +70,18 @@ def equal_steps(
 
 
 def _rivals(generator: torch.Generator) -> list[tuple]:
-    def between(low: int, high: int) -> int:
-        return int(torch.randint(low, high, (), generator=generator))
+    one = partial(between, generator)
 
     def rival() -> tuple[int, int, int, int]:
-        batch, accumulate, processes = 2 ** between(2, 5), between(2, 5), between(2, 5)
+        batch, accumulate, processes = 2 ** one(2, 5), one(2, 5), one(2, 5)
         whole = batch * accumulate * processes
-        return whole * between(3, 20) + between(1, whole), batch, accumulate, processes
+        return whole * one(3, 20) + one(1, whole), batch, accumulate, processes
 
     # The first rival takes the fewest steps of an epoch, then the most, then neither: it is the first that counts.
     probes = []
     for place in (0, 2, 1):
         rivals = sorted((rival() for _ in range(3)), key=_steps_of_an_epoch)
-        probes.append((between(2, 6), [rivals.pop(place), *rivals]))
+        probes.append((one(2, 6), [rivals.pop(place), *rivals]))
     return probes
 
 

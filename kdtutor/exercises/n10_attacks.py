@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from kdtutor.exercises.banks import RIGHT
 from kdtutor.exercises.definitions import Exercise, Mistake
+from kdtutor.exercises.toys import observe_number
 
 # ------------------------------------------------------------------------------------- 10.4 what an attack is worth
 
@@ -51,10 +52,6 @@ def attack_success(
         return float(1 - (after == labels).sum() / (before == labels).sum())
     share = float(found.sum() / tried.sum())
     return 1 - share if "who withstood" in wrong else share
-
-
-def _observe_success(function: Callable, *arguments: object) -> dict:
-    return {"the success": torch.tensor(float(function(*arguments)))}
 
 
 def _success_probes(generator: torch.Generator) -> list[tuple]:
@@ -119,7 +116,7 @@ ATTACK_SUCCESS = Exercise(
         Mistake("who withstood", "That is the share that withstood."),
     ),
     probes=_success_probes,
-    observe=_observe_success,
+    observe=partial(observe_number, "the success"),
 )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from kdtutor.exercises.banks import RIGHT
 from kdtutor.exercises.definitions import Exercise, Mistake
+from kdtutor.exercises.toys import observe_number
 
 # ---------------------------------------------------------------------------------- 10.1 the mean of several teachers
 
@@ -188,10 +189,6 @@ def risk_at(logits: Tensor, labels: Tensor, coverage: float, wrong: frozenset[st
     return errors.mean().item()
 
 
-def _observe_risk(function: Callable, *arguments: object) -> dict:
-    return {"the risk": torch.tensor(float(function(*arguments)))}
-
-
 def _risk_probes(generator: torch.Generator) -> list[tuple]:
     probes = []
     for coverage in (0.25, 0.5, 0.75, 0.6):
@@ -280,7 +277,7 @@ RISK_AT = Exercise(
     planted=("the least sure first",),
     symptom="The fewer texts are answered, the more of the answers are wrong.",
     probes=_risk_probes,
-    observe=_observe_risk,
+    observe=partial(observe_number, "the risk"),
 )
 
 EXERCISES = [ENSEMBLE_TARGETS, RISK_AT]

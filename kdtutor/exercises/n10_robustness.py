@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from kdtutor.exercises.banks import RIGHT
 from kdtutor.exercises.definitions import Exercise, Mistake
+from kdtutor.exercises.toys import observe_number
 
 # ------------------------------------------------------------------------------------- 10.2 temperature scaling
 
@@ -209,10 +211,6 @@ def calibration_error(confidence: Tensor, right: Tensor, bins: int, wrong: froze
     return error(bins)
 
 
-def _observe_error(function: Callable, *arguments: object) -> dict:
-    return {"the error": torch.tensor(float(function(*arguments)))}
-
-
 def _error_probes(generator: torch.Generator) -> list[tuple]:
     probes = []
     for texts, bins in ((60, 8), (90, 16), (40, 4)):  # whose ends are exact in floating point
@@ -297,7 +295,7 @@ CALIBRATION_ERROR = Exercise(
         ),
     ),
     probes=_error_probes,
-    observe=_observe_error,
+    observe=partial(observe_number, "the error"),
 )
 
 

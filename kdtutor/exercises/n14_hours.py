@@ -6,7 +6,7 @@ import torch
 
 from kdtutor.exercises.banks import RIGHT
 from kdtutor.exercises.definitions import Exercise, Mistake
-from kdtutor.exercises.n14_scale import between
+from kdtutor.exercises.toys import between
 
 
 def training_hours(

@@ -8,12 +8,7 @@ import torch
 
 from kdtutor.exercises.banks import RIGHT
 from kdtutor.exercises.definitions import Exercise, Mistake
-
-
-def between(generator: torch.Generator, low: int, high: int) -> int:
-    """Draw from low to high − 1."""
-    return int(torch.randint(low, high, (), generator=generator))
-
+from kdtutor.exercises.toys import between
 
 # ----------------------------------------------------------------------------------------- 14.1 memory
 

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from kdtutor.data.tokens import IGNORED
 from kdtutor.exercises.banks import RIGHT
 from kdtutor.exercises.definitions import Exercise, Mistake
-from kdtutor.exercises.n14_scale import between
-from kdtutor.exercises.toys import keeps_graph
+from kdtutor.exercises.toys import between, keeps_graph
 
 WIDTH, VOCABULARY = 5, 7
 Batch = dict[str, Tensor]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,6 +23,16 @@ class Output:
 
     def __getitem__(self, place: int) -> Tensor:
         return [value for value in (self.loss, self.logits) if value is not None][place]
+
+
+def between(generator: torch.Generator, low: int, high: int) -> int:
+    """Draw from low to high − 1."""
+    return int(torch.randint(low, high, (), generator=generator))
+
+
+def observe_number(name: str, function: Callable, *arguments: object) -> dict:
+    """Observe the one number that a function returns, under this name."""
+    return {name: torch.tensor(float(function(*arguments)))}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from kdtutor.models.shapes import (
     make,
     masked_max,
     masked_mean,
-    told,
+    with_vectors,
 )
 from kdtutor.models.students import register
 
@@ -126,11 +126,5 @@ def gru_student(task: Task | str, teacher: PreTrainedModel | None = None, **opti
     return lstm_student(task, teacher, cell="gru", **options)
 
 
-@register("lstm")
-def _lstm(teacher, task, layers=1, width=256, dropout=0.2, vectors="teacher", seed=None):
-    return lstm_student(task, told(teacher, vectors), layers, width, dropout, seed=seed)
-
-
-@register("gru")
-def _gru(teacher, task, layers=1, width=256, dropout=0.2, vectors="teacher", seed=None):
-    return gru_student(task, told(teacher, vectors), layers=layers, width=width, dropout=dropout, seed=seed)
+register("lstm")(with_vectors(lstm_student))
+register("gru")(with_vectors(gru_student))

@@ -13,7 +13,7 @@ from kdtutor.data.load import as_task
 from kdtutor.data.task import Task
 from kdtutor.errors import COUNT, FRACTION, KDTutorError
 from kdtutor.models.recurrent import CELLS, ordered
-from kdtutor.models.shapes import told
+from kdtutor.models.shapes import with_vectors
 from kdtutor.models.students import drawn, register, special_tokens
 from kdtutor.models.vectors import token_vectors
 
@@ -162,11 +162,5 @@ def gru_lm(task: Task | str, teacher: PreTrainedModel | None = None, **options) 
     return lstm_lm(task, teacher, cell="gru", **options)
 
 
-@register("lstm-lm")
-def _lstm_lm(teacher, task, layers=1, width=256, dropout=0.2, vectors="teacher", seed=None):
-    return lstm_lm(task, told(teacher, vectors), layers, width, dropout, seed=seed)
-
-
-@register("gru-lm")
-def _gru_lm(teacher, task, layers=1, width=256, dropout=0.2, vectors="teacher", seed=None):
-    return gru_lm(task, told(teacher, vectors), layers=layers, width=width, dropout=dropout, seed=seed)
+register("lstm-lm")(with_vectors(lstm_lm))
+register("gru-lm")(with_vectors(gru_lm))

@@ -10,6 +10,7 @@ architectures by itself: `import kdtutor.models` tells them to its `Auto…` cla
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -139,6 +140,15 @@ def make(
 def told(teacher: PreTrainedModel | None, vectors: str) -> PreTrainedModel | None:
     """Return the teacher from whose `vectors` of the tokens a student starts, or None where they are to be random."""
     return teacher if VECTORS("vectors", vectors) == "teacher" else None
+
+
+def with_vectors(make: Callable[..., PreTrainedModel]) -> Callable[..., PreTrainedModel]:
+    """Turn lstm_student and its kin into what the register takes."""
+
+    def student(teacher, task, layers=1, width=256, dropout=0.2, vectors="teacher", seed=None):
+        return make(task, told(teacher, vectors), layers=layers, width=width, dropout=dropout, seed=seed)
+
+    return student
 
 
 def masked_max(x: Tensor, mask: Tensor) -> Tensor:

@@ -211,12 +211,9 @@ def hidden_states_mse(
     student_hidden: (B, L, D_S), teacher_hidden: (B, L, D_T), mask: the attention mask (B, L); or (N, D_S) and
     (N, D_T). projection: the learned W, D_S → D_T; None where the widths are equal.
     """
-    width = student_hidden.dim() if projection is None else -1  # with a W the last axes may differ
-    check_shapes(student_hidden, teacher_hidden, "hidden states", width)
-    (h_s, h_t), mask = valid_rows(mask, reduction, student_hidden, teacher_hidden.detach())
-    if projection is not None:  # only now: a NaN in the padding would reach the gradient of W as 0 · NaN
-        h_s = projection(h_s).to(h_t.dtype)
-        check_shapes(h_s, h_t, "hidden states, once projected,")
+    h_s, h_t, mask = _of_one_width(
+        "hidden states", student_hidden, teacher_hidden, projection, mask, reduction
+    )
     return reduce_losses((h_s - h_t).square().mean(-1), mask, reduction)
 
 
@@ -230,13 +227,24 @@ def cls_patience(
     From 0 to 4; a mean over the width, as some code has it, is D_T times less. A zero vector stays zero and gets no
     gradient.
     """
-    width = student_cls.dim() if projection is None else -1
-    check_shapes(student_cls, teacher_cls, "[CLS] states", width)
-    (h_s, h_t), mask = valid_rows(mask, reduction, student_cls, teacher_cls.detach())
+    h_s, h_t, mask = _of_one_width("[CLS] states", student_cls, teacher_cls, projection, mask, reduction)
+    return reduce_losses((unit(h_s) - unit(h_t)).square().sum(-1), mask, reduction)
+
+
+def _of_one_width(
+    what: str, student: Tensor, teacher: Tensor, projection: Callable[[Tensor], Tensor] | None,
+    mask: Tensor | None, reduction: str,
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """Return the rows that count of both, the student's projected if there is a W, and the mask; what: their name."""
+    check_shapes(
+        student, teacher, what, student.dim() if projection is None else -1
+    )  # with a W the last may differ
+    (h_s, h_t), mask = valid_rows(mask, reduction, student, teacher.detach())
+    # Only now: a NaN in the padding would reach the gradient of W as 0 · NaN.
     if projection is not None:
         h_s = projection(h_s).to(h_t.dtype)
-        check_shapes(h_s, h_t, "[CLS] states, once projected,")
-    return reduce_losses((unit(h_s) - unit(h_t)).square().sum(-1), mask, reduction)
+        check_shapes(h_s, h_t, f"{what}, once projected,")
+    return h_s, h_t, mask
 
 
 def masked_lm(

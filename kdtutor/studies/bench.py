@@ -102,6 +102,13 @@ class Bench:
 
     # ------------------------------------------------------------------------------------ how it is made
 
+    @classmethod
+    def make(
+        cls, plan: Plan, file: Path, folder: Path, task: Task, teacher: PreTrainedModel, report=print
+    ) -> Stored:
+        """Make what `file` lacks: see `run`. A study's module offers it as its `run`."""
+        return cls(plan, task, teacher, folder).run(file, report)
+
     def run(self, file: Path, report: Callable[[str], None] = print) -> Stored:
         """Make what `file` lacks, and write it after every run, whole or not at all; other processes may help.
 

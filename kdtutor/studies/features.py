@@ -22,7 +22,7 @@ from kdtutor.data.task import Task
 from kdtutor.models.students import make_student, set_dropout
 from kdtutor.studies.bench import Bench
 from kdtutor.studies.runner import Sweeps
-from kdtutor.studies.stored import SPLITS, Stored
+from kdtutor.studies.stored import SPLITS
 from kdtutor.studies.training import scores, train, words_alone
 
 TEACHER, WORDS, LOGITS = "teacher", "TF-IDF", "SoftTargets(2)"
@@ -92,11 +92,6 @@ def configurations() -> list[Configuration]:
     return found
 
 
-def run(plan: Plan, file: Path, folder: Path, task: Task, teacher: PreTrainedModel, report=print) -> Stored:
-    """Make what `file` lacks. folder: where the teacher's answers are kept. KDTutorError if it was made otherwise."""
-    return Features(plan, task, teacher, folder).run(file, report)
-
-
 class Features(Bench):
     """Makes the rows of the file."""
 
@@ -139,3 +134,6 @@ class Features(Bench):
         student, formula = self.student(c, seed), c.objective.format(weight=settings.get("weight"))
         found = train(student, self.teacher, self.texts(c.texts), formula, **how)
         return found | {split: scores(student, self.task, split, right=split == "test") for split in splits}
+
+
+run = Features.make

@@ -116,11 +116,6 @@ def rates(stored: Stored, split: str = "validation", measure: str = "accuracy") 
     return np.array([stored.scores(name, measure, split) for name in names]).reshape(*map(len, levels), -1)
 
 
-def run(plan: Plan, file: Path, folder: Path, task: Task, teacher: PreTrainedModel, report=print) -> Stored:
-    """Make what `file` lacks. folder: where the teacher's answers are kept. KDTutorError if it was made otherwise."""
-    return Grid(plan, task, teacher, folder).run(file, report)
-
-
 class Grid(Bench):
     """Makes the rows of the file. Texts are tokenized once per process, and the teacher is asked once."""
 
@@ -159,3 +154,6 @@ class Grid(Bench):
         student = cnn_student(self.task, seed=seed, **dict(self.plan.student))
         student.get_input_embeddings().weight.data.copy_(self.table())
         return student
+
+
+run = Grid.make

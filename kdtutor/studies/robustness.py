@@ -33,7 +33,7 @@ from kdtutor.models.students import make_student
 from kdtutor.objectives.formulas import entropy
 from kdtutor.studies.bench import Bench
 from kdtutor.studies.runner import as_stored, kept
-from kdtutor.studies.stored import SPLITS, Stored
+from kdtutor.studies.stored import SPLITS
 from kdtutor.studies.training import scores, scores_from, train
 
 TEACHER = "teacher"
@@ -115,14 +115,6 @@ def configurations(plan: Plan) -> list[Configuration]:
         for arm, formula in ((MISLED, None), (f"labels and {MISLED}", NOISY["labels and teacher"]))
     ]
     return [Configuration(TEACHER, TEACHER, "few", 0.0, None), *clean, *noisy, *told_the_same]
-
-
-def run(plan: Plan, file: Path, folder: Path, task: Task, teacher: PreTrainedModel, report=print) -> Stored:
-    """Make what `file` lacks, and write it after every run, whole or not at all; other processes may help.
-
-    folder: where the teacher's answers are kept. Raises KDTutorError if the file was made otherwise.
-    """
-    return Robustness(plan, task, teacher, folder).run(file, report)
 
 
 class Robustness(Bench):
@@ -262,3 +254,6 @@ def _with_wrong_labels(task: Task, share: float) -> Task:
     targets[rows] = (targets[rows] + step) % task.num_labels
     name = f"{task.name}[{share:.0%} wrong]"
     return replace(task, name=name, splits=task.splits | {"train": replace(train, targets=targets)})
+
+
+run = Robustness.make

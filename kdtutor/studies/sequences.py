@@ -27,7 +27,7 @@ from kdtutor.models.load import load_model
 from kdtutor.models.students import make_student
 from kdtutor.studies.bench import Bench
 from kdtutor.studies.runner import as_stored, kept
-from kdtutor.studies.stored import SPLITS, Stored
+from kdtutor.studies.stored import SPLITS
 from kdtutor.studies.training import train
 from kdtutor.training.checkpoints import writable
 from kdtutor.training.sequence_level import written_by
@@ -83,12 +83,6 @@ def configurations(plan: Plan) -> list[Configuration]:
     """List what is compared; the runs are made in this order."""
     bars = [Configuration(name, "data", None, 0.0) for name in (TEACHER, START)]
     return bars + [Configuration(name, *what) for name, what in ARMS.items()]
-
-
-def run(plan: Plan, file: Path, folder: Path, task: Task, teacher: PreTrainedModel, report=print) -> Stored:
-    """Make what `file` lacks. folder: where starts and what the teacher wrote are kept. KDTutorError if it was made
-    otherwise."""
-    return Sequences(plan, task, teacher, folder).run(file, report)
 
 
 class Sequences(Bench):
@@ -181,3 +175,6 @@ def first_layers(teacher: PreTrainedModel, task: Task, layers: int) -> PreTraine
     weights = teacher.state_dict()
     student.load_state_dict({name: weights[name] for name in student.state_dict()})
     return student
+
+
+run = Sequences.make

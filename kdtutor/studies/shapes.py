@@ -27,7 +27,7 @@ from kdtutor.data.augment import augment
 from kdtutor.data.task import Task
 from kdtutor.models.students import make_student
 from kdtutor.studies.bench import Bench
-from kdtutor.studies.stored import SPLITS, Stored
+from kdtutor.studies.stored import SPLITS
 from kdtutor.studies.training import scores, train, words_alone
 
 TEACHER, WORDS = "teacher", "TF-IDF"
@@ -131,11 +131,6 @@ def configurations(plan: Plan) -> list[Configuration]:
     return bars + [Configuration(f"{shape}, {arm}", shape, arm, *arms[arm]) for shape, arm in compared]
 
 
-def run(plan: Plan, file: Path, folder: Path, task: Task, teacher: PreTrainedModel, report=print) -> Stored:
-    """Make what `file` lacks. folder: where the teacher's answers are kept. KDTutorError if it was made otherwise."""
-    return Shapes(plan, task, teacher, folder).run(file, report)
-
-
 class Shapes(Bench):
     """Makes the rows of the file. Texts are tokenized once per process, and the teacher is asked once."""
 
@@ -184,3 +179,6 @@ class Shapes(Bench):
             "pool": few.with_pool,
             "rest": lambda: self.task.transfer(self.plan.few),
         }[which]()
+
+
+run = Shapes.make

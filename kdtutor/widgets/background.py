@@ -6,6 +6,8 @@ import asyncio
 import threading
 from collections.abc import Callable
 
+from kdtutor.errors import KDTutorError
+
 TURNS = 12  # of the event loop between two steps: a message takes several until its handler runs
 
 
@@ -24,6 +26,16 @@ class Home:
             action()
         else:
             self.loop.call_soon_threadsafe(action)
+
+
+def needed_loop(instead: str) -> asyncio.AbstractEventLoop:
+    """Return the running event loop; KDTutorError, with what to take `instead`, where there is none."""
+    loop = running_loop()
+    if loop is None:
+        raise KDTutorError(
+            f"start() needs an event loop, which notebooks have and a plain script has not: take {instead}"
+        )
+    return loop
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

@@ -31,7 +31,7 @@ from kdtutor.objectives import HiddenStates, Objective, SoftTargets, Term, kl_di
 from kdtutor.objectives.layers import NAMED, check_layers, layer_pairs
 from kdtutor.objectives.layers import LayerMap as Layers
 from kdtutor.training.distillation import Distillation
-from kdtutor.widgets.background import TURNS, Home, running_loop
+from kdtutor.widgets.background import TURNS, Home, needed_loop
 from kdtutor.widgets.base import Instrument, OneOf, SettingError
 from kdtutor.widgets.live_parts import one_sentence, short
 
@@ -114,11 +114,7 @@ class LayerMap(Instrument):
         """Train by the lines in the background, whenever the event loop is free; `run` is the way of a script."""
         if self.status == "training":
             return
-        loop = running_loop()
-        if loop is None:
-            raise KDTutorError(
-                "start() needs an event loop, which notebooks have: take board.run() in a script"
-            )
+        loop = needed_loop("board.run() there")
         self._home = Home()
         self._task = loop.create_task(self._train())
 

@@ -28,7 +28,7 @@ from kdtutor.errors import COUNT, KDTutorError
 from kdtutor.training import checkpoints
 from kdtutor.training.distillation import Distillation
 from kdtutor.training.processes import finish_first
-from kdtutor.widgets.background import TURNS, Home, running_loop
+from kdtutor.widgets.background import TURNS, Home, needed_loop, running_loop
 from kdtutor.widgets.base import OneOf
 from kdtutor.widgets.live_parts import Probe, Score, check_live, make_twin, one_sentence
 from kdtutor.widgets.live_shown import POINTS, Shown
@@ -115,12 +115,7 @@ class LiveDistillation(Shown):
         """
         if self.status == "training":
             return
-        loop = running_loop()
-        if loop is None:
-            raise KDTutorError(
-                "start() needs an event loop, which notebooks have and a plain script has not: "
-                "take live.run() there, or start() inside a coroutine"
-            )
+        loop = needed_loop("live.run() there, or start() inside a coroutine")
         self._take_over()
         self._home = Home()
         self._task = loop.create_task(self._train(), name=self.name)
