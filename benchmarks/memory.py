@@ -47,8 +47,9 @@ def main() -> None:
         print(json.dumps(measure(*a.one, a.steps, a.width)))
         return
     print(describe())
+    early = min(EARLY, a.steps)
     print(
-        f"| kind | precision | arm | shapes | after {EARLY} steps | after {a.steps:,} | ratio | processor seconds |"
+        f"| kind | precision | arm | shapes | after {early} steps | after {a.steps:,} | ratio | processor seconds |"
     )
     print("|---|---|---|---|---|---|---|---|")
     results = []

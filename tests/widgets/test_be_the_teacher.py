@@ -378,7 +378,7 @@ def test_a_teacher_with_nan_in_it_is_refused(task):
     with torch.no_grad():
         broken.classifier.weight[3, 3] = float("nan")
     with pytest.raises(KDTutorError, match="not finite"):
-        BeTheTeacher(task, broken, taught=40)
+        BeTheTeacher(task, broken, taught=40, candidates=20)
 
 
 def test_an_unknown_setting_is_named(task, made):
