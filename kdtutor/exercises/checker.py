@@ -67,11 +67,15 @@ def judge(exercise: Exercise, answer: Any, seed: int | None = None) -> Verdict:
         preload(answer)
         # first the reference: what torch imports at its first use is then there for all children
         right = [run(exercise, exercise.reference, probe) for probe in probes]
-        outcome = sandbox.run(lambda: [run(exercise, answer, probe) for probe in probes])
+        further = _Further(exercise, answer, generator)
+        outcome = sandbox.run(
+            partial(_runs, exercise, answer, probes), then=lambda mine: further.look(mine, right)
+        )
+        further.seen = outcome.further
         if outcome.value is None:
             verdict = _did_not_end(outcome)
         else:
-            verdict = _compared(exercise, probes, outcome.value, right, answer, generator)
+            verdict = _compared(exercise, probes, outcome.value, right, answer, further)
     return _finished(verdict, outcome.printed)
 
 
@@ -88,7 +92,7 @@ def rebuilt(exercise: Exercise, source: str) -> Callable | None:
 
 def _compared(
     exercise: Exercise, probes: list[tuple], mine: list[Run], right: list[Run], answer: Callable,
-    generator: torch.Generator,
+    further: _Further,
 ) -> Verdict:  # fmt: skip
     """Judge what was observed: right, a known mistake, or the most telling difference."""
     try:
@@ -102,11 +106,10 @@ def _compared(
         failed = next((one for one in mine if one.failure), None)
         if not (differences or failed or changed):
             done = Verdict(True, "right", f"Right. Exercise {exercise.number} is solved.")
-            return _unstable_or_slow(exercise, generator, answer, probes, mine) or done
+            return _unstable_or_slow(exercise, further, probes, mine) or done
         if not (differences or failed):
             return _in_place([name for name in exercise.arguments if name in changed])
-        again = partial(_fresh_runs, exercise, answer, generator)
-        verdict, look = _explained(exercise, answer, probes, mine, right, again)
+        verdict, look = _explained(exercise, answer, probes, mine, right, further.fresh)
         if verdict:
             # of another type, which is a sentence of its own, and more than that something is left out
             of_type = all(found.kind in ("wrong type", "wrong dtype") for _, found in differences)
@@ -114,7 +117,7 @@ def _compared(
                 return verdict
         if failed:
             return _did_not_finish(failed, right[0].returned)
-        return _different(exercise, probes, differences, mine, right, answer, again, look)
+        return _different(exercise, probes, differences, mine, right, answer, further.fresh, look)
     except Exception as error:  # a result like nothing we know
         text = f"Your function returns {describe(mine[-1].returned)}, which cannot be compared: {error}"
         return Verdict(False, "wrong type", f"Not yet. {text}")
@@ -145,11 +148,50 @@ def _one_slip(found: Repair) -> Verdict:
     return Verdict(False, "one slip", text, (found.name,))
 
 
-def _fresh_runs(exercise: Exercise, answer: Callable, generator: torch.Generator) -> list[tuple[tuple, Run]]:
-    """Make further probes, and see what the learner's function does on them."""
-    probes = list(exercise.probes(generator))
-    outcome = sandbox.run(lambda: [run(exercise, answer, probe) for probe in probes])
-    return list(zip(probes, outcome.value or (), strict=False))
+def _runs(exercise: Exercise, answer: Callable, probes: Sequence[tuple]) -> list[Run]:
+    return [run(exercise, answer, probe) for probe in probes]
+
+
+class _Further:
+    """Looks further at an answer: on fresh probes if it is wrong; far out, and how it grows, if it is right.
+
+    seen: what the child that ran the answer has found at once, if it came to that: a list of fresh runs, or what is far
+    out, a tuple.
+    """
+
+    def __init__(self, exercise: Exercise, answer: Callable, generator: torch.Generator) -> None:
+        self.exercise, self.answer, self.generator, self.seen = exercise, answer, generator, None
+        self.probes = list(exercise.probes(generator))
+        self.extreme = list(exercise.stress(generator)) if exercise.stress else []
+
+    def look(self, mine: list[Run], right: list[Run]) -> Any:
+        if all(one.is_as(other) for one, other in zip(mine, right, strict=True)):
+            return self._far_out()
+        return _runs(self.exercise, self.answer, self.probes)
+
+    def _far_out(self) -> tuple[list[tuple[Run, Run]], list[int] | None]:
+        exercise, answer = self.exercise, self.answer
+        there = [
+            (run(exercise, answer, args), run(exercise, answer, in_float64(args))) for args in self.extreme
+        ]
+        return there, [
+            operations(answer, exercise.growth(rows)) for rows in ROWS
+        ] if exercise.growth else None
+
+    def far_out(self) -> tuple[list[tuple[Run, Run]], list[int] | None] | None:
+        """Run it at extreme arguments, each with a twin in float64, and count the operations for ROWS; None if it ends.
+
+        Once more if the child did not get through: on a busy machine its few seconds may pass before it has begun.
+        """
+        return self.seen if isinstance(self.seen, tuple) else sandbox.run(self._far_out).value
+
+    def fresh(self) -> list[tuple[tuple, Run]]:
+        """Make further probes, other ones each time, and see what the learner's function does on them."""
+        seen, self.seen = self.seen, None
+        if not isinstance(seen, list):
+            self.probes = list(self.exercise.probes(self.generator))
+            seen = sandbox.run(partial(_runs, self.exercise, self.answer, self.probes)).value or ()
+        return list(zip(self.probes, seen, strict=False))
 
 
 def _named(exercise: Exercise, sets: Sequence[tuple[str, ...]]) -> Verdict | None:
@@ -241,25 +283,11 @@ def _most_telling(
 
 
 def _unstable_or_slow(
-    exercise: Exercise, generator: torch.Generator, answer: Callable, probes: list[tuple], mine: list[Run]
+    exercise: Exercise, further: _Further, probes: list[tuple], mine: list[Run]
 ) -> Verdict | None:
     """Judge a function that is right on the probes, but fails at extreme arguments, or loops over rows."""
-    extreme = list(exercise.stress(generator)) if exercise.stress else []
-
-    def look() -> tuple:
-        again = [(run(exercise, answer, args), run(exercise, answer, in_float64(args))) for args in extreme]
-        return again, [
-            operations(answer, exercise.growth(rows)) for rows in ROWS
-        ] if exercise.growth else None
-
-    # Once more if the child did not get through: on a busy machine its few seconds may pass before it has begun.
-    outcome = sandbox.run(look)
-    if outcome.value is None:
-        outcome = sandbox.run(look)
-    if outcome.value is None:
-        return None
-    seen, counts = outcome.value
-    for args, (there, twin) in zip(extreme, seen, strict=True):
+    seen, counts = further.far_out() or ((), None)
+    for args, (there, twin) in zip(further.extreme, seen, strict=bool(seen)):
         right = run(exercise, exercise.reference, args)
         if text := wrong_far_out(exercise, args, there, twin, right):
             named = _named(exercise, naming.alone(exercise, [*probes, args], [*mine, there]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -59,7 +59,7 @@ class Exercise:
     planted: tuple[str, ...] = ()
     symptom: str = ""
 
-    @property
+    @cached_property
     def arguments(self) -> list[str]:
         return [name for name in inspect.signature(self.reference).parameters if name != "wrong"]
 

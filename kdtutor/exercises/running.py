@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from numbers import Number
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from kdtutor.exercises import sandbox
-from kdtutor.exercises.comparing import GRADIENT, GRADIENT_FLOWS, RESULT, tensors
+from kdtutor.exercises.comparing import GRADIENT, GRADIENT_FLOWS, RESULT, same, tensors
 from kdtutor.exercises.definitions import Exercise
 from kdtutor.exercises.words import Unlike, describe, in_words
 
@@ -49,6 +50,10 @@ class Run:
     has_returned: bool = False
     returned: Any = None  # last
 
+    def is_as(self, right: Run) -> bool:
+        """Whether everything is as in another run, which did not fail."""
+        return not self.failure and self.changed <= right.changed and same(self.seen, right.seen)
+
 
 def run(exercise: Exercise, function: Callable, args: tuple, seed: int = 0) -> Run:
     """Call `function` on a copy of `args` and look at what it does. Raises nothing of what the function raises.
@@ -75,26 +80,30 @@ class Watched:
 
     def __init__(self, function: Callable) -> None:
         self.function, self.returned, self.running = function, None, True
-        try:
-            self.signature = inspect.signature(function)
-        except (TypeError, ValueError):  # some functions written in C have none
-            self.signature = None
 
     def __call__(self, *args: Any, **named: Any) -> Any:
-        self._check_call(args, named)
         self.running = True
-        self.returned = self.function(*args, **named)
+        try:
+            self.returned = self.function(*args, **named)
+        except TypeError as error:
+            if not error.__traceback__.tb_next:  # raised before its first line
+                self._refuse(args, named)
+            raise
         self.running = False
         return self.returned
 
-    def _check_call(self, args: tuple, named: dict) -> None:
+    def _refuse(self, args: tuple, named: dict) -> None:
+        """Say what the function takes, if it is something else than it was given."""
         try:
-            if self.signature:
-                self.signature.bind(*args, **named)
+            signature = inspect.signature(self.function)
+        except (TypeError, ValueError):  # some functions written in C have none
+            return
+        try:
+            signature.bind(*args, **named)
         except TypeError as error:
             given = len(args) + len(named)
             raise CannotCall(
-                f"Your function takes the arguments {self.signature}, and it is called with {given}: {error}. "
+                f"Your function takes the arguments {signature}, and it is called with {given}: {error}. "
                 "Keep the first line as it was."
             ) from error
 
@@ -222,7 +231,7 @@ def replaced_functions() -> list[str]:
         f"{place}.{name}"
         for place, home in places.items()
         for name, value in vars(home).items()
-        if inspect.isfunction(value) and sandbox.is_the_learners(value.__code__.co_filename)
+        if type(value) is FunctionType and sandbox.is_the_learners(value.__code__.co_filename)
     ] + [
         f"torch.{name}"
         for name in ("softmax", "log_softmax", "exp", "log", "matmul", "where", "argmax", "tanh", "sqrt")

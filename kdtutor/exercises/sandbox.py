@@ -30,6 +30,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from types import FrameType
 from typing import Any, NoReturn
 from unittest import mock
@@ -85,6 +86,7 @@ class Outcome:
     """What came of a run: a value, or an error, or neither when the time was over or the process ended."""
 
     value: Any = None
+    further: Any = None  # what came of looking further, if that was done
     error: BaseException | None = None
     out_of_time: bool = False
     still_running: bool = False  # it could not be stopped: it waits in compiled code
@@ -93,10 +95,16 @@ class Outcome:
     printed: Printed = field(default_factory=Printed)
 
 
-def run(action: Callable[[], Any], limit: float | None = None) -> Outcome:
-    """Call `action()` and return what came of it, within about `limit` seconds. In a child, its value is pickled."""
+def run(
+    action: Callable[[], Any], limit: float | None = None, then: Callable[[Any], Any] | None = None
+) -> Outcome:
+    """Call `action()` and return what came of it, within about `limit` seconds. In a child, its value is pickled.
+
+    then(value): what to do further in the same child, as far as the time goes: a second child would cost as much as
+    the first. A failure there is no failure, and where there is no child it is not done.
+    """
     limit = TIME_LIMIT if limit is None else limit
-    return _run_in_a_child(action, limit) if can_fork() else _run_in_a_thread(action, limit)
+    return _run_in_a_child(action, limit, then) if can_fork() else _run_in_a_thread(action, limit)
 
 
 def is_running() -> bool:
@@ -121,7 +129,7 @@ def line_of(error: BaseException) -> str:
 # ------------------------------------------------------------------------------------------------ in a child
 
 
-def _run_in_a_child(action: Callable[[], Any], limit: float) -> Outcome:
+def _run_in_a_child(action: Callable[[], Any], limit: float, then: Callable[[Any], Any] | None) -> Outcome:
     outcome = Outcome()
     reader, writer = os.pipe()
     with tempfile.TemporaryFile() as trace:
@@ -129,7 +137,7 @@ def _run_in_a_child(action: Callable[[], Any], limit: float) -> Outcome:
             warnings.simplefilter("ignore")  # a kernel has threads; the child uses none of them
             child = os.fork()
         if child == 0:
-            _be_the_child(action, limit, writer, trace, outcome.printed)
+            _be_the_child(action, limit, then, writer, trace, outcome.printed)
         os.close(writer)
         with suppress(OSError):
             os.setpgid(child, child)
@@ -140,7 +148,7 @@ def _run_in_a_child(action: Callable[[], Any], limit: float) -> Outcome:
             os.close(reader)
             status = _end(child)
         if isinstance(answer, bytes):
-            outcome.value, outcome.error, overtime_in = pickle.loads(answer)
+            outcome.value, outcome.further, outcome.error, overtime_in = pickle.loads(answer)
             outcome.out_of_time, outcome.line = overtime_in is not None, overtime_in or ""
         elif time.monotonic() - started > limit:  # in compiled code, where the alarm is not heard
             outcome.out_of_time = True
@@ -154,15 +162,16 @@ def _run_in_a_child(action: Callable[[], Any], limit: float) -> Outcome:
 
 
 def _be_the_child(
-    action: Callable[[], Any], limit: float, writer: int, trace: Any, printed: Printed
+    action: Callable[[], Any], limit: float, then: Callable | None, writer: int, trace: Any, printed: Printed
 ) -> NoReturn:
     """Call the action, send its value or the error through the pipe, and end without any tidying up."""
     global _in_a_child
+    answers: list[bytes] = []  # of which the last is sent
     try:
         _in_a_child = True
         os.setpgid(0, 0)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
-        signal.signal(signal.SIGALRM, lambda _, frame: _time_is_up(writer, frame))
+        signal.signal(signal.SIGALRM, lambda _, frame: _time_is_up(writer, answers, frame))
         signal.setitimer(signal.ITIMER_REAL, limit)
         gc.freeze()  # what the kernel holds is not ours to finalise
         _limit_memory()
@@ -174,21 +183,32 @@ def _be_the_child(
         sys.stdout = sys.stderr = printed
         with mock.patch("builtins.input", _no_input):
             try:
-                answer = pickle.dumps((action(), None, None))
+                value = action()
+                answers.append(_packed(value))
+                if then:
+                    sys.stdout = sys.stderr = Printed()
+                    answers.append(_packed(value, then(value)))
             except BaseException as error:
-                answer = pickle.dumps((None, RuntimeError(f"{type(error).__name__}: {error}"), None))
+                if not answers:
+                    answers.append(_packed(error=RuntimeError(f"{type(error).__name__}: {error}")))
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _write(writer, answer)
+        _write(writer, answers[-1])
     finally:
         os._exit(0)
 
 
-def _time_is_up(writer: int, frame: FrameType | None) -> NoReturn:
+def _time_is_up(writer: int, answers: list[bytes], frame: FrameType | None) -> NoReturn:
     """Say in which line Python code still was, and end; nothing is raised, so that no bare `except:` catches it."""
     frames = reversed([*traceback.walk_stack(frame)])
     line = _line((each.f_code.co_filename, number) for each, number in frames)
-    _write(writer, pickle.dumps((None, None, line)))
+    _write(writer, answers[0] if answers else _packed(line=line))
     os._exit(0)
+
+
+def _packed(
+    value: Any = None, further: Any = None, error: BaseException | None = None, line: str | None = None
+) -> bytes:
+    return pickle.dumps((value, further, error, line))
 
 
 def _limit_memory() -> None:
@@ -289,6 +309,7 @@ def _frame_of(thread: threading.Thread) -> FrameType | None:
 # ------------------------------------------------------------------------------------------------ both
 
 
+@cache
 def is_the_learners(filename: str) -> bool:
     """Tell whether a file of code is neither kdtutor's nor a library's."""
     return not filename.startswith((*_LIBRARIES, "<frozen")) and "site-packages" not in filename

@@ -505,6 +505,20 @@ def test_the_kernel_survives_what_no_exception_stops(soon, answer, kind, sentenc
     assert judge(SOFTMAX, right).solved  # and the next check works
 
 
+@pytest.mark.skipif(not sandbox.can_fork(), reason="no child of the kernel here")
+def test_what_is_done_further_in_a_child_is_done_as_far_as_it_goes():
+    def further(value):
+        print("not heard")
+        return os.getpid(), value + 1
+
+    outcome = sandbox.run(lambda: 1, then=further)
+    assert (outcome.value, outcome.further[1], outcome.printed.characters) == (1, 2, 0)
+    assert outcome.further[0] != os.getpid()
+    for fails in (lambda value: 1 / 0, lambda value: time.sleep(60)):
+        outcome = sandbox.run(lambda: 1, 3.0, then=fails)
+        assert (outcome.value, outcome.further, outcome.out_of_time) == (1, None, False)
+
+
 def test_a_function_of_torch_that_the_notebook_has_replaced_is_said(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "softmax", lambda z, axis: z)
     verdict = judge(SOFTMAX, right)
