@@ -41,6 +41,11 @@ ODDS = Experiment(
             numbers=(4, 256, 65536),
         ),
         Misconception(
+            "a neighbouring class",
+            "You compared the second class with one of its neighbours: the third over the first was asked for.",
+            numbers=(16, 2, 2**0.5),
+        ),
+        Misconception(
             "the odds turned round",
             "You measured the rarer class over the likelier one.",
             numbers=(1 / 256, 1 / 4, 1 / 2),
@@ -153,6 +158,11 @@ HALVES = Experiment(
             "parameters counted",
             "You took the parameters. Of `kd.sizes`, the multiply-adds are asked for.",
             numbers=(0.701, 0.349, 1.0),
+        ),
+        Misconception(
+            "a setting as it was",
+            "One of your models does the same work as before: was its setting passed on?",
+            numbers=(1.0, 0.269, 0.481),
         ),
     ),
     reasons={

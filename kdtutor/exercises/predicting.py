@@ -77,12 +77,18 @@ def _mismeasured(experiment: Experiment, found: Sequence[float]) -> Verdict | No
     """Judge a measurement that is not what others measure."""
     if _farthest(found, experiment.numbers) <= experiment.near:
         return None
-    for slip in experiment.slips:
-        if _farthest(found, slip.numbers) <= experiment.near:
-            text = f"Not yet. In what you measured: {slip.name}.\n{slip.hint}"
-            return Verdict(False, "a known mistake", text, (slip.name,))
-    if words := _in_place(found, experiment.numbers):
+    words, off = _in_place(found, experiment.numbers)
+    # what somebody expected may also be what is written down as measured; of two that are near, the nearer one
+    known = [*experiment.slips, *experiment.beliefs]
+    slip = min(known, key=lambda one: _farthest(found, one.numbers))
+    if _farthest(found, slip.numbers) <= min(experiment.near, off):
+        text = f"Not yet. In what you measured: {slip.name}.\n{slip.hint}"
+        return Verdict(False, "a known mistake", text, (slip.name,))
+    if words:
         return Verdict(False, "another mistake", f"Not yet. What you measured is {words}")
+    if len(some := [one for one in known if _in_some(experiment, found, one)]) == 1:
+        text = f"Not yet. In some of what you measured: {some[0].name}.\n{some[0].hint}"
+        return Verdict(False, "a known mistake", text, (some[0].name,))
     gaps = dict(zip(experiment.settings, _gaps(found, experiment.numbers), strict=True))
     wrong = [what for what, gap in gaps.items() if gap > experiment.near]
     measured = dict(zip(experiment.settings, found, strict=True))
@@ -94,19 +100,27 @@ def _mismeasured(experiment: Experiment, found: Sequence[float]) -> Verdict | No
     return Verdict(False, "another mistake", f"Not yet. {text} {question}")
 
 
-def _in_place(found: Sequence[float], right: Sequence[float]) -> str:
-    """Tell what the measured numbers are of the right ones, all of them; empty if nothing is known."""
+def _in_some(experiment: Experiment, found: Sequence[float], slip: Misconception) -> bool:
+    """Say whether each number is right or that of a slip, at least one of them the slip's and far from right."""
+    right, wrong = _gaps(found, experiment.numbers), _gaps(found, slip.numbers)
+    pairs = list(zip(right, wrong, strict=True))
+    near = experiment.near
+    return all(min(pair) <= near for pair in pairs) and any(b <= near and a > 3 * near for a, b in pairs)
+
+
+def _in_place(found: Sequence[float], right: Sequence[float]) -> tuple[str, float]:
+    """Tell what the measured numbers are of the right ones, all of them, and how far off; empty if nothing is known."""
     for words, form in IN_PLACE.items():
         try:
             expected = [form(value) for value in right]
         except (ValueError, ZeroDivisionError):
             continue
-        if _farthest(found, expected) <= 0.02:
-            return f"{words}."
+        if (off := _farthest(found, expected)) <= 0.02:
+            return f"{words}.", off
     factors = [mine / other for mine, other in zip(found, right, strict=True) if other]
-    if len(factors) > 1 and max(factors) - min(factors) <= 0.02 * abs(factors[0]):
-        return f"always {number(factors[0])} times what is asked for: what is that number here?"
-    return ""
+    if len(factors) > 1 and (off := max(factors) - min(factors)) <= 0.02 * abs(factors[0]):
+        return f"always {number(factors[0])} times what is asked for: what is that number here?", off
+    return "", math.inf
 
 
 def _belief(experiment: Experiment, guess: Sequence[float]) -> tuple[Misconception | None, str]:

@@ -51,7 +51,7 @@ class Run:
     returned: Any = None  # last
 
     def is_as(self, right: Run) -> bool:
-        """Whether everything is as in another run, which did not fail."""
+        """Say whether everything is as in another run, which did not fail."""
         return not self.failure and self.changed <= right.changed and same(self.seen, right.seen)
 
 

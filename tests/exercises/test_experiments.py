@@ -151,3 +151,20 @@ def test_a_prediction_that_is_only_near_to_that_of_a_belief_is_called_so():
     blind = load_exercises()["blind_spots"]
     assert "is near to what follows" in " ".join(str(judge(blind, (1, 1, 0.9), (1, 1, 0.3445), "b")).split())
     assert "is what follows" in " ".join(str(judge(blind, (1, 1, 1), (1, 1, 0.3445), "b")).split())
+
+
+@pytest.mark.parametrize(
+    ("exercise", "measured", "words"),
+    [
+        ("blind_spots", (1, 1, 0.3445**0.5), "What you measured is their roots."),
+        ("blind_spots", (1, 1, 0.5755), "In what you measured: the variance times 10."),
+        ("perplexity", (4, 4, 4), "In what you measured: the text decides."),
+        ("halves", (0.5, 0.269, 0.25), "In what you measured: all of attention is quadratic"),
+        ("token_weights", (1, 0.2, 59), "In some of what you measured: the ratio turned round."),
+    ],
+)
+def test_what_is_written_down_as_measured_is_called_by_the_nearest_name(exercise, measured, words):
+    experiment = load_exercises()[exercise]
+    verdict = judge(experiment, experiment.numbers, measured, right_reason(experiment))
+    assert not verdict.solved
+    assert words in " ".join(str(verdict).split())
