@@ -150,7 +150,8 @@ class Comparison:
         telling = [node for node in mine[0] if all(tells(*trace.get(node, [0])[:1]) for trace in mine)]
         self.good = {node for node in telling if _among(node, mine, self.tables)}
         self.fine = _leading_to(tree, self.good, set(telling))
-        self.suspects = [node for node in telling if node not in self.fine and _is_a_step(node)]
+        beside = _inside_a_chain(tree) | _after_a_step(tree, self.good)
+        self.suspects = [node for node in telling if node not in self.fine | beside and _is_a_step(node)]
 
     def in_words(self, where: Callable[[ast.AST], str]) -> str:
         """Say what comes first that the solution lacks, and what it has that is lacking here; where: in which line."""
@@ -163,7 +164,7 @@ class Comparison:
         had = f"; of {' and '.join(inputs)} it has them" if inputs else ""
         text = (
             f"Step by step beside a solution: `{shown(first)}`, in {where(first)}, is the first of your values whose "
-            f"numbers do not occur there{had}. There may be another way, but look at this place first."
+            f"numbers do not occur there{had}. If that is another way to the same, look at what follows."
         )
         return f"{text} {self._missing}".strip()
 
@@ -201,6 +202,30 @@ def _leading_to(tree: ast.Module, good: set[ast.AST], telling: set[ast.AST]) -> 
                 waiting += [source for source in earlier if source in good or source not in telling]
             fine.add(node)
     return fine
+
+
+def _inside_a_chain(tree: ast.Module) -> set[ast.AST]:
+    """Products in a product, and sums in a sum: in which order one multiplies or adds up is nobody's mistake."""
+    return {
+        part
+        for node in ast.walk(tree)
+        for kinds in ((ast.Mult, ast.Div), (ast.Add, ast.Sub))
+        if isinstance(node, ast.BinOp) and isinstance(node.op, kinds)
+        for part in (node.left, node.right)
+        if isinstance(part, ast.BinOp) and isinstance(part.op, kinds)
+    }
+
+
+def _after_a_step(tree: ast.Module, good: set[ast.AST]) -> set[ast.AST]:
+    """What a model says that was right when it was asked before: no line of its own, it has learned wrongly since."""
+    given = {each.arg for each in tree.body[0].args.args} if ".step()" in ast.unparse(tree) else set()
+
+    def asked(node: ast.AST) -> set[str]:
+        calls = (each.func for each in ast.walk(node) if isinstance(each, ast.Call))
+        return given & {func.id for func in calls if isinstance(func, ast.Name)}
+
+    before = set().union(*map(asked, good))
+    return {node for node in ast.walk(tree) if asked(node) & before} if before else set()
 
 
 def _is_a_step(node: ast.AST) -> bool:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from kdtutor.exercises import load_exercises, repairing, running, sandbox
 from kdtutor.exercises.checker import judge
-from kdtutor.exercises.tracing import Comparison, Table, Traced, solution
+from kdtutor.exercises.tracing import Comparison, Table, Traced, _inside_a_chain, solution
 
 EXERCISES = load_exercises()
 
@@ -136,3 +136,30 @@ def test_what_an_answer_imports_is_there_before_its_time_runs(monkeypatch):
     monkeypatch.setattr(running, "importlib", SimpleNamespace(import_module=asked.append))
     running.preload(with_an_import)
     assert asked == ["scipy.special"]
+
+
+def trains_wrongly_and_asks_rightly(model, train, validation, optimizer, batch_size):
+    peak = optimizer.param_groups[0]["lr"]
+    model.train()
+    for k, start in enumerate(range(0, len(train["labels"]), batch_size)):
+        optimizer.param_groups[0]["lr"] = peak / (1 + k * k)
+        optimizer.zero_grad()
+        model(**{name: value[start : start + batch_size] for name, value in train.items()}).loss.backward()
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        return (model(**validation).logits.argmax(-1) == validation["labels"]).float().mean().item()
+
+
+def test_what_a_model_says_after_a_wrong_step_is_no_wrong_line():
+    assert "validation" not in said("fine_tune", trains_wrongly_and_asks_rightly)
+
+
+def test_a_product_is_looked_at_as_a_whole():
+    tree = ast.parse("def f(a, b):\n    return a * b / 3 + 1 - b")
+    [whole] = [
+        node for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub)
+    ]
+    beside = _inside_a_chain(tree)
+    assert {ast.unparse(node) for node in beside} == {"a * b", "a * b / 3 + 1"}
+    assert whole not in beside
