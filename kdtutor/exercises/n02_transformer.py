@@ -321,8 +321,8 @@ EXERCISES = [
             ),
             Mistake(
                 "norm before the sublayer",
-                "Your norms stand *before* the sublayers. That is pre-norm, which most models since GPT-2 use; the "
-                "paper and BERT normalise the sum, after the sublayer.",
+                "Your norms, or one of them, stand *before* the sublayers. That is pre-norm, which most models since "
+                "GPT-2 use; the paper and BERT normalise the sum, after the sublayer.",
                 also=("norm before the second sublayer",),
             ),
             Mistake(

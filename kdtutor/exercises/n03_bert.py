@@ -126,7 +126,7 @@ def cls_classifier(
         return h
     if "no pooler" not in wrong:
         h = h @ (pooler_weight if "pooler not transposed" in wrong else pooler_weight.T) + pooler_bias
-        curves = {"no tanh": torch.Tensor.clone, "ReLU for the tanh": torch.relu}
+        curves = {"no tanh": torch.Tensor.clone, "another function for the tanh": torch.relu}
         curves |= {"GELU for the tanh": F.gelu, "a sigmoid for the tanh": torch.sigmoid}
         h = next((curves[name] for name in curves if name in wrong), torch.tanh)(h)
     if "tanh at the very end" in wrong:
@@ -323,7 +323,7 @@ EXERCISES = [
                 also=("the head's answers averaged over the tokens",),
             ),
             Mistake(
-                "ReLU for the tanh",
+                "another function for the tanh",
                 "Your pooler has another function than BERT's, which is a tanh.",
                 also=("GELU for the tanh", "a sigmoid for the tanh"),
             ),

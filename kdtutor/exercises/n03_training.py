@@ -28,6 +28,8 @@ def fine_tune(
     steps = len(range(0, n, batch_size)) if "last batch dropped, schedule for all" in wrong else len(starts)
     if "steps counted in texts" in wrong:
         steps = n
+    if "the shorter batch not in the schedule" in wrong:
+        steps = n // batch_size
     if "one step too many in the schedule" in wrong:
         steps += 1
     if "one step too many where nothing is left" in wrong:
@@ -39,6 +41,7 @@ def fine_tune(
         done = k + ("schedule one step ahead" in wrong)
         share = 0 if "learning rate 0" in wrong else 1 - done / steps
         share = 1 - done / max(1, steps - 1) if "0 at the last step" in wrong else share
+        share = (done + 1) / steps if "the rate rises" in wrong else share
         if "the rate multiplied again and again" in wrong:
             peak = optimizer.param_groups[0]["lr"]
         optimizer.param_groups[0]["lr"] = peak if "constant learning rate" in wrong else peak * share
@@ -188,6 +191,10 @@ EXERCISES = [
                 "schedule think there are?",
             ),
             Mistake(
+                "the rate rises",
+                "Your learning rate is lowest at the first step and reaches its peak at the last. It was to fall.",
+            ),
+            Mistake(
                 "constant learning rate",
                 "Your learning rate stays at its peak. Who tells the optimiser that a step is done?",
             ),
@@ -245,6 +252,11 @@ EXERCISES = [
                 "steps counted in texts",
                 "Your schedule expects as many steps as there are texts, and the rate hardly falls. How often does "
                 "the optimiser step?",
+            ),
+            Mistake(
+                "the shorter batch not in the schedule",
+                "Your schedule does not count the last, shorter batch, whose step then has a learning rate of 0: // "
+                "rounds down.",
             ),
             Mistake(
                 "one step too many in the schedule",

@@ -16,7 +16,8 @@ from kdtutor.exercises.definitions import Exercise, Mistake
 
 
 # what may be added to the weights before their logarithm is taken, and is not small beside them
-NOT_SMALL = {f"{number:g} added to each weight": number for number in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)}
+NOT_SMALL = {"too much added to each weight": 1e-2}
+NOT_SMALL |= {f"{number:g} added to each weight": number for number in (1e-1, 1e-3, 1e-4, 1e-5)}
 
 
 def attention_loss(
@@ -149,13 +150,10 @@ ATTENTION_LOSS = Exercise(
         ),
         Mistake("squared differences of the weights", "You compare by squares. KL by rows was asked for."),
         Mistake(
-            "0.01 added to each weight",
+            "too much added to each weight",
             "What keeps your logarithm from 0 is not small beside the weights, and changes all of them. A number such "
             "as 1e-12 changes none.",
-            also=(
-                *(name for name in NOT_SMALL if name != "0.01 added to each weight"),
-                "weights cut off at 0.01",
-            ),
+            also=(*tuple(NOT_SMALL)[1:], "weights cut off at 0.01"),
         ),
         Mistake(
             "mean of both directions",
@@ -227,7 +225,7 @@ def relational_distance(student_vectors: Tensor, teacher_vectors: Tensor, wrong:
 # what may be taken for the mean distance
 SCALES: dict[str, Callable[[Tensor], Tensor]] = {
     "the largest distance for the mean": torch.amax,
-    "the median for the mean": torch.median,
+    "another number for the mean": torch.median,
     "the spread for the mean": torch.std,
     "z-scores": torch.std,
     "the sum for the mean": torch.sum,
@@ -319,14 +317,17 @@ RELATIONAL_DISTANCE = Exercise(
             "the largest distance for the mean", "You divide by the largest distance. The mean is asked for."
         ),
         Mistake(
-            "the median for the mean",
+            "another number for the mean",
             "You divide by another number than the mean distance, such as a median, a spread, a sum or a norm.",
             also=("the spread for the mean", "the sum for the mean", "the norm for the mean"),
         ),
         Mistake(
             "z-scores",
-            "You take something off the distances before you divide, so that near and far are lost. μ only divides.",
-            also=("smallest and largest for the scale",),
+            "You take the mean off the distances before you divide, so that near and far are lost. μ only divides.",
+        ),
+        Mistake(
+            "smallest and largest for the scale",
+            "You stretch the distances so that they go from 0 to 1. μ only divides: nothing is taken off.",
         ),
         Mistake(
             "the student's mean detached",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -233,8 +234,10 @@ def _swept(cost: Tensor, score: Tensor, how: str) -> list[int]:
     return front
 
 
-def _observe_front(function: Callable, *arguments: Tensor) -> dict:
-    front = [float(i) for i in function(*arguments)]
+def _observe_front(function: Callable, cost: Tensor, score: Tensor) -> dict:
+    front = [float(i) for i in function(cost, score)]
+    if all(i in range(len(cost)) for i in front):  # models of the same cost may come in any order
+        front = [i for _, i in itertools.groupby(front, lambda i: cost[int(i)]) for i in sorted(i)]
     return {
         "how many models there are": len(front),
         "the list of their numbers": torch.tensor(front, dtype=torch.float64),
@@ -373,6 +376,11 @@ TWICE_OF_WHAT = Experiment(
             "parameters counted",
             "You counted parameters, most of which stand in the table of tokens. What a text costs are multiply-adds.",
             numbers=(1.12, 2.23, 1.0),
+        ),
+        Misconception(
+            "a setting as it was",
+            "One of your models does the same work as before: was its setting passed on?",
+            numbers=(1.0, 4.0, 2.0),
         ),
         Misconception(
             "compared the wrong way round",

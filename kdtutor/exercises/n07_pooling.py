@@ -61,7 +61,7 @@ def max_pool(states: Tensor, attention_mask: Tensor, wrong: frozenset[str] = RIG
     elif "the mask turned round" in wrong:
         best = states.masked_fill(real, -torch.inf).amax(1)
     else:
-        low = {"-1": -1.0, "-10": -10.0, "-100": -100.0}
+        low = {"a small number below 0": -1.0, "-10": -10.0, "-100": -100.0}
         filled = next((low[name] for name in low if f"padding as {name}" in wrong), -torch.inf)
         best = states.masked_fill(~real, filled).amax(1)
         if filled != -torch.inf:
@@ -120,7 +120,7 @@ MAX_POOL = Exercise(
             also=(*tuple(NEVER_THE_LARGEST)[1:], "a large number taken off the padding"),
         ),
         Mistake(
-            "padding as -1",
+            "padding as a small number below 0",
             "What you put in the padding's place is larger than some features are. What is smaller than anything?",
             also=(
                 "padding as -10",

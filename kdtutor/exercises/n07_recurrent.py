@@ -92,7 +92,11 @@ LSTM_STEP = Exercise(
             "a sigmoid on the candidate",
             "Your candidate lies between 0 and 1, so that a cell can only ever grow. It has another activation than "
             "the three gates.",
-            also=("a ReLU on the candidate",),
+        ),
+        Mistake(
+            "a ReLU on the candidate",
+            "Your candidate is never negative and has no upper end: a cell can only ever grow. Which activation lies "
+            "between −1 and 1?",
         ),
         Mistake(
             "the parts in another order",

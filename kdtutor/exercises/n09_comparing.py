@@ -128,7 +128,16 @@ HONEST_REPORT = Exercise(
             "chosen on the test set",
             "You chose by the test scores. The best of several looks good on whatever chose it, and then there is no "
             "data left on which to say how good it is.",
-            also=("the method chosen on the test set", "the control chosen on the test set"),
+        ),
+        Mistake(
+            "the method chosen on the test set",
+            "You chose the method's setting by its test scores, and the control's by validation: the luck is the "
+            "method's.",
+        ),
+        Mistake(
+            "the control chosen on the test set",
+            "You chose the control's setting by its test scores, and the method's by validation: the luck is the "
+            "control's.",
         ),
         Mistake(
             "validation scores reported",
@@ -308,7 +317,12 @@ RETENTION = Exercise(
         Mistake(
             "the best runs",
             "You divide the best run by the best run. What is to be reported is what a run retains on average.",
-            also=("the best seed's ratio", "each task's best runs", "the worst seed's ratio"),
+            also=("each task's best runs",),
+        ),
+        Mistake(
+            "the best seed's ratio",
+            "Your number is the ratio of a single seed, the best or the worst. What is to be reported is their mean.",
+            also=("the worst seed's ratio",),
         ),
         Mistake(
             "one seed's teacher for all",

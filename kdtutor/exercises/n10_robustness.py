@@ -253,7 +253,7 @@ CALIBRATION_ERROR = Exercise(
             "A bin without texts has no mean: yours is 0/0, and NaN spreads to the sum.",
         ),
         Mistake(
-            "the middle of the bin for its confidence",
+            "one place in the bin for its confidence",
             "You take one place in a bin for the confidence of its texts. How sure the model was of them, is known.",
             also=(
                 "the upper end of the bin for its confidence",

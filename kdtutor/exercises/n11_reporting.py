@@ -99,14 +99,24 @@ TUNED_DIFFERENCE = Exercise(
         ),
         Mistake(
             "the control has the first rate",
-            "One of your arms was not tuned at all: it has a rate that nobody chose for it.",
-            also=("the student has the control's rate",),
+            "Your control has the first rate, which nobody chose for it.",
+        ),
+        Mistake(
+            "the student has the control's rate",
+            "Your student was trained at the rate that is best for the control. Who chose one for the student?",
         ),
         Mistake(
             "both chosen on test",
             "Your rates were chosen by the test split: what is reported is then the luckiest, and no split is left "
             "to say so.",
-            also=("the student chosen on test", "the control chosen on test"),
+        ),
+        Mistake(
+            "the student chosen on test",
+            "Your student's rate was chosen by the test split, the control's was not: the luck is the student's.",
+        ),
+        Mistake(
+            "the control chosen on test",
+            "Your control's rate was chosen by the test split, the student's was not: the luck is the control's.",
         ),
         Mistake(
             "the luckiest seed chooses",
@@ -231,8 +241,8 @@ REPORT = Exercise(
     mistakes=(
         Mistake(
             "by test",
-            "You chose by the test split. Of so many trials the best on test was lucky on test, and nothing unseen is "
-            "left to show it.",
+            "You chose by the test split, alone or beside validation. Of so many trials the best on test was lucky on "
+            "test, and nothing unseen is left to show it.",
             also=("by both",),
         ),
         Mistake(

@@ -177,7 +177,7 @@ def activation_grid(
         return 2 * float(x.abs().max()) / (2**bits - 1), 2 ** (bits - 1)
     if "the same on both sides, and no zero point" in wrong:
         return float(x.abs().max()) / (2 ** (bits - 1) - 1), 0
-    if "the zero point cut off" in wrong:
+    if "the zero point not rounded to the nearest" in wrong:
         return scale, int(zero)
     if "the zero point rounded up" in wrong:
         return scale, math.ceil(zero)
@@ -285,7 +285,7 @@ ACTIVATION_GRID = Exercise(
             also=("the least activation for the zero point",),
         ),
         Mistake(
-            "the zero point cut off",
+            "the zero point not rounded to the nearest",
             "Your zero point is a whole number, but not the nearest one: you cut off, or always round up.",
             also=("the zero point rounded up",),
         ),

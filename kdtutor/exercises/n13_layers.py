@@ -26,11 +26,11 @@ def layers_to_quantize(
     price = error / saved
     if "size does not count" in wrong:
         price = error
-    if "the largest layer first" in wrong:
+    if "by the bytes alone" in wrong:
         price = -bytes
     if "the smallest layer first" in wrong:
         price = bytes
-    if "the first layers first" in wrong:
+    if "in the order of the layers" in wrong:
         price = torch.arange(len(bytes))
     if "the last layers first" in wrong:
         price = -torch.arange(len(bytes))
@@ -98,7 +98,7 @@ LAYERS_TO_QUANTIZE = Exercise(
             "You go by the error alone. A small layer with a small error saves next to nothing: error for what?",
         ),
         Mistake(
-            "the largest layer first",
+            "by the bytes alone",
             "You go by the bytes alone, whatever it does to the answers.",
             also=("the smallest layer first",),
         ),
@@ -125,7 +125,7 @@ LAYERS_TO_QUANTIZE = Exercise(
             "stayed and of what is left of the others.",
         ),
         Mistake(
-            "the first layers first",
+            "in the order of the layers",
             "You go through the layers as they stand. Which one costs the answers least for what it saves?",
             also=("the last layers first",),
         ),

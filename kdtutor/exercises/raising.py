@@ -6,6 +6,8 @@ import re
 
 # The first that is found in an exception's words.
 MEANINGS = {
+    r"name '(F|nn|np|torch|math|copy|random|itertools|statistics)' is not": "Is an import missing above? F is "
+    "torch.nn.functional, nn is torch.nn, and np is numpy.",
     r"mat1 and mat2 shapes cannot be multiplied|size mismatch, got|inner dimension": "In a product the second size of "
     "the left has to be the first of the right: is one of the two to be transposed, or another tensor meant?",
     r"Expected target size|Expected input batch_size": "cross_entropy wants logits (N, C) with labels (N), or (N, C, "

@@ -113,7 +113,7 @@ def without_the_first_temperature(
     [
         ("train_with_hints", hint(F.mse_loss, both=False), "in turns, the student first"),
         ("train_with_hints", hint(cosine), "another loss"),
-        ("attention_loss", attention_with_a_large_summand, "0.01 added to each weight"),
+        ("attention_loss", attention_with_a_large_summand, "too much added to each weight"),
         ("relational_distance", z_scores, "z-scores"),
         ("relational_distance", mean_detached, "the student's mean detached"),
         ("last_state", largest_over_time, "the largest over the text"),

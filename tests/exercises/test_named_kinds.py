@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import kdtutor as kd
 from kdtutor.exercises import load_exercises
 from kdtutor.exercises.checker import judge
 
@@ -182,6 +183,77 @@ def divides_by_all_that_it_had_right(before, after, labels, human):
     return fooled.sum().item() / (before == labels).sum().item()
 
 
+def fine_tuned(model, train, validation, optimizer, batch_size, steps, share):
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: max(0.0, share(done, steps)))
+    model.train()
+    for start in range(0, len(train["labels"]), batch_size):
+        optimizer.zero_grad()
+        model(**{name: value[start : start + batch_size] for name, value in train.items()}).loss.backward()
+        optimizer.step()
+        schedule.step()
+    model.eval()
+    with torch.no_grad():
+        return (model(**validation).logits.argmax(-1) == validation["labels"]).float().mean().item()
+
+
+@named("fine_tune", "the shorter batch not in the schedule")
+def rounds_the_steps_down(model, train, validation, optimizer, batch_size):
+    steps = len(train["labels"]) // batch_size
+    return fine_tuned(model, train, validation, optimizer, batch_size, steps, lambda k, n: (n - k) / n)
+
+
+@named("fine_tune", "the rate rises")
+def goes_faster_and_faster(model, train, validation, optimizer, batch_size):
+    steps = -(-len(train["labels"]) // batch_size)
+    return fine_tuned(model, train, validation, optimizer, batch_size, steps, lambda k, n: (k + 1) / n)
+
+
+@named("tuned_difference", "the control chosen on test")
+def lets_the_control_be_lucky(student_validation, student_test, control_validation, control_test):
+    rate = student_validation.mean(1).argmax()
+    return student_test[rate].mean() - control_test.mean(1).max()
+
+
+@named("tuned_difference", "the wrong function")
+def chooses_by_the_worst_seed(student_validation, student_test, control_validation, control_test):
+    def best(scores):
+        return scores.amin(1).argmax()
+
+    return student_test[best(student_validation)].mean() - control_test[best(control_validation)].mean()
+
+
+@named("tuned_difference", "the wrong function")
+def chooses_by_the_product(student_validation, student_test, control_validation, control_test):
+    rates = [scores.prod(1).argmax() for scores in (student_validation, control_validation)]
+    return student_test[rates[0]].mean() - control_test[rates[1]].mean()
+
+
+@named("honest_report", "the control chosen on the test set")
+def lets_the_rival_be_lucky(validation, test, control_validation, control_test):
+    best, other = int(validation.mean(-1).argmax()), int(control_test.mean(-1).argmax())
+    gain = kd.mean_and_interval((test[best] - control_test[other]).tolist())
+    return best, other, gain.mean, gain.half_width
+
+
+@named("quantize_rows", "half of the bits")
+def takes_half_of_the_bits(weights, bits):
+    scale = weights.abs().amax(1, keepdim=True) / (2 ** (bits // 2) - 1)
+    return (weights / scale).round(), scale
+
+
+@named("pareto_front", "only if better in both")
+def wants_better_in_both(cost, score):
+    order = sorted(range(len(cost)), key=lambda i: (cost[i].item(), -i))
+    return [i for i in order if not ((cost < cost[i]) & (score > score[i])).any()]
+
+
+@named("lstm_step", "a ReLU on the candidate")
+def never_forgets_below_zero(x, h, c, W, U, b):
+    i, f, g, o = (x @ W.T + h @ U.T + b).chunk(4, dim=-1)
+    c = f.sigmoid() * c + i.sigmoid() * g.relu()
+    return o.sigmoid() * c.tanh(), c
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(("exercise", "answer", "names"), NAMED)
 def test_it_is_named(exercise, answer, names, seed):
@@ -203,3 +275,19 @@ def test_where_large_logits_are_asked_for_nan_is_not_accepted():
     verdicts = [judge(EXERCISES["tempered_entropy"], f, 1) for f in (by_the_definition, by_torchs_entropy)]
     assert [(v.solved, v.kind) for v in verdicts] == [(False, "unstable"), (True, "right")]
     assert "as large as 300" in " ".join(verdicts[0].text.split())
+
+
+def test_models_of_the_same_cost_may_come_in_any_order():
+    def front(cost, score):
+        reference = EXERCISES["pareto_front"].reference(cost, score)
+        return sorted(reference, key=lambda i: (cost[i].item(), -i))
+
+    assert judge(EXERCISES["pareto_front"], front, seed=1).solved
+
+
+def test_a_module_that_was_not_imported_is_said():
+    scope = {}
+    exec("def masked_lm_loss(logits, labels):\n    return F.cross_entropy(logits.mT, labels)", scope)
+    text = " ".join(str(judge(EXERCISES["masked_lm_loss"], scope["masked_lm_loss"], seed=1)).split())
+    assert "name 'F' is not defined" in text
+    assert "Is an import missing above? F is torch.nn.functional" in text
