@@ -86,7 +86,9 @@ def _mismeasured(experiment: Experiment, found: Sequence[float]) -> Verdict | No
         return Verdict(False, "a known mistake", text, (slip.name,))
     if words:
         return Verdict(False, "another mistake", f"Not yet. What you measured is {words}")
-    if len(some := [one for one in known if _in_some(experiment, found, one)]) == 1:
+    some = [one for one in experiment.slips if _in_some(experiment, found, one)]
+    some = some or [one for one in experiment.beliefs if _in_some(experiment, found, one)]
+    if len(some) == 1:
         text = f"Not yet. In some of what you measured: {some[0].name}.\n{some[0].hint}"
         return Verdict(False, "a known mistake", text, (some[0].name,))
     gaps = dict(zip(experiment.settings, _gaps(found, experiment.numbers), strict=True))

@@ -56,7 +56,7 @@ FAMILIES = (
     ("log", "log10", "log2", "log1p"), ("floor", "ceil", "round", "trunc"), ("train", "eval"), ("std", "var"),
     ("zeros_like", "ones_like"), ("zeros", "ones"), ("append", "extend"), ("mse_loss", "l1_loss"), ("int", "round"),
     ("cumsum", "cumprod"), ("tril", "triu"), ("values", "indices", "keys", "items"), ("cat", "stack"),
-    ("mean", "median"), ("named_parameters", "parameters"), ("tanh", "sigmoid"),
+    ("mean", "median"), ("mean", "amin", "min"), ("named_parameters", "parameters"), ("tanh", "sigmoid"),
 )  # fmt: skip
 ALONG = (
     "softmax", "log_softmax", "logsumexp", "sum", "mean", "max", "min", "amax", "amin", "argmax", "argmin", "argsort",
