@@ -162,6 +162,12 @@ def _equal_mass(confidence: Tensor, right: Tensor, bins: int) -> float:
     )
 
 
+# where in a bin its texts' confidence may be taken to lie; the first, its middle
+PLACES = {"one place in the bin for its confidence": 0.5} | {
+    f"the {end} end of the bin for its confidence": part for end, part in (("upper", 1.0), ("lower", 0.0))
+}
+
+
 def calibration_error(confidence: Tensor, right: Tensor, bins: int, wrong: frozenset[str] = RIGHT) -> float:
     """Sum n_b / N · |accuracy_b − confidence_b| over equal bins of (0, 1]: confidence (N,), right (N,), 0 or 1."""
 
@@ -178,9 +184,8 @@ def calibration_error(confidence: Tensor, right: Tensor, bins: int, wrong: froze
             inside = which == b
             if inside.any() or "empty bins make NaN" in wrong:
                 sure = confidence[inside].mean()
-                ends = {"the middle": 0.5, "the upper end": 1.0, "the lower end": 0.0}
-                for place, part in ends.items():
-                    if f"{place} of the bin for its confidence" in wrong:
+                for place, part in PLACES.items():
+                    if place in wrong:
                         sure = torch.tensor((b + part) / count)
                 gap = right[inside].float().mean() - sure
                 gap = gap**2 if {"squared gaps", "the root of squared gaps"} & wrong else gap
@@ -255,10 +260,7 @@ CALIBRATION_ERROR = Exercise(
         Mistake(
             "one place in the bin for its confidence",
             "You take one place in a bin for the confidence of its texts. How sure the model was of them, is known.",
-            also=(
-                "the upper end of the bin for its confidence",
-                "the lower end of the bin for its confidence",
-            ),
+            also=tuple(PLACES)[1:],
         ),
         Mistake(
             "one bin too few",
