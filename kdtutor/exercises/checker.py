@@ -27,7 +27,7 @@ from kdtutor.exercises.raising import meaning
 from kdtutor.exercises.relating import argument_in_words, relation_in_words
 from kdtutor.exercises.repairing import Repair, repair
 from kdtutor.exercises.running import Run, everything_as_it_was, operations, preload, replaced_functions, run
-from kdtutor.exercises.stressing import in_float64, unstable, wrong_far_out
+from kdtutor.exercises.stressing import ROWS, Further, runs, unstable, wrong_far_out
 from kdtutor.exercises.words import (
     describe,
     factor_in_words,
@@ -38,7 +38,6 @@ from kdtutor.exercises.words import (
     wrapped,
 )
 
-ROWS = 8, 64  # for which torch operations are counted: a loop over the rows needs eight times as many
 INDENT = "    "
 DRAWN = (
     "On equal arguments your function gives other numbers each time. Is something drawn in it, is a dropout on, or is "
@@ -67,9 +66,9 @@ def judge(exercise: Exercise, answer: Any, seed: int | None = None) -> Verdict:
         preload(answer)
         # first the reference: what torch imports at its first use is then there for all children
         right = [run(exercise, exercise.reference, probe) for probe in probes]
-        further = _Further(exercise, answer, generator)
+        further = Further(exercise, answer, generator)
         outcome = sandbox.run(
-            partial(_runs, exercise, answer, probes), then=lambda mine: further.look(mine, right)
+            partial(runs, exercise, answer, probes), then=lambda mine: further.look(mine, right)
         )
         further.seen = outcome.further
         if outcome.value is None:
@@ -92,7 +91,7 @@ def rebuilt(exercise: Exercise, source: str) -> Callable | None:
 
 def _compared(
     exercise: Exercise, probes: list[tuple], mine: list[Run], right: list[Run], answer: Callable,
-    further: _Further,
+    further: Further,
 ) -> Verdict:  # fmt: skip
     """Judge what was observed: right, a known mistake, or the most telling difference."""
     try:
@@ -146,52 +145,6 @@ def _explained(
 def _one_slip(found: Repair) -> Verdict:
     text = f"Not yet: {found.name}, in {found.where}.\n{found.hint}"
     return Verdict(False, "one slip", text, (found.name,))
-
-
-def _runs(exercise: Exercise, answer: Callable, probes: Sequence[tuple]) -> list[Run]:
-    return [run(exercise, answer, probe) for probe in probes]
-
-
-class _Further:
-    """Looks further at an answer: on fresh probes if it is wrong; far out, and how it grows, if it is right.
-
-    seen: what the child that ran the answer has found at once, if it came to that: a list of fresh runs, or what is far
-    out, a tuple.
-    """
-
-    def __init__(self, exercise: Exercise, answer: Callable, generator: torch.Generator) -> None:
-        self.exercise, self.answer, self.generator, self.seen = exercise, answer, generator, None
-        self.probes = list(exercise.probes(generator))
-        self.extreme = list(exercise.stress(generator)) if exercise.stress else []
-
-    def look(self, mine: list[Run], right: list[Run]) -> Any:
-        if all(one.is_as(other) for one, other in zip(mine, right, strict=True)):
-            return self._far_out()
-        return _runs(self.exercise, self.answer, self.probes)
-
-    def _far_out(self) -> tuple[list[tuple[Run, Run]], list[int] | None]:
-        exercise, answer = self.exercise, self.answer
-        there = [
-            (run(exercise, answer, args), run(exercise, answer, in_float64(args))) for args in self.extreme
-        ]
-        return there, [
-            operations(answer, exercise.growth(rows)) for rows in ROWS
-        ] if exercise.growth else None
-
-    def far_out(self) -> tuple[list[tuple[Run, Run]], list[int] | None] | None:
-        """Run it at extreme arguments, each with a twin in float64, and count the operations for ROWS; None if it ends.
-
-        Once more if the child did not get through: on a busy machine its few seconds may pass before it has begun.
-        """
-        return self.seen if isinstance(self.seen, tuple) else sandbox.run(self._far_out).value
-
-    def fresh(self) -> list[tuple[tuple, Run]]:
-        """Make further probes, other ones each time, and see what the learner's function does on them."""
-        seen, self.seen = self.seen, None
-        if not isinstance(seen, list):
-            self.probes = list(self.exercise.probes(self.generator))
-            seen = sandbox.run(partial(_runs, self.exercise, self.answer, self.probes)).value or ()
-        return list(zip(self.probes, seen, strict=False))
 
 
 def _named(exercise: Exercise, sets: Sequence[tuple[str, ...]]) -> Verdict | None:
@@ -283,7 +236,7 @@ def _most_telling(
 
 
 def _unstable_or_slow(
-    exercise: Exercise, further: _Further, probes: list[tuple], mine: list[Run]
+    exercise: Exercise, further: Further, probes: list[tuple], mine: list[Run]
 ) -> Verdict | None:
     """Judge a function that is right on the probes, but fails at extreme arguments, or loops over rows."""
     seen, counts = further.far_out() or ((), None)

@@ -128,6 +128,65 @@ BLIND_SPOTS = Experiment(
     },
 )
 
+# --------------------------------------------------------------------------------------------- 7.6 twice of what
+
+TWICE_OF_WHAT = Experiment(
+    name="twice_of_what",
+    number="7.6",
+    title="Twice of what?",
+    settings=("twice the layers", "twice the width", "twice the text"),
+    numbers=(2.00, 4.00, 2.00),
+    near=0.02,
+    beliefs=(
+        Misconception(
+            "the width counts once",
+            "You expect every doubling to double. A matrix has the width on both its sides.",
+            numbers=(2.0, 2.0, 2.0),
+        ),
+        Misconception(
+            "an LSTM compares all tokens with all",
+            "You expect four times the work for a text twice as long. That is attention's scores; an LSTM reads each "
+            "token once.",
+            numbers=(2.0, 4.0, 4.0),
+        ),
+        Misconception(
+            "the text costs nothing",
+            "You expect a longer text to cost no more. The weights are the same; they are used once more for every "
+            "token.",
+            numbers=(2.0, 4.0, 1.0),
+        ),
+    ),
+    slips=(
+        Misconception(
+            "parameters counted",
+            "You counted parameters, most of which stand in the table of tokens. What a text costs are multiply-adds.",
+            numbers=(1.12, 2.23, 1.0),
+        ),
+        Misconception(
+            "a setting as it was",
+            "One of your models does the same work as before: was its setting passed on?",
+            numbers=(1.0, 4.0, 2.0),
+        ),
+        Misconception(
+            "compared the wrong way round",
+            "You divided the small one's by the large one's.",
+            numbers=(0.5, 0.25, 0.5),
+        ),
+    ),
+    reasons={
+        "a": Mistake(
+            "the table of tokens decides",
+            "It holds most of the parameters. But of a text of 64 tokens only 64 rows are looked up, and a look-up "
+            "multiplies nothing.",
+        ),
+        "b": None,
+        "c": Mistake(
+            "gates make an LSTM dear",
+            "It has four of them, before and after: a factor that cancels.",
+        ),
+    },
+)
+
 # ------------------------------------------------------------------------------------------------ 8.4
 
 RARE_WORDS = Experiment(
@@ -317,4 +376,4 @@ TOKEN_WEIGHTS = Experiment(
     },
 )
 
-EXERCISES = [SHIFTED, BLIND_SPOTS, RARE_WORDS, BEST_OF_MANY, TOKEN_WEIGHTS]
+EXERCISES = [SHIFTED, BLIND_SPOTS, TWICE_OF_WHAT, RARE_WORDS, BEST_OF_MANY, TOKEN_WEIGHTS]

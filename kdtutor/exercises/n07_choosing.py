@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtutor.exercises.banks import RIGHT
-from kdtutor.exercises.definitions import Exercise, Experiment, Misconception, Mistake
+from kdtutor.exercises.definitions import Exercise, Mistake
 from kdtutor.exercises.stepping import GRAPH_KEPT
 from kdtutor.exercises.toys import Inputs, TinyClassifier, keeps_graph, padded_texts, weights_of
 
@@ -343,63 +343,4 @@ PARETO_FRONT = Exercise(
 )
 
 
-# --------------------------------------------------------------------------------------------- 7.6 twice of what
-
-TWICE_OF_WHAT = Experiment(
-    name="twice_of_what",
-    number="7.6",
-    title="Twice of what?",
-    settings=("twice the layers", "twice the width", "twice the text"),
-    numbers=(2.00, 4.00, 2.00),
-    near=0.02,
-    beliefs=(
-        Misconception(
-            "the width counts once",
-            "You expect every doubling to double. A matrix has the width on both its sides.",
-            numbers=(2.0, 2.0, 2.0),
-        ),
-        Misconception(
-            "an LSTM compares all tokens with all",
-            "You expect four times the work for a text twice as long. That is attention's scores; an LSTM reads each "
-            "token once.",
-            numbers=(2.0, 4.0, 4.0),
-        ),
-        Misconception(
-            "the text costs nothing",
-            "You expect a longer text to cost no more. The weights are the same; they are used once more for every "
-            "token.",
-            numbers=(2.0, 4.0, 1.0),
-        ),
-    ),
-    slips=(
-        Misconception(
-            "parameters counted",
-            "You counted parameters, most of which stand in the table of tokens. What a text costs are multiply-adds.",
-            numbers=(1.12, 2.23, 1.0),
-        ),
-        Misconception(
-            "a setting as it was",
-            "One of your models does the same work as before: was its setting passed on?",
-            numbers=(1.0, 4.0, 2.0),
-        ),
-        Misconception(
-            "compared the wrong way round",
-            "You divided the small one's by the large one's.",
-            numbers=(0.5, 0.25, 0.5),
-        ),
-    ),
-    reasons={
-        "a": Mistake(
-            "the table of tokens decides",
-            "It holds most of the parameters. But of a text of 64 tokens only 64 rows are looked up, and a look-up "
-            "multiplies nothing.",
-        ),
-        "b": None,
-        "c": Mistake(
-            "gates make an LSTM dear",
-            "It has four of them, before and after: a factor that cancels.",
-        ),
-    },
-)
-
-EXERCISES = [DISTIL_EPOCH, PARETO_FRONT, TWICE_OF_WHAT]
+EXERCISES = [DISTIL_EPOCH, PARETO_FRONT]

@@ -1,19 +1,68 @@
-"""What is said of a function that is right on the probes, and not at extreme arguments."""
+"""What else is looked at than the probes, and what is said of a function that is right there and not far out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kdtutor.exercises import sandbox
 from kdtutor.exercises.comparing import GRADIENT, Difference, compare, tensors
 from kdtutor.exercises.definitions import Exercise
-from kdtutor.exercises.running import Run, run
+from kdtutor.exercises.running import Run, operations, run
 from kdtutor.exercises.words import sentence
 
+ROWS = 8, 64  # for which torch operations are counted: a loop over the rows needs eight times as many
 UNSTABLE = 0.01  # of the largest entry: with extreme arguments, less than that is rounding
+
+
+def runs(exercise: Exercise, answer: Callable, probes: Sequence[tuple]) -> list[Run]:
+    return [run(exercise, answer, probe) for probe in probes]
+
+
+class Further:
+    """Looks further at an answer: on fresh probes if it is wrong; far out, and how it grows, if it is right.
+
+    seen: what the child that ran the answer has found at once, if it came to that: a list of fresh runs, or what is far
+    out, a tuple.
+    """
+
+    def __init__(self, exercise: Exercise, answer: Callable, generator: torch.Generator) -> None:
+        self.exercise, self.answer, self.generator, self.seen = exercise, answer, generator, None
+        self.probes = list(exercise.probes(generator))
+        self.extreme = list(exercise.stress(generator)) if exercise.stress else []
+
+    def look(self, mine: list[Run], right: list[Run]) -> Any:
+        if all(one.is_as(other) for one, other in zip(mine, right, strict=True)):
+            return self._far_out()
+        return runs(self.exercise, self.answer, self.probes)
+
+    def _far_out(self) -> tuple[list[tuple[Run, Run]], list[int] | None]:
+        exercise, answer = self.exercise, self.answer
+        there = [
+            (run(exercise, answer, args), run(exercise, answer, in_float64(args))) for args in self.extreme
+        ]
+        return there, [
+            operations(answer, exercise.growth(rows)) for rows in ROWS
+        ] if exercise.growth else None
+
+    def far_out(self) -> tuple[list[tuple[Run, Run]], list[int] | None] | None:
+        """Run it at extreme arguments, each with a twin in float64, and count the operations for ROWS; None if it ends.
+
+        Once more if the child did not get through: on a busy machine its few seconds may pass before it has begun.
+        """
+        return self.seen if isinstance(self.seen, tuple) else sandbox.run(self._far_out).value
+
+    def fresh(self) -> list[tuple[tuple, Run]]:
+        """Make further probes, other ones each time, and see what the learner's function does on them."""
+        seen, self.seen = self.seen, None
+        if not isinstance(seen, list):
+            self.probes = list(self.exercise.probes(self.generator))
+            seen = sandbox.run(partial(runs, self.exercise, self.answer, self.probes)).value or ()
+        return list(zip(self.probes, seen, strict=False))
 
 
 def wrong_far_out(exercise: Exercise, args: tuple, mine: Run, twin: Run, right: Run) -> str:

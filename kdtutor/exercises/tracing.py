@@ -205,7 +205,7 @@ def _leading_to(tree: ast.Module, good: set[ast.AST], telling: set[ast.AST]) -> 
 
 
 def _inside_a_chain(tree: ast.Module) -> set[ast.AST]:
-    """Products in a product, and sums in a sum: in which order one multiplies or adds up is nobody's mistake."""
+    """Find products in a product, and sums in a sum: in which order one multiplies or adds up is nobody's mistake."""
     return {
         part
         for node in ast.walk(tree)
@@ -217,7 +217,7 @@ def _inside_a_chain(tree: ast.Module) -> set[ast.AST]:
 
 
 def _after_a_step(tree: ast.Module, good: set[ast.AST]) -> set[ast.AST]:
-    """What a model says that was right when it was asked before: no line of its own, it has learned wrongly since."""
+    """Find what a model says that was right when asked before: no wrong line, it has learned wrongly since."""
     given = {each.arg for each in tree.body[0].args.args} if ".step()" in ast.unparse(tree) else set()
 
     def asked(node: ast.AST) -> set[str]:
