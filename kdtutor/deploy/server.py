@@ -236,6 +236,12 @@ async def _refused(request: Request, error: Any) -> JSONResponse:
 
 async def _invalid(request: Request, error: Any) -> JSONResponse:
     """Say in a sentence what pydantic says in a list."""
+    kind = request.headers.get("content-type", "")
+    # What curl -d says unless it is told otherwise, and then the body is not read as JSON.
+    if "json" not in kind:
+        return _say(
+            415, f"the request is {kind or 'of no type'}, and JSON is read: Content-Type: application/json"
+        )
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"][1:])) or "the request"
     return _say(422, f'{where}: {first["msg"]}; send {{"texts": ["…"]}} as JSON')

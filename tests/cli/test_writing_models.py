@@ -7,10 +7,13 @@ import json
 import shutil
 
 import pytest
-from helpers import TINY, texts
+import torch
+from helpers import TINY, make_task, model, texts
 
 import kdtutor as kd
 from kdtutor.cli import main
+from kdtutor.data.tokens import end_of_text
+from kdtutor.models.save import save
 
 SMALL = ["--layers", "1", "--width", "32", "--steps", "3"]
 
@@ -106,6 +109,28 @@ def test_a_student_that_writes_for_itself_is_a_flag_a_recipe_and_resumed(kind, f
     assert status == 0 and "going on after step 3" in told.out
     weights = [(folder / "model.safetensors").read_bytes() for folder in (whole, broken)]
     assert weights[0] == weights[1]
+
+
+def test_an_answer_that_is_empty_is_counted_and_a_text_longer_than_the_model_stops_all(tmp_path, capsys):
+    task = make_task("seq2seq")
+    writer = model(task)
+    with torch.no_grad():
+        writer.final_logits_bias[0, end_of_text(task.tokenizer)] = 20.0
+    save(writer, task, tmp_path / "silent")
+    ask = ["predict", "--model=silent", "--task=ask.csv", "--text=text", "--output=answers.csv"]
+    (tmp_path / "ask.csv").write_text("text\nfish\na small furry\n", encoding="utf-8")
+    assert main(ask) == 0
+    assert "2 texts answered by silent, 2 of them with nothing, written to" in capsys.readouterr().out
+    assert (tmp_path / "answers.csv").read_text(encoding="utf-8").split() == [
+        "text,written", "fish,", "a", "small", "furry,"
+    ]  # fmt: skip
+
+    (tmp_path / "answers.csv").unlink()
+    (tmp_path / "ask.csv").write_text(f"text\nfish\n{'fish ' * 100}\n", encoding="utf-8")
+    assert main(ask) == 1
+    said = capsys.readouterr().err.strip()
+    assert "text 1 has 102 tokens, but the model reads 24 at most: 'fish fish" in said and "\n" not in said
+    assert not (tmp_path / "answers.csv").exists()
 
 
 def test_who_can_not_write_for_itself_is_told_so_before_anything_is_made(tmp_path, capsys):

@@ -97,6 +97,28 @@ def test_what_can_not_be_answered_is_said_in_a_sentence(exported, sent, status, 
     assert answered.status_code == 200
 
 
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain"])
+def test_who_forgets_to_say_that_it_is_json_is_told_so(exported, kind):
+    [refused] = asked(create_app(exported), body("fish"), headers={"content-type": kind})
+    assert refused.status_code == 415
+    assert refused.json() == {
+        "error": f"the request is {kind}, and JSON is read: Content-Type: application/json"
+    }
+
+
+def test_a_text_that_holds_markup_comes_back_in_no_answer(exported):
+    """An answer names labels and numbers, and a refusal says what is wrong: neither repeats what was sent."""
+    sent = [
+        body("<script>alert(1)</script>"),
+        b'{"texts": ["\xff<script>"]}',
+        b"<script>",
+        b'{"texts": "<script>"}',
+    ]
+    answers = asked(create_app(exported), *sent)
+    assert [r.status_code for r in answers] == [200, 400, 422, 422]
+    assert not [r for r in answers if "<" in r.text]
+
+
 def test_who_asks_too_often_waits(exported):
     app = create_app(exported, limits=Limits(per_minute=3))
     found = asked(app, *[body("fish")] * 5)
