@@ -173,12 +173,12 @@ def test_broken_surrogates_are_left_out(page):
     assert broken[0] == broken[2] and broken[1] == broken[3]
 
 
-@pytest.mark.parametrize(("which", "name", "every"), [(0, "student", 1), (1, "teacher", 20)])
-def test_scores_are_those_of_onnxruntime_in_python_on_every_test_text(page, exports, which, name, every):
+@pytest.mark.parametrize(("which", "name"), [(0, "student"), (1, "teacher")])
+def test_scores_are_those_of_onnxruntime_in_python_on_every_test_text(page, exports, which, name):
     from kdtutor.deploy.session import OnnxModel
 
     model = OnnxModel(exports[name], threads=1)
-    texts = [*kd.load_task("supersense").texts("test")[::every], *ODD]
+    texts = [*kd.load_task("supersense").texts("test"), *ODD]
     # One by one, as in the page: int8 activations are scaled for a batch as a whole.
     expected = np.concatenate([model.logits([text]) for text in texts])
     found = np.array(page.evaluate(SCORES, [texts, which]))
