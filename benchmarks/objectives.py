@@ -42,6 +42,8 @@ OBJECTIVES = {
     "attention maps, scores": "AttentionMaps('scores', 'every second')",
     "attention relations": "AttentionRelations()",
     "value relations": "ValueRelations()",
+    "query relations": "QueryRelations()",
+    "key relations": "KeyRelations()",
     "MiniLMv2": "QueryRelations() + KeyRelations() + ValueRelations()",
     "RKD distances": "RelationalDistance()",
     "RKD angles": "RelationalAngle()",
