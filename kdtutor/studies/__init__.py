@@ -18,7 +18,7 @@ from kdtutor.studies.stored import Stored, read_file, results_file
 #: the studies that `kdtutor study NAME` makes
 STUDIES = (
     *("logits", "distilbert", "distilbert-longer", "distilbert-reviews"),
-    *("shapes", "shapes-sentiment", "grid", "features", "sequences", "robustness"),
+    *("shapes", "shapes-sentiment", "gap", "grid", "features", "sequences", "robustness"),
 )
 
 
