@@ -28,9 +28,15 @@ def made(tmp_path_factory):
     return task, {"whole": folder / "whole", "pruned": folder / "pruned"}
 
 
-def test_each_model_reads_with_its_own_tokenizer_and_is_measured_by_its_own_answers(made):
+@pytest.fixture(scope="module")
+def found(made):
+    """What both take, measured once for all tests: each measurement is a process."""
     task, folders = made
-    found = costs(folders, task, timed=3, rounds=2)
+    return costs(folders, task, timed=3, rounds=2)
+
+
+def test_each_model_reads_with_its_own_tokenizer_and_is_measured_by_its_own_answers(made, found):
+    task, folders = made
     for name, folder in folders.items():
         cost, model = found[name], OnnxModel(folder)
         assert np.abs(cost.logits.numpy() - model.logits(task.texts("test"))).max() < 1e-5
@@ -44,10 +50,9 @@ def test_each_model_reads_with_its_own_tokenizer_and_is_measured_by_its_own_answ
     assert str(found).endswith("12 test texts of tiny, 3 of them timed")
 
 
-def test_there_is_no_pytorch_in_the_process_that_is_measured(made):
-    task, folders = made
+def test_there_is_no_pytorch_in_the_process_that_is_measured(found):
     # An import of PyTorch takes more than 200 MB.
-    assert 10e6 < costs(folders, task, timed=2, rounds=1)["whole"].peak_memory < 170e6
+    assert 10e6 < found["whole"].peak_memory < 170e6
 
 
 def test_models_take_turns_and_all_texts_are_answered_once(monkeypatch, made):
