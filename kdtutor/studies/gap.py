@@ -31,7 +31,7 @@ from kdtutor.models.load import freeze, load_model
 from kdtutor.models.static import static_student
 from kdtutor.studies.bench import Bench
 from kdtutor.studies.runner import kept
-from kdtutor.studies.stored import SPLITS, Stored
+from kdtutor.studies.stored import SPLITS
 from kdtutor.studies.training import scores, train
 
 HARD, SMOOTH, BERT, SOFT = "hard labels", "label smoothing", "BERT", "SoftTargets(2)"
@@ -104,11 +104,6 @@ def _student(part: str, taught_by: str, texts: str, times: int = 1) -> Configura
     return Configuration(name + ", longer" * (times > 1), part, teacher, texts, objective, name, times)
 
 
-def run(plan: Plan, file: Path, folder: Path, task: Task, teacher: PreTrainedModel, report=print) -> Stored:
-    """Make what `file` lacks. folder: where teachers and answers are kept. KDTutorError if it was made otherwise."""
-    return Gap(plan, task, teacher, folder).run(file, report)
-
-
 class Gap(Bench):
     """Makes the rows of the file. A teacher is made once, when its first student needs it, and asked once."""
 
@@ -179,3 +174,6 @@ class Gap(Bench):
             "pool": lambda: self.task.subset(self.plan.few).with_pool(),
             "all": lambda: self.task,
         }[which]()
+
+
+run = Gap.make
