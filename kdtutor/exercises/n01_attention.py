@@ -12,6 +12,15 @@ from kdtutor.exercises.definitions import Exercise, Mistake
 # ---------------------------------------------------------------------------------- 1.2 scaled dot-product attention
 
 
+# what masked scores get, added to them or in their place, and what large scores are below
+NOT_LOW = {
+    "a mask that is not low enough": -100.0,
+    "-50 on the masked": -50.0,
+    "filled with -100": -100.0,
+    "filled with -50": -50.0,
+}
+
+
 def scaled_dot_product_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor, wrong: frozenset[str] = frozenset()
 ) -> Tensor:
@@ -39,9 +48,20 @@ def scaled_dot_product_attention(
     if "mask added as a number" in wrong:
         return (scores + mask.float()).softmax(axis) @ value
     lowest = 0.0 if "masked with 0" in wrong else torch.finfo(scores.dtype).min
-    if "a mask that is not low enough" in wrong:
-        return (scores - 100.0 * ~mask).softmax(axis) @ value
+    if low := next((name for name in NOT_LOW if name in wrong), None):
+        filled = scores.masked_fill(~mask, 0.0) if "filled" in low else scores
+        return (filled + NOT_LOW[low] * ~mask).softmax(axis) @ value
     return scores.masked_fill(~mask, lowest).softmax(axis) @ value
+
+
+def _large_scores(generator: torch.Generator) -> list[tuple]:
+    """Draw queries and keys of which some see masked keys that are not masked by a number low enough."""
+    while True:
+        args = _queries_keys_values(generator, 2, 3, 4, 16, size=40.0)
+        right = scaled_dot_product_attention(*args)
+        seen = [scaled_dot_product_attention(*args, wrong=frozenset((name,))) for name in NOT_LOW]
+        if all((wrong - right).abs().max() > 0.1 * right.abs().max() for wrong in seen):
+            return [args]
 
 
 def _attention_probes(generator: torch.Generator) -> list[tuple]:
@@ -215,11 +235,12 @@ EXERCISES = [
                 "a mask that is not low enough",
                 "What you put on masked scores is too small a number: where scores are large, some keys get through. "
                 "Which number is below any other?",
+                also=tuple(NOT_LOW)[1:],
             ),
         ),
         probes=_attention_probes,
         gradients=(0, 1, 2),
-        stress=lambda generator: [_queries_keys_values(generator, 2, 3, 4, 16, size=40.0)],
+        stress=_large_scores,
         growth=lambda n: _queries_keys_values(torch.Generator().manual_seed(0), n, n, 3, 4),
     ),
     Exercise(

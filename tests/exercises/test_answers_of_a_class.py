@@ -32,6 +32,17 @@ def masked_with_minus_50(query, key, value, mask):
     return (scores - 50.0 * ~mask).softmax(-1) @ value
 
 
+def filled_with_minus_50(query, key, value, mask):
+    scores = query @ key.mT / math.sqrt(query.shape[-1])
+    return scores.masked_fill(~mask, -50.0).softmax(-1) @ value
+
+
+@pytest.mark.parametrize("answer", [masked_with_minus_100, masked_with_minus_50, filled_with_minus_50])
+def test_at_no_seed_a_mask_that_is_not_low_enough_is_accepted(answer):
+    named = {check("scaled_dot_product_attention", answer, seed).mistakes for seed in range(20)}
+    assert named == {("a mask that is not low enough",)}
+
+
 def a_frozen_control(new_student, teacher):
     student = new_student()
     return student, copy.deepcopy(student).requires_grad_(False)
