@@ -147,7 +147,7 @@ def test_the_table_of_the_results_page_is_what_the_study_of_sequences_found(ship
             beside = name not in ("teacher", "start", control)
             row += f" {points(shipped.compare(name, control, 'error_rate'))} |" if beside else " |"
         assert row in page
-    assert f"{shipped.core_hours:.1f} hours of one process, several of them side by side" in page
+    assert f"{shipped.core_hours:.1f} hours of one core). Errors are" in page
 
 
 def test_what_page_and_notebook_say_of_sequences_in_words_is_so(shipped, page):
@@ -162,29 +162,31 @@ def test_what_page_and_notebook_say_of_sequences_in_words_is_so(shipped, page):
         }
 
     # True: fewer errors than the control.
-    assert apart(hard) == {"word-level": True, "word-level, reverse KL": False, "sequence-level": True}
+    assert apart(hard) == {
+        "word-level": True,
+        "word-level, reverse KL": False,
+        "word-level, JSD": False,
+        "sequence-level": True,
+    }
     assert apart(smooth) == {
         "word-level, reverse KL": False,
         "word-level, JSD": False,
         "sequence-level": True,
-        "on-policy": False,
+        "on-policy, half": False,
     }
     alike = shipped.compare("on-policy", "word-level, JSD", "error_rate")
     assert abs(alike.difference) < alike.half_width
     assert f"on-policy minus JSD: {points(alike)}" in page
-    # At the largest of the rates that were tried, or between two that were worse.
+    # Between two that were worse.
     for name in ARMS:
         tried = [
             row["settings"]["learning_rate"]
             for row in shipped.record["choosing"]
             if row["configuration"] == name
         ]
-        chosen = shipped.settings(name)["learning_rate"]
-        if name in (*CONTROLS, "word-level", "sequence-level"):
-            assert chosen == max(tried) == 0.004
-        else:
-            assert min(tried) < chosen < max(tried)
-    worst = shipped.mean("word-level, reverse KL", "error_rate").mean
-    best = shipped.mean("sequence-level", "error_rate").mean
+        assert min(tried) < shipped.settings(name)["learning_rate"] < max(tried)
     bar = shipped.mean("teacher", "error_rate").mean
-    assert 1.8 < best / bar < worst / bar < 2.2, "twice the teacher's errors"
+    times = [shipped.mean(name, "error_rate").mean / bar for name in ARMS]
+    assert f"{min(times):.1f} to {max(times):.1f} times their teacher's errors" in page
+    read = (Plan().start_steps + Plan().steps) * Plan().batch_size
+    assert round(read / 99_865, 2) == 0.83, "five words of six"
