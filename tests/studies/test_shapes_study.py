@@ -209,6 +209,15 @@ def test_the_results_page_has_what_was_found_on_reviews():
     bars = [f"{100 * stored.mean(name).mean:.1f} %" for name in ("teacher", "TF-IDF")]
     assert f"The teacher has {bars[0]}, TF-IDF with a linear model {bars[1]} from the same labels" in page
     assert f"{stored.core_hours:.1f} hours of one core" in page
+    text = (ROOT / "notebooks" / "07_shapes.ipynb").read_text(encoding="utf-8")
+    same, others, varied = (
+        signed(gaps(*pair)[shapes.index("LSTM")]).removeprefix("+")
+        for pair in ((soft, hard), (rest, hard), (variants, soft))
+    )
+    assert (
+        f"gains {same} points from the answers to the same texts and {others} from those to the rest" in text
+    )
+    assert f"variants bring it {varied}" in text
     # "as much as each", "something where the order of words is read", "other texts bring most"
     beside = [stored.compare("TF-IDF", f"{shape}, {hard}") for shape in shapes]
     assert all(abs(found.difference) < found.half_width for found in beside)
