@@ -199,6 +199,14 @@ def test_two_thousand_requests_sound_and_broken_take_no_memory(exported):
     assert app.state.batcher.waiting == 0
 
 
+def test_it_listens_to_this_machine_alone_unless_told_otherwise(exported, monkeypatch):
+    seen = []
+    monkeypatch.setattr("kdtutor.deploy.server.uvicorn.run", lambda app, **how: seen.append(how))
+    for flags in ([], ["--host", "0.0.0.0"]):
+        assert main(["serve", str(exported.folder), *flags]) == 0
+    assert [(how["host"], how["port"]) for how in seen] == [("127.0.0.1", 8000), ("0.0.0.0", 8000)]
+
+
 def test_it_is_described(exported):
     described = create_app(exported).openapi()
     assert set(described["paths"]) == {"/health", "/predict"}
