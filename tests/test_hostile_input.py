@@ -161,7 +161,7 @@ def test_a_disk_that_is_full_at_the_very_end_is_one_sentence(tmp_path, monkeypat
         assert "the model can't be saved in" in refusal(save, model(task), task, tmp_path / "out")
     with monkeypatch.context() as patched:
         patched.setattr(Cached, "_asked", lambda *_: iter([(torch.arange(1), torch.zeros(1, 3))]))
-        patched.setattr("kdtutor.training.teachers.sign", full)
+        patched.setattr("kdtutor.training.asking.sign", full)
         said = refusal(make_run, task, blend(), cache=tmp_path / "answers")
         assert "the teacher's answers can't be written to" in said and "No space left" in said
 

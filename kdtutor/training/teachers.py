@@ -10,36 +10,26 @@ teachers are in several.py: the logits of each are kept, since a mean of probabi
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import time
 from collections.abc import Iterator, Sequence, Set
-from contextlib import nullcontext, suppress
 from pathlib import Path
 
-import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from kdtutor.data.tokens import Encoded, length_bucketed_batches
 from kdtutor.errors import KDTutorError
-from kdtutor.files import sign, signed_array
 from kdtutor.hardware import format_bytes, memory
-from kdtutor.models.fingerprint import fingerprint
 from kdtutor.models.forward import Outputs, check_finite_logits, logits_by_batch, texts_at_once
 from kdtutor.models.reading import read_by
 from kdtutor.objectives.terms import Batch, Term
-from kdtutor.training.asking import Answers, Inference
+from kdtutor.training.asking import Answers, Inference, on_disk
 from kdtutor.training.batches import Batches
 from kdtutor.training.checkpoints import writable
-from kdtutor.training.processes import bar, on_main, sum_values
+from kdtutor.training.processes import bar, sum_values
 from kdtutor.training.settings import TopK
 from kdtutor.training.shipped import find as find_shipped
 from kdtutor.training.top_logits import TopLogits, check_top_logits_suffice
-
-FLUSH_EVERY = 30  # seconds that a killed build may lose
 
 
 class Unused(Answers):
@@ -138,7 +128,7 @@ class Cached(Answers):
         if shipped is not None:
             self.logits, self.mode = shipped, "not asked, its answers ship with the course"
         else:
-            self.logits = self._in_memory() if self.folder is None else self._on_disk(writable(self.folder))
+            self.logits = self._in_memory() if self.folder is None else self._on_disk(self.folder)
 
     def ask_anew(self) -> None:
         self._in_memory()
@@ -166,39 +156,8 @@ class Cached(Answers):
         return logits
 
     def _on_disk(self, folder: Path) -> Tensor:
-        """Keep one file per teacher, task, split and precision. Two runs that need it: the second waits for it."""
-        how = ("bf16" if self.inference.bf16 else "fp32") + ("" if self.inference.fast else "-plain")
-        key = f"{fingerprint(self.inference.model)}-{self.task.fingerprint}-{self.split}-{how}"
-        file, main = folder / f"teacher-{key}.npy", self.accelerator.is_main_process
-        with FileLock(folder / f".{file.name}.lock") if main else nullcontext():
-            missing = torch.tensor(float(main and not file.is_file()), device=self.accelerator.device)
-            if sum_values(self.accelerator, missing):
-                try:
-                    self._build(file)
-                except OSError as error:
-                    raise KDTutorError(
-                        f"the teacher's answers can't be written to {file}: {error}"
-                    ) from error
-        try:
-            return torch.from_numpy(signed_array(file, self.shape))
-        except (OSError, ValueError, EOFError) as error:
-            raise KDTutorError(
-                f"{file} is damaged ({error}); delete it, and the teacher is asked again"
-            ) from error
-
-    def _build(self, file: Path) -> None:
-        """Fill the file, in a partial one that says how far it is."""
-        growing, kept = _GrowingFile(file, self.shape, len(self.order)), time.monotonic()
-        on_main(self.accelerator, growing.open)
-        done = torch.tensor(float(growing.done), device=self.accelerator.device)
-        first = int(sum_values(self.accelerator, done))  # the others have opened nothing: 0
-        for number, (index, answers) in enumerate(self._asked(first), start=first + 1):
-            if growing.logits is not None:
-                growing.logits[index.numpy()] = answers.numpy()
-                if time.monotonic() - kept > FLUSH_EVERY:
-                    growing.keep(number)
-                    kept = time.monotonic()
-        on_main(self.accelerator, growing.finish)
+        file = writable(folder) / f"{self.inference.named(self.task, self.split)}.npy"
+        return on_disk(file, self.shape, self.accelerator, len(self.order), self._asked)
 
     def _asked(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (index, logits (n, C) on the host) batch by batch, from batch number `first` on."""
@@ -218,45 +177,3 @@ class Cached(Answers):
             except KDTutorError as error:
                 who = f"{self.split} split of {self.task.name}, asked of the teacher"
                 raise KDTutorError(f"{who}: {error}") from error
-
-
-class _GrowingFile:
-    """A file of logits, (N, C), that has its name once it is whole. A killed process's is gone on with."""
-
-    def __init__(self, file: Path, shape: tuple[int, int], batches: int):
-        self.file, self.shape, self.plan = file, shape, {"shape": [*shape], "batches": batches}
-        self.partial, self.progress = file.with_suffix(".partial"), file.with_suffix(".partial.json")
-        self.logits: np.memmap | None = None
-        self.done = 0  # batches
-
-    def open(self) -> None:
-        """Open what was begun, or begin. KDTutorError if the disk has no room for it."""
-        # Nothing begun, or not readably: begin anew.
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            stored = json.loads(self.progress.read_text(encoding="utf-8"))
-            done = stored.pop("done") if self.partial.is_file() else 0
-            self.done = done if stored == self.plan else 0
-        size, free = 4 * self.shape[0] * self.shape[1], shutil.disk_usage(self.file.parent).free
-        if not self.done and size > free:
-            room = f"{format_bytes(size)} in {self.file.parent}, and {format_bytes(free)} are free"
-            raise KDTutorError(f"the teacher's answers take {room}")
-        how = {"mode": "r+"} if self.done else {"mode": "w+", "dtype": np.float32, "shape": self.shape}
-        self.logits = np.lib.format.open_memmap(self.partial, **how)
-        # Take the room now: a mapped file that finds none later kills the process.
-        if hasattr(os, "posix_fallocate"):
-            with open(self.partial, "r+b") as opened:
-                os.posix_fallocate(opened.fileno(), 0, self.partial.stat().st_size)
-
-    def keep(self, done: int) -> None:
-        """Write what there is, and then that it is `done` batches."""
-        self.logits.flush()
-        fresh = self.progress.with_suffix(".new")
-        fresh.write_text(json.dumps(self.plan | {"done": done}), encoding="utf-8")
-        os.replace(fresh, self.progress)
-
-    def finish(self) -> None:
-        """Sign the file, and give it its name."""
-        self.logits.flush()
-        sign(self.partial, self.logits.offset + self.logits.nbytes)
-        os.replace(self.partial, self.file)
-        self.progress.unlink(missing_ok=True)

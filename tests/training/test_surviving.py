@@ -39,7 +39,7 @@ from helpers import (
 from kdtutor.errors import KDTutorError
 from kdtutor.evaluation.scores import predict
 from kdtutor.objectives.logits import HardLabels, blend
-from kdtutor.training import checkpoints, teachers
+from kdtutor.training import asking, checkpoints, teachers
 from kdtutor.training.distillation import Distillation
 from kdtutor.training.processes import finish_first
 
@@ -106,7 +106,7 @@ def victim(folder: str, moment: str, tell) -> None:
     torch.set_num_threads(1)
     teachers.texts_at_once = lambda device: 4  # eleven batches; their shapes decide the last digits
     if moment == "asking the teacher":
-        teachers.FLUSH_EVERY = 0
+        asking.FLUSH_EVERY = 0
         teachers.check_finite_logits = slowly(0.1, teachers.check_finite_logits)
     elif moment == "saving":
         os.fsync = slowly(0.02, os.fsync)
@@ -224,7 +224,7 @@ def test_a_run_taken_step_by_step_saves_when_it_is_asked_for_the_next_one_or_clo
 
 def test_a_killed_build_of_the_teachers_answers_goes_on_where_it_was(task, tmp_path, monkeypatch):
     monkeypatch.setattr(teachers, "texts_at_once", lambda device: 4)
-    monkeypatch.setattr(teachers, "FLUSH_EVERY", 0)
+    monkeypatch.setattr(asking, "FLUSH_EVERY", 0)
     asked = []
 
     def dies_at_the_sixth(logits, index):
@@ -709,7 +709,7 @@ def test_answers_too_large_for_the_memory_or_the_disk_are_refused_before_the_tea
         KDTutorError, match=r"0\.5 kB of memory, and 1\.0 kB are free: cache='a folder' keeps"
     ):
         make_run(task)
-    monkeypatch.setattr(teachers.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    monkeypatch.setattr(asking.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(KDTutorError, match=f"0.5 kB in {tmp_path}, and 0.1 kB are free"):
         make_run(task, cache=tmp_path)
 
