@@ -13,7 +13,7 @@ from kdtutor import assets, cli
 from kdtutor.errors import LISTED, KDTutorError
 from kdtutor.files import write_atomically
 from kdtutor.models.save import save
-from kdtutor.objectives.logits import HardLabels, blend
+from kdtutor.objectives.logits import HardLabels, SoftTargets, blend
 from kdtutor.objectives.parse import parse_objective
 from kdtutor.studies import stored
 from kdtutor.training.teachers import Cached
@@ -163,6 +163,10 @@ def test_a_disk_that_is_full_at_the_very_end_is_one_sentence(tmp_path, monkeypat
         patched.setattr(Cached, "_asked", lambda *_: iter([(torch.arange(1), torch.zeros(1, 3))]))
         patched.setattr("kdtutor.training.asking.sign", full)
         said = refusal(make_run, task, blend(), cache=tmp_path / "answers")
+        assert "the teacher's answers can't be written to" in said and "No space left" in said
+        said = refusal(
+            make_run, make_task("masked-lm"), SoftTargets(2), cache=kd.TopK(4, tmp_path / "answers")
+        )
         assert "the teacher's answers can't be written to" in said and "No space left" in said
 
 

@@ -90,10 +90,10 @@ class Batches:
             return int(self.data.sizes.sum())
         return round(len(self.data) * float(self._chances @ self.data.sizes.double()))
 
-    def fix_masks(self) -> None:
-        """Draw the masks of all texts once, where there are any: from now on every epoch has the same ones."""
+    def fix_masks(self) -> Encoded:
+        """Draw the masks of all texts once, where there are any: every epoch has the same ones. Return what is read."""
         if not self.task.rules.masks:
-            return
+            return self.data
         drawn = []
         for index in torch.arange(len(self.data)).split(256):
             generator = generator_from(self.seed, "fixed masks", int(index[0]))
@@ -103,6 +103,7 @@ class Batches:
             drawn.append((masked["input_ids"][real], masked["labels"][real]))
         ids, labels = (torch.cat(parts).int() for parts in zip(*drawn, strict=True))
         self._fixed = replace(self.data, ids=ids), replace(self.data, ids=labels, pad=IGNORED)
+        return self._fixed[0]
 
     def labelled(self, index: Tensor, step: int = 0) -> dict[str, Tensor]:
         """Return the texts `index` with their labels, and with masks: the fixed ones, or those of this step."""

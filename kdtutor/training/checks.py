@@ -84,8 +84,8 @@ def identity(
         "teacher": fingerprint(teacher) if teacher is not None else "none",
         **settings.marked("resume"),
         "precision": "bf16" if bf16 else "fp32",
-        # Other answers, and fixed masks.
-        "cache": str(settings.cache) if isinstance(settings.cache, TopK) else None,
+        # Other answers, and fixed masks; in memory or on disk they are the same.
+        "cache": str(TopK(settings.cache.k)) if isinstance(settings.cache, TopK) else None,
         "on_policy": settings.on_policy and str(settings.on_policy),
     }
 

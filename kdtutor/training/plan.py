@@ -115,7 +115,7 @@ def plan(
         return replace(known, time=why)
     if not measure:
         return replace(known, time="not measured")
-    in_memory = cache if isinstance(cache, TopK) else bool(answers.bytes)
+    in_memory = TopK(cache.k) if isinstance(cache, TopK) else bool(answers.bytes)
     is_asked = bool(answers.bytes) and not answers.is_shipped()
     return _timed(known, run, settings | {"cache": in_memory}, is_asked)
 

@@ -16,7 +16,7 @@ import textwrap
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 from kdtutor.errors import (
     COUNT,
@@ -40,16 +40,21 @@ MASKED = ("pretrain", "distill")  # the commands that may have a masked-LM task
 
 @dataclass(frozen=True)
 class TopK:
-    """Keep each token's k largest logits of the teacher. Raises KDTutorError if k is no whole number above 0."""
+    """Keep each token's k largest logits of the teacher, in memory or in a folder, where other runs find them.
+
+    Raises KDTutorError if k is no whole number above 0, or the folder no name.
+    """
 
     k: int
+    folder: str | os.PathLike | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
             raise KDTutorError(f"topk keeps a whole number of logits, 1 or more, not {self.k!r}")
+        optional(FOLDER)("topk's folder", self.folder)
 
     def __str__(self) -> str:
-        return f"topk:{self.k}"
+        return f"topk:{self.k}" if self.folder is None else f"topk:{self.k}:{self.folder}"
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,8 @@ class OnPolicy:
 
 def _cache(value: object) -> bool | str | os.PathLike | TopK:
     if isinstance(value, str) and value.startswith("topk:"):
-        count: Any = value.removeprefix("topk:")
-        return TopK(int(count) if count.isdecimal() else count)
+        count, *folder = value.removeprefix("topk:").split(":", 1)
+        return TopK(cast(int, int(count) if count.isdecimal() else count), *folder)
     return value if isinstance(value, (bool, TopK)) else FOLDER.keep(value)
 
 
@@ -110,7 +115,7 @@ INTERVAL = Check(
 )
 ON_POLICY = Check("OnPolicy(share=0.5, …) or None, as a flag also a share", _on_policy, _read_on_policy)
 CACHE = Check(
-    'True, False, a folder or "topk:64"',
+    'True, False, a folder, "topk:64" or "topk:64:FOLDER"',
     _cache,
     lambda text: {"true": True, "false": False}.get(text.lower(), text),
 )
@@ -228,8 +233,8 @@ class Settings(Checked):
         True,
         CACHE,
         "True keeps the teacher's logits in memory, a folder keeps them on disk for other runs, False asks the teacher "
-        'anew at each step; "topk:64" (masked LM) fixes the masks and keeps each token\'s 64 largest logits, an '
-        "approximation",
+        'anew at each step; "topk:64" (language models) fixes the masks, if any, and keeps each token\'s 64 largest '
+        'logits, an approximation, in memory; "topk:64:FOLDER" keeps them on disk for other runs',
         commands=("distill",),
     )
     on_policy: OnPolicy | None = setting(

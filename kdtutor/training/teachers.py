@@ -75,7 +75,9 @@ def answers_for(
     if isinstance(cache, TopK):
         check_top_logits_suffice(cache, task, terms, needs)
         return (
-            TopLogits(inference, batches, cache.k, terms) if needs else Unused(batches, has_fixed_masks=True)
+            TopLogits(inference, batches, cache, terms, split)
+            if needs
+            else Unused(batches, has_fixed_masks=True)
         )
     if not needs:
         return Unused(batches, has_fixed_masks=False)

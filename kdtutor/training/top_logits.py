@@ -1,8 +1,12 @@
-"""The k largest logits of each token, kept: `cache="topk:64"`, for language models whose vocabulary is large."""
+"""The k largest logits of each token, kept: `cache="topk:64"`, for language models whose vocabulary is large.
+
+`cache=TopK(64, "answers")`, or "topk:64:answers", keeps them in that folder, and the next run asks nobody.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+import hashlib
+from collections.abc import Iterator, Sequence, Set
 
 import torch
 from torch import Tensor
@@ -14,8 +18,9 @@ from kdtutor.hardware import memory
 from kdtutor.models.forward import Outputs, as_memory_allows
 from kdtutor.objectives.logits import SoftCrossEntropy, SoftTargets
 from kdtutor.objectives.terms import Batch, Term
-from kdtutor.training.asking import Answers, Inference
+from kdtutor.training.asking import Answers, Inference, on_disk
 from kdtutor.training.batches import Batches
+from kdtutor.training.checkpoints import writable
 from kdtutor.training.processes import bar, sum_values
 from kdtutor.training.settings import TopK
 
@@ -29,54 +34,39 @@ class TopLogits(Answers):
 
     An approximation: what the teacher gives to all other tokens counts as 0, the k probabilities being scaled up to 1,
     and `mode` says how much that leaves out. For masked LM a second one: every epoch has the same masks, where drawing
-    them anew shows the student more. log_p: float16 (tokens, k), at temperature 1; tokens: int32 (tokens, k); both in
-    the data's order.
+    them anew shows the student more. log_p: (tokens, k), at temperature 1, as float16 rounds it; tokens: (tokens, k);
+    both in the data's order. In memory they are float16 and int32; in a file's rows, all float32, the share that is
+    left out stands behind them.
     """
 
-    def __init__(self, inference: Inference, batches: Batches, k: int, terms: Sequence[Term]):
-        self.inference, self.batches, self.k = inference, batches, k
+    def __init__(
+        self, inference: Inference, batches: Batches, cache: TopK, terms: Sequence[Term], split: str
+    ):
+        self.inference, self.batches, self.split = inference, batches, split
+        self.k, self.folder = cache.k, cache.folder
         self.temperature = max(term.temperature for term in terms if term.needs_teacher)
         self.places = batches.data.written or batches.data  # whose tokens have logits
         self.total = int(self.places.offsets[-1])
-        self.bytes = self.total * k * 6  # a float16 and an int32 each
+        self.columns = [self.k, self.k, 1]  # of a row: log_p, tokens, and what is left out
+        # In memory a float16 and an int32 each, in a file whole rows.
+        self.bytes = self.total * (self.k * 6 if self.folder is None else sum(self.columns) * 4)
+        at_once = ASKED_AT_ONCE * inference.accelerator.num_processes
+        self.parts = torch.arange(len(self.places)).split(at_once)
 
     def ask(self) -> None:
-        self._check_memory()
-        self.batches.fix_masks()
-        data, accelerator = self.places, self.inference.accelerator
-        self.log_p = torch.empty(self.total, self.k, dtype=torch.float16)
-        self.tokens = torch.empty(self.total, self.k, dtype=torch.int32)
-        outside = 0.0
-
-        rank, world = accelerator.process_index, accelerator.num_processes
-        parts = torch.arange(len(data)).split(ASKED_AT_ONCE * world)
-        for part in bar(accelerator, self.inference.progress, parts, desc="asking the teacher"):
-            # Each process fills its own texts' places and leaves the others 0; the sum has them all.
-            first, last = int(data.offsets[part[0]]), int(data.offsets[part[-1] + 1])
-            log_p = torch.zeros(last - first, self.k, device=accelerator.device)
-            tokens = torch.zeros(last - first, self.k, device=accelerator.device, dtype=torch.int64)
-            left = torch.zeros((), device=accelerator.device)
-            if len(mine := part[rank::world]):
-                length = int(data.lengths[mine].max())
-                for index, best in as_memory_allows(
-                    lambda index: (index, self._largest(index)), mine, accelerator.device, length
-                ):
-                    where = (_places(data, index) - first).to(accelerator.device)
-                    log_p[where], tokens[where] = best[:2]
-                    left += best[2]
-            self.log_p[first:last] = sum_values(accelerator, log_p).half().cpu()
-            self.tokens[first:last] = sum_values(accelerator, tokens).int().cpu()
-            outside += float(sum_values(accelerator, left))
-
-        if not torch.isfinite(self.log_p).all():
-            raise KDTutorError("the teacher's logits are not finite")
+        read = self.batches.fix_masks()
+        self.log_p, self.tokens, left = self._in_memory() if self.folder is None else self._on_disk(read)
         self.mode = (
             f"asked once, {self.k} of {self.inference.model.config.vocab_size:,} logits of {self.total:,} tokens "
-            f"cached in memory, {self.bytes / 1e6:,.1f} MB: {outside / self.total:.2%} of its probability at "
-            f"temperature {self.temperature:g} is left out"
+            f"cached in {self.folder or 'memory'}, {self.bytes / 1e6:,.1f} MB: "
+            f"{float(left.mean(dtype=torch.float64)):.2%} of its probability at temperature {self.temperature:g} is "
+            "left out"
         )
         if self.batches.task.rules.masks:
             self.mode += "; masks are fixed"
+
+    def ask_anew(self) -> None:
+        self._in_memory()
 
     def outputs(self, batch: Batch, inputs: Batch) -> Outputs:
         """Return those of the tokens that `batch["rows"]` names: (n, k) each."""
@@ -86,8 +76,48 @@ class TopLogits(Answers):
         log_p, tokens = (part[where].to(device, non_blocking=True) for part in (self.log_p, self.tokens))
         return Outputs(None, top=(log_p, tokens))
 
-    def _largest(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Ask for the k largest log-probabilities and whose they are; and what is left out."""
+    def _in_memory(self) -> Sequence[Tensor]:
+        self._check_memory()
+        kinds = torch.float16, torch.int32, torch.float32
+        kept = [torch.empty(self.total, n, dtype=kind) for n, kind in zip(self.columns, kinds, strict=True)]
+        for where, rows in self._asked():
+            for whole, part in zip(kept, rows.split(self.columns, dim=1), strict=True):
+                whole[where] = part.to(whole.dtype)
+        return kept
+
+    def _on_disk(self, read: Encoded) -> Sequence[Tensor]:
+        """Keep one file per teacher, data, precision, k, masks, and temperature, by which more or less is left out."""
+        known = repr((self.temperature, self.inference.vocabulary)).encode() + read.ids.numpy().tobytes()
+        name = f"{self.inference.named(self.batches.task, self.split)}-top{self.k}"
+        file = writable(self.folder) / f"{name}-{hashlib.sha256(known).hexdigest()[:16]}.npy"
+        shape = self.total, sum(self.columns)
+        rows = on_disk(file, shape, self.inference.accelerator, len(self.parts), self._asked)
+        return rows.split(self.columns, dim=1)
+
+    def _asked(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (where in the data (n,), rows (n, 2k + 1) on the host) part by part, from part number `first` on."""
+        data, accelerator = self.places, self.inference.accelerator
+        rank, world = accelerator.process_index, accelerator.num_processes
+        for part in bar(accelerator, self.inference.progress, self.parts[first:], desc="asking the teacher"):
+            # Each process fills its own texts' places and leaves the others 0; the sum has them all.
+            where, begin = _places(data, part), int(data.offsets[part[0]])
+            rows = torch.zeros(len(where), sum(self.columns), device=accelerator.device)
+            if len(mine := part[rank::world]):
+                length = int(data.lengths[mine].max())
+                for index, found in as_memory_allows(
+                    lambda index: (index, self._largest(index)), mine, accelerator.device, length
+                ):
+                    rows[(_places(data, index) - begin).to(accelerator.device)] = found
+            rows = sum_values(accelerator, rows).cpu()
+            if not torch.isfinite(rows).all():
+                raise KDTutorError("the teacher's logits are not finite")
+            yield where, rows
+
+    def _largest(self, index: Tensor) -> Tensor:
+        """Ask for the k largest log-probabilities, whose they are, and what is left out: rows (n, 2k + 1).
+
+        float32 holds every token below 2^24 = 16,777,216 exactly.
+        """
         batch = self.batches.labelled(index)
         # Every place, also the last of a text, after which nothing comes: so each token has its row.
         batch["rows"] = batch.get("target_mask", batch["attention_mask"]).flatten().nonzero()[:, 0]
@@ -95,14 +125,16 @@ class TopLogits(Answers):
         logits = self.inference.outputs(inputs, {"logits"}).logits.float()
         best = logits.log_softmax(-1).topk(self.k)
         soft = (logits / self.temperature).softmax(-1)
-        return best.values, best.indices, (1 - soft.gather(-1, best.indices).sum(-1)).sum()
+        left = 1 - soft.gather(-1, best.indices).sum(-1, keepdim=True)
+        return torch.cat([best.values.half().float(), best.indices.float(), left], dim=1)
 
     def _check_memory(self) -> None:
         free = memory()[1]
         if self.bytes > free // 2:
             raise KDTutorError(
                 f"the teacher's {self.k} largest logits of {self.total:,} tokens take {self.bytes / 1e9:.1f} GB, and "
-                f"{free / 1e9:.1f} GB are free: take fewer, or leave cache alone"
+                f"{free / 1e9:.1f} GB are free: take fewer, keep them on disk "
+                f'(cache="topk:{self.k}:FOLDER"), or leave cache alone'
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 
 import pytest
@@ -14,6 +15,7 @@ import kdtutor as kd
 from kdtutor.cli import main
 from kdtutor.data.tokens import end_of_text
 from kdtutor.models.save import save
+from kdtutor.training.asking import Inference
 
 SMALL = ["--layers", "1", "--width", "32", "--steps", "3"]
 
@@ -70,6 +72,30 @@ def test_a_model_is_trained_distilled_measured_and_asked(data, students, scores,
     assert [row["word"] for row in rows] == ["a small furry", "fish"]
     assert rows[0].keys() == {"word", "written"}
     assert main([*asked, "--pair", "word"]) == 1
+
+
+def test_a_second_command_takes_the_largest_logits_from_the_folder_and_says_what_is_left_out(
+    files, tmp_path, capsys, monkeypatch
+):
+    task = ["--task", str(files / "raw.csv"), "--text", "text", "--kind", "causal-lm", *TINY]
+    assert main(["pretrain", *task, *SMALL, "--output", str(tmp_path / "teacher")]) == 0
+    folder, said = tmp_path / "answers", []
+    distill = ["distill", "--teacher", str(tmp_path / "teacher"), "--student", "lstm-lm", *task, *SMALL]
+    distill += ["--objective=SoftTargets(4)", f"--cache=topk:4:{folder}"]
+    for name in ("first", "second"):
+        capsys.readouterr()
+        assert main([*distill, "--output", str(tmp_path / name)]) == 0
+        said += re.findall(
+            r"cached in (.*), .* MB: (.*) of its probability .* is left out", capsys.readouterr().out
+        )
+        card = json.loads((tmp_path / name / "card.json").read_text(encoding="utf-8"))
+        assert card["settings"]["cache"] == f"topk:4:{folder}"
+        monkeypatch.setattr(Inference, "outputs", lambda *_: pytest.fail("the teacher was asked again"))
+    assert said == [said[0]] * 2 and said[0][0] == str(folder)
+    [file] = folder.glob("teacher-*.npy")
+    file.write_bytes(file.read_bytes()[:-1])
+    assert main([*distill, "--output", str(tmp_path / "third")]) == 1
+    assert f"{file} is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["causal-lm", "seq2seq"])

@@ -20,7 +20,19 @@ import torch
 from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
-from helpers import PATIENCE, WORDS, distance, make_run, make_task, processes, same, take, weights
+from helpers import (
+    PATIENCE,
+    ROWS,
+    WORDS,
+    distance,
+    make_run,
+    make_task,
+    model,
+    processes,
+    same,
+    take,
+    weights,
+)
 from torch import Tensor
 from transformers import (
     BertConfig,
@@ -52,11 +64,13 @@ from kdtutor.objectives.logits import (
     UniformTargets,
 )
 from kdtutor.training import checkpoints, vocabulary
+from kdtutor.training.asking import Inference
 from kdtutor.training.batches import Batches
 from kdtutor.training.distillation import Distillation
 from kdtutor.training.plan import plan
 from kdtutor.training.processes import Launch, read_launch
 from kdtutor.training.settings import TopK
+from kdtutor.training.top_logits import TopLogits
 
 TRIPLE = 5 * SoftTargets(2) + 2 * MaskedLM() + 1 * CosineHidden()
 
@@ -809,12 +823,16 @@ def test_a_plan_for_a_cached_teacher_counts_its_answers_and_the_asking(tmp_path)
     assert online.time == "not measured"
 
 
-def test_a_plan_for_the_k_largest_counts_what_they_take(glosses, teacher):
+def test_a_plan_for_the_k_largest_counts_what_they_take_and_writes_nothing(glosses, teacher, tmp_path):
     planned = plan(half_depth(teacher), teacher, glosses, SOFT_AND_HARD, cache="topk:5", precision="fp32")
     run = triple_run(glosses, teacher, SOFT_AND_HARD, cache="topk:5", steps=1)
     kept = run.answers
     assert planned.memory["teacher's answers"] == kept.log_p.nbytes + kept.tokens.nbytes
     assert "of it asking the teacher" in planned.time
+    on_disk = plan(half_depth(teacher), teacher, glosses, SOFT_AND_HARD, cache=TopK(5, tmp_path / "answers"))
+    assert on_disk.memory["teacher's answers"] == kept.total * (5 + 5 + 1) * 4
+    assert "of it asking the teacher" in on_disk.time
+    assert not [*tmp_path.iterdir()]
     with pytest.raises(KDTutorError, match="CosineHidden needs more"):
         plan(half_depth(teacher), teacher, glosses, TRIPLE, cache="topk:5")
 
@@ -1118,12 +1136,138 @@ def test_a_cached_run_resumes_bit_identical_and_not_with_another_cache(glosses, 
     straight = triple_run(glosses, teacher, SOFT_AND_HARD, **settings)
     straight.run()
     take(triple_run(glosses, teacher, SOFT_AND_HARD, folder=tmp_path, **settings), 6)
+    settings["cache"] = TopK(5, tmp_path / "answers")  # the same logits, kept elsewhere
     resumed = triple_run(glosses, teacher, SOFT_AND_HARD, folder=tmp_path, **settings).resume()
-    for other in ("topk:6", True):
+    for other in ("topk:6", f"topk:6:{tmp_path / 'answers'}", True):
         with pytest.raises(KDTutorError, match="another cache: topk:5, now"):
             triple_run(glosses, teacher, SOFT_AND_HARD, folder=tmp_path, epochs=2, cache=other).resume()
     resumed.run()
     assert same(weights(resumed.student), weights(straight.student))
+
+
+def kept_run(kind: str = "masked-lm", objective=None, **settings):
+    """A run of a task whose tokens have logits, with a teacher that is always the same."""
+    task = settings.pop("task", None) or make_task(kind)
+    teacher = model(task, seed=settings.pop("teacher", 9))
+    return make_run(task, objective or SoftTargets(2), teacher=teacher, **settings)
+
+
+def losses(run) -> list[float]:
+    return [row["loss"] for row in run.run()]
+
+
+@pytest.mark.parametrize("kind", ["masked-lm", "causal-lm", "seq2seq"])
+def test_the_k_largest_on_disk_are_asked_for_once_and_teach_to_the_digit_what_those_in_memory_do(
+    kind, tmp_path, monkeypatch
+):
+    in_memory, first = kept_run(kind, cache="topk:5"), kept_run(kind, cache=TopK(5, tmp_path))
+    monkeypatch.setattr(Inference, "outputs", lambda *_: pytest.fail("the teacher was asked again"))
+    second = kept_run(kind, cache=f"topk:5:{tmp_path}")
+    assert losses(in_memory) == losses(first) == losses(second)
+    assert same(weights(in_memory.student), weights(second.student))
+    assert first.teacher_mode == second.teacher_mode
+    where, told = second.teacher_mode.split(" MB: ")
+    assert f"tokens cached in {tmp_path}, " in where
+    assert re.match(r"[\d.]+% of its probability at temperature 2 is left out", told)
+    assert told == in_memory.teacher_mode.split(" MB: ")[1]
+    assert len([*tmp_path.glob("[!.]*")]) == 1
+
+
+def test_the_k_largest_on_disk_belong_to_one_teacher_text_mask_precision_k_and_temperature(tmp_path):
+    base = TopK(5, tmp_path)
+    for other in (
+        {},
+        {"epochs": 2, "batch_size": 4, "learning_rate": 0.1},  # of these the teacher's answers know nothing
+        {"teacher": 10},
+        {"task": make_task("masked-lm").subset(20)},
+        {"split": "validation"},
+        {"precision": "bf16"},
+        {"fast": False},
+        {"seed": 1},
+        {"masking": 0.3},
+        {"rare_words": 0.7},
+        {"cache": TopK(6, tmp_path)},
+        {"objective": SoftTargets(3)},  # of which more is left out
+    ):
+        kept_run(**{"cache": base} | other)
+    assert len([*tmp_path.glob("[!.]*")]) == 11
+    # Without masks the seed changes nothing of what the teacher reads.
+    for seed in (0, 1):
+        kept_run("causal-lm", cache=base, seed=seed)
+    assert len([*tmp_path.glob("[!.]*")]) == 12
+
+
+def test_the_k_largest_on_disk_that_are_not_what_was_written_are_named_and_never_used(tmp_path):
+    kept_run(cache=TopK(6, tmp_path))
+    [of_six] = tmp_path.glob("[!.]*")
+    kept_run(cache=TopK(5, tmp_path))
+    [file] = {*tmp_path.glob("[!.]*")} - {of_six}
+    whole = file.read_bytes()
+    changed = (whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(0, len(whole), 1999))
+    for damaged in (whole[:-40], whole[:-32], b"", bytes(len(whole)), of_six.read_bytes(), *changed):
+        file.write_bytes(damaged)
+        with pytest.raises(KDTutorError, match=f"{file.name} is damaged .*; delete it"):
+            kept_run(cache=TopK(5, tmp_path))
+    file.unlink()
+    kept_run(cache=TopK(5, tmp_path))
+    assert file.read_bytes() == whole
+
+
+def test_a_killed_build_of_the_k_largest_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr("kdtutor.training.top_logits.ASKED_AT_ONCE", 8)
+    monkeypatch.setattr("kdtutor.training.asking.FLUSH_EVERY", 0)
+    asked, real = [], TopLogits._largest
+
+    def dies_at_the_fourth(answers, index):
+        asked.append(index)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return real(answers, index)
+
+    monkeypatch.setattr(TopLogits, "_largest", dies_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        kept_run(cache=TopK(5, tmp_path))
+    assert not [*tmp_path.glob("teacher-*.npy")]
+    run = kept_run(cache=TopK(5, tmp_path))
+    assert torch.equal(torch.cat(asked[:3] + asked[4:]), torch.arange(ROWS)), (
+        "the first three were not asked again"
+    )
+    in_memory = kept_run(cache=TopK(5))
+    assert torch.equal(run.answers.log_p, in_memory.answers.log_p.float())
+    assert torch.equal(run.answers.tokens, in_memory.answers.tokens.float())
+    assert run.teacher_mode.split(" MB: ")[1] == in_memory.teacher_mode.split(" MB: ")[1]
+
+
+def test_logits_that_are_not_finite_are_not_kept_on_disk(tmp_path):
+    task = make_task("masked-lm")
+    broken = model(task, seed=9)
+    with torch.no_grad():
+        broken.get_output_embeddings().bias[7] = float("nan")
+    with pytest.raises(KDTutorError, match="the teacher's logits are not finite"):
+        make_run(task, SoftTargets(2), teacher=broken, cache=TopK(5, tmp_path))
+    assert not [*tmp_path.glob("teacher-*.npy")]
+
+
+SHARED_LARGEST = """
+from test_pretraining import *
+torch.set_num_threads(1)
+monkeypatch = pytest.MonkeyPatch()
+monkeypatch.setattr("kdtutor.training.top_logits.ASKED_AT_ONCE", 4)
+run = kept_run(cache=TopK(5, {folder!r} + "/answers"))
+torch.save([run.answers.log_p.clone(), run.answers.tokens.clone()], {folder!r} + "/seen-" + os.environ["RANK"])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_k_largest_on_disk_and_one_writes(tmp_path):
+    results = processes(2, SHARED_LARGEST.format(folder=str(tmp_path)))
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr + results[1].stderr
+    alone = kept_run(cache=TopK(5)).answers
+    for rank in range(2):
+        log_p, tokens = torch.load(tmp_path / f"seen-{rank}", weights_only=True)
+        torch.testing.assert_close(log_p, alone.log_p.float(), rtol=0, atol=2e-3)
+        assert (tokens == alone.tokens).float().mean() > 0.99
+    assert len([*(tmp_path / "answers").glob("teacher-*")]) == 1
 
 
 def test_where_the_k_largest_cannot_stand_in_they_are_refused_with_the_reason(glosses, teacher, monkeypatch):
@@ -1134,6 +1278,7 @@ def test_where_the_k_largest_cannot_stand_in_they_are_refused_with_the_reason(gl
         (SOFT_AND_HARD, {"chunked": False}, "chunked=True alone"),
         (SOFT_AND_HARD, {"cache": f"topk:{known + 1}"}, f"the vocabulary has {known} tokens only"),
         (SOFT_AND_HARD, {"cache": "topk:0"}, "a whole number of logits, 1 or more"),
+        (SOFT_AND_HARD, {"cache": "topk:5:"}, "topk's folder must be the name of a folder, not ''"),
         (SOFT_AND_HARD, {"cache": "topk:many"}, "a whole number of logits, 1 or more, not 'many'"),
     ):
         with pytest.raises(KDTutorError, match=reason):

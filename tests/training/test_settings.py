@@ -80,6 +80,17 @@ def test_flags_and_yaml_take_a_setting_where_its_command_has_it(command, name, t
             assert f'unknown field "{name}"' in refusal(parse, kind, arguments, "kdtutor")
 
 
+def test_the_largest_logits_are_kept_in_a_folder_named_behind_a_colon(tmp_path):
+    for text, folder in (("topk:16:answers", "answers"), (r"topk:16:C:\answers", r"C:\answers")):
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"cache": text}), encoding="utf-8")
+        for arguments in ([f"--cache={text}"], ["--cache", text], [str(tmp_path / "recipe.yaml")]):
+            read = parse(COMMANDS["distill"][0], arguments, "kdtutor").cache
+            assert read == TopK(16, folder) == Settings.of({"cache": text}).cache
+            assert str(read) == text
+    for wrong in ("", 3, "a\0b"):
+        assert "topk's folder must be the name of a folder, not " in refusal(TopK, 16, wrong)
+
+
 def test_how_a_student_writes_is_read_from_a_flag_and_never_run(tmp_path):
     def read(text):
         return parse(COMMANDS["distill"][0], [f"--on_policy={text}"], "kdtutor").on_policy
