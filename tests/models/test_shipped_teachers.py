@@ -18,6 +18,7 @@ def card(name: str) -> dict:
     return json.loads(asset_path(f"models/{name}/card.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TEACHERS)
 def test_a_teacher_scores_on_the_whole_test_split_what_its_card_says(task):
     loaded, told = data.load_task(task), card(TEACHERS[task])
@@ -39,6 +40,7 @@ def test_a_teacher_beats_counting_words_by_six_points(task):
     assert card(TEACHERS[task])["scores"]["test"]["accuracy"] - bar >= 0.06
 
 
+@pytest.mark.slow
 def test_the_teacher_that_writes_spells_what_its_card_says():
     """On 1,500 of the test words: an interval over these holds the error rate over all."""
     task, told = data.load_task("pronunciation"), card("bart-pronunciation")
