@@ -1,7 +1,7 @@
 """The ecosystem's idiom: trl's distillation on fixed samples (λ = 0) is ours, token for token and step by step.
 
 Two differences are left out on purpose. trl's loss has no T² in front; and its trainer hands the loss no temperature at
-all (1.16), so that the two loops are compared at T = 1. No extra of ours has trl: where it is missing this file is
+all (1.16), so that the two loops are compared at T = 1. The extra `trl` brings it: where it is missing this file is
 skipped, and says so.
 """
 
@@ -16,7 +16,9 @@ import kdtutor as kd
 from kdtutor.objectives import generalised_jsd
 
 gkd = pytest.importorskip(
-    "trl.experimental.gkd.gkd_trainer", reason="NOT COMPARED WITH TRL: pip install trl", exc_type=ImportError
+    "trl.experimental.gkd.gkd_trainer",
+    reason="NOT COMPARED WITH TRL: pip install 'kdtutor[trl]'",
+    exc_type=ImportError,
 )
 
 
