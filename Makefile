@@ -69,7 +69,7 @@ test: $(READY) ## everything: that, a real browser, and every notebook against i
 	$(BIN)/python tools/chromium.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not browser and not slow"
 	$(BIN)/python -m pytest -m "browser or slow"
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 # Colab's versions of what draws and speaks to the browser, and everything else (torch above all) from .venv.
 COLAB := build/colab

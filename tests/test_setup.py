@@ -163,7 +163,7 @@ def test_make_test_runs_what_make_check_runs_then_every_test_and_nbval_over_all_
         "python tools/chromium.py",
         some,
         'python -m pytest -m "browser or slow"',
-        "python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks",
+        "python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks",
     ]
 
 
