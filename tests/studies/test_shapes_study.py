@@ -253,8 +253,14 @@ def test_what_is_said_of_sizes_and_of_the_transformer_is_what_was_found(stored, 
     deep = [stored.compare(f"BERT, 8 × 64, {arm}", f"BERT, {arm}") for arm in MAIN]
     assert all(abs(found.difference) < found.half_width for found in deep), "no harm that could be told"
     assert all(signed(found) in text for found in deep)
-    longer = stored.compare(f"LSTM, {LONGER}", f"LSTM, {MAIN[1]}")
-    assert signed(longer).removeprefix("+") + " points" in text and 0 < longer.difference < 0.01
+    longer = {
+        shape: stored.compare(f"{shape}, {LONGER}", f"{shape}, {MAIN[1]}")
+        for shape in ("LSTM", "CNN", "static")
+    }
+    gained = [signed(found).lstrip("+−") for found in longer.values()]
+    assert all(gap in text for gap in gained) and longer["LSTM"].difference > longer["LSTM"].half_width
+    assert abs(longer["CNN"].difference) < 0.0005 and -0.01 < longer["static"].difference < 0
+    assert longer["static"].difference < -longer["static"].half_width, "worse"
     said = [behind(stored, "LSTM", "GRU", arm) for arm in MAIN]
     assert f"{said[0]} points with the labels, {said[1]} with the pool, nothing to be told in between" in text
     between = [stored.compare(f"GRU, {arm}", f"LSTM, {arm}") for arm in ARMS if arm not in MAIN]
