@@ -40,7 +40,7 @@ LABELS = {HARD: "HardLabels()", SMOOTH: "0.9 * HardLabels() + 0.1 * UniformTarge
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes, the same for every run: some three seconds of one core a student, half an hour in all.
+    """Sizes, the same for every run: an hour of one core in all, beside much other work.
 
     few, own: labelled texts, the same at every seed. teachers: name, shape, width, what it learns from, steps and
     learning rate: from all labels, the own ones, or the BERT's answers to the pool. The first of the rates is the one

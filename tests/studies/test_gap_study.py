@@ -223,3 +223,19 @@ def test_notebook_07_tells_the_same_of_each_teacher(stored):
         round(worse) == 6
         and f"six points worse than the BERT taught our smallest student {better:.1f} points" in text
     )
+
+
+def test_the_results_page_names_the_students_whose_rate_lies_at_the_edge():
+    stored, edge = studies.load("gap"), []
+    for name in {row["configuration"]: None for row in stored.record["choosing"]}:
+        rows = [row for row in stored.record["choosing"] if row["configuration"] == name]
+        tried = [row["settings"]["learning_rate"] for row in rows]
+        if stored.settings(name)["learning_rate"] in (min(tried), max(tried)):
+            edge.append(name)
+    assert sorted(edge) == [
+        "from CNN, 2 passes, pool",
+        "from label smoothing, few",
+        "from label smoothing, own",
+    ]
+    page = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    assert "Both students of smoothed labels took the smallest rate that was tried" in page
