@@ -53,7 +53,8 @@ class Neighbours:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.threads > 1:
+        # A loop that was left standing ends when Python does, which by then has forgotten its modules.
+        if self.threads > 1 and _here is not None:
             _here.leave()
 
     def look(self) -> None:

@@ -47,6 +47,14 @@ def sleeping_pools() -> int:
     return sum(thread.name == "kdtutor: sleeping pool" for thread in threading.enumerate())
 
 
+def test_a_loop_that_is_left_standing_ends_silently_when_python_does(two_threads, monkeypatch):
+    found, here = Neighbours(torch.device("cpu")).__enter__(), neighbours._here
+    monkeypatch.setattr(neighbours, "_here", None)  # as modules' names are by then
+    found.__exit__()
+    here.leave()
+    assert sleeping_pools() == 0
+
+
 def test_threads_spin_once_the_cores_were_the_runs_own_and_no_longer_when_a_neighbour_comes(machine):
     with Neighbours(torch.device("cpu")) as found:
         assert sleeping_pools() == 1  # at first nobody knows
