@@ -5,11 +5,12 @@
 Every run is trained to the end of its own schedule. Each arm chooses its settings at each length on validation, at one
 seed outside the five and by one rule for all (see `settings_to_try`); the test split is only reported. Five parts:
 
-patience    2 × 128 student, random weights, the same 10,000 texts at every seed: each arm after 1 to 20 passes
-pool        the same from 10,000 texts whose labels no teacher has seen
+patience    2 × 128 student, random weights, the same 10,000 texts at every seed: all arms after ten passes, after 1 to
+            20 the main ones and logit MSE, which came out ahead
+pool        the main arms from 10,000 texts whose labels no teacher has seen
 few labels  2,000 labels, alone or with the pool's texts, and how far the pool's own labels would carry
 well-read   a student of 3 layers copied from the pre-trained masked LM
-teachers    a weak and an over-trained teacher, two of each
+teachers    a weak and an over-trained teacher, two of each, at T = 4
 
 Soft targets stand beside 0.1 of the hard labels where there are labels, as everywhere in the course. The bars of every
 table are the teacher itself and TF-IDF with a linear model on the same labels. logits_runs.py makes the runs.
@@ -128,7 +129,8 @@ def _bars() -> Iterator[Configuration]:
 def _patience(plan: Plan) -> Iterator[Configuration]:
     for passes in plan.passes:
         how = {"passes": passes, "sweeps": _sweeps(plan, passes)}
-        for arm in (HARD, SMOOTH, *map(soft, (1, 2, 4, 8)), "logit MSE", ARGMAX):
+        more = (soft(2), soft(8), ARGMAX) if passes == plan.passes[0] else ()
+        for arm in (*MAIN, *more, "logit MSE"):
             labels = "argmax" if arm == ARGMAX else "true"
             yield Configuration(name_of(arm, passes), "patience", arm, _formula(arm), labels=labels, **how)
 
@@ -136,20 +138,20 @@ def _patience(plan: Plan) -> Iterator[Configuration]:
 def _pool(plan: Plan) -> Iterator[Configuration]:
     passes = plan.passes[0]
     how = {"texts": "pool", "passes": passes, "sweeps": _sweeps(plan, passes)}
-    for arm in (HARD, soft(4), ARGMAX, SMOOTH, soft(1), soft(2)):
+    for arm in (HARD, soft(4), ARGMAX, SMOOTH, soft(1)):
         name = name_of(arm, passes, "pool")
         yield Configuration(name, "pool", arm, _formula(arm, labelled=False), labels=_labels(arm), **how)
 
 
 def _few(plan: Plan) -> Iterator[Configuration]:
     sweeps = (("steps", plan.steps), ("learning_rate", plan.rates), ("max_norm", plan.bounds))
-    for arm in (HARD, soft(4), ARGMAX, SMOOTH, soft(1), soft(2)):
-        for texts in ("few", "few and pool"):
-            if texts == "few" and arm == ARGMAX:
-                continue
-            labels = "true" if texts == "few" else _labels(arm)
-            name = f"{arm}, {texts}"
-            yield Configuration(name, "few labels", arm, _formula(arm), texts, labels, sweeps=sweeps)
+    both = "few and pool"
+    for arm, texts in (
+        (HARD, "few"), (HARD, both), (soft(4), "few"), (soft(4), both), (ARGMAX, both), (SMOOTH, "few"),
+    ):  # fmt: skip
+        labels = "true" if texts == "few" else _labels(arm)
+        name = f"{arm}, {texts}"
+        yield Configuration(name, "few labels", arm, _formula(arm), texts, labels, sweeps=sweeps)
 
 
 def _well_read(plan: Plan) -> Iterator[Configuration]:
@@ -157,7 +159,7 @@ def _well_read(plan: Plan) -> Iterator[Configuration]:
         for passes in all_passes:
             steps = _steps(plan, passes)
             sweeps = (("steps", (steps,)), ("learning_rate", plan.read_rates), ("max_norm", (1.0,)))
-            for arm in (HARD, SMOOTH, *map(soft, (1, 2, 4))):
+            for arm in (HARD, SMOOTH, soft(4)):
                 labels = "true" if texts == "own" else _labels(arm)
                 formula = _formula(arm, labelled=texts == "own")
                 name = name_of(arm, passes, "well-read", *["pool"] * (texts == "pool"))
@@ -172,14 +174,13 @@ def _teachers(plan: Plan) -> Iterator[Configuration]:
             yield Configuration(
                 f"{kind} teacher {number}", "teachers", TEACHER, None, teacher=f"{kind} {number}"
             )
-    passes = plan.passes[0]
-    for kind, _, _ in plan.others:
-        for number, texts, arm in ((n, t, soft(a)) for n in (1, 2) for t in ("own", "pool") for a in (1, 4)):
-            formula, labels = _formula(arm, labelled=texts == "own"), "true" if texts == "own" else "hidden"
-            at = ["pool"] * (texts == "pool")
-            how = {"passes": passes, "teacher": f"{kind} {number}", "settings_of": name_of(arm, passes, *at)}
-            name = name_of(arm, passes, f"{kind} teacher {number}", *at)
-            yield Configuration(name, "teachers", arm, formula, texts, labels, **how)
+    passes, arm = plan.passes[0], soft(4)
+    for kind, number, texts in ((k, n, t) for k, *_ in plan.others for n in (1, 2) for t in ("own", "pool")):
+        formula, labels = _formula(arm, labelled=texts == "own"), "true" if texts == "own" else "hidden"
+        at = ["pool"] * (texts == "pool")
+        how = {"passes": passes, "teacher": f"{kind} {number}", "settings_of": name_of(arm, passes, *at)}
+        name = name_of(arm, passes, f"{kind} teacher {number}", *at)
+        yield Configuration(name, "teachers", arm, formula, texts, labels, **how)
 
 
 def _formula(arm: str, labelled: bool = True) -> str:
