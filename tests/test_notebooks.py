@@ -124,6 +124,11 @@ def test_the_minutes_of_its_sections_add_up_to_the_time_that_it_states(notebook)
     assert not headings or total == pytest.approx(stated, rel=0.07)
 
 
+def test_the_minutes_of_its_exercises_add_up_to_those_that_it_states(notebook):
+    minutes = re.findall(r"^#+ Exercise .*\n\n\*[^*]*?(\d+) minutes", prose(notebook), re.MULTILINE)
+    assert f" {sum(map(int, minutes))} for the exercises" in notebook.cells[0].source
+
+
 def test_what_installs_is_folded_away_in_jupyter_and_on_the_site(notebook):
     installing = [
         cell for cell in code_cells(notebook) if re.search(r"^ +%pip install", cell.source, re.MULTILINE)
