@@ -94,7 +94,8 @@ assets: $(READY) ## make the embedded data, tokenizer and models again (hours on
 	$(BIN)/kdtutor finetune kdtutor/assets/recipes/bert-supersense.yaml
 	$(BIN)/kdtutor finetune kdtutor/assets/recipes/bert-sentiment.yaml
 	$(BIN)/kdtutor pretrain kdtutor/assets/recipes/bert-glosses.yaml
-	$(BIN)/python tools/build_assets.py install runs/bert-supersense runs/bert-sentiment runs/bert-glosses
+	$(BIN)/kdtutor pretrain kdtutor/assets/recipes/bart-pronunciation.yaml
+	$(BIN)/python tools/build_assets.py install runs/bert-supersense runs/bert-sentiment runs/bert-glosses runs/bart-pronunciation
 	$(BIN)/kdtutor distill kdtutor/assets/recipes/distilbert-glosses.yaml
 	$(BIN)/python tools/build_assets.py install runs/distilbert-glosses
 	$(BIN)/python tools/build_assets.py answers bert-supersense bert-sentiment

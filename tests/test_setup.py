@@ -172,6 +172,13 @@ def test_ci_runs_make_test():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
+def test_make_assets_makes_every_model_that_ships_and_installs_it():
+    assets = re.search(r"^assets:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE).group(1)
+    for model in sorted((ROOT / "kdtutor/assets/models").iterdir()):
+        assert f"kdtutor/assets/recipes/{model.name}.yaml\n" in assets
+        assert re.search(rf"install .*runs/{model.name}\b", assets)
+
+
 def test_make_help_has_a_line_for_every_target_and_none_of_them_is_a_file():
     targets = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE).group(1).split()
     command = ["make", "--no-print-directory", "help"]
