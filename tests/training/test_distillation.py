@@ -133,8 +133,10 @@ def test_answers_on_disk_are_used_again(task, tmp_path, monkeypatch):
 
 
 def test_answers_on_disk_belong_to_one_teacher_task_split_and_precision(task, tmp_path):
-    make_run(task, cache=tmp_path)
-    make_run(task, teacher=sharp_teacher(task, seed=10), cache=tmp_path)
+    told = "the answers that lie there already are another teacher's, or to other texts: not used"
+    assert told not in make_run(task, cache=tmp_path).teacher_mode
+    assert told in make_run(task, teacher=sharp_teacher(task, seed=10), cache=tmp_path).teacher_mode
+    assert told not in make_run(task, cache=tmp_path).teacher_mode
     make_run(task.subset(20), cache=tmp_path)
     make_run(task, split="validation", cache=tmp_path)
     make_run(task, precision="bf16", cache=tmp_path)
