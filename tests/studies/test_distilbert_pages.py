@@ -160,6 +160,9 @@ def test_what_the_results_page_says_in_words_of_distilbert_is_what_was_found(sto
     assert apart(again) == 0 and f"brings {size(again)} points" in page
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"gains {size(gap(short, DISTILLED, CONTROL))} points on a task of definitions" in readme
+    lost = [gap(short, DISTILLED, CONTROL, task).difference for task in reviews[:2]]
+    assert "it is about a point *behind* its control" in readme
+    assert -0.012 < min(lost) < max(lost) < -0.007
     kept = [mean_and_interval(short.retention(who)).mean for who in (DISTILLED, CONTROL)]
     assert kept[0] < 0.97 < kept[1] < kept[0] + 0.01
 
