@@ -20,7 +20,7 @@ def make_control(run, output):
 def difference(student, control, task, card: dict, control_card: dict, name: str) -> dict:
     """Compare two saved models, by the score `name` on validation and test, and text by text where there are classes.
 
-    Returns what belongs into the card: the control's scores, the differences (student minus control), and the paired
+    Returns what belongs in the card: the control's scores, the differences (student minus control), and the paired
     test, which speaks of these two trained students; other seeds would give others.
     """
     from kdtutor.evaluation import paired_test, predict
