@@ -27,11 +27,10 @@ from statistics import mean
 
 from kdtutor.errors import KDTutorError, nearest
 from kdtutor.evaluation.statistics import Interval, mean_and_interval
-from kdtutor.studies.stored import Stored
+from kdtutor.studies.stored import TEACHER, WORDS, Stored
 
 TASKS = ("supersense", "sentiment", "valence")
 MEASURE = {"glosses": "accuracy", "supersense": "accuracy", "sentiment": "accuracy", "valence": "spearman"}
-WORDS = "TF-IDF"  # and a linear model, on the same labels
 
 #: Sanh et al. 2019, arXiv:1910.01108: its tables 1 and 3, relative to BERT-base
 PAPER = {"retention": 77.0 / 79.5, "parameters": 66 / 110, "speed": 668 / 410}
@@ -61,7 +60,7 @@ class Arm:
 
 
 TRIPLE = "5 * SoftTargets(2) + 2 * MaskedLM() + 1 * CosineHidden()"
-TEACHER, CONTROL, RANDOM, START = "teacher", "masked LM alone", "random weights", "copied layers alone"
+CONTROL, RANDOM, START = "masked LM alone", "random weights", "copied layers alone"
 DISTILLED, TWICE = "triple loss", "triple loss, distilled again"
 ARMS = {
     arm.name: arm

@@ -29,23 +29,14 @@ from kdtutor.studies.distilbert import (
     START,
     TASKS,
     TEACHER,
-    WORDS,
     Arm,
     Plan,
     Results,
     Stage,
     tried,
 )
-from kdtutor.studies.runner import (
-    Job,
-    Ledger,
-    as_stored,
-    hardware,
-    kept,
-    settings_to_try,
-    work,
-)
-from kdtutor.studies.stored import SPLITS, versions
+from kdtutor.studies.runner import Job, Ledger, as_stored, head_of, kept, settings_to_try, work
+from kdtutor.studies.stored import MEASURED, WORDS, versions
 from kdtutor.studies.training import scores, train, words_alone
 from kdtutor.training.checkpoints import writable
 
@@ -58,26 +49,12 @@ def run(plan: Plan, file: Path, folder: Path, tasks: Mapping[str, Task], teacher
     folder: where pre-trained bodies and fine-tuned teachers are kept (about 2 GB) for the runs that start from them;
     what is missing there is made again. Raises KDTutorError if the file was made with another teacher, data or plan.
     """
-    writable(folder)
-    head = {
-        "study": "distilbert",
-        "format": FORMAT,
-        "command": f"kdtutor study {name_of(plan)}",
-        "teacher": fingerprint(teacher),
-        "data": ", ".join(f"{name} {task.fingerprint}" for name, task in tasks.items()),
-        "versions": versions(),
-        "plan": {name: value for name, value in as_stored(plan).items() if name != "seeds"},
-        "hardware": hardware(),
-        "configurations": {name: as_stored(ARMS[name]) for name in plan.arms},
-        "sizes": {},
-        "bars": [],
-        "room": [],
-        "choosing": _chosen_before(plan),
-        "speed": [],
-        "runs": [],
-    }
-    bench = _Bench(plan, tasks, teacher, folder)
+    bench = _Bench(plan, tasks, teacher, writable(folder))
+    data = ", ".join(f"{name} {task.fingerprint}" for name, task in tasks.items())
+    head = head_of(name_of(plan), teacher, data, plan, ("seeds",)) | {"study": "distilbert", "format": FORMAT}
+    head["configurations"] = {name: as_stored(ARMS[name]) for name in plan.arms}
     head["sizes"] = {name: asdict(sizes(model)) for name, model in bench.pair().items()}
+    head |= {"bars": [], "room": [], "choosing": _chosen_before(plan), "speed": [], "runs": []}
     total = len(plan.seeds) * sum(len(ARMS[name].measured_on) for name in plan.arms)
     return Results(work(Ledger(file, head, report), bench.jobs, total, report))
 
@@ -209,7 +186,8 @@ class _Bench:
             model = load_model(folder, self.tasks[task])
         else:
             model, found = self.finetuned(arm, task, seed, rate, body_seed=seed)
-        return {"learning_rate": rate} | found | {split: self.scores(model, task, split) for split in SPLITS}
+        found |= {split: self.scores(model, task, split) for split in MEASURED}
+        return {"learning_rate": rate} | found
 
     def scores(self, model, task: str, split: str) -> dict[str, float]:
         texts = self.tasks[task]

@@ -22,14 +22,12 @@ from kdtutor.data.task import Task
 from kdtutor.models.students import make_student, set_dropout
 from kdtutor.studies.bench import Bench
 from kdtutor.studies.runner import Sweeps
-from kdtutor.studies.stored import SPLITS
-from kdtutor.studies.training import scores, train, words_alone
+from kdtutor.studies.stored import CONTROLS, HARD, TEACHER, WORDS
+from kdtutor.studies.training import words_alone
 
-TEACHER, WORDS, LOGITS = "teacher", "TF-IDF", "SoftTargets(2)"
+LOGITS = "SoftTargets(2)"
 #: objectives; {weight} is chosen on validation, beside the learning rate
-ARMS = {
-    "hard labels": "HardLabels()",
-    "label smoothing": "0.9 * HardLabels() + 0.1 * UniformTargets()",
+ARMS = CONTROLS | {
     "logits": LOGITS,
     "hidden states": LOGITS + " + {weight} * HiddenStates('evenly')",
     "attention relations": LOGITS + " + {weight} * AttentionRelations()",
@@ -40,7 +38,7 @@ ARMS = {
 }
 LONGER = "logits, at equal time"
 #: what is asked of a second student, and with more texts
-MAIN = ("hard labels", "logits", LONGER, "hidden states", "value relations")
+MAIN = (HARD, "logits", LONGER, "hidden states", "value relations")
 
 
 @dataclass(frozen=True)
@@ -95,16 +93,14 @@ def configurations() -> list[Configuration]:
 class Features(Bench):
     """Makes the rows of the file."""
 
-    study = "features"
+    study, compared = "features", staticmethod(lambda plan: configurations())
 
     def __init__(self, plan: Plan, task: Task, teacher: PreTrainedModel, folder: Path):
-        super().__init__(plan, configurations(), task, teacher, folder)
+        super().__init__(plan, task, teacher, folder)
         self.texts = cache(lambda which: task.subset(getattr(plan, which)))
 
     def bar(self, c: Configuration, seed: int | None) -> dict:
-        if c.arm == WORDS:
-            return words_alone(self.texts(c.texts))
-        return {split: scores(self.teacher, self.task, split, right=split == "test") for split in SPLITS}
+        return words_alone(self.texts(c.texts)) if c.arm == WORDS else super().bar(c, seed)
 
     def sweeps(self, c: Configuration) -> Sweeps:
         """List the settings to choose: a term beside the logits has a weight; a learning rate everything has."""
@@ -126,14 +122,12 @@ class Features(Bench):
 
     def trained(self, c: Configuration, seed: int, settings: dict, splits: Sequence[str]) -> dict:
         """Train a student, and measure it in these splits."""
-        how = {name: value for name, value in settings.items() if name != "weight"}
-        how |= {"steps": self.steps(c), "batch_size": self.plan.batch_size, "max_norm": self.plan.max_norm}
-        how |= {"seed": seed, "precision": "fp32", "cache": self.folder / "answers"}
+        how = {"steps": self.steps(c), "learning_rate": settings["learning_rate"]}
         if "{weight}" in c.objective:
             how["cache"] = False  # layers are asked for at every step
         student, formula = self.student(c, seed), c.objective.format(weight=settings.get("weight"))
-        found = train(student, self.teacher, self.texts(c.texts), formula, **how)
-        return found | {split: scores(student, self.task, split, right=split == "test") for split in splits}
+        found = self.train(student, self.teacher, self.texts(c.texts), formula, seed, **how)
+        return found | self.scored(student, splits)
 
 
 run = Features.make

@@ -31,11 +31,10 @@ from kdtutor.models.load import freeze, load_model
 from kdtutor.models.static import static_student
 from kdtutor.studies.bench import Bench
 from kdtutor.studies.runner import kept
-from kdtutor.studies.stored import SPLITS
-from kdtutor.studies.training import scores, train
+from kdtutor.studies.stored import CONTROLS, HARD
+from kdtutor.studies.training import scores
 
-HARD, SMOOTH, BERT, SOFT = "hard labels", "label smoothing", "BERT", "SoftTargets(2)"
-LABELS = {HARD: "HardLabels()", SMOOTH: "0.9 * HardLabels() + 0.1 * UniformTargets()"}
+BERT, SOFT = "BERT", "SoftTargets(2)"
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,10 @@ def configurations(plan: Plan) -> list[Configuration]:
     sizes = [name for name, *_ in plan.teachers if name not in lengths]
     learned = {name: texts for name, _, _, texts, _, _ in plan.teachers} | {BERT: "all"}
     bars = {name: Configuration(name, "teachers", name, texts, None) for name, texts in learned.items()}
-    found = [*(_student("sizes", arm, "few") for arm in LABELS), _student("sizes", BERT, "pool")]
+    found = [*(_student("sizes", arm, "few") for arm in CONTROLS), _student("sizes", BERT, "pool")]
     for teacher in sizes:
         found += [_student("sizes", teacher, "pool"), bars[teacher]]
-    found += [_student("lengths", teacher, "own") for teacher in (*LABELS, BERT)]
+    found += [_student("lengths", teacher, "own") for teacher in (*CONTROLS, BERT)]
     for teacher in lengths:
         found += [*(_student("lengths", teacher, texts) for texts in ("own", "pool")), bars[teacher]]
     found += [_student("longer", teacher, "pool", plan.longer) for teacher in (BERT, plan.assistant)]
@@ -100,18 +99,17 @@ def configurations(plan: Plan) -> list[Configuration]:
 
 def _student(part: str, taught_by: str, texts: str, times: int = 1) -> Configuration:
     name = f"from {taught_by}, {texts}"
-    teacher, objective = ("", LABELS[taught_by]) if taught_by in LABELS else (taught_by, SOFT)
+    teacher, objective = ("", CONTROLS[taught_by]) if taught_by in CONTROLS else (taught_by, SOFT)
     return Configuration(name + ", longer" * (times > 1), part, teacher, texts, objective, name, times)
 
 
 class Gap(Bench):
     """Makes the rows of the file. A teacher is made once, when its first student needs it, and asked once."""
 
-    study = "gap"
-    plan: Plan
+    study, compared = "gap", staticmethod(configurations)
 
     def __init__(self, plan: Plan, task: Task, teacher: PreTrainedModel, folder: Path):
-        super().__init__(plan, configurations(plan), task, teacher, folder)
+        super().__init__(plan, task, teacher, folder)
         self.texts = cache(self._texts)
 
     def seeds(self, c: Configuration) -> Sequence[int | None]:
@@ -122,40 +120,39 @@ class Gap(Bench):
 
     def bar(self, c: Configuration, seed: int | None) -> dict:
         """Measure a teacher; one of those trained here also on its own texts: has it learned them by heart?"""
-        teacher, splits = self.other(c.teacher, seed), list(SPLITS)
-        found = {split: scores(teacher, self.task, split, right=split == "test") for split in splits}
-        if c.texts == "own":
-            found["train"] = scores(teacher, self.texts("own"), "train")
-        return found
+        teacher = self.other(c.teacher, seed)
+        own = {"train": scores(teacher, self.texts("own"), "train")} if c.texts == "own" else {}
+        return self.scored(teacher) | own
 
     def trained(self, c: Configuration, seed: int, settings: dict, splits: Sequence[str]) -> dict:
         """Train a student, and measure it in these splits."""
         student = self.made("static", self.plan.width, seed)
         teacher = self.other(c.teacher, seed) if c.teacher else None
-        steps = c.times * self.plan.steps
-        found = self.train(student, teacher, c.texts, c.objective, seed, steps=steps, **settings)
-        return found | {split: scores(student, self.task, split, right=split == "test") for split in splits}
-
-    def train(self, model, teacher, texts: str, objective: str, seed: int, **settings) -> dict:
-        """Train a student, an assistant or a teacher: all the same but for steps and rate."""
-        how = {"batch_size": self.plan.batch_size, "max_norm": self.plan.max_norm, "seed": seed}
-        how |= {"precision": "fp32", "cache": self.folder / "answers"}
-        found = train(model, teacher, self.texts(texts), objective, **how, **settings)
-        del found["curve"]  # nobody watched
-        return found
+        how = settings | {"steps": c.times * self.plan.steps}
+        found = self.train(student, teacher, self.texts(c.texts), c.objective, seed, **how)
+        return found | self.scored(student, splits)
 
     def other(self, name: str, seed: int | None) -> PreTrainedModel:
         """Find or make a teacher: the course's own, or one of the plan's, another at each seed."""
         if name == BERT:
             return self.teacher
         _, shape, width, texts, steps, rate = next(row for row in self.plan.teachers if row[0] == name)
-        teacher, objective = (self.teacher, SOFT) if texts == "pool" else (None, LABELS[HARD])
-        data = self.texts(texts).fingerprint
-        decides = [fingerprint(self.teacher), data, shape, width, steps, rate, seed, self.plan.max_norm]
+        teacher, objective = (self.teacher, SOFT) if texts == "pool" else (None, CONTROLS[HARD])
+        data, how = self.texts(texts), {"steps": steps, "learning_rate": rate}
+        decides = [
+            fingerprint(self.teacher),
+            data.fingerprint,
+            shape,
+            width,
+            steps,
+            rate,
+            seed,
+            self.plan.max_norm,
+        ]
 
         def make() -> tuple[PreTrainedModel, dict]:
             model = self.made(shape, width, seed)
-            return model, self.train(model, teacher, texts, objective, seed, steps=steps, learning_rate=rate)
+            return model, self.train(model, teacher, data, objective, seed, **how)
 
         place = self.folder / "models" / f"{shape}-{width}-{texts}-{seed}"
         return freeze(load_model(kept(place, decides, make)[0], self.task))

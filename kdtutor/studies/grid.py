@@ -28,11 +28,10 @@ from kdtutor.data.task import Task
 from kdtutor.models.convolutional import cnn_student
 from kdtutor.models.vectors import token_vectors
 from kdtutor.studies.bench import Bench
-from kdtutor.studies.stored import Stored
-from kdtutor.studies.training import scores, train
+from kdtutor.studies.stored import CONTROLS, Stored
+from kdtutor.studies.training import scores
 
-HARD, SMOOTH = "hard labels", "label smoothing"
-CONTROLS = {HARD: "HardLabels()", SMOOTH: "0.9 * HardLabels() + 0.1 * UniformTargets()"}
+HARD, SMOOTH = CONTROLS
 
 
 @dataclass(frozen=True)
@@ -119,10 +118,10 @@ def rates(stored: Stored, split: str = "validation", measure: str = "accuracy") 
 class Grid(Bench):
     """Makes the rows of the file. Texts are tokenized once per process, and the teacher is asked once."""
 
-    study = "grid"
+    study, compared = "grid", staticmethod(configurations)
 
     def __init__(self, plan: Plan, task: Task, teacher: PreTrainedModel, folder: Path):
-        super().__init__(plan, configurations(plan), task, teacher, folder)
+        super().__init__(plan, task, teacher, folder)
         self.texts = task.subset(plan.few)
         self.looked_at = task.subset(plan.validation, split="validation")
         self.table = cache(lambda: token_vectors(teacher, task, dict(plan.student)["width"]))
@@ -139,12 +138,9 @@ class Grid(Bench):
 
     def trained(self, c: Configuration, seed: int, settings: dict, splits: Sequence[str]) -> dict:
         """Train a student, and measure it in these splits; of the landscape, also which test texts are right."""
-        plan, student = self.plan, self.student(seed)
-        how = {"steps": c.times * plan.steps, "batch_size": plan.batch_size, "max_norm": plan.max_norm}
-        how |= {"seed": seed, "precision": "fp32", "cache": self.folder / "answers"}
-        found = train(student, self.teacher, self.texts, c.objective, **how, **settings)
-        del found["curve"]  # nobody watched
-        bits = c.part == "landscape"
+        student, bits = self.student(seed), c.part == "landscape"
+        how = settings | {"steps": c.times * self.plan.steps}
+        found = self.train(student, self.teacher, self.texts, c.objective, seed, **how)
         return found | {
             split: scores(student, self.looked_at, split, right=bits and split == "test") for split in splits
         }

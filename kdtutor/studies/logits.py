@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from kdtutor.evaluation.statistics import mean_and_interval
 from kdtutor.studies.runner import Sweeps
-from kdtutor.studies.stored import Stored
+from kdtutor.studies.stored import CONTROLS, HARD, SMOOTH, TEACHER, WORDS, Stored
 
 NONE = 1000.0  # a bound on gradients that none reaches
 
@@ -80,13 +80,8 @@ class Configuration:
     settings_of: str = ""
 
 
-HARD, SMOOTH, ARGMAX = "hard labels", "label smoothing", "the teacher's argmax as label"
-TEACHER, WORDS = "teacher", "TF-IDF"
-FORMULAS = {
-    HARD: "HardLabels()",
-    SMOOTH: "0.9 * HardLabels() + 0.1 * UniformTargets()",
-    ARGMAX: "HardLabels()",
-}
+ARGMAX = "the teacher's argmax as label"
+FORMULAS = CONTROLS | {ARGMAX: CONTROLS[HARD]}
 
 
 def soft(temperature: int) -> str:

@@ -33,25 +33,17 @@ from kdtutor.models.students import make_student
 from kdtutor.objectives.formulas import entropy
 from kdtutor.studies.bench import Bench
 from kdtutor.studies.runner import as_stored, kept
-from kdtutor.studies.stored import SPLITS
-from kdtutor.studies.training import scores, scores_from, train
+from kdtutor.studies.stored import CONTROLS, HARD, MEASURED, TEACHER
+from kdtutor.studies.training import scores, scores_from
 
-TEACHER = "teacher"
-SMOOTHED = "0.9 * HardLabels() + 0.1 * UniformTargets()"
 #: what is learned from: its texts and its objective
-ARMS = {
-    "hard labels": ("few", "HardLabels()"),
-    "label smoothing": ("few", SMOOTHED),
+ARMS = {arm: ("few", formula) for arm, formula in CONTROLS.items()} | {
     "soft targets": ("few", "SoftTargets(2)"),
     "soft targets, broken copies": ("broken", "SoftTargets(2)"),
     "soft targets, many texts": ("many", "SoftTargets(2)"),
 }
 #: the same with some wrong labels, of which the teacher knows nothing
-NOISY = {
-    "hard labels": "HardLabels()",
-    "label smoothing": SMOOTHED,
-    "labels and teacher": "0.5 * HardLabels() + 0.5 * SoftTargets(2)",
-}
+NOISY = CONTROLS | {"labels and teacher": "0.5 * HardLabels() + 0.5 * SoftTargets(2)"}
 MISLED = "misled teacher"
 
 
@@ -120,11 +112,10 @@ def configurations(plan: Plan) -> list[Configuration]:
 class Robustness(Bench):
     """Makes the rows of the file. Texts are made once per process, and the teacher is asked once."""
 
-    study = "robustness"
-    plan: Plan
+    study, compared = "robustness", staticmethod(configurations)
 
     def __init__(self, plan: Plan, task: Task, teacher: PreTrainedModel, folder: Path):
-        super().__init__(plan, configurations(plan), task, teacher, folder)
+        super().__init__(plan, task, teacher, folder)
         self.texts, self.against_teacher = cache(self._texts), cache(self._against_teacher)
 
     def seeds(self, c: Configuration) -> Sequence[int | None]:
@@ -139,19 +130,16 @@ class Robustness(Bench):
 
     def trained(self, c: Configuration, seed: int, settings: dict, splits: Sequence[str]) -> dict:
         """Train a student, and measure it: on validation alone while a rate is chosen, else in everything."""
-        plan = self.plan
-        name, options = plan.student
-        student = make_student(name, None, self.task, seed, **options)
-        how = {"steps": plan.steps, "batch_size": plan.batch_size, "max_norm": plan.max_norm, "seed": seed}
-        how |= {"precision": "fp32", "cache": self.folder / "answers"}
-        teacher = self.teacher
+        name, options = self.plan.student
+        student, teacher = make_student(name, None, self.task, seed, **options), self.teacher
         if isinstance(c, Misled):
             folder, _ = self.misled(c, c.teachers[seed % len(c.teachers)])
             teacher = load_teacher(self.task, folder)
-        found = train(student, teacher, self.texts(c.texts, c.noise), c.objective, **how, **settings)
+        how, texts = settings | {"steps": self.plan.steps}, self.texts(c.texts, c.noise)
+        found = self.train(student, teacher, texts, c.objective, seed, **how)
         if "test" in splits and not isinstance(c, Misled):
             return found | self.measured(student)
-        return found | {split: scores(student, self.task, split, right=split == "test") for split in splits}
+        return found | self.scored(student, splits)
 
     def misled(self, c: Misled, seed: int) -> tuple[Path, dict]:
         """Fine-tune a teacher on the labels of `c`, or find it: its folder, and what it answers.
@@ -163,11 +151,13 @@ class Robustness(Bench):
         def make() -> tuple[PreTrainedModel, dict]:
             with drawn_by(seed):
                 model = set_dropout(load_model(c.body, self.task), c.dropout)
-            how = {"epochs": c.passes, "learning_rate": c.learning_rate, "warmup": c.warmup, "seed": seed}
-            found = train(
-                model, None, told, "HardLabels()", batch_size=plan.batch_size, max_norm=plan.max_norm, **how
-            )
-            found |= {split: scores(model, self.task, split, right=split == "test") for split in SPLITS}
+            how = {
+                "epochs": c.passes,
+                "learning_rate": c.learning_rate,
+                "warmup": c.warmup,
+                "precision": "auto",
+            }
+            found = self.train(model, None, told, CONTROLS[HARD], seed, **how) | self.scored(model)
             answers = evaluation.predict(model, told, "train")
             for name, texts in {"told": told, "true": self.texts(c.texts, 0.0)}.items():
                 found[name] = round(evaluation.accuracy(answers, texts.targets("train")), 6)
@@ -183,11 +173,11 @@ class Robustness(Bench):
     def measured(self, model: PreTrainedModel) -> dict:
         """Measure a model on whole texts, and in everything that this study is about."""
         model.eval()
-        logits = {split: evaluation.predict(model, self.task, split) for split in SPLITS}
-        labels = {split: self.task.targets(split) for split in SPLITS}
+        logits = {split: evaluation.predict(model, self.task, split) for split in MEASURED}
+        labels = {split: self.task.targets(split) for split in MEASURED}
         found = {
             split: scores_from(logits[split], labels[split], self.task.rules, right=split == "test")
-            for split in SPLITS
+            for split in MEASURED
         }
         temperature = evaluation.fit_temperature(logits["validation"], labels["validation"])
         foreign = logits_of(model, self.task.encode_texts(self.foreign()))

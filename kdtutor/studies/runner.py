@@ -25,8 +25,9 @@ from filelock import FileLock, Timeout
 from transformers import PreTrainedModel
 
 from kdtutor.hardware import has_bf16
+from kdtutor.models.fingerprint import fingerprint
 from kdtutor.models.load import quiet
-from kdtutor.studies.stored import read_file, still_valid, write
+from kdtutor.studies.stored import read_file, still_valid, versions, write
 from kdtutor.training.checkpoints import writable
 
 PAUSE = 2.0  # seconds between two looks at a file whose last runs others are making
@@ -196,6 +197,19 @@ def hardware() -> str:
     return (
         f"{gpu}{platform.machine()} {bf16} bf16, {torch.get_num_threads()} of {os.cpu_count()} cores per run"
     )
+
+
+def head_of(study: str, teacher: PreTrainedModel, data: str, plan, may_change: Sequence[str]) -> dict:
+    """Say how a study's file is made: what a run must agree with to be kept. may_change: fields of the plan."""
+    return {
+        "study": study,
+        "command": f"kdtutor study {study}",
+        "teacher": fingerprint(teacher),
+        "data": data,
+        "versions": versions(),
+        "plan": {name: value for name, value in as_stored(plan).items() if name not in may_change},
+        "hardware": hardware(),
+    }
 
 
 def as_stored(what) -> dict:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from filelock import FileLock
 from transformers import PreTrainedModel
@@ -27,17 +26,14 @@ from kdtutor.models.load import load_model
 from kdtutor.models.students import make_student
 from kdtutor.studies.bench import Bench
 from kdtutor.studies.runner import as_stored, kept
-from kdtutor.studies.stored import SPLITS
-from kdtutor.studies.training import train
+from kdtutor.studies.stored import CONTROLS, HARD, MEASURED, TEACHER
 from kdtutor.training.checkpoints import writable
 from kdtutor.training.sequence_level import written_by
 from kdtutor.training.settings import OnPolicy
 
-TEACHER, START = "teacher", "start"
+START = "start"
 #: what is learned from: who wrote it, its objective, and the share of the steps whose words the student writes itself
-ARMS = {
-    "hard labels": ("data", "HardLabels()", 0.0),
-    "label smoothing": ("data", "0.9 * HardLabels() + 0.1 * UniformTargets()", 0.0),
+ARMS = {arm: ("data", formula, 0.0) for arm, formula in CONTROLS.items()} | {
     "word-level": ("data", "SoftTargets(1)", 0.0),
     "word-level, reverse KL": ("data", "ReverseKL(1)", 0.0),
     "word-level, JSD": ("data", "GeneralisedJSD(0.5)", 0.0),
@@ -88,10 +84,7 @@ def configurations(plan: Plan) -> list[Configuration]:
 class Sequences(Bench):
     """Makes the rows of the file."""
 
-    study = "sequences"
-
-    def __init__(self, plan: Plan, task: Task, teacher: PreTrainedModel, folder: Path):
-        super().__init__(plan, configurations(plan), task, teacher, folder)
+    study, compared = "sequences", staticmethod(configurations)
 
     def seeds(self, c: Configuration) -> Sequence[int | None]:
         """List the seeds: every seed has a start of its own, and they all have one teacher."""
@@ -103,21 +96,21 @@ class Sequences(Bench):
 
     def bar(self, c: Configuration, seed: int | None) -> dict:
         model = self.teacher if c.name == TEACHER else self.start(seed)
-        return {split: self.scores(model, split) for split in SPLITS}
+        return self.scored(model)
 
     def trained(self, c: Configuration, seed: int, settings: dict, splits: Sequence[str]) -> dict:
         """Train a student, and measure it in these splits."""
         student = self.start(seed)
         own = OnPolicy(share=c.share, max_new_tokens=self.plan.longest) if c.share else None
-        how = self._how(seed, self.plan.steps) | settings
-        found = train(student, self.teacher, self.words(c.texts, seed), c.objective, on_policy=own, **how)
-        return found | {split: self.scores(student, split) for split in splits}
+        # The teacher is asked at every step: nobody keeps the logits of all tokens.
+        how = settings | {"steps": self.plan.steps, "on_policy": own, "cache": True}
+        found = self.train(student, self.teacher, self.words(c.texts, seed), c.objective, seed, **how)
+        return found | self.scored(student, splits)
 
-    def _how(self, seed: int, steps: int) -> dict:
-        sizes = {"steps": steps, "batch_size": self.plan.batch_size, "max_norm": self.plan.max_norm}
-        return sizes | {"seed": seed, "precision": "fp32"}
+    def scored(self, model: PreTrainedModel, splits: Sequence[str] = MEASURED) -> dict:
+        return {split: self._scored(model, split) for split in splits}
 
-    def scores(self, model: PreTrainedModel, split: str) -> dict:
+    def _scored(self, model: PreTrainedModel, split: str) -> dict:
         """Measure what a model writes to the same words of a split, and how well it knows what it should write.
 
         accuracy: the share of words without an error.
@@ -136,8 +129,8 @@ class Sequences(Bench):
 
         def make() -> tuple[PreTrainedModel, dict]:
             student = first_layers(self.teacher, self.task, self.plan.layers)
-            how = self._how(seed, self.plan.start_steps) | {"learning_rate": self.plan.start_rate}
-            return student, train(student, None, self._part(seed, 0), "HardLabels()", **how)
+            how = {"steps": self.plan.start_steps, "learning_rate": self.plan.start_rate, "cache": True}
+            return student, self.train(student, None, self._part(seed, 0), CONTROLS[HARD], seed, **how)
 
         decides = [as_stored(self.plan), fingerprint(self.teacher), self.task.fingerprint, seed]
         folder, _ = kept(self.folder / "models" / f"start-{seed}", decides, make)

@@ -26,22 +26,20 @@ from transformers import PreTrainedModel
 from kdtutor.data.augment import augment
 from kdtutor.data.task import Task
 from kdtutor.models.students import make_student
+from kdtutor.models.vectors import token_vectors
 from kdtutor.studies.bench import Bench
-from kdtutor.studies.stored import SPLITS
-from kdtutor.studies.training import scores, train, words_alone
+from kdtutor.studies.stored import CONTROLS, HARD, TEACHER, WORDS
+from kdtutor.studies.training import words_alone
 
-TEACHER, WORDS = "teacher", "TF-IDF"
 POOL, LONGER = "soft targets, pool", "soft targets, pool, longer"
 #: what is learned from: its texts and its objective
-ARMS = {
-    "hard labels": ("few", "HardLabels()"),
-    "label smoothing": ("few", "0.9 * HardLabels() + 0.1 * UniformTargets()"),
+ARMS = {arm: ("few", formula) for arm, formula in CONTROLS.items()} | {
     "soft targets": ("few", "SoftTargets(2)"),
     "soft targets, variants": ("variants", "SoftTargets(2)"),
     POOL: ("pool", "SoftTargets(2)"),
 }
 #: what is asked of other widths and depths
-MAIN = ("hard labels", POOL)
+MAIN = (HARD, POOL)
 
 
 @dataclass(frozen=True)
@@ -134,26 +132,23 @@ def configurations(plan: Plan) -> list[Configuration]:
 class Shapes(Bench):
     """Makes the rows of the file. Texts are tokenized once per process, and the teacher is asked once."""
 
-    plan: Plan
+    compared = staticmethod(configurations)
 
     def __init__(self, plan: Plan, task: Task, teacher: PreTrainedModel, folder: Path):
         self.study = plan.study
-        super().__init__(plan, configurations(plan), task, teacher, folder)
-        self.texts, self.table = cache(self._texts), cache(self._table)
+        super().__init__(plan, task, teacher, folder)
+        self.texts = cache(self._texts)
+        self.table = cache(lambda width: token_vectors(teacher, task, width))
 
     def bar(self, c: Configuration, seed: int | None) -> dict:
-        if c.arm == WORDS:
-            return words_alone(self.texts("few"))
-        return {split: scores(self.teacher, self.task, split, right=split == "test") for split in SPLITS}
+        return words_alone(self.texts("few")) if c.arm == WORDS else super().bar(c, seed)
 
     def trained(self, c: Configuration, seed: int, settings: dict, splits: Sequence[str]) -> dict:
         """Train a student, and measure it in these splits."""
-        student, plan = self.student(c.shape, seed), self.plan
-        steps = plan.steps * plan.longer if c.arm == LONGER else plan.steps
-        how = {"steps": steps, "batch_size": plan.batch_size, "max_norm": plan.max_norm, "seed": seed}
-        how |= {"precision": "fp32", "cache": self.folder / "answers"}
-        found = train(student, self.teacher, self.texts(c.texts), c.objective, **how, **settings)
-        return found | {split: scores(student, self.task, split, right=split == "test") for split in splits}
+        student = self.student(c.shape, seed)
+        how = settings | {"steps": self.plan.steps * (self.plan.longer if c.arm == LONGER else 1)}
+        found = self.train(student, self.teacher, self.texts(c.texts), c.objective, seed, **how)
+        return found | self.scored(student, splits)
 
     def student(self, shape: str, seed: int) -> PreTrainedModel:
         """Make a student; of another shape, with the teacher's vectors of the tokens, which are asked for once."""
@@ -164,11 +159,6 @@ class Shapes(Bench):
         student = make_student(name, None, self.task, seed, **options)
         student.get_input_embeddings().weight.data.copy_(self.table(options["width"]))
         return student
-
-    def _table(self, width: int):
-        from kdtutor.models.vectors import token_vectors
-
-        return token_vectors(self.teacher, self.task, width)
 
     def _texts(self, which: str) -> Task:
         """Pick the training texts, the same at every seed: the few, or with their variants, the pool, the rest."""

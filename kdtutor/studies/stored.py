@@ -21,7 +21,10 @@ from kdtutor.assets import asset_path
 from kdtutor.errors import KDTutorError, nearest
 from kdtutor.files import write_atomically
 
-SPLITS = ("validation", "test")
+MEASURED = ("validation", "test")  # the splits
+#: What most studies have: two bars, two controls, and what these learn by.
+TEACHER, WORDS, HARD, SMOOTH = "teacher", "TF-IDF", "hard labels", "label smoothing"
+CONTROLS = {HARD: "HardLabels()", SMOOTH: "0.9 * HardLabels() + 0.1 * UniformTargets()"}
 IDENTITY = ("teacher", "body", "data", "versions", "plan")  # what all runs of one file have in common
 
 
@@ -119,7 +122,7 @@ class Stored:
     def __str__(self) -> str:
         lines = [f"{self.record['study']}: {self.core_hours:.1f} hours of one core"]
         for name in self.select():
-            values = [f"{split} {self.mean(name, split=split)}" for split in SPLITS]
+            values = [f"{split} {self.mean(name, split=split)}" for split in MEASURED]
             lines.append(f"{name:<60}{'  '.join(values)}")
         return "\n".join(lines)
 

@@ -41,12 +41,9 @@ def train(
                 split: {name: found[name] for name in ("accuracy", "loss")} for split, found in seen.items()
             }
             curve.append({"passes": round(step.epoch, 3)} | seen)
-    return {
-        "steps": run.total_steps,
-        "precision": "bf16" if run.bf16 else "fp32",
-        "clipped": round(run.clipped, 4),
-        "curve": curve,
-    }
+    precision = "bf16" if run.bf16 else "fp32"
+    found = {"steps": run.total_steps, "precision": precision, "clipped": round(run.clipped, 4)}
+    return found | ({"curve": curve} if watch else {})
 
 
 def scores(model: PreTrainedModel, task: Task, split: str, right: bool = False) -> dict:

@@ -31,7 +31,7 @@ from kdtutor.studies.distilbert import (
     Stage,
 )
 from kdtutor.studies.runner import as_stored
-from kdtutor.studies.stored import SPLITS, packed, unpacked, write
+from kdtutor.studies.stored import MEASURED, packed, unpacked, write
 
 STAGE = Stage(texts=8, batch_size=4, passes=2, rates=(1e-3,))
 PLAN = Plan(STAGE, STAGE, STAGE, STAGE, random_rates=(3e-3,), choosing_texts=4, seeds=(0, 1))
@@ -459,7 +459,7 @@ def data_of(task, i):
 
 def test_valence_has_ratings_of_two_domains_in_every_split():
     valence = data.load_task("valence")
-    for split in SPLITS:
+    for split in MEASURED:
         assert set(valence.split(split).domains) == {"movies", "products"}
         targets = valence.targets(split)
         assert targets.dtype == torch.float32 and -4 <= targets.min() < 0 < targets.max() <= 4

@@ -10,7 +10,7 @@ import torch
 
 from kdtutor import data, models, studies
 from kdtutor.objectives.parse import parse_objective
-from kdtutor.studies import features
+from kdtutor.studies import features, training
 from kdtutor.studies.features import ARMS, LONGER, MAIN, Plan, configurations
 
 PLAN = Plan(
@@ -47,8 +47,8 @@ def made(task, teacher, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "words_alone", lambda task: {"test": {"accuracy": 0.5}})
         # A random teacher is no better than chance, and would be refused.
-        real = features.train
-        patch.setattr(features, "train", lambda *a, **how: real(*a, **how, check_teacher=False))
+        real = training.train
+        patch.setattr("kdtutor.studies.bench.train", lambda *a, **how: real(*a, **how, check_teacher=False))
         features.run(PLAN, folder / "x.json", folder / "work", task, teacher, lambda said: None)
     return json.loads((folder / "x.json").read_text(encoding="utf-8"))
 

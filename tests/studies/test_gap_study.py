@@ -11,9 +11,10 @@ import torch
 
 from kdtutor import data, models, studies
 from kdtutor.objectives.parse import parse_objective
-from kdtutor.studies import gap
-from kdtutor.studies.gap import BERT, HARD, LABELS, SMOOTH, SOFT, Plan, configurations
+from kdtutor.studies import gap, training
+from kdtutor.studies.gap import BERT, SOFT, Plan, configurations
 from kdtutor.studies.runner import as_stored
+from kdtutor.studies.stored import CONTROLS, HARD, SMOOTH
 
 ROOT, FROM_BERT = Path(__file__).parents[2], "from BERT, pool"
 PLAN = Plan(
@@ -47,7 +48,7 @@ def world():
 def made(world, tmp_path_factory):
     folder, said, again, asked = tmp_path_factory.mktemp("gap"), [], [], []
     with pytest.MonkeyPatch.context() as patch:
-        real = gap.train
+        real = training.train
 
         def watched(student, teacher, task, formula, **how):
             shape = "cnn" if "Convolutional" in type(student).__name__ else "static"
@@ -56,7 +57,7 @@ def made(world, tmp_path_factory):
             # A random teacher is no better than chance, and would be refused.
             return real(student, teacher, task, formula, **how, check_teacher=False)
 
-        patch.setattr(gap, "train", watched)
+        patch.setattr("kdtutor.studies.bench.train", watched)
         gap.run(PLAN, folder / "x.json", folder / "work", *world, said.append)
         gap.run(PLAN, folder / "x.json", folder / "work", *world, again.append)
     return json.loads((folder / "x.json").read_text(encoding="utf-8")), said, again, asked
@@ -81,10 +82,10 @@ def test_a_teacher_is_trained_once_at_each_seed_and_an_assistant_by_the_largest(
     # (of which shape and width, taught by the BERT, texts, formula, steps)
     trained = {what: asked.count(what) for what in asked if what[0] != ("static", PLAN.width)}
     assert trained == {
-        (("static", 8), False, 20, LABELS[HARD], 2): seeds,
+        (("static", 8), False, 20, CONTROLS[HARD], 2): seeds,
         (("cnn", 4), True, 23, SOFT, 2): seeds,
-        (("cnn", 4), False, 10, LABELS[HARD], 1): seeds,
-        (("cnn", 4), False, 10, LABELS[HARD], 3): seeds,
+        (("cnn", 4), False, 10, CONTROLS[HARD], 1): seeds,
+        (("cnn", 4), False, 10, CONTROLS[HARD], 3): seeds,
     }
 
 
@@ -103,14 +104,14 @@ def test_each_arm_chooses_on_validation_and_what_is_longer_has_the_rate_of_the_s
         assert ("train" in row) == (about["part"] == "teachers" and about["texts"] == "own")
     labels = {c.name: c.objective for c in arms if not c.teacher}
     assert labels == {
-        f"from {arm}, {texts}": LABELS[arm] for texts in ("few", "own") for arm in (HARD, SMOOTH)
+        f"from {arm}, {texts}": CONTROLS[arm] for texts in ("few", "own") for arm in (HARD, SMOOTH)
     }
     assert [row["seed"] for row in record["runs"] if row["configuration"] == BERT] == [None]
 
 
 def test_a_seed_has_teachers_of_its_own_and_a_second_look_finds_the_same(made, world, tmp_path, monkeypatch):
-    real = gap.train
-    monkeypatch.setattr(gap, "train", lambda *a, **how: real(*a, **how, check_teacher=False))
+    real = training.train
+    monkeypatch.setattr("kdtutor.studies.bench.train", lambda *a, **how: real(*a, **how, check_teacher=False))
     bench = gap.Gap(PLAN, *world, tmp_path)
     one, same, other = (bench.other("brief", seed).classifier.weight for seed in (0, 0, 1))
     assert torch.equal(one, same) and not torch.equal(one, other)

@@ -13,7 +13,7 @@ import torch
 from kdtutor import data, models, studies
 from kdtutor.errors import KDTutorError
 from kdtutor.objectives.parse import parse_objective
-from kdtutor.studies import grid
+from kdtutor.studies import grid, training
 from kdtutor.studies.grid import HARD, SMOOTH, Plan, cell, configurations
 
 PLAN = Plan(
@@ -46,8 +46,8 @@ def made(world, tmp_path_factory):
     folder, said, again = tmp_path_factory.mktemp("grid"), [], []
     with pytest.MonkeyPatch.context() as patch:
         # A random teacher is no better than chance, and would be refused.
-        real = grid.train
-        patch.setattr(grid, "train", lambda *a, **how: real(*a, **how, check_teacher=False))
+        real = training.train
+        patch.setattr("kdtutor.studies.bench.train", lambda *a, **how: real(*a, **how, check_teacher=False))
         stored = grid.run(PLAN, folder / "x.json", folder / "work", *world, said.append)
         grid.run(PLAN, folder / "x.json", folder / "work", *world, again.append)
     return stored, json.loads((folder / "x.json").read_text(encoding="utf-8")), said, again, folder

@@ -16,7 +16,7 @@ from kdtutor.data.tokens import IGNORED
 from kdtutor.evaluation.statistics import paired_seeds_test
 from kdtutor.models.fingerprint import fingerprint
 from kdtutor.objectives.parse import parse_objective
-from kdtutor.studies import robustness
+from kdtutor.studies import robustness, training
 from kdtutor.studies.robustness import ARMS, MISLED, NOISY, Plan, configurations
 
 PLAN = Plan(
@@ -50,8 +50,8 @@ def made(task, teacher, tmp_path_factory):
     folder = tmp_path_factory.mktemp("robustness")
     with pytest.MonkeyPatch.context() as patch:
         # A random teacher is no better than chance, and would be refused.
-        real = robustness.train
-        patch.setattr(robustness, "train", lambda *a, **how: real(*a, **how, check_teacher=False))
+        real = training.train
+        patch.setattr("kdtutor.studies.bench.train", lambda *a, **how: real(*a, **how, check_teacher=False))
         said, again = [], []
         robustness.run(PLAN, folder / "x.json", folder / "work", task, teacher, said.append)
         more = replace(PLAN, seeds=(0, 1, 2))
@@ -127,7 +127,9 @@ def test_a_misled_teacher_learns_the_wrong_labels_and_teaches_every_second_stude
     assert share == pytest.approx(found[0][1]["told"])
     asked = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(robustness, "train", lambda student, teacher, *a, **how: asked.append(teacher) or {})
+        patch.setattr(
+            "kdtutor.studies.bench.train", lambda student, teacher, *a, **how: asked.append(teacher) or {}
+        )
         for seed in (0, 1, 2):
             bench.trained(student, seed, {"learning_rate": 1e-3}, ("validation",))
     first, second, third = map(fingerprint, asked)

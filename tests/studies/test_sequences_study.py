@@ -13,7 +13,7 @@ from kdtutor import data, models, studies
 from kdtutor.models.fingerprint import fingerprint
 from kdtutor.models.students import small_seq2seq
 from kdtutor.objectives.parse import parse_objective
-from kdtutor.studies import sequences
+from kdtutor.studies import sequences, training
 from kdtutor.studies.sequences import ARMS, Plan, configurations, first_layers
 
 PLAN = Plan(
@@ -48,8 +48,8 @@ def made(task, teacher, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sequences")
     with pytest.MonkeyPatch.context() as patch:
         # A random teacher is no better than chance, and would be refused; and it writes nothing.
-        real = sequences.train
-        patch.setattr(sequences, "train", lambda *a, **how: real(*a, **how, check_teacher=False))
+        real = training.train
+        patch.setattr("kdtutor.studies.bench.train", lambda *a, **how: real(*a, **how, check_teacher=False))
         patch.setattr(sequences, "written_by", lambda teacher, part, **_: part)
         said, again = [], []
         sequences.run(PLAN, folder / "x.json", folder / "work", task, teacher, said.append)

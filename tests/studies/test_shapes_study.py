@@ -11,10 +11,10 @@ import torch
 
 from kdtutor import data, models, studies
 from kdtutor.objectives.parse import parse_objective
-from kdtutor.studies import shapes
+from kdtutor.studies import shapes, training
 from kdtutor.studies.runner import as_stored
 from kdtutor.studies.shapes import ARMS, LONGER, MAIN, PLANS, Plan, Reviews, configurations
-from kdtutor.studies.stored import SPLITS
+from kdtutor.studies.stored import MEASURED
 
 ROOT = Path(__file__).parents[2]
 PLAN = Plan(
@@ -46,8 +46,8 @@ def made(task, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shapes, "words_alone", lambda task: {"test": {"accuracy": 0.5}})
         # A random teacher is no better than chance, and would be refused.
-        real = shapes.train
-        patch.setattr(shapes, "train", lambda *a, **how: real(*a, **how, check_teacher=False))
+        real = training.train
+        patch.setattr("kdtutor.studies.bench.train", lambda *a, **how: real(*a, **how, check_teacher=False))
         said = []
         shapes.run(PLAN, folder / "x.json", folder / "work", task, teacher, said.append)
         again = []
@@ -123,9 +123,9 @@ def test_the_command_runs_a_plan_by_its_name_and_on_its_own_task(tmp_path, monke
     small = Reviews(few=8, copies=1, steps=1, rates=(1e-3,), shapes=PLAN.shapes[1:], seeds=(0,))
     monkeypatch.setitem(PLANS, small.study, small)
     monkeypatch.setattr("kdtutor.cli.study._task", lambda given, name: {"sentiment": reviews}[name])
-    monkeypatch.setattr(shapes, "words_alone", lambda task: {split: {"accuracy": 0.5} for split in SPLITS})
-    real = shapes.train
-    monkeypatch.setattr(shapes, "train", lambda *a, **how: real(*a, **how, check_teacher=False))
+    monkeypatch.setattr(shapes, "words_alone", lambda task: {split: {"accuracy": 0.5} for split in MEASURED})
+    real = training.train
+    monkeypatch.setattr("kdtutor.studies.bench.train", lambda *a, **how: real(*a, **how, check_teacher=False))
     tiny = models.freeze(models.small_bert(reviews, layers=1, width=16, seed=7))
     monkeypatch.setattr("kdtutor.models.load_teacher", lambda task, name: tiny)
 
