@@ -7,22 +7,3 @@ from kdtutor.data.masking import mask_tokens, rarity
 from kdtutor.data.parts import SPLITS
 from kdtutor.data.task import Split, Task
 from kdtutor.data.tokens import IGNORED, Encoded, length_bucketed_batches, load_tokenizer
-
-__all__ = [
-    "EMBEDDED",
-    "HUB",
-    "IGNORED",
-    "KINDS",
-    "SPLITS",
-    "Encoded",
-    "Kind",
-    "Split",
-    "Task",
-    "hub_access",
-    "length_bucketed_batches",
-    "load_task",
-    "load_tokenizer",
-    "mask_tokens",
-    "rarity",
-    "unavailable",
-]
