@@ -37,7 +37,7 @@ from kdtutor.evaluation.scores import SCORES
 from kdtutor.files import remove_forsaken
 from kdtutor.hardware import format_bytes, is_full, release_freed_memory, within_memory
 from kdtutor.models.families import refuse_whole_numbers
-from kdtutor.models.forward import inputs_of, logits_of
+from kdtutor.models.forward import evaluating, inputs_of, logits_of
 from kdtutor.models.load import check_fits
 from kdtutor.models.reading import read_by
 from kdtutor.models.save import save_tokenizer
@@ -201,10 +201,8 @@ def write_graph(model: PreTrainedModel, task: Task, file: Path) -> None:
     # Three texts: what is traced with one row, or with equal lengths, would be taken for a constant.
     batch = inputs_of(model, part.batch(torch.arange(3) % len(part)))
     shape = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    device, was_training = next(model.parameters()).device, model.training
-    model.cpu().eval()
     try:
-        with _silent(), cells_of_onnx(model):
+        with evaluating(model, torch.device("cpu")), _silent(), cells_of_onnx(model):
             torch.onnx.export(
                 _Logits(model, tuple(batch)),
                 tuple(batch.values()),
@@ -223,8 +221,6 @@ def write_graph(model: PreTrainedModel, task: Task, file: Path) -> None:
         if is_full(error):
             raise
         raise KDTutorError(f"a {type(model).__name__} can't be exported: {_why(error)}") from error
-    finally:
-        model.to(device).train(was_training)
 
 
 def _forget_origins(file: Path) -> None:

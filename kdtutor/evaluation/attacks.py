@@ -26,7 +26,7 @@ from kdtutor.data.load import as_task
 from kdtutor.data.synonyms import synonyms
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError, nearest
-from kdtutor.models.forward import forward, logits_of
+from kdtutor.models.forward import evaluating, forward, logits_of
 
 METHODS = ("synonyms", "gradient")
 
@@ -172,15 +172,10 @@ def _gradient(model: PreTrainedModel, task: Task, text: str, label: int) -> Tens
     """Compute the gradient of the cross-entropy by each token's vector in the table, (L, D)."""
     batch = {name: x.to(model.device) for name, x in task.encode_texts(text).batch(torch.arange(1)).items()}
     seen: list[Tensor] = []
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.enable_grad(), _watched(model, seen):
-            logits = forward(model, batch, fast=False).logits.float()
-            loss = F.cross_entropy(logits, torch.tensor([label], device=logits.device))
-            [gradient] = torch.autograd.grad(loss, seen[:1])
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.enable_grad(), _watched(model, seen):
+        logits = forward(model, batch, fast=False).logits.float()
+        loss = F.cross_entropy(logits, torch.tensor([label], device=logits.device))
+        [gradient] = torch.autograd.grad(loss, seen[:1])
     return gradient[0]
 
 

@@ -19,7 +19,7 @@ from kdtutor.data.load import as_task
 from kdtutor.data.task import Split, Task
 from kdtutor.data.tokens import length_bucketed_batches
 from kdtutor.errors import COUNT, KDTutorError, one_of
-from kdtutor.models.forward import forward, texts_at_once
+from kdtutor.models.forward import evaluating, forward, texts_at_once
 from kdtutor.models.reading import read_by
 from kdtutor.neighbours import beside_neighbours
 
@@ -123,11 +123,10 @@ def layer_states(model: nn.Module, task: Task, part: Split, rows: str = "tokens"
     rows: see `layer_similarity`; of tokens those of a text stand together, texts in the split's order.
     """
     encoded = replace(read_by(model, task), splits={"these": part}).encode("these")
-    device, was_training = next(model.parameters()).device, model.training
+    device = next(model.parameters()).device
     order = length_bucketed_batches(encoded.lengths, texts_at_once(device))
     found: list[tuple[int, list[Tensor]]] = []
-    model.eval()
-    try:
+    with evaluating(model):
         for index in beside_neighbours(order, device):
             batch = {name: value.to(device) for name, value in encoded.batch(index).items()}
             states = forward(model, batch, {"hidden_states"}).hidden_states
@@ -136,8 +135,6 @@ def layer_states(model: nn.Module, task: Task, part: Split, rows: str = "tokens"
                     f"{type(model).__name__} gives no hidden states, so its layers can't be compared"
                 )
             found += _by_text(index, states, batch["attention_mask"].bool(), rows)
-    finally:
-        model.train(was_training)
     texts = [layers for _, layers in sorted(found, key=lambda pair: pair[0])]
     return [torch.cat(layer) for layer in zip(*texts, strict=True)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median, quantiles
@@ -19,10 +19,12 @@ from kdtutor.data.task import Task
 from kdtutor.data.tokens import length_bucketed_batches
 from kdtutor.errors import COUNT, KDTutorError
 from kdtutor.hardware import format_bytes, joules
-from kdtutor.models.forward import inputs_of
+from kdtutor.models.forward import evaluating, inputs_of
 from kdtutor.models.reading import read_by
 from kdtutor.models.writing import generated_ids
 from kdtutor.neighbours import beside_neighbours
+
+CPU = torch.device("cpu")
 
 
 @torch.no_grad()
@@ -33,22 +35,13 @@ def latency_ms(model: PreTrainedModel, task: Task, split: str = "test", texts: i
     while it writes its whole answer, token by token.
     """
     encoded = read_by(model, task).encode(split)
-    device, was_training = next(model.parameters()).device, model.training
     chosen = torch.arange(len(encoded))[:: max(1, len(encoded) // texts)][:texts]
     batches = [encoded.batch(i[None]) for i in chosen]
     answer = partial(generated_ids, model, task)
     if not task.rules.writes:
         batches, answer = [inputs_of(model, batch) for batch in batches], lambda batch: model(**batch)
-    model.cpu().eval()
-    times = []
-    try:
-        # The first five warm up.
-        for batch in beside_neighbours([*batches[:5], *batches], torch.device("cpu")):
-            start = time.perf_counter()
-            answer(batch)
-            times.append(time.perf_counter() - start)
-    finally:
-        model.to(device).train(was_training)
+    with evaluating(model, CPU):
+        times = _seconds(answer, [*batches[:5], *batches])  # the first five warm up
     return 1000 * median(times[-len(batches) :])
 
 
@@ -188,7 +181,7 @@ class _Counted(io.RawIOBase):
 def _seconds(run: Callable[[dict[str, Tensor]], object], batches: list[dict[str, Tensor]]) -> list[float]:
     """Time each batch alone."""
     times = []
-    for batch in beside_neighbours(batches, torch.device("cpu")):
+    for batch in beside_neighbours(batches, CPU):
         start = time.perf_counter()
         run(batch)
         times.append(time.perf_counter() - start)
@@ -198,20 +191,13 @@ def _seconds(run: Callable[[dict[str, Tensor]], object], batches: list[dict[str,
 @contextmanager
 def _ready(models: Mapping[str, PreTrainedModel | Runs]) -> Iterator[dict[str, Callable]]:
     """Give what runs a batch, by name; PyTorch's models on the CPU, in eval mode, and put back afterwards."""
-    before = {
-        name: (next(model.parameters()).device, model.training)
-        for name, model in models.items()
-        if isinstance(model, torch.nn.Module)
-    }
-    runs = {name: model.run if name not in before else _runner(model) for name, model in models.items()}
-    try:
-        for name in before:
-            cast(PreTrainedModel, models[name]).cpu().eval()
-        with torch.no_grad():
-            yield runs
-    finally:
-        for name, (device, was_training) in before.items():
-            cast(PreTrainedModel, models[name]).to(device).train(was_training)
+    with ExitStack() as held, torch.no_grad():
+        runs = {}
+        for name, model in models.items():
+            if isinstance(model, torch.nn.Module):
+                held.enter_context(evaluating(model, CPU))
+            runs[name] = _runner(model) if isinstance(model, torch.nn.Module) else model.run
+        yield runs
 
 
 def _runner(model: PreTrainedModel) -> Callable[[dict[str, Tensor]], object]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import length_bucketed_batches
 from kdtutor.errors import KDTutorError
-from kdtutor.models.forward import as_memory_allows, forward, unembedding
+from kdtutor.models.forward import as_memory_allows, evaluating, forward, unembedding
 from kdtutor.neighbours import beside_neighbours
 
 AT_ONCE = 2048  # tokens that have their logits at the same time
@@ -36,14 +36,13 @@ def token_scores(
     Masks are drawn once, by `seed` and `batch_size`: compare models at the same ones. The last entry counts the tokens.
     """
     encoded, generator = task.encode(split), torch.Generator().manual_seed(seed)
-    device, was_training = next(model.parameters()).device, model.training
+    device = next(model.parameters()).device
     # Where the logits of all its tokens are made at once, a batch is small.
     batch_size = batch_size or (256 if task.rules.masks or unembedding(model) else 16)
 
     loss = right = count = 0
-    model.eval()
-    try:
-        order = length_bucketed_batches(encoded.lengths, batch_size)
+    order = length_bucketed_batches(encoded.lengths, batch_size)
+    with evaluating(model):
         for index in beside_neighbours(order, device):
             batch = task.rules.with_labels(encoded.batch(index), task.tokenizer, masking, generator)
 
@@ -56,9 +55,6 @@ def token_scores(
                 scored, torch.arange(len(index)), device, batch["input_ids"].shape[1]
             ):
                 loss, right, count = loss + more[0], right + more[1], count + more[2]
-    finally:
-        model.train(was_training)
-
     return _means(loss, right, count, task, split)
 
 

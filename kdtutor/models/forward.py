@@ -194,6 +194,18 @@ _CLASSIFIERS = {
 }
 
 
+@contextmanager
+def evaluating(model: nn.Module, device: torch.device | None = None) -> Iterator[nn.Module]:
+    """Hold a model in eval mode, on another device if one is named, and bring both back."""
+    was_training, before = model.training, device and next(model.parameters()).device
+    try:
+        yield model.eval() if device is None else model.eval().to(device)
+    finally:
+        model.train(was_training)
+        if before is not None:
+            model.to(before)
+
+
 def texts_at_once(device: torch.device) -> int:
     """Tell how many texts a forward pass without gradients takes: a GPU wants many, a CPU what its cache holds."""
     return 256 if device.type == "cuda" else 32
@@ -221,9 +233,8 @@ def logits_by_batch(
     model: nn.Module, encoded: Encoded, order: Iterable[Tensor], autocast=None, fast: bool = True
 ) -> Iterator[Tensor]:
     """Yield each batch's logits: float32 (n, C) on the model's device. Eval mode; the mode is restored."""
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
-    try:
+    device = next(model.parameters()).device
+    with evaluating(model):
         for index in beside_neighbours(order, device):
 
             def answered(index: Tensor) -> Tensor:
@@ -234,8 +245,6 @@ def logits_by_batch(
 
             parts = [*as_memory_allows(answered, index, device, int(encoded.lengths[index].max()))]
             yield parts[0] if len(parts) == 1 else torch.cat(parts)
-    finally:
-        model.train(was_training)
 
 
 def as_memory_allows(

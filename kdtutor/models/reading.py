@@ -14,7 +14,7 @@ from kdtutor.data.task import Task
 from kdtutor.data.tokens import load_tokenizer
 from kdtutor.errors import KDTutorError
 from kdtutor.models.families import PADDED, positions
-from kdtutor.models.forward import forward
+from kdtutor.models.forward import evaluating, forward
 
 COMPARED = 64  # texts that two tokenizers must read alike
 
@@ -91,13 +91,9 @@ def settle_padding(model: PreTrainedModel, task: Task, who: str) -> None:
 def _difference(model: PreTrainedModel, task: Task) -> float:
     """Tell how far the answers to two texts are from those to the same texts padded."""
     encoded = task.encode_texts(["one", " ".join(["a much longer text, and then some more of it"] * 8)])
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         together = _answers(model, encoded.batch(torch.arange(2)))
         alone = [_answers(model, encoded.batch(torch.tensor([i]))) for i in range(2)]
-    finally:
-        model.train(was_training)
     return max(
         float((one[0] - both[: len(one[0])]).abs().max()) for one, both in zip(alone, together, strict=True)
     )
@@ -113,16 +109,12 @@ def check_is_causal(model: PreTrainedModel, task: Task, who: str) -> None:
     """Refuse a model that is to predict next tokens and reads them: its loss would fall to 0, and it can't write."""
     if task.rules.head != "CausalLM":
         return
-    was_training, device = model.training, model.device
-    ids = torch.arange(min(8, len(task.tokenizer)), device=device)[None]
+    ids = torch.arange(min(8, len(task.tokenizer)), device=model.device)[None]
     other = torch.cat([ids[:, :-1], ids[:, :1]], 1)  # another last token
-    model.eval()
-    try:
+    with evaluating(model):
         one, two = (
             _answers(model, {"input_ids": x, "attention_mask": torch.ones_like(x)}) for x in (ids, other)
         )
-    finally:
-        model.train(was_training)
     if (found := float((one - two)[:, :-1].abs().max())) > 1e-5 * max(1.0, float(one.abs().max())):
         raise KDTutorError(
             f"{who}, a {type(model).__name__}, reads the tokens that it is to predict (its answers change by "

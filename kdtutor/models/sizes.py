@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from kdtutor.errors import KDTutorError
-from kdtutor.models.forward import inputs_of
+from kdtutor.models.forward import evaluating, inputs_of
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,10 @@ def sizes(model: PreTrainedModel, length: int = 128) -> Sizes:
     parameters = sum(p.numel() for p in model.parameters())
     length = min(length, getattr(model.config, "max_position_embeddings", length))
     ids = torch.ones(1, length, dtype=torch.long, device=next(model.parameters()).device)
-    was_training = model.training
-    with _written_out(), FlopCounterMode(display=False) as counter, torch.no_grad():
+    with evaluating(model), _written_out(), FlopCounterMode(display=False) as counter, torch.no_grad():
         # An encoder–decoder reads and writes so many tokens.
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "target_ids": ids}
-        model.eval()(**inputs_of(model, batch))
-    model.train(was_training)
+        model(**inputs_of(model, batch))
     return Sizes(parameters, 4 * parameters, counter.get_total_flops() // 2, length)
 
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import Encoded, length_bucketed_batches
 from kdtutor.errors import KDTutorError
-from kdtutor.models.forward import forward, texts_at_once
+from kdtutor.models.forward import evaluating, forward, texts_at_once
 from kdtutor.models.reading import read_by
 from kdtutor.neighbours import beside_neighbours
 
@@ -31,10 +31,9 @@ def token_vectors(teacher: PreTrainedModel, task: Task, width: int, texts: int =
             f"the teacher reads with a tokenizer of its own ({teacher.reads_with}), so it has no vectors of the tokens "
             f'of "{task.name}": take random ones, with teacher=None (--vectors random)'
         )
-    size, was_training = len(task.tokenizer), teacher.training
+    size = len(task.tokenizer)
     sums, counts = None, torch.zeros(size)
-    teacher.eval()
-    try:
+    with evaluating(teacher):
         in_context = task.encode_texts(task.texts("train")[:texts])
         # A token alone is a very short text: many of them make a batch.
         for encoded, many in ((_alone(task), 16), (in_context, 1)):
@@ -47,8 +46,6 @@ def token_vectors(teacher: PreTrainedModel, task: Task, width: int, texts: int =
                 sums = torch.zeros(size, found.shape[1]) if sums is None else sums
                 sums.index_add_(0, ids, found)
                 counts += torch.bincount(ids, minlength=size)
-    finally:
-        teacher.train(was_training)
     return _narrowed(sums / counts[:, None], width)
 
 

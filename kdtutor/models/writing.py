@@ -19,7 +19,7 @@ from kdtutor.data.task import Task
 from kdtutor.data.tokens import Encoded, end_of_text, length_bucketed_batches
 from kdtutor.errors import COUNT, POSITIVE, SEED, KDTutorError
 from kdtutor.models.families import positions
-from kdtutor.models.forward import as_memory_allows
+from kdtutor.models.forward import as_memory_allows, evaluating
 from kdtutor.neighbours import beside_neighbours
 
 AT_ONCE = 256  # texts, at most
@@ -108,7 +108,7 @@ def generated_ids(
     """
     if not model.can_generate():
         raise KDTutorError(f"a {type(model).__name__} can't write: it has no generate()")
-    device, was_training, is_decoder = model.device, model.training, not task.rules.writes
+    device, is_decoder = model.device, not task.rules.writes
     ids, mask = (batch[name].to(device) for name in ("input_ids", "attention_mask"))
     if is_decoder:
         ids, mask = _padded_left(ids, mask)
@@ -122,15 +122,11 @@ def generated_ids(
         # From all tokens: by default only the 50 likeliest can be drawn.
         how |= {"temperature": POSITIVE("temperature", temperature), "top_k": 0}
     most = int(min(room, wished))
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(SEED("seed", seed))
-            written = model.eval().generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=most,
-                eos_token_id=end, pad_token_id=pad, **how,
-            )  # fmt: skip
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(SEED("seed", seed))
+        written = model.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=most, eos_token_id=end, pad_token_id=pad, **how
+        )
     return _up_to_end(written[:, ids.shape[1] if is_decoder else 1 :], end, pad)
 
 

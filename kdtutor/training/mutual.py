@@ -21,7 +21,7 @@ from kdtutor.data.load import as_task
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
 from kdtutor.models.ensemble import config_of
-from kdtutor.models.forward import forward
+from kdtutor.models.forward import evaluating, forward
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training.distillation import Distillation, Step
 
@@ -52,10 +52,8 @@ class Peer(PreTrainedModel):
         if token_type_ids is not None:
             batch["token_type_ids"] = token_type_ids
         [student] = self._student
-        was_training = student.training
-        student.eval()
-        logits = forward(student, batch).logits
-        student.train(was_training)
+        with evaluating(student):
+            logits = forward(student, batch).logits
         return SequenceClassifierOutput(logits=logits)
 
 

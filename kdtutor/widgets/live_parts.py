@@ -15,7 +15,7 @@ from torch import Tensor
 from kdtutor import evaluation
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
-from kdtutor.models.forward import forward, logits_of
+from kdtutor.models.forward import evaluating, forward, logits_of
 from kdtutor.objectives.formulas import kl_divergence
 from kdtutor.training.control import NoControl, control_of
 from kdtutor.training.distillation import Distillation
@@ -198,11 +198,10 @@ class Probe:
         """Compute (C,) in float64: one text, eval mode."""
         if self.at is None:
             return logits_of(model, self.encoded)[0].double()
-        device, was_training = next(model.parameters()).device, model.training
+        device = next(model.parameters()).device
         batch = {name: value.to(device) for name, value in self.encoded.batch(torch.tensor([0])).items()}
-        logits = forward(model.eval(), batch, rows=self.at.to(device)).logits[0]
-        model.train(was_training)
-        return logits.double().cpu()
+        with evaluating(model):
+            return forward(model, batch, rows=self.at.to(device)).logits[0].double().cpu()
 
 
 def _probe_text(task: Task, probe: str | int) -> tuple[str, str | None]:

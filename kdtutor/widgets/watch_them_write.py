@@ -26,7 +26,7 @@ from kdtutor import objectives, plots
 from kdtutor.data.load import as_task
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import end_of_text
-from kdtutor.models.forward import forward
+from kdtutor.models.forward import evaluating, forward
 from kdtutor.models.load import check_fits
 from kdtutor.models.writing import generated_ids, prompts
 from kdtutor.training.on_policy import joined, with_rows
@@ -221,13 +221,9 @@ def _public(entry: Mapping) -> dict:
 @torch.no_grad()
 def _log_probabilities(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
     """Compute log p of every token at each place that was written: float32 (n, V) on the host, in eval mode."""
-    was_training = model.training
-    model.eval()
-    try:
-        batch = {name: value.to(model.device) for name, value in batch.items()}
+    batch = {name: value.to(model.device) for name, value in batch.items()}
+    with evaluating(model):
         return forward(model, batch, rows=batch["rows"]).logits.float().log_softmax(-1).cpu()
-    finally:
-        model.train(was_training)
 
 
 def _fewer(rows: list[dict[str, Tensor]], needed: list[int]) -> tuple[list[int], list[dict[str, Tensor]]]:
