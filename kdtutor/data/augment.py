@@ -17,11 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from kdtutor.data.load import as_task
-from kdtutor.data.task import Split, Task
-from kdtutor.data.tokens import IGNORED
+from kdtutor.data.task import Task
 from kdtutor.errors import COUNT, KDTutorError, number
 
 PROBABILITY = number("a probability from 0 to 1", lambda value: 0 <= value <= 1)
@@ -70,9 +68,7 @@ def augment(
             known.add(variant)
             new.append(variant)
 
-    texts = tuple([*old, *(row[i] for row in new)] for i, old in enumerate(train.texts))
-    unlabelled = torch.full((len(new), *train.targets.shape[1:]), IGNORED, dtype=train.targets.dtype)
-    whole = Split(texts, torch.cat([train.targets, unlabelled]))
+    whole = train.and_more([[row[i] for row in new] for i in range(len(train.texts))])
     name = f"{task.name}[and {len(new)} variants, seed {seed}]"
     return replace(task, name=name, splits=task.splits | {"train": whole})
 

@@ -14,11 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from kdtutor.data.synonyms import synonyms
-from kdtutor.data.task import Split, Task
-from kdtutor.data.tokens import IGNORED
+from kdtutor.data.task import Task
 from kdtutor.errors import SEED, KDTutorError, nearest, number
 
 STRENGTH = number("a share of the words from 0 to 1", lambda value: 0 <= value <= 1)
@@ -67,9 +65,7 @@ def broken_copies(task: Task, kind: str, strength: float, seed: int = 0, labels:
 def with_copies(task: Task, copies: Sequence[Sequence[str]], what: str, labels: bool = False) -> Task:
     """Put a copy of each training text beside it: columns of texts, as the task's. labels: as in `broken_copies`."""
     train = task.split("train")
-    texts = tuple([*column, *more] for column, more in zip(train.texts, copies, strict=True))
-    of_copies = train.targets if labels else torch.full_like(train.targets, IGNORED)
-    both = Split(texts, torch.cat([train.targets, of_copies]))
+    both = train.and_more(copies, train.targets if labels else None)
     return replace(task, name=f"{task.name}[and {what}]", splits=task.splits | {"train": both})
 
 

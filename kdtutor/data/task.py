@@ -43,6 +43,18 @@ class Split:
         domains = None if self.domains is None else [self.domains[i] for i in rows]
         return Split(texts, None if self.targets is None else self.targets[index], domains)
 
+    def labelled_only(self) -> Split:
+        """Keep the rows that have a label."""
+        return self.select(self.labelled.nonzero()[:, 0])
+
+    def and_more(self, texts: Sequence[Sequence[str]], targets: Tensor | None = None) -> Split:
+        """Put more rows behind these, columns of texts; without targets they are unlabelled (-100)."""
+        columns = tuple([*own, *more] for own, more in zip(self.texts, texts, strict=True))
+        if targets is None:
+            shape = len(columns[0]) - len(self), *self.targets.shape[1:]
+            targets = torch.full(shape, IGNORED, dtype=self.targets.dtype)
+        return Split(columns, torch.cat([self.targets, targets]))
+
     def sample(self, n: int, seed: int = 0) -> Split:
         """Draw `n` random rows, in the split's own order; all of them if there are fewer."""
         return self.select(random_rows(len(self), n, seed))
@@ -187,18 +199,15 @@ class Task:
         No teacher that ships has seen the pool's labels: what it answers there it did not memorise.
         """
         train, pool = self.split("train"), self.split("pool")
-        texts = tuple([*a, *b] for a, b in zip(train.texts, pool.texts, strict=True))
-        hidden = pool.targets if labels else torch.full_like(pool.targets, IGNORED)
         name = f"{self.name}[and the {'labelled ' if labels else ''}pool]"
-        return self._with(name, train=Split(texts, torch.cat([train.targets, hidden])))
+        return self._with(name, train=train.and_more(pool.texts, pool.targets if labels else None))
 
     def labelled_only(self) -> Task:
         """Leave out the unlabelled training texts: what stays is what a student without a teacher can learn from."""
         train = self.split("train")
         if train.targets is None:
             raise KDTutorError(f"{self.name} is a {self.kind} task: none of its texts is labelled")
-        keep = train.labelled.nonzero()[:, 0]
-        return self._with(f"{self.name}[labelled only]", train=train.select(keep))
+        return self._with(f"{self.name}[labelled only]", train=train.labelled_only())
 
     def _with(self, name: str, **splits: Split) -> Task:
         return replace(self, name=name, splits=self.splits | splits)

@@ -109,7 +109,7 @@ def layer_probes(
     if ROWS("rows", rows) == "tokens":
         raise KDTutorError('a probe reads one vector per text: rows is "mean" or "first"')
     known, asked = (
-        _labelled(task.split(name)).sample(COUNT(what, count))
+        task.split(name).labelled_only().sample(COUNT(what, count))
         for what, name, count in (("train", "train", train), ("test", split, test))
     )
     pairs = zip(layer_states(model, task, known, rows), layer_states(model, task, asked, rows), strict=True)
@@ -152,10 +152,6 @@ def _by_text(
             items = [tokens[:1] for tokens in items]
         cut.append((number, items))
     return cut
-
-
-def _labelled(part: Split) -> Split:
-    return part.select(part.labelled.nonzero()[:, 0])
 
 
 # ------------------------------------------------------------------------------------------------ CKA

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from kdtutor.data.task import Task, random_rows
+from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
 from kdtutor.evaluation.scores import FORMATS, predict, scores_of
 from kdtutor.evaluation.tokens import token_scores
@@ -128,13 +128,10 @@ def diagnose(
 
 def _sample(task: Task, split: str) -> Task:
     """Keep at most `TEXTS` random texts of a split, labelled ones where labels don't come from the texts."""
-    part = task.split(split)
-    if not task.rules.per_token:
-        part = part.select(part.labelled.nonzero()[:, 0])
+    part = task.split(split) if task.rules.per_token else task.split(split).labelled_only()
     if not len(part):
         raise KDTutorError(f"the {split} split of {task.name} has no labels to compare with")
-    part = part.select(random_rows(len(part), TEXTS, seed=0))
-    return replace(task, splits=task.splits | {split: part})
+    return replace(task, splits=task.splits | {split: part.sample(TEXTS)})
 
 
 def fit(

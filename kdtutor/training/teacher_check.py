@@ -62,7 +62,7 @@ def _labelled(task: Task) -> Split:
     for name in ("validation", "train"):
         part = task.splits.get(name)
         if part is not None and room > 0 and part.labelled.any():
-            parts.append(part.select(part.labelled.nonzero()[:, 0]).sample(room))
+            parts.append(part.labelled_only().sample(room))
             room -= len(parts[-1])
     if not parts:
         return Split(([],), None)

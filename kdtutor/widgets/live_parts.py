@@ -91,7 +91,7 @@ class Score:
         self.is_fraction, self.name = task.rules.is_fraction, f"validation {name}"
         split = task.splits.get("validation")
         if split is not None and not task.rules.per_token:
-            split = split.select(split.labelled.nonzero()[:, 0])
+            split = split.labelled_only()
         if split is None or len(split) < 2:
             self.note = f"{task.name} has no labelled validation texts, so no {name} is shown."
             return
