@@ -13,24 +13,29 @@ from __future__ import annotations
 import io
 import shlex
 import sys
+from importlib import import_module
 
 from kdtutor.cli.arguments import SearchArguments, TrainArguments
 from kdtutor.cli.commands import COMMANDS, parse
 from kdtutor.errors import KDTutorError, did_you_mean
 from kdtutor.hardware import within_memory
 
-#: Commands that read their flags themselves, and what they do.
+#: Commands that read their flags themselves: whose `main` that is, and what they do.
 OTHERS = {
-    "search": SearchArguments.__doc__,
-    "study": "Make the runs of a stored study that its file lacks.",
-    "class": "Hand out notebooks without solutions, and report what learners solved.",
-    "doctor": "Say what this machine has, and what that means for the course.",
+    "search": ("kdtutor.cli.search", SearchArguments.__doc__),
+    "study": ("kdtutor.cli.study", "Make the runs of a stored study that its file lacks."),
+    "class": (
+        "kdtutor.exercises.classroom",
+        "Hand out notebooks without solutions, and report what learners solved.",
+    ),
+    "doctor": ("kdtutor.doctor", "Say what this machine has, and what that means for the course."),
 }
 
 
 def _commands() -> str:
     """List the commands, a line each."""
-    does = {name: kind.__doc__ for name, (kind, _) in COMMANDS.items()} | OTHERS
+    does = {name: kind.__doc__ for name, (kind, _) in COMMANDS.items()}
+    does |= {name: about for name, (_, about) in OTHERS.items()}
     return "\n".join(f"  {name:<10}{about.splitlines()[0]}" for name, about in does.items())
 
 
@@ -65,22 +70,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(command: str, rest: list[str], line: str) -> int:
     """Run one command; line: as it was typed."""
-    if command == "doctor":
-        from kdtutor.doctor import main as doctor
-
-        return doctor(rest) or 0
-    if command == "study":
-        from kdtutor.cli.study import main as study
-
-        return study(rest) or 0
-    if command == "search":
-        from kdtutor.cli.search import main as search
-
-        return search(rest)
-    if command == "class":
-        from kdtutor.exercises.classroom import main as classroom
-
-        return classroom(rest)
+    if command in OTHERS:
+        module, _ = OTHERS[command]
+        return import_module(module).main(rest)
     if command not in COMMANDS:
         raise KDTutorError(did_you_mean("command", command, [*COMMANDS, *OTHERS]))
     kind, run = COMMANDS[command]

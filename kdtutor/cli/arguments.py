@@ -54,20 +54,10 @@ def columns_named(label: str | None) -> str | tuple[str, ...] | None:
 
 
 @dataclass(frozen=True)
-class DataArguments(Checked):
-    task: str = field_of("supersense", TEXT, "embedded task, Hub task, or a file or folder of your own data")
+class FileArguments(Checked):
+    task: str = field_of("texts.csv", TEXT, "file with the texts")
     text: str | None = field_of(None, optional(TEXT), "text column of your own file")
     pair: str | None = field_of(None, optional(TEXT), "second text column")
-    label: str | None = field_of(None, optional(TEXT), LABEL)
-    kind: str | None = field_of(
-        None,
-        optional(one_of("classification", "multi-label", "regression", "masked-lm", "causal-lm", "seq2seq")),
-        "whether labels are classes, several a text, numbers, or (seq2seq) texts to be written; of raw text, whether "
-        "masked or next tokens are predicted (default: as they look, which is printed)",
-    )
-    stratify: bool = field_of(
-        False, SWITCH, "cut your file exactly, class by class, instead of by a hash of each text"
-    )
     delimiter: str | None = field_of(
         None,
         optional(TEXT),
@@ -79,11 +69,26 @@ class DataArguments(Checked):
     quote: str | None = field_of(
         None, optional(TEXT), 'around cells of your text file: one character, or none (default: ")'
     )
-    separator: str | None = field_of(
-        None, optional(TEXT), "between several labels of one text, as in food;staff: --kind multi-label"
-    )
     tokenizer: str | None = field_of(
         None, optional(TEXT), "tokenizer name or folder (default: that of the model)"
+    )
+
+
+@dataclass(frozen=True)
+class DataArguments(FileArguments):
+    task: str = field_of("supersense", TEXT, "embedded task, Hub task, or a file or folder of your own data")
+    label: str | None = field_of(None, optional(TEXT), LABEL)
+    kind: str | None = field_of(
+        None,
+        optional(one_of("classification", "multi-label", "regression", "masked-lm", "causal-lm", "seq2seq")),
+        "whether labels are classes, several a text, numbers, or (seq2seq) texts to be written; of raw text, whether "
+        "masked or next tokens are predicted (default: as they look, which is printed)",
+    )
+    stratify: bool = field_of(
+        False, SWITCH, "cut your file exactly, class by class, instead of by a hash of each text"
+    )
+    separator: str | None = field_of(
+        None, optional(TEXT), "between several labels of one text, as in food;staff: --kind multi-label"
     )
     max_length: int = field_of(128, COUNT, "tokens a text is cut to")
     json: bool = field_of(False, SWITCH, "print what was measured as JSON, and nothing else")
@@ -254,19 +259,10 @@ class EvaluateArguments(DataArguments):
 
 
 @dataclass(frozen=True)
-class PredictArguments(Checked):
+class PredictArguments(FileArguments):
     """Write a model's answers to every text of a file: its class and how sure it is of it, its number, or its text."""
 
-    task: str = field_of("texts.csv", TEXT, "file with the texts")
-    text: str | None = field_of(None, optional(TEXT), "text column")
-    pair: str | None = field_of(None, optional(TEXT), "second text column")
-    delimiter: str | None = field_of(None, optional(TEXT), "between the columns of your text file")
-    encoding: str | None = field_of(None, optional(TEXT), "of your text file (default: what fits)")
-    quote: str | None = field_of(None, optional(TEXT), 'around cells of your text file (default: ")')
     model: str = field_of("bert-supersense", TEXT, "folder, Hub name or embedded checkpoint")
-    tokenizer: str | None = field_of(
-        None, optional(TEXT), "tokenizer name or folder (default: that of the model)"
-    )
     max_length: int | None = field_of(
         None, optional(COUNT), "tokens a text is cut to (default: as many as the model reads)"
     )

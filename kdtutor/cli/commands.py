@@ -21,6 +21,7 @@ from kdtutor.cli.arguments import (
     DistillArguments,
     EvaluateArguments,
     ExportArguments,
+    FileArguments,
     FinetuneArguments,
     LabelArguments,
     PredictArguments,
@@ -42,7 +43,12 @@ def _students() -> list[str]:
 
 
 #: What the fields that several commands share are about, for --help.
-HEADINGS = {DataArguments: "the data", Settings: "the training", TrainArguments: "what is kept and said"}
+HEADINGS = {
+    FileArguments: "the data",
+    DataArguments: "the data",
+    Settings: "the training",
+    TrainArguments: "what is kept and said",
+}
 
 
 def flags_of(kind: type) -> dict[str, Field]:
@@ -338,20 +344,8 @@ COMMANDS = {
 def task_of(a: DataArguments):
     from kdtutor.data.load import load_task
 
-    names = (
-        "text",
-        "pair",
-        "label",
-        "kind",
-        "stratify",
-        "delimiter",
-        "encoding",
-        "separator",
-        "quote",
-        "max_length",
-    )
-    options = {name: getattr(a, name) for name in names}
-    options["label"] = columns_named(a.label)
+    named = (f.name for f in fields(DataArguments) if f.name not in ("task", "tokenizer", "json"))
+    options = {name: getattr(a, name) for name in named} | {"label": columns_named(a.label)}
     # What is said of your own data stays out of what is to be JSON.
     with redirect_stdout(sys.stderr if a.json else sys.stdout):
         task = load_task(a.task, tokenizer=a.tokenizer or _own_tokenizer(a), **options)
