@@ -1,6 +1,6 @@
 """`kdtutor doctor`: what this machine has, and what each finding means for the course.
 
-In a notebook: `print(kd.doctor.report())`. For programs: `kd.doctor.doctor()` gives the same as a list of `Check`s.
+In a notebook: `print(kd.doctor.report())`. For programs: `kd.doctor.doctor()` gives the same as a list of `Finding`s.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import wraps
 from itertools import pairwise
 
 from kdtutor import hardware
@@ -28,7 +29,7 @@ STEP_SECONDS = 0.07
 
 
 @dataclass(frozen=True)
-class Check:
+class Finding:
     """One finding. `status` is "ok", "note" (the course runs, but know this) or "problem" (it does not)."""
 
     name: str
@@ -44,34 +45,34 @@ class Check:
         )
 
 
-def doctor(hub_timeout: float = 3.0) -> list[Check]:
+def doctor(hub_timeout: float = 3.0) -> list[Finding]:
     """Look at versions, device, threads, memory, disk, assets and network, and train for five seconds; changes nothing.
 
     `hub_timeout` is how many seconds the Hub has to answer. Nothing is asked when HF_HUB_OFFLINE is set.
     """
-    checks, hub = [_python(), *_packages()], []
+    findings, hub = [_python(), *_packages()], []
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a shared library of torch is missing
-        checks.append(
-            Check("torch", "does not import", "problem", f"Nothing can be computed without it: {error}")
+        findings.append(
+            Finding("torch", "does not import", "problem", f"Nothing can be computed without it: {error}")
         )
     else:
-        checks += [_device(torch), _bf16(torch), _threads(torch), _speed(torch)]
+        findings += [_device(torch), _bf16(torch), _threads(torch), _speed(torch)]
         hub = [_hub(hub_timeout)]
-    return [*checks, _memory(), _disk(), _assets(), *hub]
+    return [*findings, _memory(), _disk(), _assets(), *hub]
 
 
-def report(checks: Iterable[Check] | None = None) -> str:
-    """Write the checks as text, each with what it means, and a last line that sums up."""
-    checks = doctor() if checks is None else list(checks)
-    problems = [check.name for check in checks if check.status == "problem"]
+def report(findings: Iterable[Finding] | None = None) -> str:
+    """Write the findings as text, each with what it means, and a last line that sums up."""
+    findings = doctor() if findings is None else list(findings)
+    problems = [each.name for each in findings if each.status == "problem"]
     verdict = (
         f"The course will not run until this is fixed: {', '.join(problems)}."
         if problems
         else "The course runs here."
     )
-    return "\n".join([*map(str, checks), "", verdict])
+    return "\n".join([*map(str, findings), "", verdict])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,24 +87,36 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(supported())
         return 0
-    checks = doctor(asked.hub_timeout)
-    print(report(checks))
-    return int(any(check.status == "problem" for check in checks))
+    findings = doctor(asked.hub_timeout)
+    print(report(findings))
+    return int(any(each.status == "problem" for each in findings))
 
 
-# ------------------------------------------------------------------------------------------------- the checks
+# ------------------------------------------------------------------------------------------------- the findings
+
+Found = tuple[str, str, str]  # value, status, meaning
 
 
-def _python() -> Check:
+def _finding(name: str) -> Callable[[Callable[..., Found]], Callable[..., Finding]]:
+    """Decorate what looks at one thing of the machine: what it returns becomes the finding of this name."""
+
+    def decorate(look: Callable[..., Found]) -> Callable[..., Finding]:
+        return wraps(look)(lambda *given: Finding(name, *look(*given)))
+
+    return decorate
+
+
+@_finding("Python")
+def _python() -> Found:
     value = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses it, a PYTHONPATH does not
-        return Check("Python", value, "problem", "kdtutor needs Python 3.11 or newer.")
+        return value, "problem", "kdtutor needs Python 3.11 or newer."
     if sys.version_info >= (3, 14):
-        return Check("Python", value, "note", "Newer than the course was made for (3.11 to 3.13).")
-    return Check("Python", value, "ok", "One of the versions that the course is made for (3.11 to 3.13).")
+        return value, "note", "Newer than the course was made for (3.11 to 3.13)."
+    return value, "ok", "One of the versions that the course is made for (3.11 to 3.13)."
 
 
-def _packages() -> list[Check]:
+def _packages() -> list[Finding]:
     """Compare the installed versions with what kdtutor itself declares: core and notebooks apart."""
     try:
         version, declared = metadata.version("kdtutor"), metadata.requires("kdtutor") or []
@@ -112,7 +125,7 @@ def _packages() -> list[Check]:
         from kdtutor import __version__
 
         advice = "Install it, so that versions can be compared: python -m pip install -e '.[lab]'"
-        return [Check("kdtutor", f"{__version__}, not installed ({error})", "note", advice)]
+        return [Finding("kdtutor", f"{__version__}, not installed ({error})", "note", advice)]
 
     requirements = [Requirement(line) for line in declared]
     core = [r for r in requirements if r.marker is None]
@@ -122,7 +135,7 @@ def _packages() -> list[Check]:
         if r.marker and not r.marker.evaluate() and r.marker.evaluate({"extra": "lab"})
     ]
     return [
-        Check("kdtutor", version, "ok", "The course's own package."),
+        Finding("kdtutor", version, "ok", "The course's own package."),
         _versions(
             "training core", core, "problem", "the training loop needs", "python -m pip install kdtutor"
         ),
@@ -130,7 +143,7 @@ def _packages() -> list[Check]:
     ]
 
 
-def _versions(name: str, requirements: list, if_missing: str, who: str, command: str) -> Check:
+def _versions(name: str, requirements: list, if_missing: str, who: str, command: str) -> Finding:
     found, missing, other = [], [], []
     for requirement in requirements:
         try:
@@ -143,67 +156,51 @@ def _versions(name: str, requirements: list, if_missing: str, who: str, command:
             other.append(f"{requirement.name} {version} (declared: {requirement.specifier})")
     value = ", ".join(found) or "nothing installed"
     if missing:
-        return Check(
+        return Finding(
             name, value, if_missing, f"Missing, though {who} it: {', '.join(missing)}. Install: {command}"
         )
     if other:
-        return Check(name, value, "note", f"Not a version that kdtutor was made for: {', '.join(other)}.")
-    return Check(name, value, "ok", "Everything is there, in the versions that kdtutor declares.")
+        return Finding(name, value, "note", f"Not a version that kdtutor was made for: {', '.join(other)}.")
+    return Finding(name, value, "ok", "Everything is there, in the versions that kdtutor declares.")
 
 
-def _device(torch) -> Check:
+@_finding("device")
+def _device(torch) -> Found:
     if torch.cuda.is_available():
         value = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        return Check(
-            "device",
-            f"CUDA: {value}",
-            "ok",
-            "Used by itself; the course's times are for a CPU, so expect less.",
-        )
+        return f"CUDA: {value}", "ok", "Used by itself; the course's times are for a CPU, so expect less."
     if torch.backends.mps.is_available():
-        return Check(
-            "device", "Apple GPU (MPS)", "note", "Used by itself, but the course was not tested on one."
-        )
+        return "Apple GPU (MPS)", "note", "Used by itself, but the course was not tested on one."
     if shutil.which("nvidia-smi"):
         advice = "There is an NVIDIA driver, but this torch cannot use it: a CUDA build would. All runs on the CPU."
-        return Check("device", "CPU", "note", advice)
-    return Check(
-        "device",
-        "CPU, no GPU",
-        "ok",
-        "Enough: everything in the course runs on two processors, in the time it states.",
-    )
+        return "CPU", "note", advice
+    advice = "Enough: everything in the course runs on two processors, in the time it states."
+    return "CPU, no GPU", "ok", advice
 
 
-def _bf16(torch) -> Check:
+@_finding("bf16")
+def _bf16(torch) -> Found:
     if hardware.has_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
-        return Check(
-            "bf16",
-            "in hardware",
-            "ok",
-            "Training uses it and is faster for it; last digits differ from float32.",
-        )
-    return Check("bf16", "not in hardware", "ok", "Training computes in float32: nothing is lost but speed.")
+        return "in hardware", "ok", "Training uses it and is faster for it; last digits differ from float32."
+    return "not in hardware", "ok", "Training computes in float32: nothing is lost but speed."
 
 
-def _threads(torch) -> Check:
+@_finding("threads")
+def _threads(torch) -> Found:
     threads, processors = torch.get_num_threads(), hardware.processors()
     value = f"{threads} for torch, on {processors:g} processor{'s' if processors != 1 else ''}"
     if threads > max(1, processors):
         fix = f"set OMP_NUM_THREADS={max(1, int(processors))} before Python starts"
-        return Check("threads", value, "note", f"More threads than processors slow training down: {fix}.")
+        return value, "note", f"More threads than processors slow training down: {fix}."
     if processors < 2:
-        return Check(
-            "threads", value, "note", "Times are stated for two processors: expect about twice as long."
-        )
+        return value, "note", "Times are stated for two processors: expect about twice as long."
     if threads < min(2, processors):
-        return Check(
-            "threads", value, "note", "OMP_NUM_THREADS keeps torch from using what is there: unset it."
-        )
-    return Check("threads", value, "ok", "At least the two processors that times are stated for.")
+        return value, "note", "OMP_NUM_THREADS keeps torch from using what is there: unset it."
+    return value, "ok", "At least the two processors that times are stated for."
 
 
-def _speed(torch) -> Check:
+@_finding("speed")
+def _speed(torch) -> Found:
     """Train a small Transformer in one thread, and compare with the machine whose times the course states."""
     each, used = _work(torch, WORK_SECONDS)
     taken, steps = sum(each), len(each)
@@ -217,10 +214,10 @@ def _speed(torch) -> Check:
     here = f"what takes 90 seconds there takes about {takes} here"
     if now > 1.5 * alone:
         busy = f"Other programs use this machine as well ({alone:.1f} times without them). As long as they do, {here}."
-        return Check("speed", value, "note", f"{busy} Run it again when the machine is quiet.")
+        return value, "note", f"{busy} Run it again when the machine is quiet."
     if now > 2:
-        return Check("speed", value, "note", f"Slower, but all of it runs: {here}.")
-    return Check("speed", value, "ok", f"Cells take about as long as the course says: {here}.")
+        return value, "note", f"Slower, but all of it runs: {here}."
+    return value, "ok", f"Cells take about as long as the course says: {here}."
 
 
 def _work(torch, seconds: float) -> tuple[list[float], float]:
@@ -244,73 +241,58 @@ def _work(torch, seconds: float) -> tuple[list[float], float]:
         torch.set_num_threads(threads)
 
 
-def _memory() -> Check:
+@_finding("memory")
+def _memory() -> Found:
     try:
         total, free = hardware.memory()
     except ImportError:
-        return Check("memory", "not known", "note", "psutil, which comes with accelerate, is not installed.")
+        return "not known", "note", "psutil, which comes with accelerate, is not installed."
     value = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free"
     if total < NOTEBOOK_MEMORY:
-        return Check("memory", value, "problem", "A notebook may take 1.5 GiB: this machine has less in all.")
+        return value, "problem", "A notebook may take 1.5 GiB: this machine has less in all."
     if free < NOTEBOOK_MEMORY:
-        return Check(
-            "memory",
-            value,
-            "note",
-            "A notebook may take 1.5 GiB: close something first, such as other kernels.",
-        )
-    return Check(
-        "memory",
-        value,
-        "ok",
-        f"A notebook takes at most 1.5 GiB: {int(free // NOTEBOOK_MEMORY)} could be open.",
-    )
+        return value, "note", "A notebook may take 1.5 GiB: close something first, such as other kernels."
+    return value, "ok", f"A notebook takes at most 1.5 GiB: {int(free // NOTEBOOK_MEMORY)} could be open."
 
 
-def _disk() -> Check:
+@_finding("disk")
+def _disk() -> Found:
     free = shutil.disk_usage(".").free
     value = f"{free / GIB:.1f} GiB free here"
     if free < GIB:
-        return Check(
-            "disk", value, "note", "Checkpoints of the small models fit, a model from the Hub may not."
-        )
-    return Check("disk", value, "ok", "Enough for checkpoints and for a model or two from the Hub.")
+        return value, "note", "Checkpoints of the small models fit, a model from the Hub may not."
+    return value, "ok", "Enough for checkpoints and for a model or two from the Hub."
 
 
-def _assets() -> Check:
+@_finding("assets")
+def _assets() -> Found:
     from kdtutor import assets
     from kdtutor.errors import KDTutorError
 
     try:
         states = assets.verify_all()
     except KDTutorError as error:
-        return Check("assets", "not verified", "problem", str(error))
-    bad = [state for state in states.values() if state != "ok"]
-    if bad:
-        return Check("assets", f"{len(bad)} of {len(states)} files are damaged", "problem", " ".join(bad))
+        return "not verified", "problem", str(error)
+    if bad := [state for state in states.values() if state != "ok"]:
+        return f"{len(bad)} of {len(states)} files are damaged", "problem", " ".join(bad)
     size = sum(entry["bytes"] for entry in assets.manifest().values()) / 1e6
     meaning = "Data, tokenizer and teachers are what was shipped, so all runs without a network."
-    return Check("assets", f"{len(states)} files, {size:.0f} MB, all verified", "ok", meaning)
+    return f"{len(states)} files, {size:.0f} MB, all verified", "ok", meaning
 
 
-def _hub(timeout: float) -> Check:
+@_finding("Hub")
+def _hub(timeout: float) -> Found:
     own = "The course itself needs no network; names from the Hub (bert-base-uncased, sst2)"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        return Check(
-            "Hub", "not asked, as HF_HUB_OFFLINE is set", "note", f"{own} work only if they are in the cache."
-        )
+        return "not asked, as HF_HUB_OFFLINE is set", "note", f"{own} work only if they are in the cache."
 
     from kdtutor.data.hub import ask
 
     value = ask(os.environ.get("HF_ENDPOINT") or HUB, timeout).said
     if value == "reachable":
-        return Check(
-            "Hub",
-            value,
-            "ok",
-            "Names from the Hub (bert-base-uncased, sst2) work too; the course needs none of them.",
-        )
-    return Check("Hub", value, "note", f"{own} work only from the cache, or from a local folder.")
+        advice = "Names from the Hub (bert-base-uncased, sst2) work too; the course needs none of them."
+        return value, "ok", advice
+    return value, "note", f"{own} work only from the cache, or from a local folder."
 
 
 if __name__ == "__main__":

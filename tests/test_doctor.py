@@ -35,7 +35,7 @@ def online(monkeypatch):
     return monkeypatch
 
 
-def found(name: str, checks=None) -> doctor.Check:
+def found(name: str, checks=None) -> doctor.Finding:
     [check] = [check for check in (doctor.doctor() if checks is None else checks) if check.name == name]
     return check
 
