@@ -203,46 +203,44 @@ def cosine_hidden(
 
 
 def hidden_states_mse(
-    student_hidden: Tensor, teacher_hidden: Tensor, projection: Callable[[Tensor], Tensor] | None = None,
+    student_hidden: Tensor, teacher_hidden: Tensor, project: Callable[[Tensor], Tensor] | None = None,
     *, mask: Tensor | None = None, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
     """Compute the mean over the width of (W h_S − h_T)², for each token: hints (Romero et al. 2015, arXiv:1412.6550).
 
     student_hidden: (B, L, D_S), teacher_hidden: (B, L, D_T), mask: the attention mask (B, L); or (N, D_S) and
-    (N, D_T). projection: the learned W, D_S → D_T; None where the widths are equal.
+    (N, D_T). project: the learned W, D_S → D_T; None where the widths are equal.
     """
-    h_s, h_t, mask = _of_one_width(
-        "hidden states", student_hidden, teacher_hidden, projection, mask, reduction
-    )
+    h_s, h_t, mask = _of_one_width("hidden states", student_hidden, teacher_hidden, project, mask, reduction)
     return reduce_losses((h_s - h_t).square().mean(-1), mask, reduction)
 
 
 def cls_patience(
-    student_cls: Tensor, teacher_cls: Tensor, projection: Callable[[Tensor], Tensor] | None = None,
+    student_cls: Tensor, teacher_cls: Tensor, project: Callable[[Tensor], Tensor] | None = None,
     *, mask: Tensor | None = None, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
     """Compute ‖W h_S / ‖W h_S‖ − h_T / ‖h_T‖‖², summed over the width: PKD, Sun et al. 2019, arXiv:1908.09355.
 
-    student_cls: (N, D_S), teacher_cls: (N, D_T), the [CLS] states of one layer. projection: as in hidden_states_mse.
+    student_cls: (N, D_S), teacher_cls: (N, D_T), the [CLS] states of one layer. project: as in hidden_states_mse.
     From 0 to 4; a mean over the width, as some code has it, is D_T times less. A zero vector stays zero and gets no
     gradient.
     """
-    h_s, h_t, mask = _of_one_width("[CLS] states", student_cls, teacher_cls, projection, mask, reduction)
+    h_s, h_t, mask = _of_one_width("[CLS] states", student_cls, teacher_cls, project, mask, reduction)
     return reduce_losses((unit(h_s) - unit(h_t)).square().sum(-1), mask, reduction)
 
 
 def _of_one_width(
-    what: str, student: Tensor, teacher: Tensor, projection: Callable[[Tensor], Tensor] | None,
+    what: str, student: Tensor, teacher: Tensor, project: Callable[[Tensor], Tensor] | None,
     mask: Tensor | None, reduction: str,
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
     """Return the rows that count of both, the student's projected if there is a W, and the mask; what: their name."""
     check_shapes(
-        student, teacher, what, student.dim() if projection is None else -1
+        student, teacher, what, student.dim() if project is None else -1
     )  # with a W the last may differ
     (h_s, h_t), mask = valid_rows(mask, reduction, student, teacher.detach())
     # Only now: a NaN in the padding would reach the gradient of W as 0 · NaN.
-    if projection is not None:
-        h_s = projection(h_s).to(h_t.dtype)
+    if project is not None:
+        h_s = project(h_s).to(h_t.dtype)
         check_shapes(h_s, h_t, f"{what}, once projected,")
     return h_s, h_t, mask
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kdtutor.objectives.formulas import cls_patience, cosine_hidden, hidden_states_mse
 from kdtutor.objectives.layers import LayerMap, check_layers, layer_pairs
 from kdtutor.objectives.rows import ObjectiveError
-from kdtutor.objectives.terms import Batch, Term, depth_of, output_of, texts_in, width_of
+from kdtutor.objectives.terms import Batch, Term, depth_of, hidden_of_both, texts_in, width_of
 
 
 class CosineHidden(Term):
@@ -29,10 +29,7 @@ class CosineHidden(Term):
             )
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
-        h_s, h_t = (
-            output_of(student, "hidden_states", "student"),
-            output_of(teacher, "hidden_states", "teacher"),
-        )
+        h_s, h_t = hidden_of_both(student, teacher)
         return cosine_hidden(h_s[-1], h_t[-1], mask=batch["attention_mask"], reduction=reduction)
 
     def count(self, batch: Batch) -> Tensor:
@@ -83,21 +80,18 @@ class HiddenStates(CosineHidden):
         return layer_pairs(self.layers, student_depth, teacher_depth)
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
-        h_s, h_t = (
-            output_of(student, "hidden_states", "student"),
-            output_of(teacher, "hidden_states", "teacher"),
-        )
+        h_s, h_t = hidden_of_both(student, teacher)
         pairs = zip(self.pairs.items(), self.projections or [None] * len(self.pairs), strict=True)
         losses: list[Any] = [
-            self.compare(h_s[i], h_t[j], projection, batch, reduction) for (i, j), projection in pairs
+            self.compare(h_s[i], h_t[j], project, batch, reduction) for (i, j), project in pairs
         ]
         return sum(losses) / len(losses)
 
     def compare(
-        self, h_s: Tensor, h_t: Tensor, projection: nn.Module | None, batch: Batch, reduction: str
+        self, h_s: Tensor, h_t: Tensor, project: nn.Module | None, batch: Batch, reduction: str
     ) -> Tensor:
         """Return the loss of one pair of layers, (B, L, D_S) and (B, L, D_T)."""
-        return hidden_states_mse(h_s, h_t, projection, mask=batch["attention_mask"], reduction=reduction)
+        return hidden_states_mse(h_s, h_t, project, mask=batch["attention_mask"], reduction=reduction)
 
     def extra_repr(self) -> str:
         shown = f"layers={self.layers!r}"
@@ -130,9 +124,9 @@ class CLSPatience(HiddenStates):
         return pairs
 
     def compare(
-        self, h_s: Tensor, h_t: Tensor, projection: nn.Module | None, batch: Batch, reduction: str
+        self, h_s: Tensor, h_t: Tensor, project: nn.Module | None, batch: Batch, reduction: str
     ) -> Tensor:
-        return cls_patience(h_s[:, 0], h_t[:, 0], projection, reduction=reduction)
+        return cls_patience(h_s[:, 0], h_t[:, 0], project, reduction=reduction)
 
     def count(self, batch: Batch) -> Tensor:
         return texts_in(batch)

@@ -163,14 +163,12 @@ class SoftTargets(Term):
     formula: Callable[..., Tensor] = staticmethod(soft_targets)
     exclusive = True  # whether it reads logits as those of a softmax, over classes of which one is right
 
+    # of its settings, those that the formula takes beside both logits
+    takes: tuple[str, ...] = ("temperature",)
+
     def __init__(self, temperature: float = 2.0) -> None:
         super().__init__()
         self.temperature = temperature
-
-    @property
-    def arguments(self) -> tuple[float, ...]:
-        """Give what the formula takes beside both logits."""
-        return (self.temperature,)
 
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
         super().prepare(student, teacher)
@@ -179,10 +177,11 @@ class SoftTargets(Term):
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
         logits = student.logits, teacher_logits(teacher, self.temperature)
-        return self.formula(*logits, *self.arguments, mask=token_mask(batch), reduction=reduction)
+        settings = (getattr(self, name) for name in self.takes)
+        return self.formula(*logits, *settings, mask=token_mask(batch), reduction=reduction)
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature:g}"
+        return ", ".join(f"{name}={getattr(self, name):g}" for name in self.takes)
 
 
 class SoftCrossEntropy(SoftTargets):
@@ -227,7 +226,7 @@ class DecoupledKD(SoftTargets):
 class PearsonKD(SoftTargets):
     """Correlation of both models' probabilities, by text and by class (DIST, Huang et al. 2022): pearson_kd().
 
-    beta, gamma: the factors of the two, ≥ 0. One value a micro-batch: see relations.py for what that means.
+    beta, gamma: the factors of the two, ≥ 0. One value per micro-batch: see relations.py for what that means.
     """
 
     label = "Pearson KD"

@@ -20,7 +20,7 @@ from kdtutor.objectives.relation_formulas import (
     similarity_preserving,
 )
 from kdtutor.objectives.rows import ObjectiveError, check_number, wide
-from kdtutor.objectives.terms import Batch, Term, depth_of, one_value, output_of, width_of
+from kdtutor.objectives.terms import Batch, Term, depth_of, hidden_of_both, one_value, width_of
 
 
 class RelationalDistance(Term):
@@ -47,10 +47,7 @@ class RelationalDistance(Term):
 
     def forward(self, student: Any, teacher: Any, batch: Batch, reduction: str = "none") -> Tensor:
         mask = batch["attention_mask"]
-        h_s, h_t = (
-            output_of(student, "hidden_states", "student"),
-            output_of(teacher, "hidden_states", "teacher"),
-        )
+        h_s, h_t = hidden_of_both(student, teacher)
         losses: list[Any] = [
             self.compare(
                 n, text_vectors(h_s[i], mask, self.pooling), text_vectors(h_t[j], mask, self.pooling)

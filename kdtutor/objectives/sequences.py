@@ -125,17 +125,11 @@ class GeneralisedJSD(SoftTargets):
 
     label = "generalised JSD (× T²)"
     formula = staticmethod(generalised_jsd)
+    takes = "beta", "temperature"
 
     def __init__(self, beta: float = 0.5, temperature: float = 1.0) -> None:
         super().__init__(temperature)
         self.beta = beta
-
-    @property
-    def arguments(self) -> tuple[float, ...]:
-        return self.beta, self.temperature
-
-    def extra_repr(self) -> str:
-        return f"beta={self.beta:g}, {super().extra_repr()}"
 
 
 class SkewedKL(SoftTargets):
@@ -143,17 +137,11 @@ class SkewedKL(SoftTargets):
 
     label = "skewed KL (× T²)"
     formula = staticmethod(skewed_kl)
+    takes = "skew", "temperature"
 
     def __init__(self, skew: float = 0.1, temperature: float = 1.0) -> None:
         super().__init__(temperature)
         self.skew = skew
-
-    @property
-    def arguments(self) -> tuple[float, ...]:
-        return self.skew, self.temperature
-
-    def extra_repr(self) -> str:
-        return f"skew={self.skew:g}, {super().extra_repr()}"
 
 
 class SkewedReverseKL(SkewedKL):

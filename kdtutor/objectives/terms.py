@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdtutor.data.kinds import Batch
 from kdtutor.objectives.rows import LIMITS, ObjectiveError, check_number
-
-Batch = dict[str, Tensor]
 
 
 class Formula(nn.Module):
@@ -178,6 +177,11 @@ def output_of(outputs: Any, name: str, who: str) -> Any:
     if getattr(outputs, name, None) is None:
         raise ObjectiveError(f"the {who}'s {name} are needed, and were not computed")
     return getattr(outputs, name)
+
+
+def hidden_of_both(student: Any, teacher: Any) -> tuple[Any, Any]:
+    """Return both models' hidden states, embeddings first."""
+    return output_of(student, "hidden_states", "student"), output_of(teacher, "hidden_states", "teacher")
 
 
 def teacher_logits(outputs: Any, temperature: float | None = None) -> Tensor:
