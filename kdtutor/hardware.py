@@ -148,9 +148,9 @@ def format_bytes(count: float) -> str:
     return f"{count / unit:,.1f} {name}"
 
 
-def peak_memory(device) -> int:
+def peak_memory(device=None) -> int:
     """Measure the most bytes held so far: on a CUDA `device` torch's own, else resident in main memory."""
-    if device.type == "cuda":
+    if device is not None and device.type == "cuda":
         import torch
 
         return torch.cuda.max_memory_allocated(device)

@@ -15,12 +15,6 @@ from kdtutor.deploy.session import OnnxModel
 from kdtutor.hardware import joules, peak_memory
 
 
-class Processor:
-    """What peak_memory() asks about, without a torch.device."""
-
-    type = "cpu"
-
-
 def main() -> None:
     """Answer one text, and say so; then time the first `timed` texts, one by one and together; then answer all."""
     asked = json.load(sys.stdin)
@@ -41,7 +35,7 @@ def main() -> None:
         "times": times,
         "throughput": len(timed) / together,
         "joules": None if energy is None else (joules() - energy) / len(timed),
-        "peak_memory": peak_memory(Processor),
+        "peak_memory": peak_memory(),
     }
     # All cores: these are not timed.
     logits = OnnxModel(sys.argv[1]).logits(texts[len(timed) :])

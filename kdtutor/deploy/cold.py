@@ -28,9 +28,8 @@ def answer():
 _TOLD = """
 import json
 from kdtutor.hardware import peak_memory
-class cpu: type = "cpu"
 answer()
-print(json.dumps(peak_memory(cpu)))
+print(json.dumps(peak_memory()))
 """
 
 
