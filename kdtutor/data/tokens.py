@@ -43,7 +43,7 @@ class Encoded:
         return self.offsets.diff()
 
     @cached_property
-    def sizes(self) -> Tensor:
+    def token_counts(self) -> Tensor:
         """Count the tokens of each example, read and written ones: (N,)."""
         return self.lengths if self.written is None else self.lengths + self.written.lengths
 

@@ -53,8 +53,8 @@ class Batches:
         return self.accumulate * self.world
 
     @property
-    def texts_at_once(self) -> int:
-        """Tell how many texts the largest micro-batch has."""
+    def micro_batch(self) -> int:
+        """Tell how many texts the largest micro-batch has: so many a process has in hand at once."""
         return math.ceil(min(self.batch_size, len(self.data)) / self.parts)
 
     def __post_init__(self):
@@ -72,23 +72,23 @@ class Batches:
         if self._order[0] != epoch:
             order = generator_from(self.seed, "order", epoch)
             if self._chances is None:
-                batches = length_bucketed_batches(self.data.sizes, self.batch_size, order)
+                batches = length_bucketed_batches(self.data.token_counts, self.batch_size, order)
             else:
                 drawn = self._chances.multinomial(len(self.data), replacement=True, generator=order)
-                batches = length_bucketed_batches(self.data.sizes[drawn], self.batch_size, order)
+                batches = length_bucketed_batches(self.data.token_counts[drawn], self.batch_size, order)
                 batches = [drawn[index] for index in batches]
             self._order = epoch, batches
         return self._order[1][position]
 
     def tokens(self, step: int) -> int:
         """Count the tokens of a step, over all processes, padding left out."""
-        return int(self.data.sizes[self.index(step)].sum())
+        return int(self.data.token_counts[self.index(step)].sum())
 
     def tokens_of_a_pass(self) -> int:
         """Count the tokens of an epoch, padding left out; of a balanced one, which is drawn, what is expected."""
         if self._chances is None:
-            return int(self.data.sizes.sum())
-        return round(len(self.data) * float(self._chances @ self.data.sizes.double()))
+            return int(self.data.token_counts.sum())
+        return round(len(self.data) * float(self._chances @ self.data.token_counts.double()))
 
     def fix_masks(self) -> Encoded:
         """Draw the masks of all texts once, where there are any: every epoch has the same ones. Return what is read."""

@@ -56,11 +56,11 @@ def check_run(
 def check_texts_at_once(objective: Objective, batches: Batches) -> None:
     """Refuse micro-batches in which a term that compares texts with each other would never find enough of them."""
     for term in objective.terms:
-        if batches.texts_at_once < term.fewest:
+        if batches.micro_batch < term.fewest:
             raise KDTutorError(
                 f"{type(term).__name__} compares the texts of a micro-batch and wants {term.fewest} or more of them, "
                 f"but a batch of {min(batches.batch_size, len(batches.data))} in {batches.parts} parts has "
-                f"{batches.texts_at_once}: a larger batch_size, or a smaller accumulate"
+                f"{batches.micro_batch}: a larger batch_size, or a smaller accumulate"
             )
 
 

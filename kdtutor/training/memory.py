@@ -30,11 +30,6 @@ TABLES, TABLES_WITH_TEACHER = 4, 9
 PLAIN_TABLES = 10
 
 
-def micro_batch(batches: Batches, accumulate: int | None = None) -> int:
-    """Count the texts that a process has in hand at once, at most."""
-    return math.ceil(math.ceil(batches.batch_size / batches.world) / (accumulate or batches.accumulate))
-
-
 def longest(batches: Batches) -> int:
     """Count the tokens of the longest text, read or written."""
     data = batches.data
@@ -164,7 +159,7 @@ def what_would_fit(run: Any, error: RuntimeError) -> MemoryFull:
         torch.cuda.empty_cache()
 
     batches, length = run.batches, longest(run.batches)
-    texts, free = micro_batch(batches), room(run.device)
+    texts, free = batches.micro_batch, room(run.device)
     told = (
         f"step {run.done + 1} found no memory for {texts} texts of at most {length} tokens at once; "
         f"{format_bytes(free)} are there for this process. "

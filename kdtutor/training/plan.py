@@ -22,7 +22,7 @@ from kdtutor.hardware import BANDWIDTH, format_bytes
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training.batches import Batches
 from kdtutor.training.distillation import Distillation
-from kdtutor.training.memory import longest, memory_of, micro_batch
+from kdtutor.training.memory import longest, memory_of
 from kdtutor.training.processes import Launch
 from kdtutor.training.settings import Settings, TopK, takes_settings
 
@@ -100,7 +100,7 @@ def plan(
     answers = run.answers_with(cache)
     launch = launch or Launch(run.accelerator.num_processes, run.device.type, run.bf16)
     batches = replace(run.batches, world=launch.processes, rank=0)
-    micro = micro_batch(batches)
+    micro = batches.micro_batch
     known = Estimate(
         run.total_steps, batches.batch_size, launch.processes, batches.accumulate, micro,
         longest(batches), _tokens(batches, run.total_steps), bandwidth=bandwidth,

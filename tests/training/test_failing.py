@@ -10,7 +10,7 @@ from helpers import distance, make_run, make_task, refusal, same, weights
 
 from kdtutor.objectives import HardLabels, MaskedLM, RelationalDistance
 from kdtutor.training import memory
-from kdtutor.training.memory import MemoryFull, longest, memory_of, micro_batch
+from kdtutor.training.memory import MemoryFull, longest, memory_of
 from kdtutor.training.processes import Launch
 
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -55,7 +55,7 @@ def test_without_memory_it_says_what_would_fit_and_that_does_fit(task, monkeypat
 
     smaller = make_run(task, HardLabels(), batch_size=16, accumulate=4, fast=False)
     full_above(smaller, 5)
-    assert micro_batch(smaller.batches) == 4
+    assert smaller.batches.micro_batch == 4
     assert len(smaller.run()) == smaller.total_steps
 
 

@@ -176,9 +176,9 @@ def test_texts_are_batched_by_all_that_is_read_and_written():
     task = make_task("seq2seq")
     data = task.encode("train")
     batches = Batches(task, data, 8)
-    assert torch.equal(data.sizes, data.lengths + data.written.lengths)
-    assert batches.tokens(0) == int(data.sizes[batches.index(0)].sum())
-    assert batches.tokens_of_a_pass() == int(data.sizes.sum())
+    assert torch.equal(data.token_counts, data.lengths + data.written.lengths)
+    assert batches.tokens(0) == int(data.token_counts[batches.index(0)].sum())
+    assert batches.tokens_of_a_pass() == int(data.token_counts.sum())
 
 
 def test_an_encoder_is_no_causal_lm():
