@@ -166,9 +166,9 @@ def _above_half(probabilities: list[float], names: tuple, separator: str) -> tup
 def _limit(config, tokenizer: str | None) -> int:
     """Tell how many tokens of a text a model reads: what its positions and its tokenizer allow, or else 512."""
     from kdtutor.data.tokens import load_tokenizer
-    from kdtutor.models.families import positions
+    from kdtutor.models.families import token_limit
 
-    most = min(positions(config), load_tokenizer(tokenizer).model_max_length)
+    most = min(token_limit(config), load_tokenizer(tokenizer).model_max_length)
     return int(most) if most < 10**6 else 512  # without a limit they say an enormous number
 
 

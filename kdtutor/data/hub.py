@@ -33,32 +33,32 @@ def hub_access(name: str | os.PathLike) -> Iterator[None]:
             place.HF_HUB_OFFLINE = value
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """Whether anything answered, be it an error or an odd certificate, and in words what it said."""
 
     came: bool
     said: str
 
 
-def ask(address: str, seconds: float = 4) -> Answer:
+def ask(address: str, seconds: float = 4) -> Response:
     """Ask a web server for its head. In a thread, since the time-out does not cover looking up a name."""
-    answers = []
+    responses = []
 
     def request() -> None:
         try:
             urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=seconds).close()
-            answers.append(Answer(True, "reachable"))
+            responses.append(Response(True, "reachable"))
         except urllib.error.HTTPError as error:
-            answers.append(Answer(True, f"answered {error.code}"))
+            responses.append(Response(True, f"answered {error.code}"))
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             # The Hub's own libraries may know a certificate that Python does not.
-            answers.append(Answer(isinstance(reason, ssl.SSLError), f"not reachable ({reason})"))
+            responses.append(Response(isinstance(reason, ssl.SSLError), f"not reachable ({reason})"))
 
     thread = threading.Thread(target=request, daemon=True)
     thread.start()
     thread.join(seconds)
-    return answers[0] if answers else Answer(False, f"no answer in {seconds:g} s")
+    return responses[0] if responses else Response(False, f"no answer in {seconds:g} s")
 
 
 def unavailable(what: str, name: str | os.PathLike, error: Exception) -> str:

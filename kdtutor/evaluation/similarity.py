@@ -23,7 +23,7 @@ from kdtutor.models.forward import evaluating, forward, texts_at_once
 from kdtutor.models.reading import read_by
 from kdtutor.neighbours import beside_neighbours
 
-ROWS = one_of("tokens", "mean", "first")
+ITEMS = one_of("tokens", "mean", "first")
 STILL = 1e-10  # of a representation's squared length: what varies by less than that does not vary
 
 
@@ -67,60 +67,60 @@ def layer_similarity(
     *,
     split: str = "validation",
     texts: int = 200,
-    rows: str = "tokens",
+    items: str = "tokens",
 ) -> Tensor:
     """Compute linear CKA between every two layers: (student's layers + 1, teacher's layers + 1), on the host.
 
-    Layer 0 is the embeddings. texts: so many random ones of the split, always the same. rows: what counts as an item:
+    Layer 0 is the embeddings. texts: so many random ones of the split, always the same. items: what counts as one:
     "tokens", all that are not padding; "mean", a text's mean over them; "first", its [CLS]. With fewer items than a
     layer has numbers CKA is too large: prefer many. Eval mode; modes are restored. Raises KDTutorError if a model gives
     no hidden states, or if the two read with different tokenizers and tokens are to be compared.
     """
     task = as_task(task)
     if (
-        ROWS("rows", rows) == "tokens"
+        ITEMS("items", items) == "tokens"
         and read_by(student, task).tokenizer_name != read_by(teacher, task).tokenizer_name
     ):
         raise KDTutorError(
-            'student and teacher read with different tokenizers, so their tokens are others: rows="mean" compares texts'
+            'student and teacher read with different tokenizers, so tokens are others: items="mean" compares texts'
         )
     some = task.split(split).sample(COUNT("texts", texts))
-    return cka_of_layers(*(layer_states(model, task, some, rows) for model in (student, teacher)))
+    return cka_of_layers(*(layer_states(model, task, some, items) for model in (student, teacher)))
 
 
 def layer_probes(
     model: nn.Module,
     task: Task | str,
     *,
-    rows: str = "mean",
+    items: str = "mean",
     train: int = 2000,
     test: int = 1000,
     split: str = "validation",
 ) -> list[float]:
     """Measure what a linear classifier can read from each layer, embeddings first: its accuracies on `split`.
 
-    Ridge regression from a text's `rows` ("mean" of its tokens, or "first", [CLS]) onto one-hot classes, fitted to
+    Ridge regression from a text's `items` ("mean" of its tokens, or "first", [CLS]) onto one-hot classes, fitted to
     `train` random labelled training texts; the largest output is its guess (probes: Alain & Bengio 2017,
     arXiv:1610.01644). The model stays as it is. Raises KDTutorError if the task has no classes.
     """
     task = as_task(task)
     if task.rules.answer != "classes":
         raise KDTutorError(f"a probe reads classes, and {task.name} is a {task.kind} task")
-    if ROWS("rows", rows) == "tokens":
-        raise KDTutorError('a probe reads one vector per text: rows is "mean" or "first"')
+    if ITEMS("items", items) == "tokens":
+        raise KDTutorError('a probe reads one vector per text: items is "mean" or "first"')
     known, asked = (
         task.split(name).labelled_only().sample(COUNT(what, count))
         for what, name, count in (("train", "train", train), ("test", split, test))
     )
-    pairs = zip(layer_states(model, task, known, rows), layer_states(model, task, asked, rows), strict=True)
+    pairs = zip(layer_states(model, task, known, items), layer_states(model, task, asked, items), strict=True)
     return [_probe(x, known.targets, x_asked, asked.targets, task.num_labels) for x, x_asked in pairs]
 
 
 @torch.no_grad()
-def layer_states(model: nn.Module, task: Task, part: Split, rows: str = "tokens") -> list[Tensor]:
+def layer_states(model: nn.Module, task: Task, part: Split, items: str = "tokens") -> list[Tensor]:
     """Read all layers' representations of a split's texts, embeddings first: each (N, D), float32, on the host.
 
-    rows: see `layer_similarity`; of tokens those of a text stand together, texts in the split's order.
+    items: see `layer_similarity`; of tokens those of a text stand together, texts in the split's order.
     """
     encoded = replace(read_by(model, task), splits={"these": part}).encode("these")
     device = next(model.parameters()).device
@@ -134,23 +134,23 @@ def layer_states(model: nn.Module, task: Task, part: Split, rows: str = "tokens"
                 raise KDTutorError(
                     f"{type(model).__name__} gives no hidden states, so its layers can't be compared"
                 )
-            found += _by_text(index, states, batch["attention_mask"].bool(), rows)
+            found += _by_text(index, states, batch["attention_mask"].bool(), items)
     texts = [layers for _, layers in sorted(found, key=lambda pair: pair[0])]
     return [torch.cat(layer) for layer in zip(*texts, strict=True)]
 
 
 def _by_text(
-    index: Tensor, states: tuple[Tensor, ...], mask: Tensor, rows: str
+    index: Tensor, states: tuple[Tensor, ...], mask: Tensor, items: str
 ) -> list[tuple[int, list[Tensor]]]:
     """Cut a batch's states (B, L, D) into texts: (its number, its items in each layer, (n, D))."""
     cut = []
     for place, number in enumerate(index.tolist()):
-        items = [state[place, mask[place]].float().cpu() for state in states]
-        if rows == "mean":
-            items = [tokens.mean(0, keepdim=True) for tokens in items]
-        elif rows == "first":
-            items = [tokens[:1] for tokens in items]
-        cut.append((number, items))
+        found = [state[place, mask[place]].float().cpu() for state in states]
+        if items == "mean":
+            found = [tokens.mean(0, keepdim=True) for tokens in found]
+        elif items == "first":
+            found = [tokens[:1] for tokens in found]
+        cut.append((number, found))
     return cut
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
-from kdtutor.models.shapes import ShapeConfig, ShapeModel, known_to_transformers, make, masked_max, told
+from kdtutor.models.shapes import ShapeConfig, ShapeModel, known_to_transformers, make, masked_max, start_from
 from kdtutor.models.students import register
 
 
@@ -80,4 +80,4 @@ def cnn_student(
 
 @register("cnn")
 def _cnn(teacher, task, width=128, dropout=0.5, vectors="teacher", seed=None):
-    return cnn_student(task, told(teacher, vectors), width=width, dropout=dropout, seed=seed)
+    return cnn_student(task, start_from(teacher, vectors), width=width, dropout=dropout, seed=seed)

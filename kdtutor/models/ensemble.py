@@ -20,10 +20,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from kdtutor.errors import KDTutorError, nearest, number, one_of
 from kdtutor.files import write_atomically
-from kdtutor.models.families import positions
+from kdtutor.models.families import token_limit
 from kdtutor.models.fingerprint import fingerprint
 from kdtutor.models.forward import forward
-from kdtutor.models.outputs import few, is_unnamed, output_names
+from kdtutor.models.outputs import first_five, is_unnamed, output_names
 from kdtutor.models.pools import WEIGHTINGS, Pool
 
 COMBINE = one_of("probabilities", "logits")
@@ -46,7 +46,7 @@ def config_of(members: Sequence[PreTrainedModel]) -> EnsembleConfig:
     """Make the configuration of what answers for some models that answer alike."""
     # One whose outputs have names, if there is one.
     first = next((m.config for m in members if not is_unnamed(output_names(m.config))), members[0].config)
-    lengths = [positions(member.config) for member in members]
+    lengths = [token_limit(member.config) for member in members]
     limit = {} if min(lengths) == float("inf") else {"max_position_embeddings": int(min(lengths))}
     return EnsembleConfig(
         vocab_size=max(member.config.vocab_size for member in members),
@@ -240,8 +240,8 @@ def _check_alike(first: PreTrainedModel, other: PreTrainedModel, which: int) -> 
     named = not (is_unnamed(names) or is_unnamed(theirs))
     if named and [name.lower() for name in names] != [name.lower() for name in theirs]:
         raise KDTutorError(
-            f"{who} have the classes {few(names)} and {few(theirs)}: load_teacher(task, …) brings each into the "
-            "task's order, and label_map says which is which where names differ"
+            f"{who} have the classes {first_five(names)} and {first_five(theirs)}: load_teacher(task, …) brings each "
+            "into the task's order, and label_map says which is which where names differ"
         )
     kinds = {kind for kind in (a.problem_type, b.problem_type) if kind}
     if len(kinds) > 1:

@@ -135,7 +135,7 @@ def has_token_types(config: PretrainedConfig | None) -> bool:
     return getattr(config, "type_vocab_size", 2) > 1 and family(config).reads == "types"
 
 
-def positions(config: PretrainedConfig) -> float:
+def token_limit(config: PretrainedConfig) -> float:
     """Tell how many tokens a text may have, infinite where there is no table of positions."""
     found = getattr(config, "max_position_embeddings", None) or math.inf
     if found < 0:  # XLNet's way to say so

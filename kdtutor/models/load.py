@@ -23,9 +23,9 @@ from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError, nearest
 from kdtutor.hardware import format_bytes, within_memory
 from kdtutor.models.ensemble import Ensemble, Weights, is_ensemble, read_listed
-from kdtutor.models.families import positions
+from kdtutor.models.families import token_limit
 from kdtutor.models.folders import check_all_layers_read, check_complete, check_not_quantized, wrapped
-from kdtutor.models.outputs import LabelMap, few, is_unnamed, order_of, output_names, reorder
+from kdtutor.models.outputs import LabelMap, first_five, is_unnamed, order_of, output_names, reorder
 from kdtutor.models.reading import (
     check_is_causal,
     own_tokenizer,
@@ -201,7 +201,7 @@ def _describe(
             f"(--tokenizer {source})"
         )
     if own:
-        task = replace(task, tokenizer_name=own, max_length=int(min(task.max_length, positions(config))))
+        task = replace(task, tokenizer_name=own, max_length=int(min(task.max_length, token_limit(config))))
 
     # The architecture is the checkpoint's, the head is the one that the task needs.
     _check_config(config, task, name, has_head)
@@ -341,7 +341,8 @@ def check_fits(model: PreTrainedModel, task: Task, who: str = "the model") -> No
     names = output_names(model.config)
     named = task.rules.named and not is_unnamed(names)
     if named and [name.lower() for name in names] != [name.lower() for name in task.labels]:
-        raise KDTutorError(f'{who} has the classes {few(names)}, but "{task.name}" has {few(task.labels)}')
+        theirs, ours = first_five(names), first_five(task.labels)
+        raise KDTutorError(f'{who} has the classes {theirs}, but "{task.name}" has {ours}')
 
 
 def _is_made_for(model: PreTrainedModel, head: str) -> bool:
@@ -352,7 +353,7 @@ def _check_config(config: PretrainedConfig, task: Task, who: str, has_head: bool
     # As many outputs as the task has.
     if has_head and task.rules.problem_type and config.num_labels != task.num_labels:
         raise KDTutorError(
-            f'{who} has {config.num_labels} outputs, but "{task.name}" has {task.num_labels}: {few(task.labels)}'
+            f'{who} has {config.num_labels} outputs, but "{task.name}" has {task.num_labels}: {first_five(task.labels)}'
         )
 
     # The vocabulary; some models round it up.
@@ -368,7 +369,7 @@ def _check_config(config: PretrainedConfig, task: Task, who: str, has_head: bool
             f"{who} doesn't say which token its decoder begins with: model.config.decoder_start_token_id = …"
         )
 
-    if task.max_length > (most := positions(config)):
+    if task.max_length > (most := token_limit(config)):
         raise KDTutorError(
             f'{who} has {most} positions, but "{task.name}" allows {task.max_length} tokens per text: '
             f"load_task(…, max_length={most}) (--max_length {most})"

@@ -76,8 +76,8 @@ def order_of(names: Sequence[str], task: Task, who: str, label_map: LabelMap | N
         ):
             line = written(dict(zip(names, labels, strict=True)))
             raise KDTutorError(
-                f'{who} has the classes {few(names)}, but "{task.name}" has {few(labels)}: say which is which, as in '
-                f"label_map='{line}' (--label_map '{line}')"
+                f'{who} has the classes {first_five(names)}, but "{task.name}" has {first_five(labels)}: say which is '
+                f"which, as in label_map='{line}' (--label_map '{line}')"
             )
         found = {label: plain.index(label.strip().casefold()) for label in labels}
     order = [found[label] for label in labels]
@@ -102,5 +102,5 @@ def _logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
     return forward(model.eval(), batch).logits.float()
 
 
-def few(names: Sequence[str]) -> str:
+def first_five(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

@@ -13,7 +13,7 @@ from kdtutor.assets import asset_path
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import load_tokenizer
 from kdtutor.errors import KDTutorError
-from kdtutor.models.families import PADDED, positions
+from kdtutor.models.families import PADDED, token_limit
 from kdtutor.models.forward import evaluating, forward
 
 COMPARED = 64  # texts that two tokenizers must read alike
@@ -64,7 +64,7 @@ def read_by(model: PreTrainedModel, task: Task) -> Task:
     own = getattr(model, "reads_with", None)
     if own is None or own == task.tokenizer_name:
         return task
-    return replace(task, tokenizer_name=own, max_length=int(min(task.max_length, positions(model.config))))
+    return replace(task, tokenizer_name=own, max_length=int(min(task.max_length, token_limit(model.config))))
 
 
 def settle_padding(model: PreTrainedModel, task: Task, who: str) -> None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
-from kdtutor.models.families import has_token_types, positions, refuse_whole_numbers
+from kdtutor.models.families import has_token_types, refuse_whole_numbers, token_limit
 from kdtutor.models.load import quiet
 
 
@@ -38,7 +38,7 @@ def save_tokenizer(model: PreTrainedModel, task: Task, folder: str | os.PathLike
     """Save the tokenizer as `model` reads by it, and return how many tokens a text may have."""
     given = task.tokenizer.model_max_length
     # A tokenizer without a limit says so by an enormous number.
-    length = int(min(positions(model.config), max(task.max_length, given if given < 10**6 else 0)))
+    length = int(min(token_limit(model.config), max(task.max_length, given if given < 10**6 else 0)))
     tokenizer = copy.deepcopy(task.tokenizer)
     tokenizer.model_max_length = length
     backend = getattr(tokenizer, "backend_tokenizer", None)

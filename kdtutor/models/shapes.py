@@ -137,7 +137,7 @@ def make(
     return model.train()
 
 
-def told(teacher: PreTrainedModel | None, vectors: str) -> PreTrainedModel | None:
+def start_from(teacher: PreTrainedModel | None, vectors: str) -> PreTrainedModel | None:
     """Return the teacher from whose `vectors` of the tokens a student starts, or None where they are to be random."""
     return teacher if VECTORS("vectors", vectors) == "teacher" else None
 
@@ -146,7 +146,9 @@ def with_vectors(make: Callable[..., PreTrainedModel]) -> Callable[..., PreTrain
     """Turn lstm_student and its kin into what the register takes."""
 
     def student(teacher, task, layers=1, width=256, dropout=0.2, vectors="teacher", seed=None):
-        return make(task, told(teacher, vectors), layers=layers, width=width, dropout=dropout, seed=seed)
+        return make(
+            task, start_from(teacher, vectors), layers=layers, width=width, dropout=dropout, seed=seed
+        )
 
     return student
 

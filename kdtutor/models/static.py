@@ -6,7 +6,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task
-from kdtutor.models.shapes import ShapeConfig, ShapeModel, known_to_transformers, make, masked_mean, told
+from kdtutor.models.shapes import (
+    ShapeConfig,
+    ShapeModel,
+    known_to_transformers,
+    make,
+    masked_mean,
+    start_from,
+)
 from kdtutor.models.students import register
 
 
@@ -55,4 +62,4 @@ def static_student(
 
 @register("static")
 def _static(teacher, task, width=256, dropout=0.1, vectors="teacher", seed=None):
-    return static_student(task, told(teacher, vectors), width, dropout, seed)
+    return static_student(task, start_from(teacher, vectors), width, dropout, seed)

@@ -18,7 +18,7 @@ from kdtutor.data.load import as_task
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import Encoded, end_of_text, length_bucketed_batches
 from kdtutor.errors import COUNT, POSITIVE, SEED, KDTutorError
-from kdtutor.models.families import positions
+from kdtutor.models.families import token_limit
 from kdtutor.models.forward import as_memory_allows, evaluating
 from kdtutor.neighbours import beside_neighbours
 
@@ -77,7 +77,7 @@ def prompts(model: PreTrainedModel, task: Task, texts: Sequence[str]) -> Encoded
         last = encoded.ids[(encoded.offsets[1:] - 1).clamp(min=0)]
         encoded = _shortened(encoded, (last == ends) & (encoded.lengths > 0))
 
-    most = positions(model.config) - (0 if task.rules.writes else 1)
+    most = token_limit(model.config) - (0 if task.rules.writes else 1)
     for row, length in enumerate(encoded.lengths.tolist()):
         if not length:
             raise KDTutorError(
@@ -113,7 +113,7 @@ def generated_ids(
     if is_decoder:
         ids, mask = _padded_left(ids, mask)
 
-    room = positions(model.config) - (ids.shape[1] if is_decoder else 1)
+    room = token_limit(model.config) - (ids.shape[1] if is_decoder else 1)
     wished = task.max_length - (ids.shape[1] if is_decoder else 0)
     wished = max(1, wished) if max_new_tokens is None else COUNT("max_new_tokens", max_new_tokens)
     end, pad = end_of_text(task.tokenizer), task.tokenizer.pad_token_id

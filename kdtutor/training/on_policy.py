@@ -50,7 +50,7 @@ class Writing:
             self.student, self.task, prompts, temperature=self.how.temperature,
             max_new_tokens=self.how.max_new_tokens, seed=seed,
         )  # fmt: skip
-        written = with_rows(self.task, joined(self.task, prompts, ids.cpu(), mask.cpu()))
+        written = with_rows(self.task, with_written(self.task, prompts, ids.cpu(), mask.cpu()))
         return written | {"labels": torch.full_like(written["labels"], IGNORED)}
 
 
@@ -88,7 +88,7 @@ def prompts_of(task: Task, batch: Batch, tokens: int) -> Batch:
     return prompts | {"input_ids": ids, "attention_mask": given.long()}
 
 
-def joined(task: Task, prompts: Batch, ids: Tensor, mask: Tensor) -> Batch:
+def with_written(task: Task, prompts: Batch, ids: Tensor, mask: Tensor) -> Batch:
     """Put what was given and what was written, int64 and bool (B, N), into one batch, with labels (B, M).
 
     labels: the written tokens, each in the row that predicts it, and −100 elsewhere: in the prompt and in the padding.

@@ -22,7 +22,7 @@ from kdtutor.data.tokens import length_bucketed_batches
 from kdtutor.errors import COUNT, KDTutorError
 from kdtutor.models.writing import generate, generated_ids
 from kdtutor.neighbours import beside_neighbours
-from kdtutor.training.on_policy import joined, prompts_of
+from kdtutor.training.on_policy import prompts_of, with_written
 
 AT_ONCE = 128  # texts
 
@@ -80,7 +80,7 @@ def _continued(
     for index in beside_neighbours(order, teacher.device):
         prompts = prompts_of(task, encoded.batch(index), prompt)
         ids, mask = generated_ids(teacher, task, prompts, beams=beams, max_new_tokens=max_new_tokens)
-        whole = joined(task, prompts, ids.cpu(), mask.cpu())["input_ids"]
+        whole = with_written(task, prompts, ids.cpu(), mask.cpu())["input_ids"]
         for row, text in zip(
             index.tolist(), task.tokenizer.batch_decode(whole, skip_special_tokens=True), strict=True
         ):

@@ -158,7 +158,7 @@ def test_a_text_counts_once_by_its_mean_or_by_its_first_token(task):
         torch.testing.assert_close(mean, torch.stack([text.mean(0) for text in texts]))
         torch.testing.assert_close(start, torch.stack([text[0] for text in texts]))
     # [CLS] in its place is the same for every text, so before the first layer it resembles nothing.
-    similar = layer_similarity(student, student, task, split="train", rows="first")
+    similar = layer_similarity(student, student, task, split="train", items="first")
     assert (similar[0] == 0).all() and similar[1, 1] == pytest.approx(1)
 
 
@@ -167,9 +167,9 @@ def test_a_model_resembles_itself_and_any_number_of_texts_is_the_same_choice(tas
     found = layer_similarity(student, student, task, split="train", texts=20)
     torch.testing.assert_close(found.diagonal(), torch.ones(2))
     assert torch.equal(found, layer_similarity(student, student, task, split="train", texts=20))
-    assert "tokens, mean or first" in refusal(layer_similarity, student, student, task, rows="words").replace(
-        '"', ""
-    )
+    assert "tokens, mean or first" in refusal(
+        layer_similarity, student, student, task, items="words"
+    ).replace('"', "")
 
 
 # ------------------------------------------------------------------------------------------------ probes
@@ -208,7 +208,7 @@ def test_a_probe_reads_what_stands_there_and_unlabelled_texts_teach_it_nothing()
 def test_probes_ask_for_classes_and_for_one_vector_a_text(task):
     regression = make_task("regression")
     assert "a probe reads classes" in refusal(layer_probes, model(regression), regression)
-    assert "one vector per text" in refusal(layer_probes, model(task), task, rows="tokens")
+    assert "one vector per text" in refusal(layer_probes, model(task), task, items="tokens")
 
 
 def test_several_representations_are_compared_at_once():

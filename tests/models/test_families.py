@@ -29,7 +29,7 @@ from kdtutor.data.load import load_task
 from kdtutor.data.task import Task
 from kdtutor.evaluation.scores import predict
 from kdtutor.models.depth import half_depth
-from kdtutor.models.families import FAMILIES, PLAIN_ATTENTION, positions, supported
+from kdtutor.models.families import FAMILIES, PLAIN_ATTENTION, supported, token_limit
 from kdtutor.models.forward import forward, inputs_of
 from kdtutor.models.load import label_config, load_model, load_teacher
 from kdtutor.models.names import attention_modules
@@ -306,7 +306,7 @@ def test_positions_are_counted_as_the_family_counts_them(kind, task):
             return False
         return True
 
-    most = positions(model.config)
+    most = token_limit(model.config)
     assert reads(37 if most == float("inf") else int(most))
     if not reads(60):  # it has a table of positions
         assert not reads(int(most) + 1)

@@ -9,7 +9,7 @@ from helpers import make_run, make_task, refusal, same, take, weights, without_t
 import kdtutor as kd
 from kdtutor.data.tokens import IGNORED, end_of_text
 from kdtutor.training import on_policy
-from kdtutor.training.on_policy import Writing, joined, prompts_of
+from kdtutor.training.on_policy import Writing, prompts_of, with_written
 
 ENDS = {"max_norm": 1e9, "precision": "fp32", "progress": False, "batch_size": 8, "check_teacher": False}
 
@@ -172,7 +172,7 @@ def test_a_prompt_is_followed_by_what_was_written_without_a_gap():
     assert prompts["input_ids"].tolist() == [[7, 8, 9], [7, pad, pad]]
     assert prompts["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     ids, mask = torch.tensor([[20, 21, pad], [30, 31, 32]]), torch.tensor([[True, True, False], [True] * 3])
-    found = joined(task, prompts, ids, mask)
+    found = with_written(task, prompts, ids, mask)
     assert found["input_ids"].tolist() == [[7, 8, 9, 20, 21], [7, 30, 31, 32, pad]]
     assert found["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
     none = IGNORED
