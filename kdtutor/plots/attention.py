@@ -19,6 +19,7 @@ from kdtutor.plots.style import (
     describe,
     draw_curve,
     draw_heatmap,
+    in_percent,
     percent,
     set_title,
     styled,
@@ -154,7 +155,7 @@ def saturation(
         draw_curve(left, widths, largest[name], OTHERS[i], name)
         draw_curve(right, widths, gradient[name], OTHERS[i], name)
     left.set(ylabel="largest weight", ylim=(0, 1.02))
-    left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    in_percent(left.yaxis)
     right.set(ylabel="gradient of a weight", yscale="log")
     right.set_yticks(ticks := [0.1, 0.03, 0.01, 0.003], [f"{tick:g}" for tick in ticks])
     for axes in (left, right):

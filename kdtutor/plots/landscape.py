@@ -16,6 +16,7 @@ from kdtutor.plots.style import (
     canvas,
     describe,
     draw_curve,
+    in_percent,
     looks_of,
     percent,
     styled,
@@ -79,7 +80,7 @@ def best_so_far(
         draw_curve(axes, np.arange(1, len(best) + 1), best, looks[name], name)
         said.append(f"{name} {percent(best[0], 1)} after one and {percent(best[-1], 1)} after {len(best)}")
     axes.set(xlabel="trials", ylabel=ylabel)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1, symbol=f"{NBSP}%"))
+    in_percent(axes.yaxis, 1)
     axes.grid()
     axes.legend(loc="lower right")
     return describe(picture, f"The {ylabel} by number of trials: {'; '.join(said)}.")

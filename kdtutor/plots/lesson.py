@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 
 import numpy as np
-from matplotlib.ticker import PercentFormatter
 
 from kdtutor.plots.style import (
     OTHERS,
@@ -15,6 +14,7 @@ from kdtutor.plots.style import (
     Picture,
     describe,
     draw_grouped_bars,
+    in_percent,
     percent,
     styled,
 )
@@ -52,7 +52,7 @@ def lesson(panels, target, rows, classes, names, sentence: str) -> Picture:
             axes, drawn, [f"★ {n}" if n == names[label] else n for n in shown], lambda v: percent(v)
         )
         axes.set(xlim=(0, 1.14), xticks=np.linspace(0, 1, 6))
-        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        in_percent(axes.xaxis)
         axes.tick_params(axis="x", labelsize=10)
         title = textwrap.shorten(("the lesson: " if place == 0 else "") + text, 110, placeholder=" …")
         axes.set_title("\n".join(textwrap.wrap(title, 48)), loc="left", fontsize=12)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
 
 from kdtutor.plots.style import (
     OTHERS,
@@ -22,6 +21,7 @@ from kdtutor.plots.style import (
     describe,
     draw_curve,
     draw_grouped_bars,
+    in_percent,
     percent,
     set_title,
     styled,
@@ -57,7 +57,7 @@ def _draw_scores(axes: Axes, plan: dict, scores: list, names: Sequence[str]) -> 
     _finish(axes, plan, plan["score"])
     if plan["fraction"]:
         axes.set_ylim(0, 1)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        in_percent(axes.yaxis)
 
 
 def _draw_losses(axes: Axes, plan: dict, losses: list) -> None:
@@ -95,7 +95,7 @@ def _draw_probe(axes: Axes, plan: dict, snapshot: dict) -> None:
         labels = [f"★ {n}" if i == snapshot["star"] else n for i, n in enumerate(snapshot["names"])]
         draw_grouped_bars(axes, bars, labels, lambda v: percent(v, 1))
         axes.set(xlim=(0, min(1.12, 1.15 * max(map(max, snapshot["values"])))), xlabel="probability")
-        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        in_percent(axes.xaxis)
     truth = plan["probe"]["truth"]
     set_title(axes, plan["probe"]["text"] + (f" (★ {truth})" if truth else ""))
 

@@ -20,6 +20,7 @@ from kdtutor.plots.style import (
     describe,
     draw_curve,
     draw_grouped_bars,
+    in_percent,
     looks_of,
     percent,
     ranking,
@@ -55,7 +56,7 @@ def distributions(
     drawn = {name: (p[shown], look) for name, (p, look) in rows.items()}
     draw_grouped_bars(axes, drawn, names, lambda v: percent(v, 1))
     axes.set(xlim=(0, 1.12), xticks=np.linspace(0, 1, 6), xlabel="probability")
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    in_percent(axes.xaxis)
     set_title(axes, title)
     said = [f"the {name}'s are {ranking(p, class_names)}" for name, (p, _) in rows.items()]
     truth = f"; the true class is {label}" if label else ""
@@ -81,7 +82,7 @@ def temperature_curves(
     right.axhline(np.log(len(z)), color=INK, linestyle=":")
     right.annotate(f"uniform: log {len(z)}", (t[0], np.log(len(z))), (0, -15), textcoords="offset points")
     left.set(ylabel="probability", ylim=(0, 1.02))
-    left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    in_percent(left.yaxis)
     right.set(ylabel="entropy in nats", ylim=(0, 1.08 * np.log(len(z))))
     for axes in (left, right):
         axes.set(xscale="log", xlabel="temperature T")
@@ -126,7 +127,7 @@ def temperature_and_alpha(
     right.plot(total, range(len(total)), "D", color="white", markeredgecolor=INK, label="their sum")
     right.legend(loc="best")
     left.set(xlabel="probability", xlim=(0, None))
-    left.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    in_percent(left.xaxis)
     right.axvline(0, color=INK, linewidth=1)
     right.set_xlabel(
         "gradient with respect to the student's logit\n← the step raises it      the step lowers it →"
@@ -203,7 +204,7 @@ def class_scores(predicted: Sequence[int], labels: Sequence[int], class_names: S
         yticks=range(len(shown)), yticklabels=[f"{class_names[i]} ({texts[i]:,})" for i in shown],
         ylim=(len(shown) - 0.4, -0.7), xlim=(0, 1.5), xlabel="F1", xticks=np.linspace(0, 1, 6),
     )  # fmt: skip
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    in_percent(axes.xaxis)
     axes.tick_params(axis="y", length=0)
     best, worst = shown[int(f1[shown].argmax())], shown[int(f1[shown].argmin())]
     i, j = np.unravel_index(wrong.argmax(), wrong.shape)
@@ -273,7 +274,7 @@ def reliability(models: Mapping[str, object], labels: Sequence[int], bins: int =
         look = {"color": looks[name].colour, "marker": looks[name].marker, "edgecolor": INK}
         axes.scatter(confidence, accuracy, 25 + 500 * share, zorder=2, **look)
         axes.set(xlim=(0, 1.04), ylim=(0, 1.04), xlabel="confidence in the first guess")
-        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        in_percent(axes.xaxis)
         axes.grid()
         set_title(axes, name)
         error = (share * abs(accuracy - confidence)).sum()
@@ -282,7 +283,7 @@ def reliability(models: Mapping[str, object], labels: Sequence[int], bins: int =
             f"expected calibration error {percent(error, 1)}"
         )
     all_axes[0, 0].set_ylabel("right")
-    all_axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    in_percent(all_axes[0, 0].yaxis)
     all_axes[0, 0].legend(loc="upper left")
     return describe(
         picture, f"Confidence and accuracy of {len(y):,} texts in {bins} bins. {'; '.join(said)}."

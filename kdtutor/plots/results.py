@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter
 
 from kdtutor.errors import KDTutorError
 from kdtutor.plots.naming import Point, name_points
@@ -22,6 +22,7 @@ from kdtutor.plots.style import (
     canvas,
     describe,
     draw_curve,
+    in_percent,
     looks_of,
     percent,
     set_title,
@@ -88,7 +89,7 @@ def scores_with_intervals(
             percent(found.mean, 1), (found.mean, row), (0, 9), textcoords="offset points", ha="center"
         )
     axes.set(yticks=range(len(results)), yticklabels=results, ylim=(len(results) - 0.4, -0.85), xlabel=xlabel)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    in_percent(axes.xaxis, None)
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.08)
     axes.grid(axis="x")
@@ -142,7 +143,7 @@ def patience(
     axes.set_xticks(lengths, [f"{passes:g}" for passes in lengths])
     axes.minorticks_off()
     axes.set(xlabel="passes over the training texts, each a run of its own", ylabel=ylabel)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    in_percent(axes.yaxis, None)
     axes.grid()
     axes.legend(loc="lower right")
     return describe(picture, f"Mean {ylabel} by passes: {'; '.join(said)}.")

@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.ticker import PercentFormatter
 
-from kdtutor.plots.style import Picture, as_vector, canvas, describe, looks_of, percent, set_title, styled
+from kdtutor.plots.style import (
+    Picture,
+    as_vector,
+    canvas,
+    describe,
+    draw_curve,
+    in_percent,
+    looks_of,
+    percent,
+    set_title,
+    styled,
+)
 
 
 @styled
@@ -22,14 +32,11 @@ def curves(
     looks, said = looks_of(series), []
     for name, (x, y) in series.items():
         x, y, look = as_vector(x), as_vector(y), looks[name]
-        every = max(1, len(x) // 10)
-        axes.plot(
-            x, y, label=name, color=look.colour, linestyle=look.line, marker=look.marker, markevery=every
-        )
+        draw_curve(axes, x, y, look, name, markers=10)
         said.append(f"{name} from {percent(y[0], 1)} to {percent(y[-1], 1)}")
     axes.set(xlabel=xlabel, ylabel=ylabel)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=" %"))
+        in_percent(axis, None)
     axes.grid()
     axes.legend()
     if title:

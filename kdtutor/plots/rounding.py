@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from kdtutor.plots.style import (
     INK,
@@ -17,6 +17,7 @@ from kdtutor.plots.style import (
     as_array,
     canvas,
     describe,
+    in_percent,
     looks_of,
     percent,
     styled,
@@ -59,7 +60,7 @@ def rounding_grid(weights, row: int, bits: int = 4) -> Picture:
         xlabel=f"weights of row {row}, and their grid",
     )
     right.set(xlabel="rows, the worst first", ylabel="error / size of the weights", ylim=(0, None))
-    right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    in_percent(right.yaxis)
     right.legend()
     middle = {name: percent(float(np.median(error)), 0) for name, error in errors.items()}
     return describe(
@@ -113,7 +114,7 @@ def score_by_bytes(models: Mapping[str, tuple[float, float, int]], score: str = 
     axes.set(xlabel="megabytes", ylabel=score)
     # Whole per cent, as they are written.
     axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    in_percent(axes.yaxis)
     axes.grid(axis="y")
     return describe(picture, f"{score.capitalize()} and size: {'; '.join(said)}.")
 

@@ -30,28 +30,12 @@ def covered_modes(teacher, students: Mapping[str, object], places=None, xlabel: 
     p = as_vector(teacher)
     x = np.arange(len(p)) if places is None else as_vector(places)
     picture, axes = canvas(7.6, 3.4)
-    axes.bar(
-        x,
-        p,
-        width=0.9 * (x[1] - x[0]),
-        color=TEACHER.colour,
-        alpha=0.35,
-        edgecolor=INK,
-        linewidth=0.4,
-        label="teacher",
-    )
+    how = {"color": TEACHER.colour, "alpha": 0.35, "edgecolor": INK, "linewidth": 0.4, "label": "teacher"}
+    axes.bar(x, p, width=0.9 * (x[1] - x[0]), **how)
     said = []
     for name, look in looks_of(students).items():
         q = as_vector(students[name])
-        axes.plot(
-            x,
-            q,
-            color=look.colour,
-            linestyle=look.line,
-            marker=look.marker,
-            markevery=max(1, len(x) // 12),
-            label=name,
-        )
+        draw_curve(axes, x, q, look, name, markers=12)
         said.append(f"{name} puts {percent(q[p < p.max() / 20].sum())} where the teacher has next to nothing")
     axes.set(xlabel=xlabel, ylabel="probability", ylim=(0, None))
     axes.legend()

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from kdtutor.errors import KDTutorError
 
@@ -175,10 +176,15 @@ def ranking(p: np.ndarray, class_names: Sequence[str], n: int = 3) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def draw_curve(axes, x, y, look: Look, label: str | None) -> None:
+def draw_curve(axes, x, y, look: Look, label: str | None, markers: int = 8) -> None:
     """Draw a line that is told apart by its dashes and its eight or so markers, not by its colour alone."""
-    every = max(1, len(x) // 8)
+    every = max(1, len(x) // markers)
     axes.plot(x, y, color=look.colour, linestyle=look.line, marker=look.marker, markevery=every, label=label)
+
+
+def in_percent(axis, digits: int | None = 0) -> None:
+    """Write an axis's fractions in per cent; digits: None for as many as its ticks need."""
+    axis.set_major_formatter(PercentFormatter(1, digits, f"{NBSP}%"))
 
 
 def set_title(axes, text: str) -> None:
