@@ -100,9 +100,9 @@ def _limit_of_addresses() -> int:
     return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
-def room(device) -> int:
-    """Count the bytes that this process could hold on a torch.device: what is free there, and what it has already."""
-    if device.type == "cuda":
+def room(device=None) -> int:
+    """Count the bytes that this process could hold, free ones and its own: on a torch.device (None: main memory)."""
+    if device is not None and device.type == "cuda":
         import torch
 
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
@@ -131,15 +131,8 @@ def within_memory(what: str, cure: str, device=None) -> Iterator[None]:
     except Exception as error:
         if not is_full(error):
             raise
-        raise MemoryFull(
-            f"{what} found no memory; {_free(device)} are there for this process. {cure}"
-        ) from error
-
-
-def _free(device) -> str:
-    import torch
-
-    return format_bytes(room(device or torch.device("cpu")))
+        free = format_bytes(room(device))
+        raise MemoryFull(f"{what} found no memory; {free} are there for this process. {cure}") from error
 
 
 def format_bytes(count: float) -> str:

@@ -16,9 +16,10 @@ def predict(a: PredictArguments, command: str) -> None:
     What a language model writes is its answer: an encoder–decoder's to the text, or how a causal LM goes on from it.
     """
     from kdtutor.data.rows import ReadOptions
+    from kdtutor.models.load import read_config
 
     options = ReadOptions(a.text, a.pair, None, a.delimiter, a.encoding, quote=a.quote)
-    config = _config(a)
+    config = read_config(a.model)
     if kind := _kind_that_writes(config):
         columns, written = _written(a, options, config, kind)
         _write(a, [a.text, "written"], columns.texts, [written])
@@ -174,29 +175,13 @@ def _limit(config, tokenizer: str | None) -> int:
 
 def _names(a: PredictArguments) -> tuple:
     """Return what the model calls its outputs, and its configuration."""
+    from kdtutor.models.load import read_config
     from kdtutor.models.outputs import output_names
 
-    config = _config(a)
+    config = read_config(a.model)
     if "ForSequenceClassification" not in str(config.architectures):
         raise KDTutorError(f"{a.model} answers no texts: it is no classifier; kdtutor finetune makes one")
     return tuple(output_names(config)), config
-
-
-def _config(a: PredictArguments):
-    from transformers import AutoConfig
-
-    from kdtutor.assets import verified
-    from kdtutor.data.hub import hub_access, unavailable
-    from kdtutor.models import shipped
-
-    source = verified(f"models/{a.model}") if a.model in shipped() else a.model
-    try:
-        with hub_access(source):
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    # No network, an unknown name, a damaged file: a different type for each.
-    except Exception as error:
-        raise KDTutorError(unavailable("model", a.model, error)) from error
-    return config
 
 
 def _write(a: PredictArguments, head: list, texts: tuple, columns: list) -> None:

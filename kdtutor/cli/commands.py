@@ -35,13 +35,6 @@ from kdtutor.errors import SWITCH, KDTutorError, did_you_mean, nearest
 from kdtutor.files import write_atomically
 from kdtutor.training.settings import Settings
 
-
-def _students() -> list[str]:
-    from kdtutor.models.students import student_names
-
-    return student_names()
-
-
 #: What the fields that several commands share are about, for --help.
 HEADINGS = {
     FileArguments: "the data",
@@ -105,7 +98,9 @@ def _add(parser, flag: Field, has_default: bool = True) -> None:
 
     check, help = flag.metadata["check"], flag.metadata["help"]
     if "{students}" in help:
-        help = help.format(students=", ".join(_students()))
+        from kdtutor.models.students import student_names
+
+        help = help.format(students=", ".join(student_names()))
     if has_default and flag.default is not None and "default" not in help:
         help += f" (default: {flag.default})"
     optional_value: dict = {"nargs": "?", "const": True} if check is SWITCH else {}

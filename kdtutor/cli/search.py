@@ -177,7 +177,8 @@ class _Bench:
         """Return what all trials of the study have in common."""
         from kdtutor.models.fingerprint import fingerprint
 
-        task, teacher = self.loaded(replace(DistillArguments(**self._plain()), output=self.a.output))
+        plain = {name: value for name, value in self.recipe.items() if name != "objective"}
+        task, teacher = self.loaded(DistillArguments(**plain | {"output": self.a.output}))
         self.measure = self.a.metric or task.rules.scores[0]
         return {
             "task": f"{task.name} {task.fingerprint}",
@@ -187,9 +188,6 @@ class _Bench:
             "score": self.measure,
             "cost": self.a.cost,
         }
-
-    def _plain(self) -> dict:
-        return {name: value for name, value in self.recipe.items() if name != "objective"}
 
     def make(self, search, trial) -> None:
         """Train the student of a trial, and write down what it is worth; one that diverges is given up."""

@@ -201,11 +201,7 @@ def _save(run, output: Path, a: TrainArguments, command: str, flags: Sequence[st
 
 
 def _write(card: dict, output: Path) -> None:
-    write_atomically(output / "card.json", _as_json(card) + "\n")
-
-
-def _as_json(card: dict) -> str:
-    return json.dumps(card, indent=2, ensure_ascii=False)
+    write_atomically(output / "card.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
 
 
 def _hardware(run) -> str:

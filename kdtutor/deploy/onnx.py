@@ -153,7 +153,8 @@ def _written(
     graph: str | os.PathLike | None,
 ) -> Export:
     """Write graph, tokenizer and configuration into `folder`, and compare them with PyTorch in float32 first."""
-    length = _write_about(model, task, folder)
+    length = save_tokenizer(model, task, folder)
+    _write_json(folder / "config.json", json.loads(model.config.to_json_string()))
     file = folder / "model.onnx"
     if graph is None:
         write_graph(model, task, file)
@@ -261,13 +262,6 @@ def _to_float16(file: Path) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     onnx.save(convert_float_to_float16(onnx.load(file), keep_io_types=True), file)
-
-
-def _write_about(model: PreTrainedModel, task: Task, folder: Path) -> int:
-    """Write tokenizer and configuration, and return how many tokens of a text are read."""
-    length = save_tokenizer(model, task, folder)
-    _write_json(folder / "config.json", json.loads(model.config.to_json_string()))
-    return length
 
 
 def _compare(theirs: Tensor, task: Task, split: str, folder: Path, precision: str, length: int) -> Export:

@@ -168,6 +168,13 @@ def _place_of(name: str | os.PathLike) -> Path:
     return place
 
 
+def read_config(name: str | os.PathLike) -> PretrainedConfig:
+    """Read what a checkpoint says of itself: an embedded one's name, a folder, or a Hub name."""
+    place = _place_of(name)
+    with _reading(str(name), place):
+        return AutoConfig.from_pretrained(place if os.path.isdir(place) else str(name), **SAFE)
+
+
 @contextmanager
 def _reading(name: str, place: Path) -> Iterator[None]:
     """Read in silence, from the Hub where no folder lies there; whatever goes wrong is one sentence."""
@@ -233,7 +240,7 @@ def _check_architecture(config: PretrainedConfig, task: Task, name: str) -> None
             f'{name} answers with classes, but "{task.name}" has no label column: label="…" (--label …) names '
             "it; its cells may be empty, where a text is there to be answered by the teacher"
         )
-    if type(config) not in _auto(task)._model_mapping:  # noqa: SLF001 - AutoModel tells it nowhere else
+    if not classes_with(config, task.rules.head):
         forms = {"MaskedLM": "masked LM", "CausalLM": "causal LM", "Seq2SeqLM": "encoder–decoder"}
         head = forms.get(task.rules.head, "head for classes or numbers")
         raise KDTutorError(

@@ -126,11 +126,6 @@ def attention_modules(model: nn.Module, part: str) -> list[nn.Module]:
     return [found[i] for i in sorted(found)]
 
 
-def query_matrices(model: nn.Module) -> list[Tensor]:
-    """List every layer's query matrix, in order, of a BERT, a DistilBERT or ours; none if there are no such layers."""
-    return [module.weight for module in attention_modules(model, "query")]
-
-
 def _cleaned(weights: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     """Use today's names (files of 2018 say gamma and beta), without `bert.` before the body's, and nothing twice."""
     plain = {}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from kdtutor import plots
 from kdtutor.data.task import Task
 from kdtutor.errors import KDTutorError
-from kdtutor.models.names import query_matrices
+from kdtutor.models.names import attention_modules
 from kdtutor.widgets.base import Instrument, OneOf, SettingError
 
 WHOLE = 65535  # weights travel as integers of 16 bits: this many parts are 100 %
@@ -287,7 +287,7 @@ def copied_layers(teacher: nn.Module, student: nn.Module, least: float = 0.5) ->
     `least`, also after training), where those of unrelated layers have a cosine of about 0.
     """
     theirs, ours = (
-        [matrix.detach().flatten().float().cpu() for matrix in query_matrices(model)]
+        [part.weight.detach().flatten().float().cpu() for part in attention_modules(model, "query")]
         for model in (teacher, student)
     )
     if not ours:
