@@ -38,7 +38,7 @@ TEMPERATURE = 2.0
 
 @dataclass(frozen=True)
 class Scale:
-    """layers, width: of the teacher. length: tokens of a text. batch: texts a step."""
+    """layers, width: of the teacher. length: tokens of a text. batch: texts per step."""
 
     layers: int
     width: int
@@ -59,7 +59,7 @@ def main() -> None:
     )
     there = "full" if torch.cuda.is_available() else "reduced"
     parser.add_argument("--scale", choices=SCALES, default=there)
-    parser.add_argument("--batch", type=int, help="texts a step")
+    parser.add_argument("--batch", type=int, help="texts per step")
     parser.add_argument("--steps", type=int, default=30 if there == "full" else 6)
     parser.add_argument("--warm-up", type=int, default=5 if there == "full" else 2, help="steps, not timed")
     parser.add_argument("--rounds", type=int, default=3)

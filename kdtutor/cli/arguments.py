@@ -81,7 +81,7 @@ class DataArguments(FileArguments):
     kind: str | None = field_of(
         None,
         optional(one_of("classification", "multi-label", "regression", "masked-lm", "causal-lm", "seq2seq")),
-        "whether labels are classes, several a text, numbers, or (seq2seq) texts to be written; of raw text, whether "
+        "whether labels are classes, several per text, numbers, or (seq2seq) texts to be written; of raw text, whether "
         "masked or next tokens are predicted (default: as they look, which is printed)",
     )
     stratify: bool = field_of(

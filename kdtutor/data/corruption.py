@@ -85,7 +85,7 @@ def written_like(word: str, model: str) -> str:
 def _broken(text: str, kind: str, strength: float, seed: int) -> str:
     pieces, words = split_words(text)
     rng = np.random.default_rng([seed, zlib.crc32(f"{kind} {text}".encode())])
-    # Two draws a word, used or not: what befalls one word depends on no other.
+    # Two draws per word, used or not: what befalls one word depends on no other.
     fate, how = rng.random((2, len(words)))
     hit = [(i, draw) for i, chance, draw in zip(words, fate, how, strict=True) if chance < strength]
     CORRUPTIONS[kind](pieces, hit, words)

@@ -54,7 +54,7 @@ def save_task(task: Task, folder: str | os.PathLike) -> Path:
 def _table(task: Task, name: str) -> pa.Table:
     split: Split = task.split(name)
     if split.targets is not None and split.targets.dim() > 1:
-        raise KDTutorError(f"{task.name} has several targets a text, and only tasks with one can be kept")
+        raise KDTutorError(f"{task.name} has several targets per text, and only tasks with one can be kept")
     if len(split.texts) > 1 and not task.rules.writes:
         raise KDTutorError(f"{task.name} has pairs of texts, and only tasks with one text each can be kept")
     columns: dict[str, Any] = dict(zip(COLUMNS, map(list, split.texts), strict=False))

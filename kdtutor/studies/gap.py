@@ -2,7 +2,7 @@
 
     kdtutor study gap                      # makes the runs that the file lacks; may be stopped at any time
 
-A bag of 16 numbers a token learns in equally many steps. Does it learn less from a larger teacher, and more from an
+A bag of 16 numbers per token learns in equally many steps. Does it learn less from a larger teacher, and more from an
 assistant between the two, which that teacher taught (Mirzadeh et al. 2020)? And does a teacher that was trained for
 longer, and scores higher, teach better (Cho & Hariharan 2019)? Three parts:
 
