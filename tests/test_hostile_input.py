@@ -139,6 +139,14 @@ def test_names_that_no_folder_can_have_are_unknown_models():
         assert len(said) < 1000
 
 
+def test_the_home_of_somebody_unknown_is_a_folder_that_is_not_there(tmp_path, capsys):
+    assert "there is no file ~nobody-here/x.csv" in refusal(kd.load_task, "~nobody-here/x.csv")
+    assert (
+        cli.main(["predict", "--task", "~nobody-here/x.csv", "--output", str(tmp_path / "answers.csv")]) == 1
+    )
+    assert "there is no file ~nobody-here/x.csv" in capsys.readouterr().err
+
+
 def test_of_very_many_names_the_nearest_are_listed():
     rows = [{f"c{n}": "a" for n in range(50_000)}]
     said = refusal(kd.load_task, rows, text="c41234567" * 1000)
@@ -168,6 +176,15 @@ def test_a_disk_that_is_full_at_the_very_end_is_one_sentence(tmp_path, monkeypat
             make_run, make_task("masked-lm"), SoftTargets(2), cache=kd.TopK(4, tmp_path / "answers")
         )
         assert "the teacher's answers can't be written to" in said and "No space left" in said
+
+
+def test_a_file_that_a_command_can_not_write_is_one_sentence(tmp_path, monkeypatch, capsys):
+    def full_at(file, folder):
+        raise OSError(28, "No space left on device", str(file))
+
+    monkeypatch.setattr("kdtutor.cli.study.forget", full_at)
+    assert cli.main(["study", "gap", "--restart", "--output", str(tmp_path / "x.json")]) == 1
+    assert capsys.readouterr().err == f"kdtutor: {tmp_path / 'x.json'}: No space left on device\n"
 
 
 @pytest.mark.parametrize("where", ["kdtutor.cli.training", "kdtutor.cli.commands"])

@@ -58,6 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     except KDTutorError as error:
         print(f"kdtutor: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a full disk, a folder that may not be written to
+        print(f"kdtutor: {error.filename or command}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         how = (
             "the same command goes on"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from pathlib import Path
 
 from kdtutor.cli.arguments import LabelArguments, PredictArguments, columns_named
@@ -88,7 +89,7 @@ def _read(a: PredictArguments, options):
     from kdtutor.data.packed import advice
     from kdtutor.training.checkpoints import writable
 
-    path = Path(a.task).expanduser()
+    path = Path(os.path.expanduser(a.task))
     if not format_of(path):
         raise KDTutorError(f"{path}: files are read as {', '.join(READERS)}{advice(path.suffix)}")
     writable(Path(a.output).parent)  # said now, not after the work

@@ -102,7 +102,7 @@ def decode(data: bytes, encoding: str | None, where: object) -> tuple[str, list[
 
 
 def _wide(data: bytes) -> str | None:
-    """Name the encoding of two or four bytes per letter, told by a mark or by where the first two letters have zeros."""
+    """Name the encoding of two or four bytes per letter: by a mark, or by where the first two have zeros."""
     if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "utf-32"
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -155,7 +155,7 @@ def _load(name: object, options: ReadOptions, kind: str | None, stratify: bool, 
 
     if "://" in str(name):
         raise KDTutorError(f"{name} is an address: download it, and name the file")
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if any(len(os.fsencode(part)) > 255 for part in path.parts) or "\0" in str(name):
         raise KDTutorError(f"{str(name)[:60]!r}… can't be the name of a file")
     if str(name) in EMBEDDED:

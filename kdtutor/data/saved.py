@@ -22,7 +22,7 @@ def save_task(task: Task, folder: str | os.PathLike) -> Path:
 
     Raises KDTutorError if there is such a folder already, or for targets of several numbers per text.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     if folder.exists():
         raise KDTutorError(f"{folder} exists already: name a new folder")
     tables = {name: _table(task, name) for name in task.split_names}
