@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 from kdtutor.errors import KDTutorError
@@ -82,15 +83,9 @@ def push(folder: Path, name: str | None) -> str:
 
 def _names(card: dict) -> set[str]:
     """Name what of an evaluation is a score, not a size or a time."""
-    return {*card["scores"]["test"]} - {
-        "task",
-        "split",
-        "examples",
-        "parameters",
-        "bytes",
-        "throughput",
-        "latency_ms",
-    }
+    from kdtutor.evaluation.scores import Evaluation
+
+    return {*card["scores"]["test"]} - {field.name for field in fields(Evaluation)}
 
 
 def _yaml(value: object) -> str:

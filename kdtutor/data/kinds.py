@@ -82,6 +82,8 @@ class Kind:
 
     def check(self, targets: Tensor | None, outputs: int, where: str, who: str) -> None:
         """Raise KDTutorError, naming the first example of `where`, if a target is not what the task `who` needs."""
+        if self.per_token:
+            return  # labels are made from the text
         if targets is None:
             raise KDTutorError(f"the {where} split of {who} has no labels")
         if (wrong := self.wrong(targets, outputs)).any():
@@ -160,9 +162,6 @@ class MaskedLM(Kind):
     def counted(self, batch: Batch, which: str) -> Tensor:
         return batch["labels"] != IGNORED if which == "masked" else batch["attention_mask"].bool()
 
-    def check(self, targets: Tensor | None, outputs: int, where: str, who: str) -> None:
-        """Accept anything: there are no targets."""
-
 
 class CausalLM(Kind):
     """Each token of raw text, from those before it. There are no targets: the labels are the text's own next tokens.
@@ -190,9 +189,6 @@ class CausalLM(Kind):
 
     def counted(self, batch: Batch, which: str) -> Tensor:
         return batch["labels"] != IGNORED
-
-    def check(self, targets: Tensor | None, outputs: int, where: str, who: str) -> None:
-        """Accept anything: there are no targets."""
 
 
 class Seq2Seq(CausalLM):

@@ -16,7 +16,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -199,11 +199,9 @@ class Search:
             place.unlink()
         return False
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> FileLock:
         """Hold the study: no other process begins a trial meanwhile."""
-        with FileLock(self.claims / "study"):
-            yield
+        return FileLock(self.claims / "study")
 
     def _distributions(self) -> dict:
         """Return the space as Optuna has it."""
