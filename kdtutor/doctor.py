@@ -22,7 +22,7 @@ from kdtutor.errors import Flags
 
 GIB = 1024**3
 NOTEBOOK_MEMORY = 1.5 * GIB  # what one notebook may take at most
-HUB = "https://huggingface.co"
+HUB_ADDRESS = "https://huggingface.co"
 WORK_SECONDS = 5.0  # of training, to see how fast this machine is
 # A step of that in a thread of the processor that the course's times were taken with (an AMD EPYC with AVX-512).
 STEP_SECONDS = 0.07
@@ -288,7 +288,7 @@ def _hub(timeout: float) -> Found:
 
     from kdtutor.data.hub import ask
 
-    value = ask(os.environ.get("HF_ENDPOINT") or HUB, timeout).said
+    value = ask(os.environ.get("HF_ENDPOINT") or HUB_ADDRESS, timeout).said
     if value == "reachable":
         advice = "Names from the Hub (bert-base-uncased, sst2) work too; the course needs none of them."
         return value, "ok", advice

@@ -179,6 +179,7 @@ def _yes_or_no(text: str) -> bool:
 COUNT = whole("a whole number, 1 or more", lambda value: value >= 1)
 SEED = whole("a whole number from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63)
 POSITIVE = number("a number above 0", lambda value: 0 < value < math.inf)
+PROBABILITY = number("a probability from 0 to 1", lambda value: 0 <= value <= 1)
 FRACTION = number("a fraction from 0 to below 1", lambda value: 0 <= value < 1)
 TEXT = Check("a text", _text)
 FOLDER = Check("the name of a folder", _text)

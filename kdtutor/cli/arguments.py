@@ -6,6 +6,7 @@ import csv
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from kdtutor.deploy.extra import PRECISION
 from kdtutor.errors import (
     COUNT,
     FOLDER,
@@ -33,7 +34,6 @@ CLASS_WEIGHTS = (
 SHARE = number("a fraction from 0 to 1", lambda value: 0 <= value <= 1)
 PORT = whole("a port, 1 to 65535", lambda value: 1 <= value <= 65535)
 WAIT = number("milliseconds, 0 to 1000", lambda value: 0 <= value <= 1000)
-PRECISION = one_of("float32", "float16", "int8", "int8-static")
 DEFAULT_OBJECTIVE = "0.1 * HardLabels() + 0.9 * SoftTargets(temperature=4)"
 
 

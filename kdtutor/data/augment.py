@@ -20,9 +20,8 @@ import numpy as np
 
 from kdtutor.data.load import as_task
 from kdtutor.data.task import Task
-from kdtutor.errors import COUNT, KDTutorError, number
+from kdtutor.errors import COUNT, PROBABILITY, KDTutorError
 
-PROBABILITY = number("a probability from 0 to 1", lambda value: 0 <= value <= 1)
 LONGEST = 5  # words of an n-gram
 CONTEXTS = 250  # most frequent words whose company tells of what kind a word is
 CLASSES, ROUNDS = 50, 20  # of words; of k-means

@@ -51,14 +51,7 @@ def read_file(path: Path, options: ReadOptions) -> Read:
     except MemoryError:
         raise  # said of the file as a whole
     # pyarrow, what unpacks and the file system raise several types; all mean the same to the reader.
-    except (
-        pa.ArrowException,
-        OSError,
-        EOFError,
-        ValueError,
-        RecursionError,
-        LZMAError,
-    ) as error:
+    except (pa.ArrowException, OSError, EOFError, ValueError, RecursionError, LZMAError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise KDTutorError(f"{path} can't be read as {kind[1:]}: {reason[:200]}") from error
 

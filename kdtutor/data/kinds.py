@@ -59,10 +59,10 @@ class Kind:
         return self.problem_type not in (None, "regression")
 
     def tokenize(
-        self, tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split: bool = False
+        self, tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split_long: bool = False
     ) -> Encoded:
         """Tokenize the columns of a split as the models of this kind read them: see `tokens.tokenize`."""
-        return tokenize(tokenizer, texts, max_length, split)
+        return tokenize(tokenizer, texts, max_length, split_long)
 
     def with_labels(self, batch: Batch, tokenizer, masking: float, generator, weights=None) -> Batch:
         """Add labels to the batch, where they are made from the text."""
@@ -175,10 +175,12 @@ class CausalLM(Kind):
     score_name = "accuracy at the next token"
 
     def tokenize(
-        self, tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split: bool = False
+        self, tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split_long: bool = False
     ) -> Encoded:
         # A BERT's tokenizer ends each text, GPT-2's and Llama's none: a model that never saw an end writes on for ever.
-        return with_end(tokenize(tokenizer, texts, max_length, split), end_of_text(tokenizer), max_length)
+        return with_end(
+            tokenize(tokenizer, texts, max_length, split_long), end_of_text(tokenizer), max_length
+        )
 
     def with_labels(self, batch: Batch, tokenizer, masking: float, generator, weights=None) -> Batch:
         ids, real = batch["input_ids"], batch["attention_mask"].bool()
@@ -203,7 +205,7 @@ class Seq2Seq(CausalLM):
     scores = (*CausalLM.scores, "error_rate", "error_rate_half_width", "exact")
 
     def tokenize(
-        self, tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split: bool = False
+        self, tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split_long: bool = False
     ) -> Encoded:
         return tokenize_both(tokenizer, texts, max_length)
 

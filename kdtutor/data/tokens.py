@@ -138,10 +138,13 @@ def _course_tokenizer():
     return AutoTokenizer.from_pretrained(asset_path("tokenizer"))
 
 
-def tokenize(tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split: bool = False) -> Encoded:
+def tokenize(
+    tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split_long: bool = False
+) -> Encoded:
+    """Tokenize columns of texts; one that is too long is cut, or `split_long` into several rows."""
     if not len(texts[0]):
         return Encoded(torch.empty(0, dtype=torch.int32), torch.zeros(1, dtype=torch.int64), None)
-    if split and not tokenizer.is_fast:
+    if split_long and not tokenizer.is_fast:
         raise KDTutorError(
             f"a {type(tokenizer).__name__} has no fast version, and only such cut a long text into pieces: what "
             f"is beyond {max_length} tokens would be lost; cut the texts in the file, or take another tokenizer"
@@ -150,7 +153,7 @@ def tokenize(tokenizer, texts: tuple[Sequence[str], ...], max_length: int, split
         *map(list, texts),
         truncation=True,
         max_length=max_length,
-        return_overflowing_tokens=split,
+        return_overflowing_tokens=split_long,
         return_attention_mask=False,
     )
     offsets = torch.tensor([0, *map(len, encoding["input_ids"])]).cumsum(0)

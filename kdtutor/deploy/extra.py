@@ -1,10 +1,12 @@
-"""The packages of the extra `deploy`: whoever lacks one is told its name, and how to get it."""
+"""What is known of an export before anything heavy is imported: its precisions, and the packages it needs."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
-from kdtutor.errors import KDTutorError
+from kdtutor.errors import KDTutorError, one_of
+
+PRECISION = one_of("float32", "float16", "int8", "int8-static")  # of an exported model
 
 
 def require(what: str, *packages: str) -> None:

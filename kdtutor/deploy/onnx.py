@@ -28,11 +28,11 @@ from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task
 from kdtutor.data.tokens import length_bucketed_batches, tokenize
-from kdtutor.deploy.extra import require
+from kdtutor.deploy.extra import PRECISION, require
 from kdtutor.deploy.int8 import quantize_dynamic, quantize_static
 from kdtutor.deploy.recurrent import cells_of_onnx
 from kdtutor.deploy.session import OnnxModel
-from kdtutor.errors import KDTutorError, one_of
+from kdtutor.errors import KDTutorError
 from kdtutor.evaluation.scores import SCORES
 from kdtutor.files import remove_forsaken
 from kdtutor.hardware import format_bytes, is_full, release_freed_memory, within_memory
@@ -44,7 +44,6 @@ from kdtutor.models.save import save_tokenizer
 
 OPSET = 18  # what onnxruntime and onnxruntime-web read today, and PyTorch's exporter writes
 LARGEST = 1e-4  # difference between PyTorch's logits and float32 ONNX's, on the texts that are compared
-PRECISION = one_of("float32", "float16", "int8", "int8-static")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from kdtutor.errors import POSITIVE, KDTutorError
 from kdtutor.evaluation.scores import is_right
 
-LIMITS = -7.0, 7.0  # of log T, between which it is looked for
+LOG_T = -7.0, 7.0  # between which it is looked for
 HALVINGS = 60
 
 
@@ -36,7 +36,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         p = (z / math.exp(log_t)).softmax(-1)
         return float(((p * z).sum(-1) - z.gather(1, y[:, None])[:, 0]).mean()) > 0
 
-    low, high = LIMITS
+    low, high = LOG_T
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if is_too_sure(middle) else (low, middle)

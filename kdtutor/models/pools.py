@@ -18,9 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdtutor.errors import number
-
-SHARE = number("a probability from 0 to 1", lambda value: 0 <= value <= 1)
+from kdtutor.errors import PROBABILITY
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def abstaining(below: float = 0.5) -> Callable[[Tensor], Tensor]:
 
     Those who speak weigh alike; where all would keep silent, all are heard.
     """
-    below = SHARE("below", below)
+    below = PROBABILITY("below", below)
 
     def speaks(logits: Tensor) -> Tensor:
         return _shares((logits.softmax(-1).amax(-1) >= below).to(logits.dtype))
