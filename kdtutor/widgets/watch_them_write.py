@@ -29,7 +29,7 @@ from kdtutor.data.tokens import end_of_text
 from kdtutor.models.forward import evaluating, forward
 from kdtutor.models.load import check_fits
 from kdtutor.models.writing import generated_ids, prompts
-from kdtutor.training.on_policy import joined, with_rows
+from kdtutor.training.on_policy import with_rows, with_written
 from kdtutor.widgets.base import Number, SettingError, WithExamples
 
 KEPT = 400  # tokens of a larger vocabulary that the browser gets: the likeliest of all steps, and the rest as one
@@ -103,7 +103,7 @@ class WatchThemWrite(WithExamples):
         for name, model in self.models.items():
             given = prompts(model, self.task, [text]).batch(torch.tensor([0]))
             ids, mask = generated_ids(model, self.task, given, max_new_tokens=self.most)
-            batch = with_rows(self.task, joined(self.task, given, ids.cpu(), mask.cpu()))
+            batch = with_rows(self.task, with_written(self.task, given, ids.cpu(), mask.cpu()))
             judges = {"own": model} if model is teacher else {"own": model, "teacher": teacher}
             writers.append({"name": name, "ids": ids[mask].tolist()})
             rows.append({who: _log_probabilities(judge, batch) for who, judge in judges.items()})
