@@ -23,6 +23,7 @@ from kdtutor.files import write_atomically
 from kdtutor.training.settings import Settings
 
 Say = Callable[..., None]
+PACKAGES = ("torch", "transformers", "accelerate", "kdtutor")  # whose versions a card has
 
 
 def train(a: TrainArguments, command: str, flags: Sequence[str], model, teacher, task, objective) -> None:
@@ -32,6 +33,7 @@ def train(a: TrainArguments, command: str, flags: Sequence[str], model, teacher,
     from kdtutor.training.diagnosis import ClippingWarning
     from kdtutor.training.distillation import Distillation
 
+    sizes = None if a.dry_run else models.sizes(model)  # of the whole model, which a run may divide
     settings = {f.name: getattr(a, f.name) for f in fields(Settings)}
     settings["folder"] = Path(a.output, "checkpoints")
     if a.dry_run:
@@ -47,18 +49,19 @@ def train(a: TrainArguments, command: str, flags: Sequence[str], model, teacher,
             say = _nothing
 
         _go_on(run, a.resume, say)
-        say(models.sizes(model))
+        say(sizes)
         _say_what_is_read(run, say)
         _steps(run, say, report)
     is_main = run.accelerator.is_main_process
     save = partial(_save, a=a, command=command, flags=flags, say=say)
-    student, card = save(run, output) if is_main else (None, None)
+    student, card = save(run, output)
     if control is not None:
         say("\nthe control: the same student, data and steps without a teacher")
         _go_on(control, a.resume, say)
         _steps(control, say)
+        saved = save(control, output / "control")
         if is_main:
-            _compare(task, a.metric, (student, card), save(control, output / "control"), output, say)
+            _compare(task, a.metric, (student, card), saved, output, say)
     if is_main:
         if a.json:
             print(json.dumps(card, indent=2))  # in ASCII, whatever the terminal can show
@@ -104,6 +107,8 @@ def _say_what_is_read(run, say: Say) -> None:
     task, texts = run.task, len(run.task.split("train"))
     size = f"{texts:,} examples, {run.total_steps:,} steps on {run.device}"
     say(f"{size}; objective {run.objective}; teacher {run.teacher_mode}")
+    if run.sharded:
+        say(f"{run.sharded}; forward passes run as transformers has them")
     full = int((task.encode("train").lengths >= task.max_length).sum())
     if full and not task.splits_long:
         reach = f"reach {task.max_length:,} tokens (--max_length)"
@@ -158,7 +163,7 @@ def _print_plan(a: TrainArguments, model, teacher, task, objective, settings: di
 def _save(run, output: Path, a: TrainArguments, command: str, flags: Sequence[str], say: Say) -> tuple:
     """Save the model, its tokenizer, and a card with the scores of what was saved, and whether it is trained.
 
-    Returns the model as it was saved, and the card.
+    Returns the model as it was saved, and the card; the main process does it, and others return None twice.
     """
     import torch
 
@@ -166,8 +171,10 @@ def _save(run, output: Path, a: TrainArguments, command: str, flags: Sequence[st
     from kdtutor.models.save import save
     from kdtutor.training.diagnosis import diagnose
 
-    task = run.task
-    max_length = save(run.student, task, output, getattr(torch, a.save_dtype))
+    student, task = run.whole(), run.task  # of which every process may have a part
+    if not run.accelerator.is_main_process:
+        return None, None
+    max_length = save(student, task, output, getattr(torch, a.save_dtype))
     saved = models.freeze(models.load_model(output, task)).to(run.device)
     scores = {
         split: evaluation.evaluate(saved, task, split, latency=False, masking=run.masking, metric=a.metric)
@@ -175,7 +182,6 @@ def _save(run, output: Path, a: TrainArguments, command: str, flags: Sequence[st
     }
     is_trained = diagnose(saved, task, run.split, masking=run.masking, clipped=run.clipped)
     seconds = sum(row["seconds"] for row in run.history)
-    packages = ("torch", "transformers", "accelerate", "kdtutor")
     card = {
         # A run that was resumed ends as if it had not been interrupted.
         "command": re.sub(r" --resume\b(=\S+| (?!-)\S+)?", "", command),
@@ -190,7 +196,7 @@ def _save(run, output: Path, a: TrainArguments, command: str, flags: Sequence[st
         "tokens": sum(row["tokens"] for row in run.history),
         "seconds": round(seconds),
         "hardware": _hardware(run),
-        "versions": {name: __import__(name).__version__ for name in packages},
+        "versions": {name: __import__(name).__version__ for name in PACKAGES},
     }
     _write(card, output)
     made_from = getattr(a, "teacher", None) or getattr(a, "model", None)

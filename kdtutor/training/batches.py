@@ -113,12 +113,22 @@ class Batches:
         return self._with_labels(self.data.batch(index), generator_from(self.seed, "masks", step))
 
     def __getitem__(self, step: int) -> list[dict[str, Tensor]]:
+        return self._micro_batches(step, self.rank)
+
+    def missing(self, step: int) -> list[dict[str, Tensor]]:
+        """Return the micro-batch that the first process has and this one has not, where there are too few texts."""
+        size = len(self.index(step))
+        first, mine = (min(self.accumulate, math.ceil((size - rank) / self.world)) for rank in (0, self.rank))
+        return self._micro_batches(step, 0)[mine:] if mine < first else []
+
+    def _micro_batches(self, step: int, rank: int) -> list[dict[str, Tensor]]:
+        """Return a process's part of a step, cut into micro-batches; none is empty."""
         # Labels and masks are made for all of it at once, so that they don't depend on how it is cut.
         batch = self.labelled(self.index(step), step)
         # Every n-th example, of n parts: texts of similar length lie side by side, so no part has all the long ones.
         # Whether processes or micro-batches cut a batch makes no difference to its parts, only how many there are.
         every = torch.arange(len(batch["index"]))
-        mine = (every[self.rank + n * self.world :: self.parts] for n in range(self.accumulate))
+        mine = (every[rank + n * self.world :: self.parts] for n in range(self.accumulate))
         return [self._cut(batch, part) for part in mine if len(part)]
 
     def _cut(self, batch: dict[str, Tensor], part: Tensor) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from kdtutor.models.reading import check_is_causal, read_by
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training.batches import Batches
 from kdtutor.training.on_policy import check_on_policy
+from kdtutor.training.processes import is_part
 from kdtutor.training.settings import Settings, TopK
 
 
@@ -34,6 +35,8 @@ def check_run(
             raise KDTutorError(f"the {who} is a {type(model).__name__}, not a model of transformers")
         if any(parameter.is_meta for parameter in model.parameters()):
             raise KDTutorError(f"the {who}'s weights are on the meta device, which holds no numbers")
+        if any(is_part(parameter) for parameter in model.parameters()):
+            raise KDTutorError(f"the {who}'s weights are divided by an earlier run: take that run's whole()")
     if not isinstance(task, Task):
         raise KDTutorError(f"the task is a {type(task).__name__}, not a Task: load_task(…) makes one")
     if not isinstance(objective, (Objective, Term)):

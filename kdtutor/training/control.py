@@ -32,4 +32,4 @@ def control_of(run: Distillation, **settings: Any) -> Distillation:
     if part.targets is not None and not part.labelled.any():
         raise NoControl("no training text has a label")
     shared = run.settings.marked("twin") | {"learning_rate": run.learning_rate}
-    return Distillation(copy.deepcopy(run.student), None, run.task, hard, **(shared | settings))
+    return Distillation(copy.deepcopy(run.whole()), None, run.task, hard, **(shared | settings))

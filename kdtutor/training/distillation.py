@@ -19,19 +19,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from kdtutor.data.load import load_task
 from kdtutor.data.task import Task
-from kdtutor.hardware import peak_memory, release_freed_memory, within_memory
+from kdtutor.hardware import peak_memory, release_freed_memory
 from kdtutor.models.forward import forward, record_for_good
-from kdtutor.models.load import freeze, load_teacher
+from kdtutor.models.load import load_teacher
 from kdtutor.neighbours import Neighbours
 from kdtutor.objectives.rows import ObjectiveError
 from kdtutor.objectives.terms import Objective, Term
-from kdtutor.training import checkpoints, processes, vocabulary
+from kdtutor.training import checkpoints, processes, sharding, vocabulary
 from kdtutor.training.asking import Answers, Inference
 from kdtutor.training.batches import Batches
 from kdtutor.training.checks import check_run, check_texts_at_once
@@ -78,6 +78,7 @@ class Distillation(Resumable):
     `teacher_mode` says how the teacher is asked, and why; `diagnose()` whether the student is trained. Raises
     KDTutorError before the first step if anything does not fit, MemoryFull if a step finds no memory, NonFiniteLoss
     within ten steps if a loss or gradient is not finite; warns at the end if more than half of the steps were clipped.
+    Launched with FSDP, processes divide the student's weights (sharding.py), and `whole()` gives all of them.
 
     Read in this order: `_train_step`, `_losses`, `__init__`, `__iter__`; the rest as you need it. The settings:
     """
@@ -111,7 +112,7 @@ class Distillation(Resumable):
         self._decide_needs()
 
         # What learns, at what rate, and how far it is.
-        self._learning = Learning(student, self.objective, given.weight_decay, self.device)
+        self._learning = Learning(student, self.objective, given.weight_decay, self.device, self.sharded)
         self.parameters, self.optimizer = self._learning.parameters, self._learning.optimizer
         self.validation = Validation(
             self._learning, task, given, self.accelerator, self.batches.per_epoch, self.total_steps
@@ -150,6 +151,7 @@ class Distillation(Resumable):
                 loss, losses = self._losses(batch, weights / counts)
                 loss.backward()
                 sums += losses
+            self._keep_pace()
 
         # Over all processes.
         processes.sum_gradients(self.accelerator, self.parameters)
@@ -157,7 +159,7 @@ class Distillation(Resumable):
         loss = (weights * terms).sum()
 
         # Update.
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_norm)
+        norm = processes.clip_gradients(self.accelerator, self.parameters, self.settings.max_norm)
         rate = self.learning_rate * self.settings.schedule(self.done, self.total_steps)
         self._learning.update(rate, is_finite=torch.isfinite(norm + loss))
         return self._record(rate, torch.cat([torch.stack([loss, norm]), terms]))
@@ -187,7 +189,8 @@ class Distillation(Resumable):
         # The student's forward pass, and the terms whose logits are made chunk by chunk.
         total, by_chunk = 0, 0
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            student = forward(self.student, inputs, self.needs, inputs.get("rows"), self.settings.fast)
+            call = self.sharded or forward
+            student = call(self.student, inputs, self.needs, inputs.get("rows"), self.settings.fast)
             if self.chunked:
                 labels = inputs["labels"]
                 total, by_chunk = vocabulary.losses(self.objective.terms, factors, student, teacher, labels)
@@ -202,6 +205,11 @@ class Distillation(Resumable):
         ]
         losses = torch.stack([loss.float() for loss in losses])
         return total + (factors * losses).sum(), by_chunk + losses.detach()
+
+    def _keep_pace(self) -> None:
+        """Go through what others have a micro-batch more of, to no effect: weights are gathered by all processes."""
+        for batch in self.batches.missing(self.done) if self.sharded else ():
+            self._losses(batch, torch.zeros(len(self.objective.terms), device=self.device))[0].backward()
 
     def _counts(self, micro_batches: list[dict]) -> Tensor:
         """Tell how many valid items each term has in the whole step, over all processes; at least 1: (n_terms,)."""
@@ -329,7 +337,7 @@ class Distillation(Resumable):
         The first thing to ask of every run. To judge an objective by a student that could still learn is to judge its
         first steps: distillation needs patience (Beyer et al. 2022, arXiv:2106.05237). Nothing of the run is changed.
         """
-        return diagnose(self.student, self.task, self.split, masking=self.masking, clipped=self.clipped)
+        return diagnose(self.whole(), self.task, self.split, masking=self.masking, clipped=self.clipped)
 
     @contextmanager
     def _own_folder(self) -> Iterator[None]:
@@ -372,18 +380,12 @@ class Distillation(Resumable):
         for model in filter(None, (self.student, self.teacher)):
             if "attentions" in self.objective.needs:
                 model.set_attn_implementation("eager")  # fused attention returns no maps
-            cure = "Take a smaller student, or a smaller teacher"
-            with within_memory(f"the weights on {self.device}", cure, self.device):
-                model.to(self.device)
-        self.objective.to(self.device)
-        if self.teacher is not None:
-            freeze(self.teacher)
+        self.sharded = sharding.place(self)
         if self.settings.compile:
             record_for_good(self.student, self.objective.needs)
             self.student.base_model.compile(dynamic=True)
         if self.settings.check_teacher and self.objective.needs_teacher:
             check_teacher(self.teacher, self.task, self.settings.fast)
-        processes.start_alike(self.accelerator, (self.student, self.objective))
 
     def _decide_needs(self) -> None:
         """Decide whether logits are made chunk by chunk, and so what either model computes."""

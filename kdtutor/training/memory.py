@@ -22,6 +22,7 @@ from kdtutor.objectives.terms import Term
 from kdtutor.training import vocabulary
 from kdtutor.training.batches import Batches
 from kdtutor.training.processes import Launch
+from kdtutor.training.sharding import root_and_layers
 
 # Of a chunk's logits: the student's, their log-softmax, its gradient and a product; with a teacher also the teacher's,
 # its log-softmax, both softmaxes and a difference …
@@ -36,20 +37,28 @@ def longest(batches: Batches) -> int:
     return int(max(part.lengths.max() for part in (data, data.written) if part is not None))
 
 
-def memory_of(run: Any, launch: Launch, length: int) -> Callable[[int], dict[str, int]]:
+def memory_of(run: Any, launch: Launch, length: int) -> Callable[..., dict[str, int]]:
     """Measure what texts of `length` tokens need in a run (a Distillation) that is launched so.
 
-    Returns a function of how many there are in a micro-batch: the bytes that a process holds at most, by what takes
-    them. It is an upper bound, since peaks fall apart.
+    Returns a function of how many there are in a micro-batch, and perhaps of another launch: the bytes that a process
+    holds at most, by what takes them. It is an upper bound, since peaks fall apart.
     """
-    trained = sum(p.numel() for p in run.parameters)
+    own, others = (
+        sum(p.numel() for p in each.parameters() if p.requires_grad) for each in (run.student, run.objective)
+    )
     one, two = (_kept_by_forward(run, launch.bf16, count, length) for count in (1, 2))
     teacher = _outputs_of_teacher(run, launch.bf16, length)
+    root, layers = root_and_layers(run.student)
+    largest = max(layers, default=0)
 
-    def held(texts: int) -> dict[str, int]:
+    def held(texts: int, launch: Launch = launch) -> dict[str, int]:
         kept = one.bytes + (texts - 1) * (two.bytes - one.bytes)  # bf16 copies of the weights are kept once
+        parts = launch.processes if launch.sharded else 1
+        trained = math.ceil(own / parts) + others
         memory = {
-            "student's weights": _bytes(run.student.parameters()),
+            "student's weights": math.ceil(_bytes(run.student.parameters()) / parts),
+            # Beside what is in no layer, a layer that computes, and the next one as it comes and as it is laid out.
+            "gathered weights": root + 3 * largest if launch.sharded else 0,
             "teacher's weights": _bytes(run.teacher.parameters()) if run.teacher_needs else 0,
             "gradients": 4 * trained,
             "AdamW's moments": 8 * trained,
@@ -59,7 +68,9 @@ def memory_of(run: Any, launch: Launch, length: int) -> Callable[[int], dict[str
         }
         if run.settings.keep_best:
             memory["best weights"] = memory["student's weights"]
-        if launch.processes > 1:
+        if launch.sharded:  # whole, and once more as they are sent
+            memory["gradients on their way"] = 2 * max(root, largest)
+        elif launch.processes > 1:
             memory["gradients on their way"] = 4 * trained
         if run.task.rules.per_token:
             memory["logits"] = _logits_memory(run, texts * length, launch.device)
@@ -164,6 +175,10 @@ def what_would_fit(run: Any, error: RuntimeError) -> MemoryFull:
         f"step {run.done + 1} found no memory for {texts} texts of at most {length} tokens at once; "
         f"{format_bytes(free)} are there for this process. "
     )
+    if run.sharded:  # a forward pass of one process alone would wait for the others
+        return MemoryFull(
+            f"{told}Take a larger accumulate (--accumulate), more processes, or a smaller max_length"
+        )
     without_table = run.task.rules.per_token and not run.settings.chunked
     others = f"a smaller batch_size or max_length{', or chunked=True (--chunked)' if without_table else ''}"
     try:

@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
 from transformers import PreTrainedModel
 
 from kdtutor.data.task import Task
-from kdtutor.errors import POSITIVE
-from kdtutor.hardware import BANDWIDTH, format_bytes
+from kdtutor.errors import POSITIVE, KDTutorError
+from kdtutor.hardware import BANDWIDTH, format_bytes, room
 from kdtutor.objectives.terms import Objective, Term
 from kdtutor.training.batches import Batches
 from kdtutor.training.distillation import Distillation
 from kdtutor.training.memory import longest, memory_of
-from kdtutor.training.processes import Launch
+from kdtutor.training.processes import Launch, is_sharded
 from kdtutor.training.settings import Settings, TopK, takes_settings
+from kdtutor.training.sharding import root_and_layers
 
 # A process's texts in a step of the trial, and its steps, the first of which warms up.
 TRIAL_TEXTS, TRIAL_STEPS = 32, 4
@@ -52,6 +54,7 @@ class Estimate:
     tokens_per_second: float | None = None
     seconds: float | None = None
     time: str = ""
+    room: str = ""  # what is wrong with the memory, if it is known to be
 
     @property
     def wait(self) -> float:
@@ -68,6 +71,8 @@ class Estimate:
             *((f"  {name}", format_bytes(size)) for name, size in self.memory.items()),
             ("time", self.time),
         ]
+        if self.room:
+            rows.insert(-1, ("room", self.room))
         if self.network:
             how = f"per process and step, {1000 * self.wait:,.1f} ms at {self.bandwidth:g} GB a second"
             rows.insert(-1, ("network", f"{format_bytes(self.network)} {how}"))
@@ -93,8 +98,14 @@ def plan(
     what Distillation would raise.
     """
     POSITIVE("bandwidth", bandwidth)
+    if is_sharded():
+        raise KDTutorError(
+            "a run that divides its weights is planned by one process, without FSDP: --launch FILE"
+        )
     cache = Settings.of(settings).cache
     settings = settings | {"cache": False, "folder": None, "progress": False}
+    if launch and launch.sharded:
+        settings |= {"fast": False}
     uncompiled = settings | {"compile": False}  # compiling would change the student
     run = Distillation(student, teacher, task, copy.deepcopy(objective), **uncompiled)
     answers = run.answers_with(cache)
@@ -104,12 +115,9 @@ def plan(
     known = Estimate(
         run.total_steps, batches.batch_size, launch.processes, batches.accumulate, micro,
         longest(batches), _tokens(batches, run.total_steps), bandwidth=bandwidth,
-        network=_sent(4 * sum(p.numel() for p in run.parameters), launch.processes),
+        network=_sent(run, launch),
     )  # fmt: skip
-    memory = memory_of(run, launch, known.length)(micro)
-    if answers.bytes:
-        memory["teacher's answers"] = answers.bytes
-    known = replace(known, memory=memory)
+    known = _with_memory(known, run, launch, answers.bytes)
     if launch.device != run.device.type:
         why = f"not estimated: meant for {launch.device}, and this machine has none; plan it there"
         return replace(known, time=why)
@@ -120,12 +128,50 @@ def plan(
     return _timed(known, run, settings | {"cache": in_memory}, is_asked)
 
 
-def _sent(gradients: int, processes: int) -> int:
-    """Count the bytes that a process sends until all have the sum of all gradients, in a ring (Patarasuk, Yuan 2009).
+def _sent(run: Distillation, launch: Launch) -> int:
+    """Count the bytes that a process sends in a step, in rings (Patarasuk, Yuan 2009): n - 1 parts of n each time.
 
-    Each part goes round twice, but for one step: once to be summed, and once to be handed out.
+    Gradients go round twice, to be summed and to be handed out. Where weights are divided, each micro-batch has those
+    of a layer gathered twice, forwards and backwards, the others once, and their gradients summed.
     """
-    return 2 * gradients * (processes - 1) // processes
+    gradients = 4 * sum(p.numel() for p in run.parameters)
+    round_by = 2 * gradients
+    if launch.sharded:
+        root, layers = root_and_layers(run.student)
+        round_by = run.batches.accumulate * (2 * root + 3 * sum(layers))
+    return round_by * (launch.processes - 1) // launch.processes
+
+
+def _with_memory(known: Estimate, run: Distillation, launch: Launch, answers: int) -> Estimate:
+    """Return the plan with the memory of a process, of which the teacher's `answers` take so many bytes."""
+    held = memory_of(run, launch, known.length)
+    memory = held(known.micro_batch)
+    if answers:
+        memory["teacher's answers"] = answers
+    known = replace(known, memory=memory)
+    return replace(known, room=_room(known, run, launch, held)) if launch.device == run.device.type else known
+
+
+def _room(known: Estimate, run: Distillation, launch: Launch, held: Callable[..., dict[str, int]]) -> str:
+    """Say whether a device like this one has less memory than a process needs, and whether FSDP would help."""
+    free, needed = room(run.device), sum(known.memory.values())
+    answers = known.memory.get("teacher's answers", 0)
+
+    def there(count: int) -> int:
+        return free // count if launch.device == "cpu" else free  # processes on CPUs share it
+
+    if needed <= there(launch.processes):
+        return ""
+    told = f"too little: {format_bytes(there(launch.processes))} are there for a process"
+    for count in (2**n for n in range(1, 11) if 2**n >= launch.processes):
+        micro = replace(run.batches, world=count, rank=0).micro_batch
+        divided = answers + sum(held(micro, replace(launch, processes=count, sharded=True)).values())
+        if divided < min(needed, there(count)):
+            return (
+                f"{told}; {count} processes among which FSDP divides the weights (fsdp_version: 2) need "
+                f"{format_bytes(divided)} each, which fits"
+            )
+    return f"{told}, and FSDP would not help: take a larger accumulate, or smaller models"
 
 
 def _tokens(batches: Batches, steps: int) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from accelerate import Accelerator
@@ -26,7 +26,17 @@ from transformers import PreTrainedModel
 from kdtutor.errors import KDTutorError, nearest
 from kdtutor.hardware import gains_by_bf16
 
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor  # it takes long to import
+
 PRECISIONS = ("auto", "bf16", "fp32")
+
+# What accelerate may be told of FSDP, and a run would not do; and what it does.
+NOT_DONE = {
+    "fsdp_offload_params": "each part of the weights stays on its device",
+    "fsdp_activation_checkpointing": "activations are kept, and a larger accumulate makes them fewer",
+    "fsdp_ignored_modules": "every weight is divided",
+}
 
 
 def join_launch() -> Accelerator:
@@ -58,11 +68,13 @@ def is_bf16(accelerator: Accelerator, precision: str, learner: PreTrainedModel |
 
 @dataclass(frozen=True)
 class Launch:
-    """How a run will be launched: how many processes, on which kind of device ("cpu", "cuda"), and whether in bf16."""
+    """How a run will be launched: how many processes, on which kind of device ("cpu", "cuda"), whether in bf16, and
+    whether FSDP divides the student's weights among them."""
 
     processes: int
     device: str
     bf16: bool
+    sharded: bool = False
 
 
 def read_launch(file: str | os.PathLike, precision: str = "auto") -> Launch:
@@ -76,6 +88,8 @@ def read_launch(file: str | os.PathLike, precision: str = "auto") -> Launch:
         device = "cpu" if config.use_cpu else "cuda"
         asked = str(config.mixed_precision)
         processes = int(config.num_processes)
+        sharded = config.distributed_type == "FSDP"
+        fsdp = {f"fsdp_{name.removeprefix('fsdp_')}": value for name, value in config.fsdp_config.items()}
     except Exception as error:  # a different type for each fault
         raise KDTutorError(f"{file} is no configuration of accelerate: {error}") from error
     if processes < 1 or asked == "fp16" or (config.num_machines > 1 and not config.main_process_ip):
@@ -83,7 +97,33 @@ def read_launch(file: str | os.PathLike, precision: str = "auto") -> Launch:
             f"{file}: num_processes must be 1 or more, mixed_precision bf16 or no, and several machines need a "
             "main_process_ip"
         )
-    return Launch(processes, device, precision == "bf16" or (precision == "auto" and asked == "bf16"))
+    if sharded:
+        try:
+            check_sharded(fsdp.get, processes)
+        except KDTutorError as error:
+            raise KDTutorError(f"{file}: {error}") from error
+    bf16 = precision == "bf16" or (precision == "auto" and asked == "bf16")
+    return Launch(processes, device, bf16, sharded)
+
+
+def is_sharded() -> bool:
+    """Tell whether this process was launched to divide the student's weights, as accelerate does."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def check_sharded(setting: Callable[[str], object], count: int) -> None:
+    """Refuse what a run that divides its weights among `count` processes won't do. setting: accelerate's, by name."""
+    if str(setting("fsdp_version") or 1) != "2":
+        raise KDTutorError(
+            "weights are divided by version 2 of FSDP alone: --fsdp_version 2 (FSDP_VERSION=2, fsdp_version: 2)"
+        )
+    if count < 2:
+        raise KDTutorError(
+            "FSDP divides weights among processes, and there is only one: launch two or more, or without FSDP"
+        )
+    for name, instead in NOT_DONE.items():
+        if str(setting(name) or "false").lower() not in ("false", "none"):
+            raise KDTutorError(f"{name} ({name.upper()}) must be false: {instead}")
 
 
 def start_alike(accelerator: Accelerator, modules: Iterable[nn.Module]) -> None:
@@ -91,7 +131,9 @@ def start_alike(accelerator: Accelerator, modules: Iterable[nn.Module]) -> None:
     if accelerator.num_processes > 1:
         for module in modules:
             for tensor in module.state_dict().values():
-                torch.distributed.broadcast(tensor, src=0)
+                sent = tensor.to(accelerator.device)  # weights that are to be divided lie elsewhere yet
+                torch.distributed.broadcast(sent, src=0)
+                tensor.copy_(sent)
 
 
 def sum_values(accelerator: Accelerator, values: Tensor) -> Tensor:
@@ -136,12 +178,37 @@ def from_main(accelerator: Accelerator, found: list) -> Any:
 
 
 def sum_gradients(accelerator: Accelerator, parameters: Sequence[nn.Parameter]) -> None:
-    """Sum the gradients in place, all in one message. A process without examples in this step gives zeros."""
-    if accelerator.num_processes > 1:
+    """Sum the gradients in place, all in one message. A process without examples in this step gives zeros.
+
+    Those of weights that are divided among the processes have been summed on the way back.
+    """
+    parameters = [p for p in parameters if not is_part(p)]
+    if accelerator.num_processes > 1 and parameters:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         summed = sum_values(accelerator, torch.cat([gradient.flatten() for gradient in gradients]))
         for parameter, part in zip(parameters, summed.split([g.numel() for g in gradients]), strict=True):
             parameter.grad = part.view_as(parameter)
+
+
+@torch.no_grad()
+def clip_gradients(accelerator: Accelerator, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+    """Shorten the gradients, all together, to `max_norm` at most, in place, and return the norm that they had."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    parts = [gradient.to_local() for gradient in gradients if is_part(gradient)]
+    if not parts:
+        return nn.utils.clip_grad_norm_(parameters, max_norm)
+    # Of a weight that is divided, each process knows its own part of the sum of squares.
+    others = [gradient for gradient in gradients if not is_part(gradient)]
+    squares = sum_values(accelerator, nn.utils.get_total_norm(parts) ** 2)
+    norm = (squares + nn.utils.get_total_norm(others).to(squares.device) ** 2).sqrt()
+    for gradient in parts + others:
+        gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1))
+    return norm
+
+
+def is_part(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Tell whether this process has only its part of a tensor (a DTensor, see sharding.py)."""
+    return hasattr(tensor, "full_tensor")
 
 
 def bar(accelerator: Accelerator, wanted: bool | None, iterable: Iterable | None = None, **options) -> tqdm:

@@ -55,6 +55,13 @@ class Resumable:
         """Tell how many optimiser steps were taken."""
         return self._learning.done
 
+    def whole(self) -> PreTrainedModel:
+        """Return the student; where its weights are divided among processes, a copy with all of them in each process.
+
+        There, all processes must call this.
+        """
+        return self._learning.whole()
+
     def check_finite(self) -> None:
         """Raise NonFiniteLoss if a late step was not finite, and go back to before it, where the weights still are."""
         row = self._learning.go_back(CHECK_EVERY)
@@ -87,11 +94,11 @@ class Resumable:
         folder = self.folder if folder is None else checkpoints.writable(folder)
         if folder is None:
             raise KDTutorError("no folder to save to: save(folder) or Distillation(…, folder=…)")
-        state = self._present()
+        student, state = self._learning.gathered(self._present(), self.accelerator.is_main_process)
         checkpoints.check_none_later(folder, self.done)
 
         def write() -> None:
-            self._learning.history.written = checkpoints.write(folder, self.student, state)
+            self._learning.history.written = checkpoints.write(folder, student, state)
 
         processes.on_main(self.accelerator, write)
         return checkpoints.found(folder)[-1]
@@ -107,7 +114,8 @@ class Resumable:
         folder = self.folder if folder is None else Path(folder)
         if folder is None:
             raise KDTutorError("no checkpoint in None: resume(folder) or Distillation(…, folder=…)")
-        device = "cpu" if self.device.type == "cpu" else str(self.device)  # safetensors knows no "cpu:0"
+        # Safetensors knows no "cpu:0"; and what is divided is whole in main memory alone.
+        device = "cpu" if self.device.type == "cpu" or self._learning.sharded else str(self.device)
         newest, state, damaged = checkpoints.newest_whole(
             folder, device, lambda path, state: self._check(state, path.name)
         )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from kdtutor.errors import KDTutorError
 from kdtutor.objectives.terms import Objective
 from kdtutor.training.history import History, Written
+from kdtutor.training.processes import is_part
+from kdtutor.training.sharding import Sharded, part_of, whole
 
 Tensors = Mapping[str, Tensor]
 
@@ -62,12 +65,18 @@ class Learning:
 
     parameters: the weights that are learned, the student's and the objective's projections. done: optimiser steps
     taken. torn: whether an update was broken off. best: the student's weights that were best on validation, if kept.
+    sharded: how the student is called if its weights are divided among processes; moments and `best` are then as well.
     """
 
     def __init__(
-        self, student: nn.Module, objective: Objective, weight_decay: float, device: torch.device
+        self,
+        student: PreTrainedModel,
+        objective: Objective,
+        weight_decay: float,
+        device: torch.device,
+        sharded: Sharded | None = None,
     ) -> None:
-        self.student, self.objective = student, objective
+        self.student, self.objective, self.sharded, self.device = student, objective, sharded, device
         self.parameters = [p for p in (*student.parameters(), *objective.parameters()) if p.requires_grad]
         self.optimizer = _adamw(self.parameters, weight_decay)
         self.history = History(type(term).__name__ for term in objective.terms)
@@ -109,16 +118,20 @@ class Learning:
 
     def keep_best(self) -> None:
         """Copy the student's weights, of tied ones one."""
-        own: Tensors = self.student.state_dict()
+        own: Tensors = self.student.state_dict(keep_vars=True)
         first: dict[int, str] = {}
         for name, value in own.items():
-            first.setdefault(value.data_ptr(), name)
+            first.setdefault(_identity(value), name)
         self.best = {name: own[name].detach().clone() for name in first.values()}
 
     def take_best(self) -> None:
         """Give the student the weights that were kept, if there are any."""
         if self.best:
-            self.student.load_state_dict(self._with_doubles(self.best))
+            self._load(self.best)
+
+    def whole(self) -> PreTrainedModel:
+        """Return the student, or if its weights are divided a copy with all of them, gathered in every process."""
+        return self.sharded.whole(self.device) if self.sharded else self.student
 
     # ------------------------------------------------------------------------------------------ kept and brought back
 
@@ -142,6 +155,16 @@ class Learning:
             tensors |= {f"{name}.{i}": value for name, value in moments.items()}
         return tensors | {f"best.{name}": value for name, value in self.best.items()}
 
+    def gathered(self, state: State, is_main: bool) -> tuple[PreTrainedModel, State]:
+        """Return student and state as they are written; of divided weights the main process gets all, in main memory.
+
+        All processes must call this.
+        """
+        if not self.sharded:
+            return self.student, state
+        learned = {name: whole(value, "cpu", is_main) for name, value in state.learned.items()}
+        return self.sharded.whole("cpu", is_main), replace(state, learned=learned)
+
     def check(self, state: State) -> None:
         """Raise ValueError if `state` is not of these modules: AdamW would read beyond a moment that is too small."""
         done, rows = state.about["done"], len(state.history)
@@ -164,34 +187,51 @@ class Learning:
         self.done, self.torn = state.about["done"], False
         self.history.take(state.history, state.written)
         self._failed.fill_(False)
-        self.student.load_state_dict(self._with_doubles(state.student))
+        self._load(state.student)
         projections = {name: state.learned[f"objective.{name}"] for name in self.objective.state_dict()}
         self.objective.load_state_dict(projections)
         self.objective.restore(state.about["objective"])
-        self.best = _best(state)
+        own = self.student.state_dict()
+        self.best = {name: part_of(value, own[name]) for name, value in _best(state).items()}
 
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer.state.clear()
         for i, parameter in enumerate(self.parameters):
             if f"step.{i}" in state.learned:
-                moments = {name: state.learned[f"{name}.{i}"] for name in ("step", "exp_avg", "exp_avg_sq")}
+                likes = {"step": self._failed, "exp_avg": parameter, "exp_avg_sq": parameter}
+                moments = {name: part_of(state.learned[f"{name}.{i}"], like) for name, like in likes.items()}
                 self.optimizer.state[parameter] = moments
+
+    def _load(self, tensors: Tensors) -> None:
+        """Give the student these weights, of divided ones each process its part."""
+        own = self.student.state_dict()
+        parts = {name: part_of(value, own[name]) for name, value in self._with_doubles(tensors).items()}
+        self.student.load_state_dict(parts)
 
     def _with_doubles(self, tensors: Tensors) -> Tensors:
         """Add what save_pretrained leaves out: the other names of tied weights."""
-        own = self.student.state_dict()
-        first = {value.data_ptr(): name for name, value in own.items() if name in tensors}
-        doubles = {name: first.get(value.data_ptr()) for name, value in own.items() if name not in tensors}
+        own = self.student.state_dict(keep_vars=True)
+        first = {_identity(value): name for name, value in own.items() if name in tensors}
+        doubles = {name: first.get(_identity(value)) for name, value in own.items() if name not in tensors}
         return {**tensors, **{name: tensors[other] for name, other in doubles.items() if other is not None}}
 
 
 def _adamw(parameters: Sequence[nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
     """Make an AdamW whose weight decay acts on matrices and embeddings only; each step sets its rate."""
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {
+            "params": [p for p in parameters if (p.ndim >= 2, is_part(p)) == (is_matrix, divided)],
+            "weight_decay": weight_decay if is_matrix else 0.0,
+        }
+        for divided in (False, True)  # they are not updated in one go
+        for is_matrix in (True, False)
     ]
-    return torch.optim.AdamW(groups, fused=True)
+    return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+
+
+def _identity(value: Tensor) -> int:
+    """Tell tensors apart, but for the several names of a tied one; a part of a small weight may have no place."""
+    return id(value) if is_part(value) else value.data_ptr()
 
 
 def _best(state: State) -> Tensors:

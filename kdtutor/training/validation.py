@@ -59,7 +59,7 @@ class Validation:
 
     def look(self, row: dict) -> None:
         """Measure the student after the step of this `row`, and keep its weights if they are the best so far."""
-        student, settings, found = self.learning.student, self.settings, []
+        student, settings, found = self.learning.whole(), self.settings, []
         processes.on_main(
             self.accelerator,
             lambda: found.append(

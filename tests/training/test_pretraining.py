@@ -698,13 +698,16 @@ def command(tmp_path_factory) -> list[str]:
     ]
 
 
-def accelerate_launch(world: int, *arguments: str) -> subprocess.CompletedProcess:
+DIVIDED = ("--use_fsdp", "--fsdp_version", "2")
+
+
+def accelerate_launch(world: int, kind: tuple[str, ...], *arguments: str) -> subprocess.CompletedProcess:
     """What starts processes for so many GPUs, on CPUs: with --cpu, accelerate starts one only, or asks MPI for more."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     launcher = [
-        "--multi_gpu",
+        *kind,
         "--num_processes",
         str(world),
         "--num_machines",
@@ -721,9 +724,11 @@ def accelerate_launch(world: int, *arguments: str) -> subprocess.CompletedProces
 
 
 @pytest.mark.slow
-def test_accelerate_launch_distils_as_one_process_does(command, tmp_path):
-    done = accelerate_launch(2, *command, "--output", str(tmp_path / "two"))
+@pytest.mark.parametrize("kind", [("--multi_gpu",), DIVIDED], ids=["replicated", "divided"])
+def test_accelerate_launch_distils_as_one_process_does(command, tmp_path, kind):
+    done = accelerate_launch(2, kind, *command, "--output", str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr[-3000:]
+    assert ("divided among 2 processes (FSDP)" in done.stdout) == (kind is DIVIDED)
     assert cli.main([*command, "--output", str(tmp_path / "one")]) == 0
     one, two = (DistilBertForMaskedLM.from_pretrained(tmp_path / name) for name in ("one", "two"))
     assert distance(weights(one), weights(two)) < 0.01 * 6e-4
