@@ -46,8 +46,10 @@ def gains_by_bf16(device, width: float) -> bool:
 def _cpu_has(units: str) -> bool:
     import torch
 
-    # Private, but the only test there is; a torch without it is taken to have no such units.
-    return getattr(torch.cpu, f"_is_{units}_supported", lambda: False)()
+    # ATEN_CPU_CAPABILITY=avx2 does without them. What asks for the units is private, but the only test there is;
+    # a torch without it is taken to have none.
+    is_allowed = "AVX512" in torch.backends.cpu.get_cpu_capability()
+    return is_allowed and getattr(torch.cpu, f"_is_{units}_supported", lambda: False)()
 
 
 def processors(cgroup: Path = CGROUP) -> float:

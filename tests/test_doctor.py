@@ -268,6 +268,7 @@ def test_the_work_is_training_in_one_thread_and_leaves_the_settings_alone():
 def test_bf16_is_used_only_where_the_hardware_multiplies_it(monkeypatch):
     import torch
 
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
     assert not hardware.has_bf16(torch.device("cpu"))
@@ -277,6 +278,8 @@ def test_bf16_is_used_only_where_the_hardware_multiplies_it(monkeypatch):
     for capability, expected in (((7, 5), False), ((8, 0), True)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
         assert hardware.has_bf16(torch.device("cuda")) is expected
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")  # as told to be
+    assert not hardware.has_bf16(torch.device("cpu"))
 
 
 def test_a_narrow_student_gains_by_bf16_only_where_the_processor_has_amx(monkeypatch):
@@ -284,6 +287,7 @@ def test_a_narrow_student_gains_by_bf16_only_where_the_processor_has_amx(monkeyp
 
     cpu, narrow = torch.device("cpu"), hardware.NARROW - 1
     units = {"amx_tile": False, "avx512_bf16": True}
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     for name in units:
         monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda name=name: units[name], raising=False)
     assert not hardware.gains_by_bf16(cpu, narrow) and hardware.gains_by_bf16(cpu, hardware.NARROW)
