@@ -6,6 +6,7 @@
 All arms train the same student from the same weights on the same texts, with equal steps, schedule, dropout and loss.
 Each arm is a process of its own; the arms take turns, so that a machine that slows down slows all of them. A figure is
 the median over the rounds, a ratio is made of arms of the same round. Our loop's time includes asking the teacher once.
+A round is also a seed, of student and order: the accuracy is the mean over the rounds, with its 95 % interval.
 
     ours            kdtutor.Distillation; the teacher is asked once, into a folder of its own
     ours, online    the same, but the teacher is asked at every step: what the cache alone is worth
@@ -49,9 +50,10 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
     parser.add_argument("--output", type=Path, help="write all measurements to this JSON file")
     parser.add_argument("--one", nargs=2, metavar=("ARM", "STUDENT"), help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.one:
-        print(json.dumps(measure(*a.one, a.texts, a.epochs)))
+        print(json.dumps(measure(*a.one, a.texts, a.epochs, a.seed)))
         return
     machine = {"machine": describe(), "texts": a.texts, "epochs": a.epochs}
     print("\n".join(f"{name}: {value}" for name, value in machine.items()))
@@ -62,7 +64,7 @@ def main() -> None:
                 if arm == "compiled" and number:
                     continue  # once is enough to see whether it helps
                 command = [sys.executable, __file__, "--one", arm, student]
-                command += ["--texts", str(a.texts), "--epochs", str(a.epochs)]
+                command += ["--texts", str(a.texts), "--epochs", str(a.epochs), "--seed", str(number)]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
                     print(f"{arm} failed:\n{done.stderr[-2000:]}")
@@ -77,7 +79,7 @@ def main() -> None:
 # ------------------------------------------------------------------------------------------------ one arm
 
 
-def measure(arm: str, name: str, texts: int, epochs: int) -> dict:
+def measure(arm: str, name: str, texts: int, epochs: int, seed: int = 0) -> dict:
     """Train once; everything that is measured."""
     import torch
 
@@ -88,15 +90,15 @@ def measure(arm: str, name: str, texts: int, epochs: int) -> dict:
     task = kd.load_task("supersense").subset(texts)
     teacher = kd.load_teacher(task)
     if name == "half depth":
-        student = kd.half_depth(teacher, seed=0)
+        student = kd.half_depth(teacher, seed=seed)
     else:
-        student = kd.small_bert(task, layers=2, width=128, seed=0)
+        student = kd.small_bert(task, layers=2, width=128, seed=seed)
     student.to(device), teacher.to(device)
     encoded = task.encode("train")  # tokenized before the clock starts, for all arms
     rate = matmul_rate(device)
     train = ours if arm.startswith("ours") else trainer
     started = time.perf_counter()
-    steps = train(arm, student, teacher, task, epochs)
+    steps = train(arm, student, teacher, task, epochs, seed)
     if device.type == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - started
@@ -146,13 +148,19 @@ def operations(arm: str, model, task, learning: bool) -> float:
     return counter.get_total_flops() / batch["input_ids"].numel()  # padding included, as in the products
 
 
-def ours(arm: str, student, teacher, task, epochs: int) -> int:
+def ours(arm: str, student, teacher, task, epochs: int, seed: int) -> int:
     import tempfile
 
     import kdtutor as kd
 
     goal = kd.blend(alpha=ALPHA, temperature=TEMPERATURE)
-    settings = {"batch_size": BATCH, "learning_rate": RATE, "warmup": WARMUP, "weight_decay": DECAY}
+    settings = {
+        "batch_size": BATCH,
+        "learning_rate": RATE,
+        "warmup": WARMUP,
+        "weight_decay": DECAY,
+        "seed": seed,
+    }
     with tempfile.TemporaryDirectory() as folder:
         cache = {"ours": folder, "ours, shipped": True}.get(arm, False)
         run = kd.Distillation(
@@ -162,7 +170,7 @@ def ours(arm: str, student, teacher, task, epochs: int) -> int:
     return run.total_steps
 
 
-def trainer(arm: str, student, teacher, task, epochs: int) -> int:
+def trainer(arm: str, student, teacher, task, epochs: int, seed: int) -> int:
     """Make what the ecosystem's idiom is: a Trainer whose compute_loss asks the teacher at every step."""
     import tempfile
 
@@ -203,7 +211,7 @@ def trainer(arm: str, student, teacher, task, epochs: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder, num_train_epochs=epochs, per_device_train_batch_size=BATCH, learning_rate=RATE,
-            weight_decay=DECAY, warmup_steps=WARMUP, lr_scheduler_type="linear", max_grad_norm=1.0, seed=0,
+            weight_decay=DECAY, warmup_steps=WARMUP, lr_scheduler_type="linear", max_grad_norm=1.0, seed=seed,
             save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True,
             dataloader_pin_memory=torch.cuda.is_available(), use_cpu=not torch.cuda.is_available(), **settings,
         )  # fmt: skip
@@ -266,9 +274,16 @@ def table(results: list[dict], student: str) -> str:
         faster = f"{statistics.median(ratios):.2f}× ({ratios[0]:.2f} to {ratios[-1]:.2f})" if ratios else "?"
         cells = [arm, f"{middle('seconds'):.1f}", faster, f"{middle('tokens_per_second'):,.0f}"]
         cells += [f"{middle(share):.0%}" for share in ("share_done", "share_as_defined")]
-        cells.append(f"{middle('accuracy'):.1%}")
+        cells.append(accuracy([row["accuracy"] for row in rows]))
         lines.append(f"| {' | '.join(cells)} | {middle('peak_memory') / 1e6:,.0f} MB |")
     return "\n".join(lines)
+
+
+def accuracy(scores: list[float]) -> str:
+    from kdtutor.evaluation.statistics import mean_and_interval
+
+    found = mean_and_interval(scores)
+    return f"{100 * found.mean:.1f}" + (f" ± {100 * found.half_width:.1f}" if len(scores) > 1 else "") + " %"
 
 
 if __name__ == "__main__":
