@@ -11,7 +11,6 @@ there are neighbours: one more thread has a pool of its own, and sleeps. No resu
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 import time
@@ -37,7 +36,7 @@ def beside_neighbours(items: Iterable[T], device: torch.device) -> Iterator[T]:
 
 
 class Neighbours:
-    """While one is entered, `look()` decides now and then whether threads may spin: at first as if not alone.
+    """While one is entered, `look()` decides now and then whether threads may spin: as if not alone until it knows.
 
     They may be entered within one another: what was seen, and the pool that sleeps, are the process's.
     """
@@ -68,7 +67,7 @@ class _Here:
 
     def __init__(self) -> None:
         self.inside, self.is_alone = 0, False
-        self._looked, self._had = -math.inf, 0.0
+        self._looked, self._had = time.monotonic(), own_and_idle()  # so that the first loop knows already
         self._pool: _SleepingPool | None = None
         self._lock = threading.Lock()  # runs may be steps of several threads
 

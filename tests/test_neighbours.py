@@ -40,6 +40,7 @@ def machine(monkeypatch, two_threads):
     monkeypatch.setattr(neighbours.time, "monotonic", lambda: machine.clock)
     monkeypatch.setattr(neighbours, "own_and_idle", lambda: machine.used)
     monkeypatch.setattr(neighbours, "processors", lambda: 2)
+    monkeypatch.setattr(neighbours, "_here", type(neighbours._here)())
     return machine
 
 
@@ -57,7 +58,7 @@ def test_a_loop_that_is_left_standing_ends_silently_when_python_does(two_threads
 
 def test_threads_spin_once_the_cores_were_the_runs_own_and_no_longer_when_a_neighbour_comes(machine):
     with Neighbours(torch.device("cpu")) as found:
-        assert sleeping_pools() == 1  # at first nobody knows
+        assert sleeping_pools() == 1  # nobody knows yet
         machine.passes(0.5, cores=2)
         found.look()
         assert sleeping_pools() == 1  # too early to tell
@@ -91,7 +92,19 @@ def test_one_thread_waits_for_nobody(two_threads):
         assert sleeping_pools() == 0
 
 
-def test_a_run_yields_while_it_runs_and_leaves_no_thread_behind_nor_any_trace_in_its_weights(two_threads):
+def test_the_first_loop_knows_what_was_seen_since_this_process_began(machine):
+    machine.passes(3, cores=2)
+    with Neighbours(torch.device("cpu")):
+        assert sleeping_pools() == 0
+    machine.passes(3, cores=1.3)
+    with Neighbours(torch.device("cpu")):
+        assert sleeping_pools() == 1
+
+
+def test_a_run_yields_while_it_runs_and_leaves_no_thread_behind_nor_any_trace_in_its_weights(
+    two_threads, monkeypatch
+):
+    monkeypatch.setattr(neighbours._here, "look", lambda threads: None)  # nothing is known
     task = make_task()
     plain, run = make_run(task, steps=4), make_run(task, steps=4)
     during = {step.number: sleeping_pools() for step in run}
