@@ -255,6 +255,15 @@ def test_notebook_08_says_of_the_studies_what_they_found(stored):
         f"keeps {share(short, DISTILLED, 'supersense').split()[0]} % of the teacher's score",
     ]
     assert [figure for figure in told if figure not in text] == []
+    # The loss, on the way from the copied layers to the teacher.
+    begin, *losses, end = (
+        short.mean(who, "loss", task="glosses").mean for who in (START, CONTROL, DISTILLED, MASKLESS, TEACHER)
+    )
+    ways = [f"{(begin - loss) / (begin - end):.0%}".replace("%", " %") for loss in losses]
+    done = "the control has {} of the way behind it, the triple loss {}, soft targets and cosine alone {}."
+    found = short.compare(DISTILLED, CONTROL, "loss", task="glosses")
+    assert f"clearly still: {-found.difference:.3f} ± {found.half_width:.3f} nats" in text
+    assert done.format(*ways) in text
     ranks = sorted(
         (RANDOM, SOFTLESS, COSINELESS, MASKLESS), key=lambda arm: gap(short, arm, DISTILLED).difference
     )
