@@ -11,13 +11,16 @@ import torch
 from helpers import distance, make_run, make_task, model, processes, refusal, sharp_teacher, take, weights
 from transformers import AutoModelForSequenceClassification
 
+from kdtutor import cli
 from kdtutor.models.depth import half_depth
 from kdtutor.models.students import make_student, small_bert
 from kdtutor.objectives.hidden import CosineHidden, HiddenStates
 from kdtutor.objectives.logits import HardLabels, LogitsMSE, MaskedLM, SoftTargets
 from kdtutor.training import checkpoints
 from kdtutor.training.batches import Batches
+from kdtutor.training.control import control_of
 from kdtutor.training.distillation import Distillation
+from kdtutor.training.memory import what_would_fit
 from kdtutor.training.on_policy import OnPolicy
 from kdtutor.training.plan import plan
 from kdtutor.training.processes import Launch, check_sharded, read_launch
@@ -102,21 +105,30 @@ def both(folder: Path) -> None:
         shutil.copytree(folder / "run", folder / "after three")
     run.accelerator.wait_for_everyone()
     run.run()
-    resumed = uneven().resume(folder / "after three")
-    assert resumed.done == 3
-    resumed.run()
     back = run.restore(state)
     back.folder = None
-    back.run()
-    for name, each in (("resumed", resumed), ("restored", back)):
+    goes_on = {name: uneven().resume(folder / name) for name in ("after three", "alone")}
+    for name, each in {"restored": back, **goes_on}.items():
+        assert each.done == 3
+        each.run()
         found[name] = {"history": each.history, "weights": weights(each.whole())}
+
     found["trained"] = run.diagnose().to_dict()
+    control = control_of(uneven())
+    found["control"] = {"history": control.run(), "weights": weights(control.whole())}
+    found["half"] = in_bf16().run()
+    found["refused"] = refusal(make_run, make_task("regression"), HardLabels(), student=run.student)
     torch.save(found, folder / f"found-{run.accelerator.process_index}")
+
+
+def in_bf16() -> Distillation:
+    return make_run(make_task(rows=17), cache=False, precision="bf16", learning_rate=1e-4)
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> tuple[Path, list[dict]]:
     folder = tmp_path_factory.mktemp("two")
+    take(uneven(folder / "alone", save_every=3), 3)
     results = processes(2, SCRIPT.format(folder=str(folder)))
     assert [result.returncode for result in results] == [0, 0], results[0].stderr + results[1].stderr
     return folder, [torch.load(folder / f"found-{rank}", weights_only=False) for rank in range(2)]
@@ -152,12 +164,24 @@ def test_two_processes_that_divide_the_weights_give_what_one_gives(two, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["resumed", "restored"])
-def test_a_run_goes_on_with_its_parts(two, how):
-    alone = uneven()
+@pytest.mark.parametrize("how", ["after three", "alone", "restored", "control"])
+def test_a_run_goes_on_with_its_parts_from_what_two_or_one_have_kept_and_has_a_control(two, how):
+    alone = control_of(uneven()) if how == "control" else uneven()
     alone.run()
     for found in two[1]:
         assert_same(found[how], alone)
+
+
+@pytest.mark.slow
+def test_in_bf16_it_is_the_same_within_its_digits_and_a_divided_student_is_not_divided_again(two):
+    alone = in_bf16().run()
+    for found in two[1]:
+        for measured in ("loss", "grad_norm"):
+            theirs = [row[measured] for row in alone]
+            assert [row[measured] for row in found["half"]] == pytest.approx(theirs, rel=0.03)
+        assert (
+            "the student's weights are divided by an earlier run: take that run's whole()" in found["refused"]
+        )
 
 
 @pytest.mark.slow
@@ -277,6 +301,18 @@ def test_a_configuration_with_fsdp_is_read_or_named(tmp_path, count, version, of
         assert said in message and "fsdp.yaml" in message
 
 
+def test_a_dry_run_for_a_launch_with_fsdp_trains_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("fsdp.yaml").write_text(FILE.format(count=4, version=2, offload="false"), encoding="utf-8")
+    shape = ["--student", "small-bert", "--layers", "2", "--width", "32", "--precision", "fp32"]
+    few = ["--task", "supersense", "--subset", "40", "--steps", "2", "--batch_size", "8"]
+    assert cli.main(["distill", *few, *shape, "--dry-run", "--launch", "fsdp.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert "2 of 8 texts: 4 × 1 × 2 texts" in said and "\n  gathered weights " in said
+    assert "\nnetwork " in said and "tokens a second, measured on" in said
+    assert [path.name for path in Path().iterdir()] == ["fsdp.yaml"]
+
+
 # ------------------------------------------------------------------------------------------------ refusals
 
 
@@ -292,3 +328,10 @@ def test_what_fsdp_does_elsewhere_and_not_here_is_refused_by_name(monkeypatch):
     assert "compile" in refusal(check_launch, Settings(compile=True), 2)
     assert "on_policy" in refusal(check_launch, Settings(on_policy=OnPolicy()), 2)
     assert "--launch FILE" in refusal(plan, model(make_task()), None, make_task(), HardLabels())
+
+
+def test_where_a_divided_run_finds_no_memory_no_process_tries_alone_what_would_fit():
+    run = make_run(make_task(), HardLabels())
+    run.sharded = object()
+    said = str(what_would_fit(run, RuntimeError("out of memory")))
+    assert "found no memory for 8 texts" in said and "--accumulate), more processes" in said
