@@ -59,7 +59,8 @@ def browser_page(
     for name in SCRIPTS:
         shutil.copyfile(STATIC / name, folder / name)
     for origin, about in zip((student, teacher), models, strict=False):
-        _copy_model(Path(origin), folder, about)
+        for name, copy in (("model.onnx", about["model"]), ("tokenizer.json", about["tokenizer"])):
+            shutil.copyfile(Path(origin, name), folder / copy)
     page = {"runtime": (folder / "ort-wasm-simd-threaded.wasm").stat().st_size, "models": models}
     write_atomically(folder / "page.json", json.dumps(page | {"texts": [*texts]}, indent=1))
     shell = (STATIC / "index.html").read_text(encoding="utf-8")
@@ -162,8 +163,3 @@ def _about(export: Path, name: str) -> dict:
         "max_length": made.get("max_length") or config.get("max_position_embeddings", 128),
         "labels": labels,
     }
-
-
-def _copy_model(export: Path, folder: Path, about: dict) -> None:
-    shutil.copyfile(export / "model.onnx", folder / about["model"])
-    shutil.copyfile(export / "tokenizer.json", folder / about["tokenizer"])

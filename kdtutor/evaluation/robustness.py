@@ -32,7 +32,8 @@ def robustness_curve(
 ) -> list[float]:
     """Measure a model's accuracy on the split's texts broken at each strength: `corrupt`; 0 leaves them as they are."""
     task = as_task(task)
-    _check_classes(task)
+    if task.rules.answer != "classes":
+        raise KDTutorError(f"robustness is measured by classes here, and {task.name} is a {task.kind} task")
     return [
         accuracy(
             predict(model, corrupted(task, kind, strength, seed, split), split),
@@ -83,8 +84,3 @@ def other_domain(
     chosen = part.select(torch.tensor(rows))
     shifted = Split(chosen.texts, (chosen.targets > 0).long())
     return replace(task, name=f"{task.name}[{domain}]", splits=task.splits | {split: shifted})
-
-
-def _check_classes(task: Task) -> None:
-    if task.rules.answer != "classes":
-        raise KDTutorError(f"robustness is measured by classes here, and {task.name} is a {task.kind} task")

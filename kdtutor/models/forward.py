@@ -322,9 +322,9 @@ def inputs_of(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     An encoder–decoder's decoder gets what is to be written, target_ids (B, M), one place later: its place t, which
     answers with token t, reads the tokens before it, and the first one the model's own start.
     """
-    known, config = _known(type(model).forward), getattr(model, "config", None)
-    if not has_token_types(config):
-        known -= {"token_type_ids"}
+    config = getattr(model, "config", None)
+    known = {"input_ids", "attention_mask", *(["token_type_ids"] if has_token_types(config) else [])}
+    known &= _parameters(type(model).forward)
     inputs = {name: value for name, value in batch.items() if name in known}
     if getattr(config, "is_encoder_decoder", False) and "target_ids" in batch:
         inputs["decoder_input_ids"] = F.pad(
@@ -336,7 +336,3 @@ def inputs_of(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 @lru_cache
 def _parameters(function: Callable) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters)
-
-
-def _known(function: Callable) -> frozenset[str]:
-    return _parameters(function) & {"input_ids", "attention_mask", "token_type_ids"}

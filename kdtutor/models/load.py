@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import transformers
@@ -130,7 +130,8 @@ def _load(
         size = sum(file.stat().st_size for file in Path(source).glob("*.safetensors"))
         told = f"the model {name}{f' ({format_bytes(size)} on disk)' if size else ''}"
         with within_memory(told, "Take a smaller model, or end other programs"):
-            model, report = _from_pretrained(_auto(task), source, config)
+            auto = getattr(transformers, f"AutoModelFor{task.rules.head}")
+            model, report = _from_pretrained(auto, source, config)
 
     missing = sorted(report["missing_keys"], key=lambda key: (".pooler." in key, key))
     _check_has_body(model, missing, report["unexpected_keys"], name)
@@ -214,11 +215,6 @@ def _describe(
     for key, value in label_config(task).items():
         setattr(config, key, value)
     return Described(config, has_head, task, own, outputs, order)
-
-
-def _auto(task: Task) -> Any:
-    """Return transformers' class that finds models with the head that a task needs."""
-    return getattr(transformers, f"AutoModelFor{task.rules.head}")
 
 
 def _check_architecture(config: PretrainedConfig, task: Task, name: str) -> None:

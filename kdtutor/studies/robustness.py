@@ -116,7 +116,8 @@ class Robustness(Bench):
 
     def __init__(self, plan: Plan, task: Task, teacher: PreTrainedModel, folder: Path):
         super().__init__(plan, task, teacher, folder)
-        self.texts, self.against_teacher = cache(self._texts), cache(self._against_teacher)
+        self.texts = cache(self._texts)
+        self.against_teacher = cache(lambda method: self._attack(teacher, method))
 
     def seeds(self, c: Configuration) -> Sequence[int | None]:
         return c.teachers if c.arm == MISLED else super().seeds(c)
@@ -208,9 +209,6 @@ class Robustness(Bench):
     def _attack(self, model: PreTrainedModel, method: str) -> list[Attacked]:
         texts = self.task.texts("test")[: self.plan.attacked]
         return evaluation.attack(model, self.task, texts, self.task.targets("test")[: len(texts)], method)
-
-    def _against_teacher(self, method: str) -> list[Attacked]:
-        return self._attack(self.teacher, method)
 
     def foreign(self) -> list[str]:
         """List definitions: texts of which nobody can say whether they praise."""
