@@ -148,10 +148,10 @@ def test_the_home_of_somebody_unknown_is_a_folder_that_is_not_there(tmp_path, ca
 
 
 def test_of_very_many_names_the_nearest_are_listed():
-    rows = [{f"c{n}": "a" for n in range(50_000)}]
+    rows = [{f"c{n}": "a" for n in range(41_000, 44_000)}]
     said = refusal(kd.load_task, rows, text="c41234567" * 1000)
     assert "c41234" in said
-    assert f" and {50_000 - LISTED:,} more" in said
+    assert f" and {3_000 - LISTED:,} more" in said
     assert len(said) < 2000
 
 
