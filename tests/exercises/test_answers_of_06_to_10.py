@@ -5,11 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-
-from kdtutor.exercises import load_exercises
-from kdtutor.exercises.checker import judge
-
-EXERCISES = load_exercises()
+from notebook_exercises import judged
 
 
 def relations(between):
@@ -126,12 +122,12 @@ def without_the_first_temperature(
     ],
 )
 def test_a_mistake_of_these_kinds_has_its_own_name(exercise, answer, mistake, seed):
-    assert judge(EXERCISES[exercise], answer, seed).mistakes == (mistake,)
+    assert judged(exercise, answer, seed).mistakes == (mistake,)
 
 
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_a_temperature_that_is_never_tried_is_missed(seed):
-    assert not judge(EXERCISES["scaled_loss"], without_the_first_temperature, seed).solved
+    assert not judged("scaled_loss", without_the_first_temperature, seed).solved
 
 
 @pytest.mark.parametrize("seed", range(1, 5))
@@ -141,7 +137,7 @@ def test_a_small_number_in_the_logarithm_of_attention_is_right(seed):
         rows = F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(-1)
         return rows[mask[:, None].expand(rows.shape).bool()].mean()
 
-    assert judge(EXERCISES["attention_loss"], small_number_added, seed).kind == "right"
+    assert judged("attention_loss", small_number_added, seed).kind == "right"
 
 
 def test_where_only_the_gradient_is_wrong_no_exchange_of_student_and_teacher_is_named():
@@ -153,7 +149,7 @@ def test_where_only_the_gradient_is_wrong_no_exchange_of_student_and_teacher_is_
         d_s, d_t = d_s[apart], d_t[apart]
         return F.smooth_l1_loss(d_s / d_s.mean(), d_t / d_t.mean())
 
-    verdict = judge(EXERCISES["relational_distance"], root_at_zero, seed=1)
+    verdict = judged("relational_distance", root_at_zero, seed=1)
     assert (verdict.kind, verdict.mistakes) == ("NaN", ())
     assert "infinite slope at 0" in " ".join(str(verdict).split())
 
@@ -164,5 +160,5 @@ def test_the_longest_rival_is_not_taken_for_the_first(seed):
         each = [-(-n // (b * a * p)) for n, b, a, p in rivals]
         return epochs * max(each), [epochs * max(each) / steps for steps in each]
 
-    verdict = judge(EXERCISES["equal_steps"], steps_of_the_longest, seed)
+    verdict = judged("equal_steps", steps_of_the_longest, seed)
     assert verdict.mistakes == ("the longest rival for the first",)

@@ -8,16 +8,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-
-from kdtutor.exercises import load_exercises
-from kdtutor.exercises.checker import judge
-
-EXERCISES = load_exercises()
-
-
-def check(exercise: str, answer, seed: int | None = None):
-    return judge(EXERCISES[exercise], answer, seed)
-
+from notebook_exercises import judged
 
 # ------------------------------------------------------------------------------------------ once accepted
 
@@ -39,7 +30,7 @@ def filled_with_minus_50(query, key, value, mask):
 
 @pytest.mark.parametrize("answer", [masked_with_minus_100, masked_with_minus_50, filled_with_minus_50])
 def test_at_no_seed_a_mask_that_is_not_low_enough_is_accepted(answer):
-    named = {check("scaled_dot_product_attention", answer, seed).mistakes for seed in range(20)}
+    named = {judged("scaled_dot_product_attention", answer, seed).mistakes for seed in range(20)}
     assert named == {("a mask that is not low enough",)}
 
 
@@ -111,7 +102,7 @@ def tokenized_word_by_word(model, tokenizer, texts):
     ],
 )
 def test_what_was_once_accepted_is_named(exercise, answer, mistake, seed):
-    assert check(exercise, answer, seed).mistakes == (mistake,)
+    assert judged(exercise, answer, seed).mistakes == (mistake,)
 
 
 @pytest.mark.parametrize("seed", [0, 6, 7])
@@ -119,7 +110,7 @@ def test_who_is_right_only_for_numbers_of_ordinary_size_is_told_so(seed):
     def cut_off(logits, temperature):
         return (logits / temperature).clamp(-50, 50).softmax(-1)
 
-    verdict = check("softmax_with_temperature", cut_off, seed)
+    verdict = judged("softmax_with_temperature", cut_off, seed)
     assert not verdict.solved
     assert "With numbers of ordinary size it is right; with numbers as large as" in " ".join(
         str(verdict).split()
@@ -149,7 +140,7 @@ def fused_attention(x, w_query, w_key, w_value, w_output, heads):
     [("training_step", logits_cut_off_behind_the_last_token), ("multi_head_attention", fused_attention)],
 )
 def test_what_was_once_refused_or_remarked_on_is_right(exercise, answer, seed):
-    assert check(exercise, answer, seed).kind == "right"
+    assert judged(exercise, answer, seed).kind == "right"
 
 
 # ------------------------------------------------------------------------------------------ several at once
@@ -194,7 +185,7 @@ def three_of_four_rows(student, teacher, accumulate, processes):
 def test_of_more_mistakes_than_two_those_behind_the_first_thing_seen_are_named(
     exercise, answer, mistakes, seed
 ):
-    verdict = check(exercise, answer, seed)
+    verdict = judged(exercise, answer, seed)
     assert set(verdict.mistakes) == mistakes, verdict
     assert "This much is known of it." in str(verdict)
 
@@ -211,7 +202,7 @@ def test_a_part_that_no_known_mistake_explains_gets_no_name():
             losses.append(loss.item())
         return losses
 
-    assert check("train_student", another_optimiser).mistakes == ()
+    assert judged("train_student", another_optimiser).mistakes == ()
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -219,7 +210,7 @@ def test_whole_words_alone_are_not_told_as_two_other_mistakes(seed):
     def whole_words(word, vocabulary):
         return [word] if word in vocabulary else ["[UNK]"]
 
-    assert check("wordpiece", whole_words, seed).mistakes == ("the whole word or nothing",)
+    assert judged("wordpiece", whole_words, seed).mistakes == ("the whole word or nothing",)
 
 
 # ------------------------------------------------------------------------------------------ once another name
@@ -256,13 +247,13 @@ def the_first_text_again_and_again(device, texts):
     ],
 )
 def test_what_was_once_given_another_name_has_its_own(exercise, answer, mistake):
-    assert check(exercise, answer, seed=1).mistakes == (mistake,)
+    assert judged(exercise, answer, seed=1).mistakes == (mistake,)
 
 
 def test_a_list_where_a_tensor_is_expected_is_told_its_type_and_no_slip():
     def as_a_list(low, high, points):
         return [low * (high / low) ** (i / (points - 1)) for i in range(points)]
 
-    verdict = check("rate_grid", as_a_list, seed=1)
+    verdict = judged("rate_grid", as_a_list, seed=1)
     assert (verdict.kind, verdict.mistakes) == ("wrong type", ())
     assert "is a list of 7, and a torch tensor is expected" in " ".join(str(verdict).split())

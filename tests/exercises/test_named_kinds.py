@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from notebook_exercises import EXERCISES, judged
 
 import kdtutor as kd
-from kdtutor.exercises import load_exercises
-from kdtutor.exercises.checker import judge
 
-EXERCISES = load_exercises()
 NAMED = []
 
 
@@ -257,7 +255,7 @@ def never_forgets_below_zero(x, h, c, W, U, b):
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(("exercise", "answer", "names"), NAMED)
 def test_it_is_named(exercise, answer, names, seed):
-    verdict = judge(EXERCISES[exercise], answer, seed)
+    verdict = judged(exercise, answer, seed, names)
     assert not verdict.solved
     assert verdict.mistakes == names, verdict
 
@@ -272,7 +270,7 @@ def by_torchs_entropy(logits, temperature):
 
 
 def test_where_large_logits_are_asked_for_nan_is_not_accepted():
-    verdicts = [judge(EXERCISES["tempered_entropy"], f, 1) for f in (by_the_definition, by_torchs_entropy)]
+    verdicts = [judged("tempered_entropy", f, 1) for f in (by_the_definition, by_torchs_entropy)]
     assert [(v.solved, v.kind) for v in verdicts] == [(False, "unstable"), (True, "right")]
     assert "as large as 300" in " ".join(verdicts[0].text.split())
 
@@ -282,12 +280,12 @@ def test_models_of_the_same_cost_may_come_in_any_order():
         reference = EXERCISES["pareto_front"].reference(cost, score)
         return sorted(reference, key=lambda i: (cost[i].item(), -i))
 
-    assert judge(EXERCISES["pareto_front"], front, seed=1).solved
+    assert judged("pareto_front", front, seed=1).solved
 
 
 def test_a_module_that_was_not_imported_is_said():
     scope = {}
     exec("def masked_lm_loss(logits, labels):\n    return F.cross_entropy(logits.mT, labels)", scope)
-    text = " ".join(str(judge(EXERCISES["masked_lm_loss"], scope["masked_lm_loss"], seed=1)).split())
+    text = " ".join(str(judged("masked_lm_loss", scope["masked_lm_loss"], seed=1)).split())
     assert "name 'F' is not defined" in text
     assert "Is an import missing above? F is torch.nn.functional" in text

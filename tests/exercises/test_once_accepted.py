@@ -8,11 +8,8 @@ from statistics import median
 import pytest
 import torch
 import torch.nn.functional as F
+from notebook_exercises import judged
 
-from kdtutor.exercises import load_exercises
-from kdtutor.exercises.checker import judge
-
-EXERCISES = load_exercises()
 ACCEPTED = []
 
 
@@ -97,7 +94,7 @@ def test_an_epoch_with_its_steps_counted_rightly_is_right():
     def counts_them(student, batches, accumulate, learning_rate):
         return epoch(student, batches, accumulate, learning_rate, math.ceil(len(batches) / accumulate))
 
-    assert judge(EXERCISES["train_epoch"], counts_them, seed=1).kind == "right"
+    assert judged("train_epoch", counts_them, seed=1).kind == "right"
 
 
 def fine_tuned(model, train, validation, optimizer, batch_size, starts, steps):
@@ -141,13 +138,13 @@ def looks_at_all_but_the_last(cost, score):
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(("exercise", "answer", "name"), ACCEPTED)
 def test_it_is_refused_and_named(exercise, answer, name, seed):
-    verdict = judge(EXERCISES[exercise], answer, seed)
+    verdict = judged(exercise, answer, seed, [name])
     assert not verdict.solved
     assert verdict.mistakes == (name,), verdict
 
 
 @pytest.mark.parametrize("huge", [10**400, -(10**400)])
 def test_a_whole_number_too_large_for_a_float_is_compared_all_the_same(huge):
-    verdict = judge(EXERCISES["masked_lm_parameters"], lambda *sizes: huge, seed=1)
+    verdict = judged("masked_lm_parameters", lambda *sizes: huge, seed=1)
     assert not verdict.solved
     assert "cannot be compared" not in verdict.text

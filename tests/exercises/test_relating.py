@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from notebook_exercises import EXERCISES, judged
 from torch import nn
 
-from kdtutor.exercises import load_exercises
-from kdtutor.exercises.checker import judge
 from kdtutor.exercises.comparing import RESULT, compare
 from kdtutor.exercises.raising import meaning
 from kdtutor.exercises.relating import argument_in_words, relation_in_words, shape_in_words
 from kdtutor.exercises.words import factor_in_words, quantities, where_right
 
-EXERCISES = load_exercises()
 SEEDS = pytest.mark.parametrize("seed", [1, 2, 3])
 
 
@@ -126,7 +124,7 @@ def a_root_of_zero(student_vectors, teacher_vectors):
     ],
 )
 def test_answers_of_a_class_get_the_sentence(exercise, answer, words, seed):
-    verdict = judge(EXERCISES[exercise], answer, seed)
+    verdict = judged(exercise, answer, seed)
     assert not verdict.solved
     assert words in " ".join(str(verdict).split()), verdict
 
@@ -182,5 +180,5 @@ def one_weight_forgotten(student_logits, teacher_logits, beta):
 
 
 def test_an_answer_that_is_right_at_both_ends_is_told_so():
-    verdict = judge(EXERCISES["generalised_jsd"], one_weight_forgotten, seed=1)
+    verdict = judged("generalised_jsd", one_weight_forgotten, seed=1)
     assert "With beta = 0 and 1 your numbers are right" in " ".join(str(verdict).split())

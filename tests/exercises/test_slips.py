@@ -9,14 +9,12 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
-from notebook_exercises import SECTIONS, solution
+from notebook_exercises import EXERCISES, SECTIONS, judged, solution
 
-from kdtutor.exercises import load_exercises, naming, sandbox
+from kdtutor.exercises import naming, sandbox
 from kdtutor.exercises.checker import judge
 from kdtutor.exercises.definitions import Exercise
 from kdtutor.exercises.edits import edits
-
-EXERCISES = load_exercises()
 
 
 def a_wrong_operation(validation, test):
@@ -58,7 +56,7 @@ def lines_in_the_wrong_order(student, projection, inputs, teacher_hidden, steps,
     ],
 )
 def test_a_slip_is_named_with_its_line(exercise, answer, name, line):
-    verdict = judge(EXERCISES[exercise], answer, seed=1)
+    verdict = judged(exercise, answer, seed=1)
     assert verdict.kind == "one slip"
     assert verdict.mistakes == (name,)
     assert line in " ".join(str(verdict).split())
@@ -73,7 +71,7 @@ def by_another_formula(scores, k):
 
 
 def test_where_one_line_alone_is_wrong_it_is_shown():
-    verdict = judge(EXERCISES["expected_best"], by_another_formula, seed=1)
+    verdict = judged("expected_best", by_another_formula, seed=1)
     assert verdict.mistakes == ("the wrong line",)
     assert "p = k * ((i - 0.5) / n)" in " ".join(str(verdict).split())
 
@@ -83,7 +81,7 @@ def drawn(scores, k):
 
 
 def test_an_answer_that_depends_on_chance_is_told_so():
-    text = " ".join(str(judge(EXERCISES["expected_best"], drawn, seed=1)).split())
+    text = " ".join(str(judged("expected_best", drawn, seed=1)).split())
     assert "gives other numbers each time" in text
 
 
@@ -92,7 +90,7 @@ def test_a_known_mistake_goes_before_a_slip():
         best = int(test.argmax())
         return best, test[best], validation[best] - test[best]
 
-    assert judge(EXERCISES["report"], on_test, seed=1).mistakes == ("by test",)
+    assert judged("report", on_test, seed=1).mistakes == ("by test",)
 
 
 def test_every_edit_leaves_the_code_as_it_was():

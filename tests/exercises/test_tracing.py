@@ -8,12 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from notebook_exercises import EXERCISES, judged
 
-from kdtutor.exercises import load_exercises, repairing, running, sandbox
-from kdtutor.exercises.checker import judge
+from kdtutor.exercises import repairing, running, sandbox
 from kdtutor.exercises.tracing import Comparison, Table, Traced, _inside_a_chain, solution
-
-EXERCISES = load_exercises()
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +22,7 @@ def as_long_as_it_takes(monkeypatch):
 
 
 def said(exercise, answer):
-    return " ".join(str(judge(EXERCISES[exercise], answer, seed=1)).split())
+    return " ".join(str(judged(exercise, answer, seed=1)).split())
 
 
 def the_mean_deviation(x, gain, bias, eps):
@@ -77,9 +75,7 @@ def the_logarithm_of_a_mean(logits, labels):
 
 
 def test_two_steps_in_the_wrong_order_are_named():
-    assert judge(EXERCISES["masked_lm_loss"], the_logarithm_of_a_mean, 1).mistakes == (
-        "two steps in the wrong order",
-    )
+    assert judged("masked_lm_loss", the_logarithm_of_a_mean, 1).mistakes == ("two steps in the wrong order",)
 
 
 def rising(scores):

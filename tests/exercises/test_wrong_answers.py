@@ -8,12 +8,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from notebook_exercises import EXERCISES, judged
 from torch import nn
 
-from kdtutor.exercises import load_exercises
-from kdtutor.exercises.checker import judge
-
-EXERCISES = load_exercises()
 WRONG, RIGHT = [], []
 
 
@@ -454,7 +451,7 @@ def takes_each_pair_once(student_vectors, teacher_vectors):
 @pytest.mark.parametrize(("exercise", "answer", "mistakes"), WRONG)
 def test_a_wrong_answer_is_not_accepted_and_its_mistake_is_named(exercise, answer, mistakes):
     for seed in (1, 2):
-        verdict = judge(EXERCISES[exercise], answer, seed)
+        verdict = judged(exercise, answer, seed, mistakes)
         assert not verdict.solved
         assert verdict.mistakes == mistakes, verdict
 
@@ -494,13 +491,13 @@ def test_a_wrong_answer_is_not_accepted_and_its_mistake_is_named(exercise, answe
     ],
 )
 def test_a_difference_that_is_always_the_same_is_said(exercise, answer, sentence):
-    verdict = judge(EXERCISES[exercise], answer)
+    verdict = judged(exercise, answer)
     assert not verdict.solved
     assert sentence in " ".join(str(verdict).split()), verdict
 
 
 def test_whole_numbers_are_shown_in_full():
-    verdict = judge(EXERCISES["masked_lm_parameters"], lambda *sizes: 123_456_789)
+    verdict = judged("masked_lm_parameters", lambda *sizes: 123_456_789)
     assert "is 123,456,789, and should be" in " ".join(str(verdict).split())
 
 
@@ -549,9 +546,7 @@ def by_deep_copies(student, teacher, layers):
 @pytest.mark.parametrize(("exercise", "answer"), RIGHT)
 def test_a_right_answer_gets_no_remark(exercise, answer):
     for seed in (1, 2, 3):
-        assert judge(EXERCISES[exercise], answer, seed).kind == "right", judge(
-            EXERCISES[exercise], answer, seed
-        )
+        assert judged(exercise, answer, seed).kind == "right", judged(exercise, answer, seed)
 
 
 def test_instability_is_claimed_where_more_digits_would_have_helped_or_numbers_overflow():
@@ -565,5 +560,5 @@ def test_instability_is_claimed_where_more_digits_would_have_helped_or_numbers_o
         z = logits[chosen]
         return -(z.exp() / z.exp().sum(-1, keepdim=True)).log().gather(-1, labels[chosen][:, None]).mean()
 
-    assert judge(EXERCISES["layer_norm"], cancels).kind == "right, but unstable"
-    assert judge(EXERCISES["masked_lm_loss"], overflows).kind == "right, but unstable"
+    assert judged("layer_norm", cancels).kind == "right, but unstable"
+    assert judged("masked_lm_loss", overflows).kind == "right, but unstable"
