@@ -76,12 +76,13 @@ def test_the_corpus_with_reviews_has_none_that_is_measured_and_its_shares_are_th
 def test_a_plan_tuned_by_another_takes_its_rates_and_tries_only_what_differs(
     tmp_path, tasks, teacher, monkeypatch
 ):
+    arms = (DISTILLED, CONTROL)
+    tuner = replace(PLAN, arms=(*arms, TEACHER, START))
     first = distilbert_runs.run(
-        PLAN, tmp_path / "first.json", tmp_path / "work", tasks, teacher, lambda _: None
+        tuner, tmp_path / "first.json", tmp_path / "work", tasks, teacher, lambda _: None
     )
     monkeypatch.setattr(distilbert_runs, "load", lambda name: first)
-    monkeypatch.setitem(PLANS, "distilbert", PLAN)
-    arms = (DISTILLED, CONTROL)
+    monkeypatch.setitem(PLANS, "distilbert", tuner)
     same = replace(PLAN, arms=arms, glosses=replace(STAGE, texts=25), corpus=("glosses", "valence"))
     for plan, tries in ((replace(same, glosses=STAGE, corpus=("glosses",)), set()), (same, {"glosses"})):
         plan, said = replace(plan, tuned_by="distilbert"), []

@@ -62,11 +62,18 @@ def run(tmp_path, tasks, teacher, plan=PLAN):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, tasks, teacher):
-    """The folder of a study that has run to its end."""
+def made(tmp_path_factory, tasks, teacher):
+    """The folder of a study that has run to its end, and each training of it."""
     folder = tmp_path_factory.mktemp("finished")
-    run(folder, tasks, teacher)
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        trainings = Trainings(patch)
+        run(folder, tasks, teacher)
+    return folder, trainings.calls
+
+
+@pytest.fixture(scope="module")
+def finished(made):
+    return made[0]
 
 
 def record_of(folder):
@@ -208,17 +215,10 @@ class Trainings:
         monkeypatch.setattr(training, "Distillation", recorded)
 
 
-@pytest.fixture
-def trainings(monkeypatch):
-    return Trainings(monkeypatch)
-
-
-def test_rivals_have_the_same_texts_steps_and_settings_and_start_as_the_arm_says(
-    tmp_path, tasks, teacher, trainings
-):
-    run(tmp_path, tasks, teacher, replace(PLAN, seeds=(0,)))
+def test_rivals_have_the_same_texts_steps_and_settings_and_start_as_the_arm_says(made, tasks, teacher):
+    folder, calls = made
     copied = models.half_depth(teacher).state_dict()
-    pretraining = [call for call in trainings.calls if call.task.kind == "masked-lm" and call.seed == 0]
+    pretraining = [call for call in calls if call.task.kind == "masked-lm" and call.seed == 0]
     assert len(pretraining) == 6
     settings = [{**call.settings, "learning_rate": 0} for call in pretraining]
     assert settings == settings[:1] * 6
@@ -233,7 +233,7 @@ def test_rivals_have_the_same_texts_steps_and_settings_and_start_as_the_arm_says
     assert equal == [True] * 5 + [False]  # all but the last, "random weights"
 
     for name in TASKS:
-        fine = [call for call in trainings.calls if call.task.kind != "masked-lm" and call.seed == 0]
+        fine = [call for call in calls if call.task.kind != "masked-lm" and call.seed == 0]
         fine = [call for call in fine if call.task.name.startswith(name)]
         assert len(fine) == (9 if name == "supersense" else 4)
         assert len({call.task.fingerprint for call in fine}) == 1
@@ -245,7 +245,7 @@ def test_rivals_have_the_same_texts_steps_and_settings_and_start_as_the_arm_says
         assert taught[0].teacher.config.num_hidden_layers == 2  # the teacher, fine-tuned on this task …
         folders = [
             path.parent
-            for path in (tmp_path / "work" / "models").glob(f"teacher-of-{name}-seed-0-*/about.json")
+            for path in (folder / "work" / "models").glob(f"teacher-of-{name}-seed-0-*/about.json")
         ]
         assert len(folders) == 1  # … at this seed
         expected = models.load_model(folders[0], tasks[name]).state_dict()
@@ -255,13 +255,13 @@ def test_rivals_have_the_same_texts_steps_and_settings_and_start_as_the_arm_says
         )
 
 
-def test_fine_tuning_starts_from_the_body_of_the_same_seed(tmp_path, tasks, teacher, trainings):
-    run(tmp_path, tasks, teacher, replace(PLAN, seeds=(1,)))
-    folder = next((tmp_path / "work" / "models").glob("triple-loss-seed-1-*"))
-    body = models.load_model(folder, tasks["glosses"]).state_dict()
+def test_fine_tuning_starts_from_the_body_of_the_same_seed(made, tasks):
+    folder, calls = made
+    kept = next((folder / "work" / "models").glob("triple-loss-seed-1-*"))
+    body = models.load_model(kept, tasks["glosses"]).state_dict()
     starts = [
         call.start
-        for call in trainings.calls
+        for call in calls
         if call.task.name.startswith("sentiment")
         and call.seed == 1
         and "distilbert.embeddings" in str(list(call.start))
@@ -276,7 +276,8 @@ def test_fine_tuning_starts_from_the_body_of_the_same_seed(tmp_path, tasks, teac
 # ----------------------------------------------------------------------- stopping and going on
 
 
-def test_what_is_stored_is_not_run_again(finished, tasks, teacher, trainings):
+def test_what_is_stored_is_not_run_again(finished, tasks, teacher, monkeypatch):
+    trainings = Trainings(monkeypatch)
     before = record_of(finished)
     _, said = run(finished, tasks, teacher)
     assert said == [] and trainings.calls == []
@@ -420,7 +421,8 @@ def test_the_command_takes_a_plan_of_its_own_size_and_a_work_folder(
 ):
     from kdtutor.cli import main
 
-    monkeypatch.setitem(distilbert.PLANS, "distilbert", replace(PLAN, seeds=(0,)))
+    arms = (TEACHER, CONTROL, START)
+    monkeypatch.setitem(distilbert.PLANS, "distilbert", replace(PLAN, seeds=(0,), arms=arms))
     monkeypatch.setattr("kdtutor.cli.study._task", lambda given, name: tasks[name])
     teacher.save_pretrained(tmp_path / "teacher")
     file = tmp_path / "x.json"
@@ -429,7 +431,8 @@ def test_the_command_takes_a_plan_of_its_own_size_and_a_work_folder(
     assert "need --output" in capsys.readouterr().err
     assert main(["study", "distilbert", "--output", str(file), *flags]) == 0
     assert "test scores over 1 seeds" in capsys.readouterr().out
-    assert len(json.loads(file.read_text())["runs"]) == ROWS_A_SEED
+    runs = [(row["configuration"], row["task"]) for row in json.loads(file.read_text())["runs"]]
+    assert sorted(runs) == sorted((name, task) for name in arms for task in ARMS[name].measured_on)
 
 
 # ----------------------------------------------------------------------- regression, against SciPy
