@@ -144,8 +144,13 @@ class Batches:
         # Found here, on the host, where no device has to be waited for.
         counted = self.task.rules.counted(cut, self.positions)
         if counted is not None:
-            cut["rows"] = counted.flatten().nonzero()[:, 0]  # (n,) places in the flattened (B·L), or (B·M)
-            cut["labels"] = cut["labels"][counted]  # (n,)
+            rows, labels = counted.flatten().nonzero()[:, 0], cut["labels"][counted]
+            # Those with a label first: most chunks of a vocabulary's losses then have none.
+            order = (labels == IGNORED).int().argsort(stable=True)
+            cut["rows"], cut["labels"] = (
+                rows[order],
+                labels[order],
+            )  # (n,); rows: places in the flattened (B·L), or (B·M)
         return cut
 
     def _with_labels(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:

@@ -192,7 +192,7 @@ class Distillation(Resumable):
             call = self.sharded or forward
             student = call(self.student, inputs, self.needs, inputs.get("rows"), self.settings.fast)
             if self.chunked:
-                labels = inputs["labels"]
+                labels = batch["labels"]
                 total, by_chunk = vocabulary.losses(self.objective.terms, factors, student, teacher, labels)
 
         # Every other term; its sum over valid items, so that the whole step has one mean.

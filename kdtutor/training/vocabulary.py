@@ -7,6 +7,8 @@ gradient with respect to the logits, and from that the gradients of features, ma
 the processor's cache, which makes it faster too.
 
 It is exact, and it knows no term by name: each computes its own loss, and autograd the gradient, on a chunk's logits.
+A term that counts none of a chunk's rows is not asked: `Batches` puts those with a label first, so that most chunks of
+a masked LM have none.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ def forward_needs(objective: Objective, chunked: bool) -> tuple[Set[str], Set[st
 
 
 def _can_take_rows(term: Term, student: nn.Module) -> bool:
-    """Tell by a trial on random logits whether the loss of six rows is that of the first two and the last four."""
+    """Tell by a trial on random logits whether the loss of six rows is the sum of that of one, of two and of three."""
     draw, V = torch.Generator().manual_seed(0), student.config.vocab_size
     term = copy.deepcopy(term).cpu()
     z_s, z_t = torch.randn(2, 6, V, generator=draw, dtype=torch.float64)
@@ -59,15 +61,20 @@ def _can_take_rows(term: Term, student: nn.Module) -> bool:
     labels[::3] = IGNORED
 
     def loss(rows: slice) -> Tensor:
-        return term(Outputs(z_s[rows]), Outputs(z_t[rows]), {"labels": labels[rows]}, reduction="sum")
+        batch = {"labels": labels[rows]}
+        if not term.count(batch):  # as in `losses`
+            return z_s.new_zeros(())
+        return term(Outputs(z_s[rows]), Outputs(z_t[rows]), batch, reduction="sum")
 
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            whole, parts = loss(slice(None)), loss(slice(0, 2)) + loss(slice(2, None))
+            # The first row has no label.
+            parts = [loss(slice(*ends)) for ends in ((0, 1), (1, 3), (3, 6))]
+            whole = loss(slice(None))
     except Exception:
         # It wants more of a batch than labels. If it is wrong altogether, the first step says so.
         return False
-    return torch.allclose(whole, parts, rtol=1e-4, atol=1e-6)
+    return torch.allclose(whole, torch.stack(parts).sum(), rtol=1e-4, atol=1e-6)
 
 
 def losses(
@@ -77,10 +84,10 @@ def losses(
     """Compute Σ factor · loss over the terms that read logits, and each term's loss.
 
     factors: (n_terms,). student, teacher: `features` (n or more, D) and the `unembedding` they go into, or the
-    teacher's `top` logits. labels: (n,), −100 where there is none; features beyond the n-th are padding. chunk_size:
-    rows at a time. Returns the sum (0-d; `backward()` gives the gradients of the student's features, matrix and bias,
-    and of what terms learn) and the losses, each summed over its valid items (n_terms,), without gradients. Terms of
-    weight 0, and those that read no logits, give 0.
+    teacher's `top` logits. labels: (n,), −100 where there is none; on the host, since counting them makes a GPU wait;
+    features beyond the n-th are padding. chunk_size: rows at a time. Returns the sum (0-d; `backward()` gives the
+    gradients of the student's features, matrix and bias, and of what terms learn) and the losses, each summed over its
+    valid items (n_terms,), without gradients. Terms of weight 0, and those that read no logits, give 0.
     """
     active = [(i, term) for i, term in enumerate(terms) if term.weight and "logits" in term.needs]
     asked = teacher if any(term.needs_teacher for _, term in active) else None
@@ -98,10 +105,14 @@ def losses(
     sums = _Sums(student, learned, kind, wide)
 
     chunks = _chunks(len(student.features), chunk_size or default_chunk_size(vocabulary, device.type))
+    there = labels.to(device, non_blocking=True)
     with torch.autocast(device.type, enabled=False):
-        for chunk in chunks if active else ():
+        for chunk in chunks:
+            speaking = [(i, term) for i, term in active if term.count({"labels": labels[chunk]})]
+            if not speaking:
+                continue
             logits = student_logits(chunk), teacher_logits(chunk)
-            d_logits, *d_learned = _gradients(active, learned, factors, logits, labels[chunk], values)
+            d_logits, *d_learned = _gradients(speaking, learned, factors, logits, there[chunk], values)
             sums.add(chunk, d_logits, d_learned)
             del logits, d_logits  # before the next chunk's are made
 
@@ -119,7 +130,7 @@ class _Sums:
         self.inputs = [student.features, last.weight, *([] if last.bias is None else [last.bias]), *learned]
         self.kind, self.has_bias = kind, last.bias is not None
         self.features, self.matrix = (x.detach().to(kind) for x in self.inputs[:2])
-        self.d_features = torch.empty_like(self.features) if student.features.requires_grad else None
+        self.d_features = torch.zeros_like(self.features) if student.features.requires_grad else None
         self.rest = [torch.zeros_like(p, dtype=wide) if p.requires_grad else None for p in self.inputs[1:]]
 
     def add(self, chunk: slice, d_logits: Tensor, d_learned: list[Tensor]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import re
 import shutil
@@ -196,6 +197,44 @@ def test_what_goes_backward_is_scaled_and_the_chunk_does_not_matter():
     torch.testing.assert_close(gradient(7, -0.25), -0.25 * once, rtol=1e-12, atol=1e-12)
 
 
+def test_a_term_is_not_asked_about_a_chunk_of_which_it_counts_no_row(monkeypatch):
+    """Of three chunks the first has labels. Nor is what a gradient's memory held before taken for one."""
+    student, teacher, labels = two_heads(20)
+    labels[:7], labels[7:] = torch.arange(7), IGNORED
+    asked = []
+
+    class Seen(MaskedLM):
+        def forward(self, student, *rest, **how):
+            asked.append(len(student.logits))
+            return super().forward(student, *rest, **how)
+
+    monkeypatch.setattr(torch, "empty_like", lambda x: torch.full_like(x, math.nan))
+    for objective in (2 * Seen(), SoftTargets(2) + 2 * Seen()):
+        factors = torch.ones(len(objective.terms))
+        total, _ = vocabulary.losses(objective.terms, factors, student, teacher, labels, chunk_size=7)
+        gradient = torch.autograd.grad(total, student.features)[0]
+        assert gradient[:7].any(1).all() and gradient.isfinite().all()
+        assert gradient[7:].any() == (len(objective.terms) == 2)
+        assert asked == [7]
+        asked.clear()
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_batch_has_the_rows_with_a_label_first_each_with_its_own(glosses, accumulate):
+    data = glosses.encode("train")
+    for part in Batches(glosses, data, 8, accumulate=accumulate)[0]:
+        labelled = part["labels"] != IGNORED
+        masked = int(labelled.sum())
+        assert 0 < masked < len(labelled) and labelled[:masked].all()
+        text, column = (
+            part["rows"] // part["input_ids"].shape[1],
+            part["rows"] % part["input_ids"].shape[1],
+        )
+        unmasked = data.batch(part["index"])["input_ids"]
+        assert unmasked[text, column][:masked].equal(part["labels"][:masked])
+        assert part["rows"].unique().equal(part["attention_mask"].flatten().nonzero()[:, 0])
+
+
 def test_terms_of_weight_0_are_left_out_and_a_frozen_matrix_gets_no_gradient():
     student, teacher, labels = two_heads(20)
     student.unembedding.requires_grad_(False)
@@ -354,6 +393,13 @@ class Relations(SoftTargets):
         return super().forward(Outputs(student.logits - student.logits.mean(0)), teacher, batch, reduction)
 
 
+class Miscounted(SoftTargets):
+    """One that says it counts the tokens with a label, and takes all."""
+
+    def count(self, batch):
+        return MaskedLM().count(batch)
+
+
 class BothNeeded(SoftTargets):
     """One that reads logits and hidden states."""
 
@@ -383,7 +429,7 @@ def test_a_term_that_the_package_has_never_seen_is_chunked_like_any_other(
 
 
 def test_terms_that_need_more_than_each_row_other_heads_and_other_tasks_take_the_plain_path(glosses, teacher):
-    for objective in (Relations(2), MaskedLM() + Relations(2)):
+    for objective in (Relations(2), MaskedLM() + Relations(2), MaskedLM() + Miscounted(2)):
         assert not triple_run(glosses, teacher, objective).chunked
     both = triple_run(glosses, teacher, BothNeeded(2), student=copy.deepcopy(teacher))
     assert not both.chunked
