@@ -64,9 +64,11 @@ class Inference:
 
 
 class Answers:
-    """The outputs of no teacher. mode: a phrase that says how the teacher is asked, and why; bytes: what is kept."""
+    """The outputs of no teacher. mode: a phrase that says how the teacher is asked, and why; remark: what else is to be
+    said of one that is asked alone; bytes: what is kept."""
 
     mode = "not used (no term needs a teacher)"
+    remark = ""
     bytes = 0
 
     def ask(self) -> None:

@@ -353,7 +353,7 @@ class Distillation(Resumable):
     @property
     def teacher_mode(self) -> str:
         """Tell how the teacher is asked, and why."""
-        return self.answers.mode
+        return self.answers.mode + self.answers.remark
 
     def answers_with(self, cache: bool | str | os.PathLike | TopK) -> Answers:
         """Return the teacher's answers as they would be kept with this `cache`; nothing is asked yet."""

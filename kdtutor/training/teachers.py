@@ -160,7 +160,7 @@ class Cached(Answers):
     def _on_disk(self, folder: Path) -> Tensor:
         file = writable(folder) / f"{self.inference.named(self.task, self.split)}.npy"
         if not file.is_file() and any(folder.glob("teacher-*.npy")):
-            self.mode += (
+            self.remark = (
                 "; the answers that lie there already are another teacher's, or to other texts: not used"
             )
         return on_disk(file, self.shape, self.accelerator, len(self.order), self._asked)
