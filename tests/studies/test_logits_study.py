@@ -463,3 +463,46 @@ def test_what_the_pages_say_of_few_labels_is_what_the_study_found():
         f"{true} % with its true labels",
     ):
         assert score in " ".join(results.split())
+
+
+def test_what_the_pages_say_of_the_pool_is_what_the_study_found():
+    shipped = studies.load("logits")
+    results = (ROOT.parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    place = next((ROOT.parents[1] / "notebooks").glob("05_*.ipynb"))
+    cells = json.loads(place.read_text(encoding="utf-8"))["cells"]
+    (fifth,) = ("".join(cell["source"]) for cell in cells if cell["id"] == "29fcfe36")
+
+    def gap(first: str, second: str, form: str = "{:.1f}") -> str:
+        found = shipped.compare(first, second)
+        return f"{form.format(100 * found.difference)} ± {100 * found.half_width:.1f}".replace("-", "−")
+
+    arms = HARD, SMOOTH, logits.ARGMAX, logits.soft(1), logits.soft(4)
+    own = {arm: logits.name_of(arm, 10) for arm in arms}
+    pool = {arm: logits.name_of(arm, 10, "pool") for arm in arms}
+    for arm in arms:
+        over = "" if arm == HARD else gap(pool[arm], pool[HARD], "{:+.1f}") + " "
+        row = (
+            f"| {100 * shipped.mean(pool[arm]).mean:.1f} % | {over}| {gap(pool[arm], own[arm], '{:+.1f}')} |"
+        )
+        assert f"| {arm} {row}" in results
+        assert shipped.record["configurations"][pool[arm]]["passes"] == 10
+    softest, argmax = pool[logits.soft(4)], pool[logits.ARGMAX]
+    assert f"are worth {gap(softest, pool[HARD])} points more than the truth" in results
+    assert f"and {gap(softest, pool[SMOOTH])} more than the truth smoothed" in results
+    assert f"is worth {gap(argmax, pool[HARD])} more than the truth" in results
+    assert f"another {gap(softest, argmax)}." in results
+    known = [next(iter(shipped.rows("teacher").values()))[texts]["accuracy"] for texts in ("pool", "train")]
+    assert (
+        "right on {:.1f} % of the pool, on {:.1f} % of its own".format(*(100 * k for k in known)) in results
+    )
+    words = shipped.mean(f"{WORDS}, pool, true labels").mean
+    assert f"has {100 * words:.1f} % from these true labels" in results
+    assert words > max(shipped.mean(name).mean for name in pool.values())
+
+    said = f"end at {100 * shipped.mean(softest).mean:.1f} %, {gap(softest, own[logits.soft(4)])} points from"
+    assert said in fifth
+    assert f"at $T = 1$ {gap(pool[logits.soft(1)], own[logits.soft(1)])}." in fifth
+    assert f"worth {gap(softest, pool[HARD])} points more than the true labels" in fifth
+    for arm in (logits.soft(1), logits.soft(4)):
+        found = shipped.compare(pool[arm], own[arm])
+        assert abs(found.difference) < found.half_width, "no harm that could be told"
