@@ -23,6 +23,7 @@ def test_arms_that_run_out_of_time_stop_no_other_and_the_file_says_so(tmp_path):
     assert all("not done within" in arm["failed"] for arm in found["arms"].values())
 
 
+@pytest.mark.slow
 def test_only_named_arms_run_and_an_unknown_one_is_named(tmp_path):
     command = ["bash", str(SCRIPT), "--small", "--output", str(tmp_path / "gpu.json"), "--only"]
     done = subprocess.run([*command, "loop: oars"], capture_output=True, text=True, timeout=300)

@@ -23,6 +23,7 @@ def test_a_model_is_exported_for_the_task_on_its_card(mine, corpus, tmp_path, ca
     assert OnnxModel(tmp_path / "out").labels == ("bad", "good")
 
 
+@pytest.mark.slow
 def test_it_is_pruned_first_and_measured_where_that_is_asked_for(corpus, tmp_path, capsys):
     task = load_task(corpus / "mine.csv", text="text", label="label", max_length=24)
     small_bert(task, layers=1, width=32, heads=2, seed=1).save_pretrained(tmp_path / "two-heads")

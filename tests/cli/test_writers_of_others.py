@@ -176,6 +176,7 @@ def t5(tmp_path) -> str:
     return str(tmp_path / "t5")
 
 
+@pytest.mark.slow
 def test_a_folder_of_translations_gives_a_student_that_transformers_lets_translate(
     books, t5, tmp_path, capsys, monkeypatch
 ):

@@ -74,6 +74,7 @@ def test_a_model_is_trained_distilled_measured_and_asked(data, students, scores,
     assert main([*asked, "--pair", "word"]) == 1
 
 
+@pytest.mark.slow
 def test_a_second_command_takes_the_largest_logits_from_the_folder_and_says_what_is_left_out(
     files, tmp_path, capsys, monkeypatch
 ):

@@ -16,6 +16,8 @@ from kdtutor.deploy.session import OnnxModel
 from kdtutor.evaluation import accuracy
 from kdtutor.evaluation.statistics import share_interval
 
+pytestmark = pytest.mark.slow  # exports models
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):

@@ -610,6 +610,7 @@ def test_ctrl_c_reaches_the_learner():
     assert (done.stdout, done.stderr) == ("interrupted 1\n", "")
 
 
+@pytest.mark.slow
 def test_the_kernel_of_a_notebook_survives_and_shows_the_line_of_the_cell():
     cells = [
         "from kdtutor.exercises import check, sandbox\nsandbox.TIME_LIMIT = 0.5",

@@ -436,6 +436,7 @@ def test_saved_and_loaded_it_answers_the_same(task, saved, kind):
     assert "has no masked LM" in said or "answers with classes" in said
 
 
+@pytest.mark.slow
 def test_a_new_process_needs_one_import_for_auto_classes_and_pipelines(task, saved):
     folder, found = saved
     code = f"""

@@ -10,6 +10,8 @@ from kdtutor.studies import distilbert, distilbert_runs
 from kdtutor.studies.distilbert import CONTROL, DISTILLED, PLANS, START, TASKS, TEACHER, Plan, Results, Stage
 from kdtutor.studies.runner import as_stored
 
+pytestmark = pytest.mark.slow  # runs a whole study
+
 STAGE = Stage(texts=8, batch_size=4, passes=1, rates=(1e-3,))
 PLAN = Plan(STAGE, STAGE, STAGE, STAGE, choosing_texts=4, seeds=(0,))
 COUNTS = {"train": 10, "validation": 8, "test": 24}

@@ -33,6 +33,8 @@ from kdtutor.studies.distilbert import (
 from kdtutor.studies.runner import as_stored
 from kdtutor.studies.stored import MEASURED, packed, unpacked, write
 
+pytestmark = pytest.mark.slow  # runs a whole study
+
 STAGE = Stage(texts=8, batch_size=4, passes=2, rates=(1e-3,))
 PLAN = Plan(STAGE, STAGE, STAGE, STAGE, random_rates=(3e-3,), choosing_texts=4, seeds=(0, 1))
 ROWS_A_SEED = 25  # 8 bodies; teacher, control and both distilled students on 3 tasks; 5 others on one

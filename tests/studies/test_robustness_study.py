@@ -19,6 +19,8 @@ from kdtutor.objectives.parse import parse_objective
 from kdtutor.studies import robustness, training
 from kdtutor.studies.robustness import ARMS, MISLED, NOISY, Plan, configurations
 
+pytestmark = pytest.mark.slow  # runs a whole study
+
 PLAN = Plan(
     few=8,
     steps=2,

@@ -740,6 +740,7 @@ def keep_folder(folder: str, tell) -> None:
         time.sleep(PATIENCE)
 
 
+@pytest.mark.slow
 def test_a_second_run_in_a_folder_is_refused_and_a_dead_ones_hold_ends_with_it(task, tmp_path):
     mine, its = FORKS.Pipe(duplex=False)
     other = FORKS.Process(target=keep_folder, args=(str(tmp_path), its))
