@@ -147,10 +147,8 @@ class Batches:
             rows, labels = counted.flatten().nonzero()[:, 0], cut["labels"][counted]
             # Those with a label first: most chunks of a vocabulary's losses then have none.
             order = (labels == IGNORED).int().argsort(stable=True)
-            cut["rows"], cut["labels"] = (
-                rows[order],
-                labels[order],
-            )  # (n,); rows: places in the flattened (B·L), or (B·M)
+            cut["labels"] = labels[order]  # (n,)
+            cut["rows"] = rows[order]  # (n,) places in the flattened (B·L), or (B·M)
         return cut
 
     def _with_labels(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
