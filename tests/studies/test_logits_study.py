@@ -399,9 +399,20 @@ def test_what_the_pages_say_of_the_study_is_what_it_found():
         (ROOT.parents[1] / page).read_text(encoding="utf-8") for page in ("README.md", "docs/results.md")
     )
     arms = (HARD, SMOOTH, logits.soft(1), logits.soft(4))
-    for passes in (1, 2, 10):
+    for passes in (1, 2, 5, 10):
         row = [shipped.mean(logits.name_of(arm, passes)).mean for arm in arms]
         assert f"| {passes} | {' | '.join(f'{100 * score:.1f} %' for score in row)} |" in results
+
+    more = {
+        arm: shipped.compare(logits.name_of(arm, 10), logits.name_of(arm, 5)) for arm in (HARD, *arms[2:])
+    }
+    gained = [f"{100 * found.difference:.1f} ± {100 * found.half_width:.1f}" for found in more.values()]
+    fifth = next((ROOT.parents[1] / "notebooks").glob("05_*.ipynb")).read_text(encoding="utf-8")
+    assert "hard labels gain {} points, T = 1 gains {} and T = 4 gains {}:".format(*gained) in results
+    assert "bring it {} points, and".format(*gained) in fifth
+    assert "They bring $T = 1$ {1} points and $T = 4$ {2}.".format(*gained) in fifth
+    assert abs(more[HARD].difference) < more[HARD].half_width
+    assert all(more[arm].difference > more[arm].half_width for arm in arms[2:])
 
     softened = [*map(logits.soft, (1, 2, 4, 8)), "logit MSE"]
     hard = logits.name_of(HARD, 10)
