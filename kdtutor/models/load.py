@@ -26,7 +26,14 @@ from kdtutor.models.ensemble import Ensemble, Weights, is_ensemble, read_listed
 from kdtutor.models.families import token_limit
 from kdtutor.models.folders import check_all_layers_read, check_complete, check_not_quantized, wrapped
 from kdtutor.models.outputs import LabelMap, first_five, is_unnamed, order_of, output_names, reorder
-from kdtutor.models.reading import check_is_causal, own_tokenizer, read_by, settle_padding, tokenizer_at
+from kdtutor.models.reading import (
+    check_is_causal,
+    own_tokenizer,
+    read_by,
+    settle_padding,
+    tokenizer_at,
+    warn_of_first_teachers,
+)
 
 TEACHERS = {
     "supersense": "bert-supersense",
@@ -67,6 +74,7 @@ def load_teacher(
         raise KDTutorError(
             f'{name} can\'t teach "{task.name}": it has no trained {fresh[0]}; run kdtutor finetune first'
         )
+    warn_of_first_teachers(model, task, str(name))
     return freeze(model)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import replace
+from hashlib import sha256
 
 import torch
 from torch import Tensor
@@ -17,6 +19,9 @@ from kdtutor.models.families import PADDED, token_limit
 from kdtutor.models.forward import evaluating, forward
 
 COMPARED = 64  # texts that two tokenizers must read alike
+
+#: SHA-256 of the pieces, in their order, of the course's tokenizer before its teachers began from MiniLM.
+FIRST_PIECES = "8a3d24ce4d1c26a5d21d572a198ce2b02578a03678db11ecced09eae80fa613d"
 
 
 def own_tokenizer(source: str | os.PathLike, task: Task) -> str | None:
@@ -65,6 +70,17 @@ def read_by(model: PreTrainedModel, task: Task) -> Task:
     if own is None or own == task.tokenizer_name:
         return task
     return replace(task, tokenizer_name=own, max_length=int(min(task.max_length, token_limit(model.config))))
+
+
+def warn_of_first_teachers(model: PreTrainedModel, task: Task, who: str) -> None:
+    """Warn of a teacher that reads with the course's first tokenizer: it has seen labels that the pool hides now."""
+    pieces = read_by(model, task).tokenizer.get_vocab()
+    if sha256("\n".join(sorted(pieces, key=pieces.get)).encode()).hexdigest() == FIRST_PIECES:
+        warnings.warn(
+            f"{who} reads with kdtutor's first tokenizer: it is none of today's teachers, and those of that time were "
+            "fine-tuned on the labels that supersense's pool hides now",
+            stacklevel=3,
+        )
 
 
 def settle_padding(model: PreTrainedModel, task: Task, who: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from hashlib import sha256
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ from transformers import (
 
 from kdtutor.data.task import Task
 from kdtutor.evaluation.scores import evaluate, predict
+from kdtutor.models import reading
 from kdtutor.models.depth import half_depth
 from kdtutor.models.load import load_model, load_teacher
 from kdtutor.models.reading import own_tokenizer, read_by
@@ -94,6 +97,21 @@ def test_a_teacher_of_classes_reads_with_its_own_tokenizer(forwards, backwards, 
         run.run()
     said = refusal(Distillation, model(task), teacher, task, CosineHidden(), steps=1, check_teacher=False)
     assert "the teacher reads with a tokenizer of its own" in said and "hidden_states" in said
+
+
+def test_a_teacher_of_the_first_course_is_named_as_such(forwards, backwards, tmp_path, monkeypatch):
+    path = teacher_reading(backwards, tmp_path / "teacher")
+    with warnings.catch_warnings(action="error"):
+        load_teacher(task_with(forwards), path)
+    pieces = "\n".join([*SPECIAL, *WORDS[::-1]])
+    monkeypatch.setattr(reading, "FIRST_PIECES", sha256(pieces.encode()).hexdigest())
+    for tokenizer in (forwards, backwards):  # its own, or the task's
+        with pytest.warns(
+            UserWarning, match=f"{path} .*none of today's teachers.* labels that .* pool hides"
+        ):
+            load_teacher(task_with(tokenizer), path)
+    with warnings.catch_warnings(action="error"):
+        load_teacher(task_with(forwards), teacher_reading(forwards, tmp_path / "another"))
 
 
 def test_a_student_reads_as_its_task_does(forwards, backwards, tmp_path):
