@@ -139,6 +139,7 @@ def make():
     return commands
 
 
+@pytest.mark.slow
 def test_no_question_about_news_lies_over_the_first_page(make, tmp_path):
     disable, start = make("lab")
     words = disable.replace("2>/dev/null", "").split()

@@ -114,7 +114,9 @@ def test_numbers_have_no_agreement(tmp_path):
     assert said.difference < 1e-5
 
 
-@pytest.mark.parametrize(("make", "pooling"), [(lstm_student, "max"), (gru_student, "last")])
+@pytest.mark.parametrize(
+    ("make", "pooling"), [(lstm_student, "max"), pytest.param(gru_student, "last", marks=pytest.mark.slow)]
+)
 def test_a_recurrent_student_reads_texts_of_all_lengths_as_in_pytorch(tmp_path, make, pooling):
     task = make_task()
     student = make(task, width=16, layers=2, pooling=pooling, seed=1).eval()
