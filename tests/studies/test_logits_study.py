@@ -393,6 +393,32 @@ def test_what_ships_has_all_seeds_and_is_of_the_teacher_that_ships():
     assert shipped.record["teacher"] == fingerprint(models.load_teacher(task))
 
 
+@pytest.mark.slow
+def test_a_row_that_ships_is_what_todays_code_makes(tmp_path):
+    """One row is taken out and made again: to the last bit on the machine that made it, nearly so on another."""
+    record, name = (
+        json.loads(studies.results_file("logits").read_text(encoding="utf-8")),
+        "hard labels, 1 pass",
+    )
+    (old,) = (row for row in record["runs"] if (row["configuration"], row["seed"]) == (name, 0))
+    stored.write(tmp_path / "x.json", record | {"runs": [row for row in record["runs"] if row is not old]})
+
+    class Enough(Exception):
+        pass
+
+    def report(said):
+        raise Enough(said)
+
+    task, glosses = data.load_task("supersense"), data.load_task("glosses")
+    with pytest.raises(Enough, match=f"{name}; seed 0"):
+        teachers = models.load_teacher(task), models.load_teacher(glosses)
+        logits_runs.run(Plan(), tmp_path / "x.json", tmp_path / "work", task, *teachers, report)
+    new = Stored(json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))).rows(name)[0]
+    assert new["settings"] == old["settings"] and new["steps"] == old["steps"]
+    assert new["test"]["loss"] == pytest.approx(old["test"]["loss"], abs=0.05)
+    assert new["test"]["accuracy"] == pytest.approx(old["test"]["accuracy"], abs=0.03)
+
+
 def test_what_the_pages_say_of_the_study_is_what_it_found():
     shipped = studies.load("logits")
     readme, results = (
