@@ -55,9 +55,9 @@ class Ledger:
         writable(self.claims)
         with self._locked():
             kept = still_valid(head, file, report)
-            if kept.get("runs"):  # made on another machine, perhaps
-                places = [*read_file(file).get("hardware", "").split("; then "), head.get("hardware", "")]
-                head = head | {"hardware": "; then ".join(dict.fromkeys(filter(None, places)))}
+            self.hardware = head.get("hardware", "")
+            if kept.get("runs"):  # made on another machine, perhaps: `add` names this one
+                head = head | {"hardware": read_file(file).get("hardware", "")}
             write(file, head | kept)
 
     def read(self) -> dict:
@@ -67,6 +67,8 @@ class Ledger:
         with self._locked():
             record = self.read()
             record[kind].append(row)
+            places = [*record.get("hardware", "").split("; then "), self.hardware]
+            record["hardware"] = "; then ".join(dict.fromkeys(filter(None, places)))
             write(self.file, record)
 
     @contextmanager
