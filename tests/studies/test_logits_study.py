@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -419,6 +420,12 @@ def test_a_row_that_ships_is_what_todays_code_makes(tmp_path):
     assert new["test"]["accuracy"] == pytest.approx(old["test"]["accuracy"], abs=0.03)
 
 
+def points(shipped: Stored, first: str, second: str, form: str = "{:.1f}") -> str:
+    """The difference and its interval as pages write it."""
+    found = shipped.compare(first, second)
+    return f"{form.format(100 * found.difference)} ± {100 * found.half_width:.1f}".replace("-", "−")
+
+
 def test_what_the_pages_say_of_the_study_is_what_it_found():
     shipped = studies.load("logits")
     readme, results = (
@@ -429,13 +436,10 @@ def test_what_the_pages_say_of_the_study_is_what_it_found():
         row = [shipped.mean(logits.name_of(arm, passes)).mean for arm in arms]
         assert f"| {passes} | {' | '.join(f'{100 * score:.1f} %' for score in row)} |" in results
 
-    def points(first: str, second: str) -> str:
-        found = shipped.compare(first, second)
-        return f"{100 * found.difference:.1f} ± {100 * found.half_width:.1f}"
-
+    gap = partial(points, shipped)
     last, gained = {arm: logits.name_of(arm, 20) for arm in arms}, {}
     for arm in (HARD, *arms[2:]):
-        gained[arm] = points(last[arm], logits.name_of(arm, 5))
+        gained[arm] = gap(last[arm], logits.name_of(arm, 5))
         more = shipped.compare(last[arm], logits.name_of(arm, 5))
         assert (more.difference > more.half_width) == (arm != HARD)
     says = "hard labels gain {} points, T = 1 gains {} and T = 4 gains {}:".format(*gained.values())
@@ -443,7 +447,7 @@ def test_what_the_pages_say_of_the_study_is_what_it_found():
     fifth = next((ROOT.parents[1] / "notebooks").glob("05_*.ipynb")).read_text(encoding="utf-8")
     assert "the control gains {} points, and".format(*gained.values()) in fifth
     assert "$T = 1$ gains {1} and $T = 4$ {2}.".format(*gained.values()) in fifth
-    over = [points(last[arms[3]], last[arm]) for arm in arms[:3]]
+    over = [gap(last[arms[3]], last[arm]) for arm in arms[:3]]
     assert (
         "T = 4 is {} points over hard labels, {} over label smoothing and {} over T = 1".format(*over)
         in results
@@ -454,12 +458,12 @@ def test_what_the_pages_say_of_the_study_is_what_it_found():
     gains = {}
     for arm in (SMOOTH, logits.ARGMAX, *softened):
         name = logits.name_of(arm, 10)
-        gains[arm] = points(name, hard)
+        gains[arm] = gap(name, hard)
         assert f"| {arm} | {100 * shipped.mean(name).mean:.1f} % | +{gains[arm]} |" in results
 
     best = shipped.best([logits.name_of(arm, 10) for arm in softened])
     assert best == logits.name_of("logit MSE", 10)
-    more = points(best, logits.name_of(SMOOTH, 10))
+    more = gap(best, logits.name_of(SMOOTH, 10))
     assert f"{gains['logit MSE']} points over hard labels and {more} over label smoothing" in results
     assert f"at T = 4 it gains {over[0]} points over labels alone" in " ".join(readme.split())
     early = shipped.compare(logits.name_of(arms[3], 2), logits.name_of(HARD, 2))
@@ -475,14 +479,19 @@ def test_what_the_pages_say_of_few_labels_is_what_the_study_found():
     alone, pool, truth = f"{HARD}, few", f"{logits.soft(4)}, few and pool", f"{HARD}, few and pool"
     score = {name: f"{100 * shipped.mean(name).mean:.1f}" for name in (alone, pool, truth)}
     assert f"from {score[alone]} to {score[pool]} %" in readme and f"true labels ({score[truth]} %)" in readme
-    for name in (f"{logits.soft(4)}, few", pool, truth):
-        gap = shipped.compare(name, alone)
-        row = f"{100 * shipped.mean(name).mean:.1f} % | +{100 * gap.difference:.1f} ± {100 * gap.half_width:.1f} |"
-        assert row in results
+    gap, signed = partial(points, shipped), "{:+.1f}"
+    smooth, argmax = f"{SMOOTH}, few", f"{logits.ARGMAX}, few and pool"
+    for name in (smooth, f"{logits.soft(4)}, few", pool, argmax, truth):
+        assert f"{100 * shipped.mean(name).mean:.1f} % | {gap(name, alone, signed)} |" in results
     over = shipped.compare(pool, truth)
     assert f"are worth {100 * over.difference:.1f} ± {100 * over.half_width:.1f} points *more*" in results
 
     fifth = next((ROOT.parents[1] / "notebooks").glob("05_*.ipynb")).read_text(encoding="utf-8")
+    level, beside = gap(argmax, truth, signed), gap(pool, argmax)
+    assert f"worth what the truth is ({level})" in results and f"is worth another {beside}." in results
+    assert f"level with the truth ({level})" in fifth and f"the other {beside} points" in fifth
+    assert f"nothing: {gap(smooth, alone, signed)})" in fifth
+    assert abs(shipped.compare(argmax, truth).difference) < shipped.compare(argmax, truth).half_width
     assert f"our small student makes {score[alone]} %" in fifth
     assert (
         f"fifteen thousand texts {score[pool]} %, and of the true labels of all of them {score[truth]} %"
@@ -513,18 +522,13 @@ def test_what_the_pages_say_of_the_pool_is_what_the_study_found():
     cells = json.loads(place.read_text(encoding="utf-8"))["cells"]
     (fifth,) = ("".join(cell["source"]) for cell in cells if cell["id"] == "29fcfe36")
 
-    def gap(first: str, second: str, form: str = "{:.1f}") -> str:
-        found = shipped.compare(first, second)
-        return f"{form.format(100 * found.difference)} ± {100 * found.half_width:.1f}".replace("-", "−")
-
+    gap, signed = partial(points, shipped), "{:+.1f}"
     arms = HARD, SMOOTH, logits.ARGMAX, logits.soft(1), logits.soft(4)
     own = {arm: logits.name_of(arm, 10) for arm in arms}
     pool = {arm: logits.name_of(arm, 10, "pool") for arm in arms}
     for arm in arms:
-        over = "" if arm == HARD else gap(pool[arm], pool[HARD], "{:+.1f}") + " "
-        row = (
-            f"| {100 * shipped.mean(pool[arm]).mean:.1f} % | {over}| {gap(pool[arm], own[arm], '{:+.1f}')} |"
-        )
+        over = "" if arm == HARD else gap(pool[arm], pool[HARD], signed) + " "
+        row = f"| {100 * shipped.mean(pool[arm]).mean:.1f} % | {over}| {gap(pool[arm], own[arm], signed)} |"
         assert f"| {arm} {row}" in results
         assert shipped.record["configurations"][pool[arm]]["passes"] == 10
     softest, argmax = pool[logits.soft(4)], pool[logits.ARGMAX]
