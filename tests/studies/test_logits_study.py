@@ -551,3 +551,28 @@ def test_what_the_pages_say_of_the_pool_is_what_the_study_found():
     for arm in (logits.soft(1), logits.soft(4)):
         found = shipped.compare(pool[arm], own[arm])
         assert abs(found.difference) < found.half_width, "no harm that could be told"
+
+
+def test_what_the_pages_say_of_students_that_have_read_is_what_the_study_found():
+    shipped = studies.load("logits")
+    results = (ROOT.parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    fifth = next((ROOT.parents[1] / "notebooks").glob("05_*.ipynb")).read_text(encoding="utf-8")
+    gap, signed, taught = partial(points, shipped), "{:+.1f}", logits.soft(4)
+    places = (1, "well-read"), (3, "well-read"), (3, "well-read", "pool")
+    named = {arm: [logits.name_of(arm, *place) for place in places] for arm in (HARD, SMOOTH, taught)}
+    score = {name: f"{100 * shipped.mean(name).mean:.1f} %" for names in named.values() for name in names}
+    for arm in (SMOOTH, taught):
+        cells = [
+            f"{score[name]} ({gap(name, hard, signed)})"
+            for name, hard in zip(named[arm], named[HARD], strict=True)
+        ]
+        assert f"| {arm} | {' | '.join(cells)} |" in results
+    assert f"| {HARD} | {' | '.join(score[name] for name in named[HARD])} |" in results
+    once, own, pool = named[taught]
+    adds, takes = gap(own, named[HARD][1]), gap(named[HARD][0], once)
+    assert f"adds {adds} points then, {gap(own, named[SMOOTH][1])} more than smoothing" in results
+    assert f"takes {takes} away" in results and f"its own texts ({gap(pool, own, signed)})" in results
+    assert f"{score[named[HARD][1]]} from the same labels in three passes" in fifth
+    assert f"{adds} points at $T = 4$, and" in fifth and f"is {takes} *behind*" in fifth
+    words = shipped.mean(f"{WORDS}, own, true labels").mean
+    assert min(shipped.mean(names[1]).mean for names in named.values()) > words + 0.08
