@@ -75,7 +75,7 @@ def read_by(model: PreTrainedModel, task: Task) -> Task:
 def warn_of_first_teachers(model: PreTrainedModel, task: Task, who: str) -> None:
     """Warn of a teacher that reads with the course's first tokenizer: it has seen labels that the pool hides now."""
     pieces = read_by(model, task).tokenizer.get_vocab()
-    if sha256("\n".join(sorted(pieces, key=pieces.get)).encode()).hexdigest() == FIRST_PIECES:
+    if sha256("\n".join(sorted(pieces, key=pieces.get)).encode(errors="replace")).hexdigest() == FIRST_PIECES:
         warnings.warn(
             f"{who} reads with kdtutor's first tokenizer: it is none of today's teachers, and those of that time were "
             "fine-tuned on the labels that supersense's pool hides now",

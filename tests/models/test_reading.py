@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from hashlib import sha256
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from helpers import make_task, model, refusal
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertTokenizerFast,
+    CanineTokenizer,
     DebertaV2Config,
     DebertaV2ForSequenceClassification,
     GPT2Config,
@@ -112,6 +114,13 @@ def test_a_teacher_of_the_first_course_is_named_as_such(forwards, backwards, tmp
             load_teacher(task_with(tokenizer), path)
     with warnings.catch_warnings(action="error"):
         load_teacher(task_with(forwards), teacher_reading(forwards, tmp_path / "another"))
+
+
+def test_pieces_that_are_no_text_are_no_hindrance():
+    """CANINE has every code point as a piece, halves of a surrogate pair among them."""
+    task = SimpleNamespace(tokenizer=CanineTokenizer())
+    with warnings.catch_warnings(action="error"):
+        reading.warn_of_first_teachers(SimpleNamespace(), task, "canine")
 
 
 def test_a_student_reads_as_its_task_does(forwards, backwards, tmp_path):
