@@ -397,10 +397,8 @@ def test_what_ships_has_all_seeds_and_is_of_the_teacher_that_ships():
 @pytest.mark.slow
 def test_a_row_that_ships_is_what_todays_code_makes(tmp_path):
     """One row is taken out and made again: to the last bit on the machine that made it, nearly so on another."""
-    record, name = (
-        json.loads(studies.results_file("logits").read_text(encoding="utf-8")),
-        "hard labels, 1 pass",
-    )
+    name = "hard labels, 1 pass"
+    record = json.loads(studies.results_file("logits").read_text(encoding="utf-8"))
     (old,) = (row for row in record["runs"] if (row["configuration"], row["seed"]) == (name, 0))
     stored.write(tmp_path / "x.json", record | {"runs": [row for row in record["runs"] if row is not old]})
 

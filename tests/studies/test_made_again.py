@@ -41,4 +41,4 @@ def test_a_row_that_ships_is_what_todays_code_makes(study, tmp_path):
     (old,), (new,) = ([row for row in rows["runs"] if is_the_row(row)] for rows in (record, again))
     assert (new.get("settings"), new.get("steps")) == (old.get("settings"), old.get("steps"))
     for measure in {"accuracy", "error_rate"} & old["test"].keys():
-        assert new["test"][measure] == pytest.approx(old["test"][measure], abs=0.03)
+        assert new["test"][measure] == pytest.approx(old["test"][measure], abs=0.01)
