@@ -77,14 +77,14 @@ def measure(arm: str, kind: str, precision: str, steps: int, width: int) -> dict
     import torch
 
     import kdtutor as kd
+    from kdtutor import hardware
     from kdtutor.data import tokens
-    from kdtutor.training import distillation
 
     if arm == "every shape":
         # The package gives the function of that name.
         forward = importlib.import_module("kdtutor.models.forward")
         tokens.round_up = forward.round_up = lambda count: count
-        distillation.release_freed_memory = lambda: None
+        hardware.release_freed_memory = lambda: None
     torch.set_num_threads(1)
     if kind == "classification":
         task, batch, goal = kd.load_task("supersense"), 32, kd.blend(alpha=0.1, temperature=2)

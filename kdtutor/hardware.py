@@ -183,6 +183,27 @@ def release_freed_memory() -> None:
         libc.malloc_trim(0)
 
 
+class FreedMemory:
+    """Gives freed memory back before a run, after every 50 steps or 2 seconds of it, and at its end: 10 to 30 ms each.
+
+    Small steps follow each other fast, and leave small gaps; large ones leave hundreds of megabytes in seconds.
+    """
+
+    EVERY_STEPS, EVERY_SECONDS = 50, 2.0
+
+    def __init__(self) -> None:
+        self._release()
+
+    def after(self, step: int, is_last: bool) -> None:
+        is_late = time.monotonic() >= self._released + self.EVERY_SECONDS
+        if step % self.EVERY_STEPS == 0 or is_late or is_last:
+            self._release()
+
+    def _release(self) -> None:
+        release_freed_memory()
+        self._released = time.monotonic()
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="ascii").strip()

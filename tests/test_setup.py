@@ -230,6 +230,12 @@ def test_the_training_core_imports_nothing_of_jupyter_nor_datasets_nor_matplotli
     assert not NOT_IN_THE_CORE & {name.partition(".")[0] for name in loaded}
 
 
+def test_neither_a_shipped_task_nor_its_teacher_needs_pandas():
+    """40 MB and half a second of every notebook, since pyarrow's shorter functions import it."""
+    load = "import sys, kdtutor as kd; kd.load_teacher(kd.load_task('supersense')); print('pandas' in sys.modules)"
+    assert python(load).split()[-1] == "False"
+
+
 def test_the_training_core_runs_without_them(tmp_path):
     """The README's lines, on a few examples, in an interpreter that does not find any of them."""
     script = f"""

@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 
 from kdtutor.data.tokens import Encoded, length_bucketed_batches, round_up
 from kdtutor.errors import KDTutorError
-from kdtutor.hardware import MemoryFull, is_full, within_memory
+from kdtutor.hardware import MemoryFull, is_full, release_freed_memory, within_memory
 from kdtutor.models import lean
 from kdtutor.models.families import PLAIN_ATTENTION, PLAIN_HEADS, ROBERTAS, has_token_types
 from kdtutor.models.names import attention_modules
@@ -27,6 +27,7 @@ from kdtutor.neighbours import beside_neighbours
 #: what an objective may need of every layer's attention, and the module that makes it, as names.py calls it
 ATTENTION_PARTS = {"queries": "query", "keys": "key", "values": "value"}
 RECORDED = "_kdtutor_recorded"  # an attribute of a compiled model: what its hooks saw in the last call
+MANY = 500  # texts before which freed memory is given back: it takes some 20 ms
 
 
 T = TypeVar("T")
@@ -219,9 +220,10 @@ def logits_of(model: nn.Module, encoded: Encoded, batch_size: int | None = None,
     """
     if not len(encoded):
         raise KDTutorError("there are no texts to compute logits for: the split is empty")
-    order = length_bucketed_batches(
-        encoded.lengths, batch_size or texts_at_once(next(model.parameters()).device)
-    )
+    device = next(model.parameters()).device
+    if device.type == "cpu" and len(encoded) >= MANY:
+        release_freed_memory()  # what a training run just over held, say
+    order = length_bucketed_batches(encoded.lengths, batch_size or texts_at_once(device))
     gathered = torch.cat([*logits_by_batch(model, encoded, order, fast=fast)]).cpu()
     logits = torch.empty_like(gathered)
     logits[torch.cat(order)] = gathered

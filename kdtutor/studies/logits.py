@@ -173,8 +173,9 @@ def _teachers(plan: Plan) -> Iterator[Configuration]:
     for kind, number, texts in ((k, n, t) for k, *_ in plan.others for n in (1, 2) for t in ("own", "pool")):
         formula, labels = _formula(arm, labelled=texts == "own"), "true" if texts == "own" else "hidden"
         at = ["pool"] * (texts == "pool")
-        how = {"passes": passes, "teacher": f"{kind} {number}", "settings_of": name_of(arm, passes, *at)}
-        name = name_of(arm, passes, f"{kind} teacher {number}", *at)
+        first, name = (name_of(arm, passes, f"{kind} teacher {n}", *at) for n in (1, number))
+        how = {"passes": passes, "teacher": f"{kind} {number}", "sweeps": _sweeps(plan, passes)}
+        how["settings_of"] = first if number > 1 else ""  # the second of a kind learns as the first does
         yield Configuration(name, "teachers", arm, formula, texts, labels, **how)
 
 

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from kdtutor.data.load import load_task
 from kdtutor.data.task import Task
-from kdtutor.hardware import peak_memory, release_freed_memory
+from kdtutor.hardware import FreedMemory, peak_memory
 from kdtutor.models.forward import forward, record_for_good
 from kdtutor.models.load import load_teacher
 from kdtutor.neighbours import Neighbours
@@ -45,8 +45,6 @@ from kdtutor.training.several import answers_of
 from kdtutor.training.state import Learning
 from kdtutor.training.teacher_check import check_teacher
 from kdtutor.training.validation import Validation
-
-RELEASE_EVERY = 50  # steps between two times that freed memory goes back to the system, some 20 ms each
 
 
 @dataclass(frozen=True)
@@ -253,7 +251,7 @@ class Distillation(Resumable):
         ):
             self._learning.check_not_torn()
             self._save_if_expected()  # what could not be written before, or was changed since
-            first = self.done
+            self._freed, first = FreedMemory(), self.done
             while not self.is_over:
                 neighbours.look()
                 number = self.done + 1
@@ -274,7 +272,7 @@ class Distillation(Resumable):
                 if interrupted:
                     raise KeyboardInterrupt
 
-        self._learning.take_best()
+        self._learning.finish()
         if self.done > first and self.accelerator.is_main_process:
             warn_if_mostly_clipped(self._learning.history.norms(), self.settings.max_norm)
 
@@ -287,8 +285,8 @@ class Distillation(Resumable):
         if self.done % CHECK_EVERY == 0 or is_scheduled or self._is_saved_here():
             self.check_finite()
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-        if self.device.type == "cpu" and (self.done % RELEASE_EVERY == 0 or self.is_over):
-            release_freed_memory()
+        if self.device.type == "cpu":
+            self._freed.after(self.done, self.is_over)
         if is_scheduled:
             self.validation.look(row)
         row["seconds"] = time.perf_counter() - started

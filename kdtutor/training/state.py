@@ -124,8 +124,9 @@ class Learning:
             first.setdefault(_identity(value), name)
         self.best = {name: own[name].detach().clone() for name in first.values()}
 
-    def take_best(self) -> None:
-        """Give the student the weights that were kept, if there are any."""
+    def finish(self) -> None:
+        """Give the student the weights that were best, if they were kept, and let the last gradients go."""
+        self.optimizer.zero_grad(set_to_none=True)  # as large as the weights, and a student outlives its run
         if self.best:
             self._load(self.best)
 

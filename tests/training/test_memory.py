@@ -8,11 +8,11 @@ import pytest
 import torch
 from helpers import make_run, make_task, model, sharp_teacher, weights
 
+from kdtutor import hardware
 from kdtutor.data import tokens
 from kdtutor.data.tokens import IGNORED, Encoded, round_up
 from kdtutor.objectives.hidden import CosineHidden
 from kdtutor.objectives.logits import MaskedLM, SoftTargets, blend
-from kdtutor.training import distillation
 from kdtutor.training.batches import Batches
 
 forward = importlib.import_module("kdtutor.models.forward")  # the package gives the function of that name
@@ -79,10 +79,26 @@ def test_padding_changes_no_loss_and_no_gradient(kind, chunked, monkeypatch):
         assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-6)
 
 
-def test_what_is_freed_goes_back_to_the_system_every_so_many_steps_and_at_the_end(monkeypatch):
-    released = []
-    monkeypatch.setattr(distillation, "RELEASE_EVERY", 2)
-    monkeypatch.setattr(distillation, "release_freed_memory", lambda: released.append(run.done))
-    run = make_run(make_task(), steps=5)
+@pytest.mark.parametrize(
+    ("steps", "seconds", "expected"), [(2, 60, [2, 4, 5]), (50, 2, [3, 5]), (50, 60, [5])]
+)
+def test_what_is_freed_goes_back_to_the_system_every_so_many_steps_or_seconds_and_at_the_end(
+    steps, seconds, expected, monkeypatch
+):
+    released, run = [], make_run(make_task(), steps=5)
+    monkeypatch.setattr(hardware.FreedMemory, "EVERY_STEPS", steps)
+    monkeypatch.setattr(hardware.FreedMemory, "EVERY_SECONDS", seconds)
+    monkeypatch.setattr(hardware, "release_freed_memory", lambda: released.append(run.done))
+    monkeypatch.setattr(hardware.time, "monotonic", lambda: 0.7 * run.done)
     run.run()
-    assert released == [2, 4, 5]
+    assert released == [0, *expected]
+
+
+def test_a_student_keeps_no_gradients_after_its_run():
+    run = make_run(make_task(), steps=3)
+    steps = iter(run)
+    next(steps)
+    assert any(parameter.grad is not None for parameter in run.parameters)
+    for _ in steps:
+        pass
+    assert all(parameter.grad is None for parameter in run.parameters)
