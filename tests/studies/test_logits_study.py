@@ -15,7 +15,7 @@ from kdtutor.cli import main
 from kdtutor.models.fingerprint import fingerprint
 from kdtutor.objectives.parse import parse_objective
 from kdtutor.studies import logits, logits_runs, stored
-from kdtutor.studies.logits import HARD, SMOOTH, WORDS, Plan, configurations
+from kdtutor.studies.logits import HARD, SMOOTH, TEACHER, WORDS, Plan, configurations
 from kdtutor.studies.stored import Stored, unpacked
 from kdtutor.studies.training import train
 
@@ -113,7 +113,7 @@ def test_rivals_choose_from_the_same_settings():
     for c in configurations(WHOLE):
         if c.objective and not c.settings_of:
             rivals.setdefault((c.part, c.student, c.passes), set()).add(c.sweeps)
-    assert len(rivals) == 9 and all(len(sweeps) == 1 for sweeps in rivals.values())
+    assert len(rivals) == 10 and all(len(sweeps) == 1 for sweeps in rivals.values())
     lengths = {c.passes: dict(c.sweeps)["steps"] for c in configurations(WHOLE) if c.part == "patience"}
     assert lengths == {passes: (313 * passes,) for passes in (1, 2, 5, 10, 20)}
 
@@ -574,3 +574,54 @@ def test_what_the_pages_say_of_students_that_have_read_is_what_the_study_found()
     assert f"{adds} points at $T = 4$, and" in fifth and f"is {takes} *behind*" in fifth
     words = shipped.mean(f"{WORDS}, own, true labels").mean
     assert min(shipped.mean(names[1]).mean for names in named.values()) > words + 0.08
+
+
+def test_what_the_pages_say_of_other_teachers_is_what_the_study_found():
+    shipped, taught = studies.load("logits"), logits.soft(4)
+    results = (ROOT.parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    fifth = next((ROOT.parents[1] / "notebooks").glob("05_*.ipynb")).read_text(encoding="utf-8")
+    gap = partial(points, shipped, form="{:+.1f}")
+    todays = [logits.name_of(taught, 10), logits.name_of(taught, 10, "pool")]
+    over, beyond, truth, score = {}, {}, {}, {}
+    for who in (TEACHER, *(f"{kind} teacher {n}" for kind in ("weak", "over-trained") for n in (1, 2))):
+        row = next(iter(shipped.rows(who).values()))
+        right = [f"{100 * row[texts]['accuracy']:.1f} %" for texts in ("train", "pool", "test")]
+        theirs = [logits.name_of(taught, 10, *[who] * (who != TEACHER), *at) for at in ((), ("pool",))]
+        means = score[who] = [f"{100 * shipped.mean(student).mean:.1f}" for student in theirs]
+        cells = [f"{mean} %" for mean in means]
+        if who != TEACHER:
+            cells = [
+                f"{mean} ({gap(*pair)})"
+                for mean, pair in zip(cells, zip(theirs, todays, strict=True), strict=True)
+            ]
+        name = "today's" if who == TEACHER else who.replace(" teacher", "")
+        assert f"| {name} | {' | '.join(right)} | {' | '.join(cells)} |" in results
+        over[who], beyond[who] = gap(theirs[0], logits.name_of(HARD, 10)), gap(*reversed(theirs))
+        truth[who] = gap(theirs[1], logits.name_of(HARD, 10, "pool"))
+
+    todays, weak, other, trained, retrained = over
+    assert f"no better there than hard labels ({over[trained]}; {over[retrained]})" in results
+    assert f"{beyond[trained]} and {beyond[retrained]} over its own texts" in results
+    assert f"no difference that could be told ({beyond[todays]})" in results
+    assert f"own texts*: {over[weak]} and {over[other]} over hard labels" in results
+    assert f"would make them ({truth[weak]}; {truth[other]})" in results
+    assert f"as ours does: {score[weak][0]} and {score[other][0]} %" in fifth
+    assert f"nothing there over hard labels, {score[trained][0]} and {score[retrained][0]} %" in fifth
+
+
+def test_what_the_pages_say_of_logit_mse_at_each_length_is_what_the_study_found():
+    shipped = studies.load("logits")
+    results = (ROOT.parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    fifth = next((ROOT.parents[1] / "notebooks").glob("05_*.ipynb")).read_text(encoding="utf-8")
+    gap, ahead = partial(points, shipped, form="{:+.1f}"), {}
+    for passes in (1, 2, 5, 10, 20):
+        mse, *others = (logits.name_of(arm, passes) for arm in ("logit MSE", HARD, logits.soft(4)))
+        ahead[passes] = gap(mse, others[0])
+        gaps = f"{ahead[passes]} | {gap(mse, others[1])}"
+        assert f"| {passes} | {100 * shipped.mean(mse).mean:.1f} % | {gaps} |" in results
+    two, ten, twenty = (ahead[passes].lstrip("+−") for passes in (2, 10, 20))
+    assert (
+        f"{two} points *behind* hard labels after two passes, {ten} ahead after ten, {twenty} after"
+        in results
+    )
+    assert f"{two} points behind hard labels after two passes, {ten} ahead after ten, {twenty} after" in fifth
