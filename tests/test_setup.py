@@ -231,7 +231,7 @@ def test_the_training_core_imports_nothing_of_jupyter_nor_datasets_nor_matplotli
 
 
 def test_neither_a_shipped_task_nor_its_teacher_needs_pandas():
-    """40 MB and half a second of every notebook, since pyarrow's shorter functions import it."""
+    """It takes 40 MB of every notebook, and pyarrow's shorter functions import it."""
     load = "import sys, kdtutor as kd; kd.load_teacher(kd.load_task('supersense')); print('pandas' in sys.modules)"
     assert python(load).split()[-1] == "False"
 

@@ -174,9 +174,9 @@ def _teachers(plan: Plan) -> Iterator[Configuration]:
         formula, labels = _formula(arm, labelled=texts == "own"), "true" if texts == "own" else "hidden"
         at = ["pool"] * (texts == "pool")
         first, name = (name_of(arm, passes, f"{kind} teacher {n}", *at) for n in (1, number))
-        how = {"passes": passes, "teacher": f"{kind} {number}", "sweeps": _sweeps(plan, passes)}
-        how["settings_of"] = first if number > 1 else ""  # the second of a kind learns as the first does
-        yield Configuration(name, "teachers", arm, formula, texts, labels, **how)
+        same = first if number > 1 else ""  # the second of a kind learns as the first does
+        how = {"passes": passes, "sweeps": _sweeps(plan, passes), "settings_of": same}
+        yield Configuration(name, "teachers", arm, formula, texts, labels, teacher=f"{kind} {number}", **how)
 
 
 def _formula(arm: str, labelled: bool = True) -> str:
