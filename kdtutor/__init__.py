@@ -12,6 +12,7 @@
 A folder imports only what stands above it here:
 
     errors, hardware, neighbours, files   a sentence per mistake; the machine; who else uses it; files written whole
+    importing    what is heavy, without looking for garbage in between
     assets       data, tokenizer, checkpoints and stored results that ship
     data         text → task → tokens
     models       teachers and students
@@ -34,6 +35,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from kdtutor.importing import uncollected
+
 __version__ = "0.1.0"
 
 _FOLDER = Path(__file__).parent
@@ -55,7 +58,8 @@ def __getattr__(name: str):
 
         raise AttributeError(nearest("name in kdtutor", name, __dir__()), name=name)
     home = _HOME[name]
-    value = import_module(f"kdtutor.{name}") if home == __name__ else getattr(import_module(home), name)
+    with uncollected():
+        value = import_module(f"kdtutor.{name}") if home == __name__ else getattr(import_module(home), name)
     globals()[name] = value  # the next look-up does not come here
     return value
 

@@ -236,6 +236,30 @@ def test_neither_a_shipped_task_nor_its_teacher_needs_pandas():
     assert python(load).split()[-1] == "False"
 
 
+def test_no_garbage_is_looked_for_while_torch_and_transformers_come_in():
+    """And both are set aside, once; whoever has switched the search off finds it so."""
+    searched = """
+import gc, sys
+found = []
+gc.callbacks.append(lambda phase, info: found.append(info["generation"]))
+import kdtutor as kd
+kd.load_task, kd.load_teacher, kd.Distillation
+assert 2 not in found, found
+assert gc.isenabled()
+before = gc.get_freeze_count()
+assert before > 200_000
+gc.disable()
+kd.widgets.LayerMap, kd.studies
+print(gc.get_freeze_count() <= before, gc.isenabled())
+"""
+    assert python(searched).split()[-2:] == ["True", "False"]
+
+
+def test_a_search_that_was_switched_off_stays_off():
+    off = "import gc; gc.disable(); import kdtutor as kd; kd.load_teacher; print(gc.isenabled(), gc.get_freeze_count())"
+    assert python(off).split()[-2:] == ["False", "0"]
+
+
 def test_the_training_core_runs_without_them(tmp_path):
     """The README's lines, on a few examples, in an interpreter that does not find any of them."""
     script = f"""

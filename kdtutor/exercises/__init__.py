@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from kdtutor.errors import KDTutorError, nearest
 from kdtutor.exercises.cards import dots
 from kdtutor.exercises.progress import Progress
+from kdtutor.importing import uncollected
 
 if TYPE_CHECKING:
     from kdtutor.exercises.definitions import Exercise, Experiment, Verdict
@@ -43,7 +44,8 @@ FILES = sorted(
 @cache
 def load_exercises() -> dict[str, Exercise | Experiment]:
     """Return all exercises of the course by name, in the order of their numbers."""
-    files = [import_module(f"{__name__}.{file}") for file in FILES]
+    with uncollected():
+        files = [import_module(f"{__name__}.{file}") for file in FILES]
     every = [exercise for file in files for exercise in file.EXERCISES]
     every.sort(key=lambda exercise: tuple(map(int, exercise.number.split("."))))
     return {exercise.name: exercise for exercise in every}

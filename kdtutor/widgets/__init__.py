@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from kdtutor.importing import uncollected
+
 _HOME = {
     "TemperatureSlider": "temperature_slider",
     "TemperatureExplorer": "explorer",
@@ -40,7 +42,8 @@ def __getattr__(name: str):
 
         raise AttributeError(nearest("name in kdtutor.widgets", name, _HOME), name=name)
     try:
-        value = getattr(import_module(f"kdtutor.widgets.{_HOME[name]}"), name)
+        with uncollected():
+            value = getattr(import_module(f"kdtutor.widgets.{_HOME[name]}"), name)
     except ModuleNotFoundError as error:
         if error.name not in ("anywidget", "ipywidgets", "traitlets"):
             raise
