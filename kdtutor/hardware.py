@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from kdtutor.errors import KDTutorError
@@ -16,11 +17,15 @@ from kdtutor.errors import KDTutorError
 NARROW = 192  # the width from which on a CPU without AMX trains a classifier faster in bf16
 BANDWIDTH = 12.5  # gigabytes a second from one process to the next, where nobody tells: 100 Gbit/s
 POWERCAP = Path("/sys/class/powercap")  # where Linux tells what energy an Intel or AMD processor has used
+CPUINFO = Path("/proc/cpuinfo")  # where Linux tells which processor this is
+ZEN_5 = 26  # AMD's number for the family
 CGROUP = Path("/sys/fs/cgroup")  # where Linux mounts the limits of the container that this process is in
 
-# oneDNN keeps a program for each shape of product that it has met, up to 1,024. Batches of ever new lengths fill that
-# with a hundred megabytes and more that are not used again; 64 are enough for all layers of one batch.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+# oneDNN keeps a program for each shape of product that it has met, the last 1,024 of them at half a megabyte each. In
+# bf16 that is 12 % of a step, which else makes most of them anew. A notebook must do with 1.5 GB, and 64 are enough for
+# all layers of one batch.
+if "ipykernel" in sys.modules:
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def has_bf16(device) -> bool:
@@ -41,6 +46,38 @@ def gains_by_bf16(device, width: float) -> bool:
     A narrow one loses more by casts than its products gain, unless the processor has AMX (benchmarks/README.md).
     """
     return has_bf16(device) and (width >= NARROW or device.type != "cpu" or _cpu_has("amx_tile"))
+
+
+@contextmanager
+def fast_float32(device) -> Iterator[None]:
+    """Multiply in float32 as fast as a torch.device can: on AMD's processors from Zen 5 on with oneDNN in place of MKL.
+
+    MKL uses AVX-512 on Intel's processors alone. torch asks oneDNN only where that may round to bf16; oneDNN does so
+    with AMX, which these do not have, so the products are float32's (benchmarks/README.md). New shapes cost it time:
+    for batches in the order of their lengths, not for training.
+    """
+    import torch
+
+    try:
+        gains = device.type == "cpu" and _is_zen_5() and torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # somebody has chosen backend by backend
+        gains = False
+    if not gains:
+        yield
+        return
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@lru_cache
+def _is_zen_5(cpuinfo: Path = CPUINFO) -> bool:
+    """Tell whether this is a processor of AMD's with AVX-512 whose units are as wide, and without AMX."""
+    found = dict(re.findall(r"^(vendor_id|cpu family)\s*: (\S+)$", _read(cpuinfo), re.MULTILINE))
+    is_new = found.get("vendor_id") == "AuthenticAMD" and int(found.get("cpu family", 0)) >= ZEN_5
+    return is_new and _cpu_has("avx512_bf16") and not _cpu_has("amx_tile")
 
 
 def _cpu_has(units: str) -> bool:

@@ -297,3 +297,56 @@ def test_a_narrow_student_gains_by_bf16_only_where_the_processor_has_amx(monkeyp
     assert not hardware.gains_by_bf16(cpu, 1024)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     assert hardware.gains_by_bf16(torch.device("cuda"), narrow)
+
+
+@pytest.fixture
+def as_zen_5(monkeypatch):
+    monkeypatch.setattr(hardware, "_is_zen_5", lambda: True)
+
+
+def test_amd_s_processors_are_told_apart_by_their_family(tmp_path, monkeypatch):
+    monkeypatch.setattr(hardware, "_cpu_has", lambda units: units == "avx512_bf16")
+    for vendor, family, expected in (
+        ("AuthenticAMD", 26, True),
+        ("AuthenticAMD", 25, False),
+        ("GenuineIntel", 26, False),
+    ):
+        file = tmp_path / f"{vendor}-{family}"
+        file.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: 2\n")
+        assert hardware._is_zen_5(file) is expected
+    assert not hardware._is_zen_5(tmp_path / "nothing")
+    monkeypatch.setattr(hardware, "_cpu_has", lambda units: True)  # AMX, too, which would round to bf16
+    hardware._is_zen_5.cache_clear()
+    assert not hardware._is_zen_5(tmp_path / "AuthenticAMD-26")
+    hardware._is_zen_5.cache_clear()
+
+
+def test_float32_by_onednn_is_put_back_even_after_an_error(as_zen_5):
+    cpu, chosen = torch.device("cpu"), torch.get_float32_matmul_precision
+    assert chosen() == "highest"
+    with pytest.raises(ZeroDivisionError), hardware.fast_float32(cpu):
+        assert chosen() == "medium"
+        1 / 0  # noqa: B018
+    assert chosen() == "highest"
+    with hardware.fast_float32(torch.device("cuda")):
+        assert chosen() == "highest"
+
+
+def test_what_somebody_chose_for_float32_is_left_alone(as_zen_5):
+    torch.set_float32_matmul_precision("high")
+    try:
+        with hardware.fast_float32(torch.device("cpu")):
+            assert torch.get_float32_matmul_precision() == "high"
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_fast_float32_is_float32():
+    """Rounded to bf16, the same products are off by a thousand times as much."""
+    torch.manual_seed(0)
+    a, b = torch.randn(544, 384), torch.randn(384, 1536)
+    with hardware.fast_float32(torch.device("cpu")):
+        product = a @ b
+    exact = a.double() @ b.double()
+    assert (product - exact).abs().max() < 1e-3 < (a.bfloat16() @ b.bfloat16() - exact).abs().max() / 10

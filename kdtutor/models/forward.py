@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 
 from kdtutor.data.tokens import Encoded, length_bucketed_batches, round_up
 from kdtutor.errors import KDTutorError
-from kdtutor.hardware import MemoryFull, is_full, release_freed_memory, within_memory
+from kdtutor.hardware import MemoryFull, fast_float32, is_full, release_freed_memory, within_memory
 from kdtutor.models import lean
 from kdtutor.models.families import PLAIN_ATTENTION, PLAIN_HEADS, ROBERTAS, has_token_types
 from kdtutor.models.names import attention_modules
@@ -242,7 +242,7 @@ def logits_by_batch(
             def answered(index: Tensor) -> Tensor:
                 batch = encoded.batch(index, rounded=True)
                 batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-                with autocast or nullcontext():
+                with autocast or nullcontext(), fast_float32(device):
                     return forward(model, batch, fast=fast).logits.float()
 
             parts = [*as_memory_allows(answered, index, device, int(encoded.lengths[index].max()))]
