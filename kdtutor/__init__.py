@@ -11,8 +11,8 @@
 
 A folder imports only what stands above it here:
 
-    errors, hardware, neighbours, files   a sentence per mistake; the machine; who else uses it; files written whole
-    importing    what is heavy, without looking for garbage in between
+    errors, importing   a sentence per mistake; what is heavy, without looking for garbage in between
+    hardware, neighbours, files   the machine; who else uses it; files written whole
     assets       data, tokenizer, checkpoints and stored results that ship
     data         text → task → tokens
     models       teachers and students

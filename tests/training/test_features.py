@@ -82,7 +82,9 @@ def test_only_what_is_read_is_computed_and_answers_that_a_cache_would_mix_up_are
 
 
 def test_a_cached_teacher_serves_what_depends_on_the_batch_with_the_rows_of_that_batch(task):
-    cached, online = (run_of(task, "PearsonKD(1, 1, 4)", cache=cache) for cache in (True, False))
+    # Small steps: large ones make of a difference in float32's last digit one in the loss's third.
+    settings = {"learning_rate": 1e-4}
+    cached, online = (run_of(task, "PearsonKD(1, 1, 4)", cache=cache, **settings) for cache in (True, False))
     cached.run(), online.run()
     losses = ([row["loss"] for row in run.history] for run in (cached, online))
     assert next(losses) == pytest.approx(next(losses), rel=1e-3)
