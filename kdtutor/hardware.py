@@ -43,7 +43,7 @@ def has_bf16(device) -> bool:
 def gains_by_bf16(device, width: float) -> bool:
     """Tell whether a classifier of this width learns faster in bf16 on a torch.device.
 
-    A narrow one loses more by casts than its products gain, unless the processor has AMX (benchmarks/README.md).
+    A narrow one does not where oneDNN keeps few programs, as in notebooks; with AMX it may (benchmarks/README.md).
     """
     return has_bf16(device) and (width >= NARROW or device.type != "cpu" or _cpu_has("amx_tile"))
 
