@@ -45,7 +45,7 @@ WAITS = {
         "run = kd.Distillation(kd.half_depth(teacher), teacher, task, goal, steps=20, progress=False)\n",
         "run.run()",
     ),
-    "a run of a study: 100 steps of 2 × 128, scores": (
+    "a run of a study: 300 steps of 2 × 128, scores": (
         TASK + "student, task = kd.small_bert(task, seed=0), task.subset(3200)\n"
         "run = kd.Distillation(student, None, task, kd.HardLabels(), precision='fp32', progress=False)\n",
         "run.run(), [kd.predict(student, task, split) for split in ('validation', 'test')]",
