@@ -21,9 +21,9 @@ CPUINFO = Path("/proc/cpuinfo")  # where Linux tells which processor this is
 ZEN_5 = 26  # AMD's number for the family
 CGROUP = Path("/sys/fs/cgroup")  # where Linux mounts the limits of the container that this process is in
 
-# oneDNN keeps a program for each shape of product that it has met, the last 1,024 of them at half a megabyte each. In
-# bf16 that is 12 % of a step, which else makes most of them anew. A notebook must do with 1.5 GB, and 64 are enough for
-# all layers of one batch.
+# oneDNN keeps a program for each shape of product that it has met, the last 1,024 of them, at half a megabyte each. Of
+# 64, enough for all layers of one batch, a step in bf16 makes a quarter anew and takes an eighth longer; but a notebook
+# must do with 1.5 GB (benchmarks/README.md).
 if "ipykernel" in sys.modules:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 

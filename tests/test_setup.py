@@ -260,7 +260,7 @@ print(gc.get_freeze_count() <= before, gc.isenabled())
     [("", "None"), ("import ipykernel", "64"), ("import ipykernel; os.environ[NAME] = '9'", "9")],
 )
 def test_a_notebook_keeps_few_programs_of_onednn_and_a_script_all_of_them(first, kept):
-    """With 1,024 of them a notebook would need more than 1.5 GB; with 64 a step in bf16 takes 12 % longer."""
+    """With 1,024 of them a notebook would need more than 1.5 GB; with 64 a step in bf16 takes an eighth longer."""
     lines = f"import os; NAME = 'ONEDNN_PRIMITIVE_CACHE_CAPACITY'; os.environ.pop(NAME, None); {first}\n"
     lines += "import kdtutor.hardware; print(os.environ.get(NAME))"
     assert python(lines).split()[-1] == kept
