@@ -242,7 +242,9 @@ def logits_by_batch(
             def answered(index: Tensor) -> Tensor:
                 batch = encoded.batch(index, rounded=True)
                 batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-                with autocast or nullcontext(), fast_float32(device):
+                # A batch that is not full has a shape of its own, for which programs would be made and kept.
+                is_full_batch = len(index) == texts_at_once(device)
+                with autocast or nullcontext(), fast_float32(device) if is_full_batch else nullcontext():
                     return forward(model, batch, fast=fast).logits.float()
 
             parts = [*as_memory_allows(answered, index, device, int(encoded.lengths[index].max()))]
