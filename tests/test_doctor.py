@@ -342,8 +342,36 @@ def test_what_somebody_chose_for_float32_is_left_alone(as_zen_5):
         torch.set_float32_matmul_precision("highest")
 
 
+def test_who_chose_backend_by_backend_is_left_alone(as_zen_5):
+    onednn = torch.backends.mkldnn.matmul
+    before, onednn.fp32_precision = onednn.fp32_precision, "bf16"
+    try:
+        with hardware.fast_float32(torch.device("cpu")):
+            assert onednn.fp32_precision == "bf16"
+        assert onednn.fp32_precision == "bf16"
+    finally:
+        onednn.fp32_precision = before
+
+
+def test_full_batches_alone_are_evaluated_so(as_zen_5, monkeypatch):
+    """Others have shapes of their own, and a program would be kept for each."""
+    from importlib import import_module
+
+    from helpers import make_task, model
+
+    forward = import_module("kdtutor.models.forward")
+    task, seen, plain = make_task(rows=40), [], forward.forward
+    monkeypatch.setattr(
+        forward,
+        "forward",
+        lambda *a, **k: (seen.append(torch.get_float32_matmul_precision()), plain(*a, **k))[1],
+    )
+    forward.logits_of(model(task), task.encode("train"), 32)
+    assert sorted(seen) == ["highest", "medium"]
+
+
 def test_fast_float32_is_float32():
-    """Rounded to bf16, the same products are off by a thousand times as much."""
+    """Rounded to bf16, the same products are off by more than ten times as much."""
     torch.manual_seed(0)
     a, b = torch.randn(544, 384), torch.randn(384, 1536)
     with hardware.fast_float32(torch.device("cpu")):
